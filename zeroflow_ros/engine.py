@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs a model file: one protocol, and the choice of engine by name."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from zeroflow_ros.errors import ConfigError, ModelError
+from zeroflow_ros.model_card import ModelCard
+from zeroflow_ros.stopwatch import Stopwatch
+
+DEFAULT_MODEL = Path(__file__).parent / 'models' / 'fastflow3d_lite.onnx'
+ENGINES = ('onnxruntime',)
+
+
+class Engine(Protocol):
+    """Flow of one cloud towards another, both in one coordinate frame with the z origin of the model card."""
+
+    card: ModelCard
+
+    def infer(self, source: np.ndarray, target: np.ndarray, watch: Stopwatch) -> np.ndarray:
+        """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the model's grid.
+
+        source: (N, 3) float32 [m]. target: (M, 3) float32 [m]. Either may be empty or hold NaN rows.
+        watch: gets the times of 'pillars' and 'inference'.
+        """
+
+
+def load_engine(model_path: str | Path = '', *, name: str = 'onnxruntime', num_threads: int = 2) -> Engine:
+    """Open a model file in an engine; an empty path means the model inside the package.
+
+    Raises: ConfigError for an unknown engine; ModelError when the file is missing, foreign or damaged.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f'Unknown engine {name!r}; expected one of {ENGINES}.')
+    path = Path(model_path).expanduser() if str(model_path) else DEFAULT_MODEL
+    if not path.is_file():
+        raise ModelError(
+            f'No model file at {path}. Give model_path an .onnx file, or leave it empty for the model in the package.'
+        )
+    from zeroflow_ros.onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(path, num_threads=num_threads)

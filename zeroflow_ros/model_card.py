@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card: what a model file says of itself, as JSON in the ONNX metadata."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.errors import ModelError
+from zeroflow_ros.pillars import PillarEncoder, PillarGrid
+
+METADATA_KEY = 'zeroflow_ros.model_card'
+SCHEMA = 1
+REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
+_NO_CHECKSUM = '0' * 64
+_CHOICES = {
+    'form': ('dense', 'full'),
+    'precision': ('float32', 'float16'),
+    'ground': ('keep', 'remove'),
+    'z_origin': ('ground', 'sensor'),
+    'direction': ('both', 'forward'),
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that the vehicle must know about a model, and where the model comes from.
+
+    name: of the model. student: the architecture.
+    form: 'dense' (pillar images, cell indices and offsets in) or 'full' (points in).
+    precision: of the arithmetic inside the file.
+    grid: the pillar grid.
+    ground: 'keep' when the network takes all points, 'remove' when it was trained without ground.
+    z_origin: 'ground' when z = 0 is the ground below the vehicle, 'sensor' when it is the frame's origin.
+    direction: 'both' when trained on both directions of time (may flow the latest sweep), 'forward' otherwise.
+    nominal_dt: seconds between the sweeps it was trained on. dt_range: the seconds it may be used at.
+    num_sweeps: how many sweeps it takes.
+    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs beside a dense file; empty for a full one.
+    inputs, outputs: tensor name to shape, where a string names a dynamic axis.
+    training: what it was trained on, how long, with which code. licence: SPDX id. versions: of the exporters.
+    checksum: sha256 of the file with this field set to 64 zeros.
+    """
+
+    name: str
+    student: str
+    form: str
+    precision: str
+    grid: PillarGrid
+    ground: str
+    z_origin: str
+    direction: str
+    nominal_dt: float
+    dt_range: tuple[float, float]
+    num_sweeps: int
+    inputs: dict
+    outputs: dict
+    training: dict
+    licence: str
+    versions: dict
+    encoder_weight: np.ndarray = field(default_factory=lambda: np.zeros((0, 9), np.float32))
+    encoder_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    checksum: str = _NO_CHECKSUM
+    schema: int = SCHEMA
+
+    def __post_init__(self):
+        if self.schema != SCHEMA:
+            raise ModelError(f'The model card has schema {self.schema}, this version reads schema {SCHEMA}. {REMEDY}')
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ModelError(
+                    f'The model card has {name} {getattr(self, name)!r}, expected one of {choices}. {REMEDY}'
+                )
+        low, high = self.dt_range
+        if not 0 < low <= self.nominal_dt <= high:
+            raise ModelError(
+                f'The model card has dt_range {self.dt_range} around nominal_dt {self.nominal_dt}. {REMEDY}'
+            )
+        if self.num_sweeps != 2:
+            raise ModelError(f'The model takes {self.num_sweeps} sweeps; this version runs models that take 2.')
+        if self.form == 'dense' and not len(self.encoder_weight):
+            raise ModelError(f'A dense model needs the weights of its pillar encoder in the card. {REMEDY}')
+
+    @property
+    def encoder(self) -> PillarEncoder:
+        """The pillar encoder that runs beside a dense model."""
+        return PillarEncoder(self.grid, self.encoder_weight, self.encoder_bias)
+
+    def to_json(self) -> str:
+        """Return the card as JSON; float32 weights survive the way there and back exactly."""
+        values = dataclasses.asdict(self)
+        values['encoder_weight'] = self.encoder_weight.tolist()
+        values['encoder_bias'] = self.encoder_bias.tolist()
+        return json.dumps(values, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> 'ModelCard':
+        """Read a card back.
+
+        Raises: ModelError that names what is missing, unknown, or of the wrong kind.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f'The model card is not JSON: {error}. {REMEDY}') from error
+        if not isinstance(values, dict):
+            raise ModelError(f'The model card should be a JSON object, got {type(values).__name__}. {REMEDY}')
+        known = {f.name: f for f in dataclasses.fields(ModelCard)}
+        missing = sorted(set(known) - set(values))
+        unknown = sorted(set(values) - set(known))
+        if missing or unknown:
+            raise ModelError(f'The model card lacks {missing} and has the unknown fields {unknown}. {REMEDY}')
+        for name, kind in (('name', str), ('student', str), ('licence', str), ('checksum', str), ('inputs', dict),
+                           ('outputs', dict), ('training', dict), ('versions', dict), ('num_sweeps', int),
+                           ('schema', int)):  # fmt: skip
+            if not isinstance(values[name], kind):
+                raise ModelError(f'The model card has {name} {values[name]!r}, expected a {kind.__name__}. {REMEDY}')
+        try:
+            values['grid'] = PillarGrid(**values['grid'])
+            values['nominal_dt'] = float(values['nominal_dt'])
+            low, high = values['dt_range']
+            values['dt_range'] = (float(low), float(high))
+            values['encoder_weight'] = np.asarray(values['encoder_weight'], np.float32).reshape(-1, 9)
+            values['encoder_bias'] = np.asarray(values['encoder_bias'], np.float32).reshape(-1)
+            card = ModelCard(**values)
+            if card.form == 'dense':
+                card.encoder  # noqa: B018 - checks that the shapes fit
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ModelError(f'The model card does not make sense: {error}. {REMEDY}') from error
+        return card
+
+
+def stamp_checksum(path: Path, card: ModelCard) -> ModelCard:
+    """Set the checksum in a just-written model file whose card still has 64 zeros; return the card with it."""
+    data = path.read_bytes()
+    if data.count(_NO_CHECKSUM.encode()) != 1:
+        raise ValueError(f'{path} should hold one empty checksum')
+    checksum = hashlib.sha256(data).hexdigest()
+    path.write_bytes(data.replace(_NO_CHECKSUM.encode(), checksum.encode()))
+    return dataclasses.replace(card, checksum=checksum)
+
+
+def verify_checksum(path: Path, card: ModelCard) -> None:
+    """Check that a model file is as it was written.
+
+    Raises: ModelError when a byte of it has changed.
+    """
+    data = Path(path).read_bytes().replace(card.checksum.encode(), _NO_CHECKSUM.encode())
+    found = hashlib.sha256(data).hexdigest()
+    if found != card.checksum:
+        raise ModelError(
+            f'{path} is damaged: its card says sha256 {card.checksum[:12]}..., the file has {found[:12]}.... '
+            f'Copy it again. {REMEDY}'
+        )

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pillars: which grid cell a point falls in, and the learned image of all cells (CPU)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+try:
+    from zeroflow_ros import pillars_numba
+except ImportError:  # optional: the numpy form below gives the same image in three times the time
+    pillars_numba = None
+
+
+@dataclass(frozen=True)
+class PillarGrid:
+    """A square bird's-eye grid centred on the vehicle, one pillar per cell.
+
+    cells: cells along x and along y. cell: their side [m]. z_min, z_max: height range of the pillars [m].
+    """
+
+    cells: int
+    cell: float
+    z_min: float
+    z_max: float
+
+    def __post_init__(self):
+        if self.cells < 2 or self.cells % 2 or not self.cell > 0 or not self.z_min < self.z_max:
+            raise ValueError(
+                f'A pillar grid needs an even number of cells, a positive cell side and z_min < z_max: {self}'
+            )
+
+    @property
+    def half_extent(self) -> float:
+        """The grid covers [-half_extent, half_extent) along x and y [m]."""
+        return self.cells * self.cell / 2
+
+    def assign(self, points: np.ndarray) -> np.ndarray:
+        """Return the flat cell index of each point, row (y) major; -1 outside the grid and for NaN.
+
+        points: (N, 3) float32 [m]. Returns (N,) int32.
+        floor(x * inv_cell + cells / 2) and not (x - low) / cell: the first is exact for the cells we use
+        (inv_cell 2.5, 5, 10), so that every engine puts every point in the same cell.
+        """
+        inv_cell = np.float32(1 / self.cell)
+        half = np.float32(self.cells / 2)
+        column = np.floor(points[:, 0] * inv_cell + half)
+        row = np.floor(points[:, 1] * inv_cell + half)
+        z = points[:, 2]
+        size = np.float32(self.cells)
+        inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+        inside &= (z >= np.float32(self.z_min)) & (z < np.float32(self.z_max))
+        with np.errstate(invalid='ignore'):  # NaN rows are not inside
+            flat = (row * size + column).astype(np.int32)  # float32 holds integers exactly up to 2**24 = 4096**2
+        return np.where(inside, flat, np.int32(-1))
+
+    def centre_offsets(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
+        """Return each point's offset from the centre of its pillar, (N, 3) float32 [m]; points must be inside."""
+        return points - np.take(self.centres, cell_index, axis=0)
+
+    @cached_property
+    def centres(self) -> np.ndarray:
+        """The centre of every pillar, (cells * cells, 3) float32 [m], row (y) major."""
+        line = ((np.arange(self.cells) + 0.5 - self.cells / 2) * self.cell).astype(np.float32)
+        centres = np.empty((self.cells, self.cells, 3), np.float32)
+        centres[..., 0] = line[None, :]
+        centres[..., 1] = line[:, None]
+        centres[..., 2] = (self.z_min + self.z_max) / 2
+        return centres.reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class PillarEncoder:
+    """FastFlow3D's pillar feature net with its batch norm folded in.
+
+    Of each point it takes xyz, xyz minus the mean of its pillar, and xyz minus the pillar's centre, applies one
+    Linear and a ReLU, and averages over the pillar. Empty pillars are 0.
+
+    weight: (C, 9) float32. bias: (C,) float32.
+    Source: FastFlow3D as ZeroFlow implements it.
+    """
+
+    grid: PillarGrid
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __post_init__(self):
+        if self.weight.ndim != 2 or self.weight.shape[1] != 9 or self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(f'weight must be (C, 9) and bias (C,), got {self.weight.shape} and {self.bias.shape}')
+
+    def encode_plain(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
+        """Return the pseudo-image, written as the paper says it; the other forms equal it.
+
+        points: (N, 3) float32 [m], all inside the grid. cell_index: (N,) int32. Returns (C, cells, cells) float32.
+        """
+        num_cells = self.grid.cells**2
+        counts = np.bincount(cell_index, minlength=num_cells)
+        sums = np.zeros((num_cells, 3))
+        np.add.at(sums, cell_index, points)
+        means = sums / np.maximum(counts, 1)[:, None]
+        offsets = self.grid.centre_offsets(points, cell_index)
+        features = np.concatenate([points, points - means[cell_index], offsets], axis=1)  # (N, 9)
+        encoded = np.maximum(features @ self.weight.T + self.bias, 0)  # (N, C)
+        image = np.zeros((num_cells, len(self.weight)))
+        np.add.at(image, cell_index, encoded)
+        image /= np.maximum(counts, 1)[:, None]
+        return image.T.reshape(-1, self.grid.cells, self.grid.cells).astype(np.float32)
+
+    def encode(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
+        """Return the pseudo-image (C, cells, cells) float32 of points (N, 3) float32 [m], all inside the grid.
+
+        cell_index: (N,) int32. Compiled where numba is installed, else in numpy.
+        """
+        if pillars_numba is None:
+            return self.encode_numpy(points, cell_index)
+        table = pillars_numba.encode(points, cell_index, self.weight, self.bias, self.grid.centres, self.grid.cells**2)
+        return table.reshape(-1, self.grid.cells, self.grid.cells)
+
+    def encode_numpy(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
+        """Return what `encode` returns, without numba.
+
+        Points are sorted by cell once. The Linear is linear, so its mean and centre parts are one row per *pillar*:
+        W [p, p - mean, p - centre] = (W1 + W2 + W3) p - (W2 mean + W3 centre).
+        """
+        num_channels, num_cells = len(self.weight), self.grid.cells**2
+        image = np.zeros((num_channels, num_cells), np.float32)
+        if len(points) == 0:
+            return image.reshape(num_channels, self.grid.cells, self.grid.cells)
+        # 16-bit keys take numpy's radix sort: 0.9 ms for 120k points, where 32-bit keys take 4.4 ms.
+        order = np.argsort(cell_index.astype(np.uint16) if num_cells <= 2**16 else cell_index, kind='stable')
+        sorted_cells = np.take(cell_index, order)
+        starts = np.flatnonzero(np.diff(sorted_cells, prepend=np.int32(-1)))
+        pillars = np.take(sorted_cells, starts)  # (P,)
+        counts = np.diff(starts, append=len(points))
+        inv_counts = (1 / counts).astype(np.float32)
+        xyz = np.empty((3, len(points)), np.float32)
+        for axis in range(3):
+            np.take(points[:, axis], order, out=xyz[axis], mode='clip')
+        means = np.add.reduceat(xyz, starts, axis=1) * inv_counts  # (3, P)
+        w_xyz, w_mean, w_centre = self.weight[:, :3], self.weight[:, 3:6], self.weight[:, 6:]
+        centres = np.take(self.grid.centres, pillars, axis=0).T  # (3, P)
+        per_pillar = self.bias[:, None] - w_mean @ means - w_centre @ centres  # (C, P)
+        encoded = (w_xyz + w_mean + w_centre) @ xyz  # (C, N)
+        encoded += np.repeat(per_pillar, counts, axis=1)
+        np.maximum(encoded, 0, out=encoded)
+        image[:, pillars] = np.add.reduceat(encoded, starts, axis=1) * inv_counts
+        return image.reshape(num_channels, self.grid.cells, self.grid.cells)

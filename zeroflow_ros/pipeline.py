@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a sweep pair to the velocity of every point; the node, replay, benchmark and evaluation all call this."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroflow_ros import transforms
+from zeroflow_ros.engine import Engine
+from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.ground import SensorHeight, is_ground
+from zeroflow_ros.stopwatch import Stopwatch
+from zeroflow_ros.sweep import SweepPair
+
+VALID = 1  # bit 0 of flow_valid: the row has a velocity
+EGO_MOTION_REMOVED = 2  # bit 1: ... relative to the world, not to the sensor
+OUTPUT_ON = ('latest', 'previous')
+
+
+@dataclass(frozen=True)
+class FlowEstimate:
+    """Velocity of every point of one sweep of a pair.
+
+    velocity: (N, 3) float32 [m/s], ego motion removed, axes of that sweep's frame; NaN where there is none.
+    flow_valid: (N,) uint8, 0 where velocity is NaN, else VALID | EGO_MOTION_REMOVED.
+    output_on: 'latest' or 'previous': the sweep whose rows these are.
+    dt: seconds between the sweeps. sensor_height: the height above ground [m] that was used.
+    stages_ms: milliseconds by stage.
+    """
+
+    velocity: np.ndarray
+    flow_valid: np.ndarray
+    output_on: str
+    dt: float
+    sensor_height: float
+    stages_ms: dict
+
+
+class FlowPipeline:
+    """Common frame, ground policy, engine, velocity. Knows no ROS.
+
+    engine: runs the model. output_on: the sweep that gets the velocities.
+    sensor_height: of the points' frame above the ground [m]; None to see it in the sweeps.
+    ego_motion_removed: False when the caller feeds identity for want of ego motion; it ends up in flow_valid.
+    """
+
+    def __init__(self, engine: Engine, *, output_on: str = 'latest', sensor_height: float | None = None,
+                 ego_motion_removed: bool = True):  # fmt: skip
+        if output_on not in OUTPUT_ON:
+            raise ConfigError(f'output_on must be one of {OUTPUT_ON}, got {output_on!r}.')
+        if output_on == 'latest' and engine.card.direction == 'forward':
+            raise ConfigError(
+                f'The model {engine.card.name} was trained forward in time only, so it cannot flow the latest sweep. '
+                'Set output_on to previous.'
+            )
+        self.engine = engine
+        self.output_on = output_on
+        self._flags = VALID | (EGO_MOTION_REMOVED if ego_motion_removed else 0)
+        self._sensor_height = SensorHeight(sensor_height)
+
+    def reset(self) -> None:
+        """Forget what was learned from past sweeps (the sensor height)."""
+        self._sensor_height.reset()
+
+    def estimate(self, pair: SweepPair) -> FlowEstimate:
+        """Return the velocity of every row of the pair's latest (or previous) sweep.
+
+        The network flows its first input towards its second. For the latest sweep it therefore gets (latest,
+        previous) and the result is negated.
+        """
+        card, watch = self.engine.card, Stopwatch()
+        with watch('prepare'):
+            if self.output_on == 'latest':
+                source, target, sign = (
+                    pair.points1,
+                    transforms.apply(transforms.invert(pair.ego0_T_ego1), pair.points0),
+                    -1.0,
+                )
+            else:
+                source, target, sign = pair.points0, transforms.apply(pair.ego0_T_ego1, pair.points1), 1.0
+            height = self._sensor_height.update(source) if card.z_origin == 'ground' or card.ground == 'remove' else 0.0
+            source, target = (self._to_network(points, height) for points in (source, target))
+        flow = self.engine.infer(source, target, watch)
+        with watch('finish'):
+            velocity = flow * np.float32(sign / pair.dt)
+            valid = np.isfinite(velocity[:, 0] + velocity[:, 1] + velocity[:, 2])
+            velocity[~valid] = np.nan
+            flow_valid = valid * np.uint8(self._flags)
+        return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, height, watch.stages_ms)
+
+    def _to_network(self, points: np.ndarray, height: float) -> np.ndarray:
+        """Return the points with the model's z origin; rows that the model must not see are NaN."""
+        card = self.engine.card
+        ground = is_ground(points, height) if card.ground == 'remove' else None
+        if card.z_origin == 'ground':
+            points = points + np.array([0, 0, height], np.float32)
+        if ground is not None:
+            points = np.where(ground[:, None], np.float32(np.nan), points)
+        return points
