@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Students by name."""
+
+from training.students.fastflow3d import fastflow3d, fastflow3d_xl
+from training.students.fastflow3d_lite import fastflow3d_lite
+from training.students.pillar_net import PillarStudent
+from zeroflow_ros.errors import ConfigError
+
+STUDENTS = {build.__name__: build for build in (fastflow3d, fastflow3d_xl, fastflow3d_lite)}
+
+
+def build_student(name: str) -> PillarStudent:
+    """Return a freshly initialised student.
+
+    Raises: ConfigError for an unknown name.
+    """
+    if name not in STUDENTS:
+        raise ConfigError(f'Unknown student {name!r}; expected one of {sorted(STUDENTS)}.')
+    return STUDENTS[name]()

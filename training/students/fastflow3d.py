@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FastFlow3D and its XL form, layer for layer as ZeroFlow trained them; official checkpoints load unchanged.
+
+Source: Jund et al., Scalable Scene Flow from Point Clouds in the Real World; Vedder et al., ZeroFlow.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.students.pillar_net import PillarEmbedder, PillarStudent, gather_columns
+from zeroflow_ros.pillars import PillarGrid
+
+
+class ConvNormGelu(nn.Module):
+    """3x3 convolution with bias, batch norm, exact GELU."""
+
+    def __init__(self, num_in: int, num_out: int, stride: int):
+        super().__init__()
+        self.conv = nn.Conv2d(num_in, num_out, 3, stride, padding=1)
+        self.batchnorm = nn.BatchNorm2d(num_out)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        return functional.gelu(self.batchnorm(self.conv(image)))
+
+
+class UpsampleSkip(nn.Module):
+    """Merge a coarse map with the lateral one of twice its resolution. Linear throughout: no norm, no activation."""
+
+    def __init__(self, num_coarse: int, num_latent: int, num_out: int):
+        super().__init__()
+        self.u1_u2 = nn.Sequential(
+            nn.Conv2d(num_coarse, num_latent, 1), nn.Upsample(scale_factor=2, mode='bilinear', align_corners=False)
+        )
+        self.u3 = nn.Conv2d(num_latent, num_latent, 1)
+        self.u4_u5 = nn.Sequential(
+            nn.Conv2d(2 * num_latent, num_out, 3, padding=1), nn.Conv2d(num_out, num_out, 3, padding=1)
+        )
+
+    def forward(self, coarse: Tensor, lateral: Tensor) -> Tensor:
+        """(B, coarse, H, W), (B, latent, 2H, 2W) -> (B, out, 2H, 2W)."""
+        return self.u4_u5(torch.cat([self.u1_u2(coarse), self.u3(lateral)], dim=1))
+
+
+class Backbone(nn.Module):
+    """A siamese encoder over both pseudo-images and one decoder over their concatenated levels.
+
+    num_channels: of the pseudo-image. depths: convolutions of each encoder stage; a stage doubles the channels.
+    """
+
+    def __init__(self, num_channels: int, depths: tuple[int, ...]):
+        super().__init__()
+        self.num_stages = len(depths)
+        for stage, depth in enumerate(depths, start=1):
+            num_in = num_channels * 2 ** (stage - 1)
+            layers = [ConvNormGelu(num_in, 2 * num_in, 2)]
+            layers += [ConvNormGelu(2 * num_in, 2 * num_in, 1) for _ in range(depth - 1)]
+            setattr(self, f'encoder_step_{stage}', nn.Sequential(*layers))
+        for step in range(1, self.num_stages + 1):
+            num_coarse = 2 * num_channels * 2 ** (self.num_stages - step + 1)
+            lateral = 2 * num_channels * 2 ** (self.num_stages - step)
+            setattr(self, f'decoder_step{step}', UpsampleSkip(num_coarse, lateral, lateral))
+        setattr(self, f'decoder_step{self.num_stages + 1}', nn.Conv2d(2 * num_channels, 2 * num_channels, 3, padding=1))
+
+    def forward(self, image0: Tensor, image1: Tensor) -> Tensor:
+        """(B, C, G, G) twice -> (B, 2C, G, G)."""
+        levels = [torch.cat([image0, image1], dim=1)]
+        for stage in range(1, self.num_stages + 1):
+            step = getattr(self, f'encoder_step_{stage}')
+            image0, image1 = step(image0), step(image1)
+            levels.append(torch.cat([image0, image1], dim=1))  # (B, 2C * 2^stage, G / 2^stage, G / 2^stage)
+        image = levels.pop()
+        for step in range(1, self.num_stages + 1):
+            image = getattr(self, f'decoder_step{step}')(image, levels.pop())
+        return getattr(self, f'decoder_step{self.num_stages + 1}')(image)
+
+
+class Head(nn.Module):
+    """Two-layer MLP per point."""
+
+    def __init__(self, num_in: int):
+        super().__init__()
+        self.decoder = nn.Sequential(nn.Linear(num_in, 32), nn.GELU(), nn.Linear(32, 3))
+
+
+class FastFlow3D(PillarStudent):
+    """The student of the ZeroFlow papers: 6.8 M parameters at 0.2 m, XL 110.6 M at 0.1 m."""
+
+    def __init__(self, name: str, grid: PillarGrid, num_channels: int, depths: tuple[int, ...]):
+        super().__init__()
+        self.name = name
+        self.grid = grid
+        self.embedder = PillarEmbedder(num_channels)
+        self.backbone = Backbone(num_channels, depths)
+        self.head = Head(4 * num_channels + 3)
+
+    def features(self, image0: Tensor, image1: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (both pseudo-images (B, 2C, G, G), backbone output (B, 2C, G, G))."""
+        return torch.cat([image0, image1], dim=1), self.backbone(image0, image1)
+
+    def head_flow(self, features: tuple[Tensor, ...], cell0: Tensor, offset0: Tensor) -> Tensor:
+        """Return the flow (N, 3) [m]: the MLP on both gathered columns and the offset in the pillar."""
+        columns = [gather_columns(image, cell0) for image in features]
+        return self.head.decoder(torch.cat([*columns, offset0], dim=1))
+
+
+def fastflow3d() -> FastFlow3D:
+    """512 x 512 pillars of 0.2 m: 6,815,619 parameters, 344 GFLOP a pair."""
+    return FastFlow3D('fastflow3d', PillarGrid(512, 0.2, -3.0, 3.0), num_channels=32, depths=(4, 6, 6))
+
+
+def fastflow3d_xl() -> FastFlow3D:
+    """1024 x 1024 pillars of 0.1 m: 110,618,147 parameters, 7.3 TFLOP a pair."""
+    return FastFlow3D('fastflow3d_xl', PillarGrid(1024, 0.1, -3.0, 3.0), num_channels=64, depths=(4, 6, 6, 6))
