@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything runs from this checkout, in its own virtual environment .venv; nothing is installed outside it.
+# PYTHON=python3.12 chooses the interpreter of a new .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_EXTRAS := ros speed replay registration simulation
+TEST_EXTRAS := $(DEMO_EXTRAS) ground training export test
+
+# The wheels in .venv bring a whole ROS 2; a sourced installation or its settings would mix with them.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX_PATH \
+	RMW_IMPLEMENTATION FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format benchmark clean
+
+help:
+	@echo 'make demo [BAG=path]  watch a bag, or a simulated drive, turn into scene flow: table, out/flow.png, out/flow.mcap'
+	@echo "make test [ARGS=..]   linters and the whole test suite; ARGS go to pytest"
+	@echo 'make lint             linters only;  make format  lets them repair'
+	@echo 'make benchmark        latency of the embedded model on this machine'
+	@echo 'make clean            remove what was made here, .venv too'
+
+demo: $(VENV)/.demo-ready
+	@$(BIN)/python -m zeroflow_ros.demo $(if $(BAG),--bag '$(BAG)')
+
+test: lint
+	@$(BIN)/python -m pytest --durations 10 $(ARGS)
+
+lint: $(VENV)/.test-ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.test-ready
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+benchmark: $(VENV)/.test-ready
+	@$(BIN)/python -m export.benchmark
+
+clean:
+	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python-ready:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+		"Python 3.10 or later is needed, $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@echo 'Making the virtual environment $(VENV) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip 'setuptools<80' wheel
+	@touch $@
+
+$(VENV)/.demo-ready: $(VENV)/.python-ready setup.py
+	@echo 'Installing ROS 2, ONNX Runtime and tools into $(VENV): about 200 MB, a minute or two ...'
+	@$(BIN)/python .ci/requirements.py $(DEMO_EXTRAS) > $(VENV)/requirements.txt
+	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.test-ready: $(VENV)/.demo-ready setup.py
+	@echo 'Installing PyTorch, ONNX and the test tools into $(VENV): a few minutes ...'
+	@$(BIN)/python .ci/requirements.py $(TEST_EXTRAS) > $(VENV)/requirements.txt
+	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
+	@touch $@

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start the scene-flow node, and RViz if asked to.
+
+ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points odometry_topic:=/odom
+ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points ego_motion:=registration prefix:='taskset -c 2,3'
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+CONFIG = PathJoinSubstitution([FindPackageShare('zeroflow_ros'), 'config'])
+ARGUMENTS = [
+    DeclareLaunchArgument('input_topic', default_value='points', description='PointCloud2 to compute flow on.'),
+    DeclareLaunchArgument('odometry_topic', default_value='odometry', description='Odometry, for ego_motion odometry.'),
+    DeclareLaunchArgument('namespace', default_value='', description='Namespace of the node and of its topics.'),
+    DeclareLaunchArgument('node_name', default_value='flow_node', description='Name of the node.'),
+    DeclareLaunchArgument(
+        'params_file', default_value=PathJoinSubstitution([CONFIG, 'node.yaml']), description='Parameters of the node.'
+    ),
+    DeclareLaunchArgument(
+        'model_path', default_value='', description='Model file; empty: as params_file says, or the embedded model.'
+    ),
+    DeclareLaunchArgument(
+        'ego_motion',
+        default_value='',
+        choices=['', 'odometry', 'tf', 'registration', 'none'],
+        description='Where the ego motion comes from; empty: as params_file says.',
+    ),
+    DeclareLaunchArgument(
+        'odometry_T_lidar',
+        default_value='',
+        description='Pose [x, y, z, qx, qy, qz, qw] of the cloud frame in the child frame of the odometry; empty: as '
+        'params_file says, or from tf.',
+    ),
+    DeclareLaunchArgument(
+        'num_threads', default_value='', description='CPU threads of the engine; empty: as params_file says.'
+    ),
+    DeclareLaunchArgument(
+        'use_sim_time', default_value='false', choices=['true', 'false'], description='Take the time from /clock.'
+    ),
+    DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal.'),
+    DeclareLaunchArgument(
+        'prefix', default_value='', description="Put before the node's command, as 'taskset -c 2,3' to pin it to cores."
+    ),
+    DeclareLaunchArgument(
+        'shm_profile',
+        default_value='true',
+        choices=['true', 'false'],
+        description='Give Fast DDS a shared memory that clouds fit in; the driver needs the profile most.',
+    ),
+    DeclareLaunchArgument('rviz', default_value='false', choices=['true', 'false'], description='Open RViz.'),
+    DeclareLaunchArgument(
+        'rviz_config', default_value=PathJoinSubstitution([CONFIG, 'flow.rviz']), description='Configuration of RViz.'
+    ),
+    DeclareLaunchArgument('fixed_frame', default_value='odom', description='Fixed frame of RViz.'),
+]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments; what they say decides what is started."""
+    profile = PathJoinSubstitution([CONFIG, 'fastdds_shm.xml'])
+    shared_memory = [
+        SetEnvironmentVariable(variable, profile, condition=IfCondition(LaunchConfiguration('shm_profile')))
+        for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')  # Fast DDS 2 and 3
+    ]
+    return LaunchDescription([*ARGUMENTS, *shared_memory, OpaqueFunction(function=start)])
+
+
+def start(context) -> list[Node]:
+    """Return the node and RViz, with the values of the launch arguments."""
+    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
+    overrides = {name: given[name] for name in ('model_path', 'ego_motion') if given[name]}
+    # These get their type as in YAML, and the node checks it.
+    overrides |= {name: LaunchConfiguration(name) for name in ('odometry_T_lidar', 'num_threads') if given[name]}
+    flow = Node(
+        package='zeroflow_ros',
+        executable='flow_node',
+        name=given['node_name'],
+        namespace=given['namespace'],
+        parameters=[given['params_file'], overrides | use_sim_time],
+        remappings=[
+            ('~/input/pointcloud', given['input_topic']),
+            ('~/input/odometry', given['odometry_topic']),
+        ],
+        ros_arguments=['--log-level', given['log_level']],
+        prefix=given['prefix'] or None,
+        output='screen',
+    )
+    rviz = Node(
+        package='rviz2',
+        executable='rviz2',
+        namespace=given['namespace'],
+        arguments=['-d', given['rviz_config'], '-f', given['fixed_frame']],
+        parameters=[use_sim_time],
+        # The configuration names the topics of the default node; here they become those of this one.
+        remappings=[
+            ('/flow_node/input/pointcloud', given['input_topic']),
+            ('/flow_node/output/flow', f'{given["node_name"]}/output/flow'),
+            ('/flow_node/output/markers', f'{given["node_name"]}/output/markers'),
+        ],
+        condition=IfCondition(given['rviz']),
+        output='log',
+    )
+    return [flow, rviz]

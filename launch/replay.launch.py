@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Play a bag, compute its scene flow, and show it in RViz. Topics, frame and ego motion are read from the bag.
+
+Takes the arguments of flow.launch.py, too.
+ros2 launch zeroflow_ros replay.launch.py bag:=drive.mcap
+ros2 launch zeroflow_ros replay.launch.py bag:=drive/ rate:=0.5 loop:=true rviz:=false
+"""
+
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    SetLaunchConfiguration,
+    Shutdown,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+from zeroflow_ros.bag_motion import BagMotion
+from zeroflow_ros.bags import Bag
+from zeroflow_ros.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.transforms import to_quaternion
+
+FLOW = PathJoinSubstitution([FindPackageShare('zeroflow_ros'), 'launch', 'flow.launch.py'])
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Read the bag, start the node on its topics and clock, then play."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument('bag', description='rosbag2 directory, or a .mcap, .db3 or .bag file.'),
+            DeclareLaunchArgument('rate', default_value='1.0', description='Speed of play.'),
+            DeclareLaunchArgument(
+                'loop', default_value='false', choices=['true', 'false'], description='Play again and again.'
+            ),
+            DeclareLaunchArgument('rviz', default_value='true', choices=['true', 'false'], description='Open RViz.'),
+            OpaqueFunction(function=read_bag),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(FLOW), launch_arguments={'use_sim_time': 'true'}.items()
+            ),
+            OpaqueFunction(function=play),  # after the node, whose launch file sets the Fast DDS profile for both
+        ]
+    )
+
+
+def read_bag(context) -> list:
+    """Set the arguments of flow.launch.py that the user did not give to what the bag has.
+
+    Raises: DataError when it cannot be read, or has no cloud, or several and input_topic was not given; EgoMotionError
+    when it does not have what ego_motion:=odometry needs.
+    """
+    given = context.launch_configurations
+    with Bag(given['bag']) as bag:
+        topic = bag.point_cloud_topic(given.get('input_topic', ''))
+        frame_id = decode_message(next(bag.messages([topic])).cdr, POINT_CLOUD).header.frame_id.lstrip('/')
+        found = {'input_topic': topic, 'fixed_frame': frame_id}
+        source = given.get('ego_motion') or 'auto'
+        if source in ('auto', 'odometry'):
+            motion = BagMotion(bag, source, frame_id=frame_id, odometry_topic=given.get('odometry_topic', ''))
+            found |= {'ego_motion': motion.source, 'odometry_topic': motion.topic}
+            if motion.source == 'odometry':
+                found['odometry_T_lidar'] = pose_text(motion.odometry_T_lidar)
+    missing = {name: value for name, value in found.items() if value and not given.get(name)}
+    text = ', '.join(f'{name}:={value}' for name, value in missing.items())
+    return [LogInfo(msg=f'From the bag: {text}')] + [SetLaunchConfiguration(*item) for item in missing.items()]
+
+
+def pose_text(odometry_T_lidar) -> str:
+    """Return a pose, (4, 4), as the node's parameter: [x, y, z, qx, qy, qz, qw]."""
+    numbers = (*odometry_T_lidar[:3, 3], *to_quaternion(odometry_T_lidar))
+    return f'[{", ".join(f"{number:.9f}" for number in numbers)}]'
+
+
+def play(context) -> list[Node]:
+    """Return the player; without RViz, which may stay open to look at, its end is the end of the launch."""
+    given = context.launch_configurations
+    player = Node(
+        package='zeroflow_ros',
+        executable='replay',
+        name='replay',
+        arguments=[given['bag'], '--topic', given['input_topic'], '--rate', given['rate'],
+                   '--wait-for-subscribers', '1', *(['--loop'] if given['loop'] == 'true' else [])],
+        output='screen',
+        on_exit=Shutdown(reason='the bag is over') if given['rviz'] == 'false' else None,
+    )  # fmt: skip
+    return [player]

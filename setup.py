@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installs the vehicle package, by colcon (ament_python) or pip; the extras are for the rest of the checkout.
+
+training/, export/ and test/ run from the checkout and are never installed: their names are too general.
+"""
+
+from glob import glob
+
+from setuptools import setup
+
+NAME = 'zeroflow_ros'
+SHARE = f'share/{NAME}'
+
+setup(
+    name=NAME,
+    version='0.1.0',
+    description='Real-time LiDAR scene flow on ROS 2: a velocity for every point, learned without labels.',
+    author='The zeroflow_ros authors',
+    maintainer='The zeroflow_ros authors',
+    maintainer_email='zeroflow_ros@example.com',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=[NAME],
+    package_data={NAME: ['models/*.onnx']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (SHARE, ['package.xml']),
+        (f'{SHARE}/launch', sorted(glob('launch/*.launch.py'))),
+        (f'{SHARE}/config', ['config/node.yaml', 'config/flow.rviz', 'config/fastdds_shm.xml']),
+    ],
+    zip_safe=False,
+    install_requires=['numpy>=1.21', 'onnxruntime>=1.18', 'pyyaml'],
+    extras_require={
+        # ROS 2 Jazzy as wheels, for a machine without a ROS installation.
+        'ros': [
+            'ros-jazzy-builtin-interfaces',
+            'ros-jazzy-diagnostic-msgs',
+            'ros-jazzy-geometry-msgs',
+            'ros-jazzy-lifecycle-msgs',
+            'ros-jazzy-nav-msgs',
+            'ros-jazzy-rcl-interfaces',
+            'ros-jazzy-rclpy',
+            'ros-jazzy-rmw-fastrtps-cpp',
+            'ros-jazzy-rosgraph-msgs',
+            'ros-jazzy-sensor-msgs',
+            'ros-jazzy-std-msgs',
+            'ros-jazzy-visualization-msgs',
+        ],
+        'replay': ['rosbags>=0.10', 'matplotlib'],
+        'speed': ['numba'],
+        'registration': ['small_gicp'],
+        'ground': ['pypatchworkpp'],
+        'simulation': ['trimesh', 'embreex'],
+        'training': ['torch==2.13.0', 'tqdm', 'scipy', 'pyarrow'],
+        'export': ['onnx', 'onnxscript'],
+        'tensorrt': ['tensorrt', 'pycuda'],
+        # colcon 0.21 needs setuptools < 80 for --symlink-install; launch_testing needs pytest < 9.
+        'test': ['pytest<9', 'pytest-xdist', 'ruff==0.17.6', 'colcon-common-extensions', 'setuptools<80', 'wheel'],
+    },
+    entry_points={
+        'console_scripts': [
+            f'flow_node = {NAME}.node:main',
+            f'replay = {NAME}.replay:main',
+            f'recorder = {NAME}.recorder:main',
+            f'demo = {NAME}.demo:main',
+        ],
+    },
+)

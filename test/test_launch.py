@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch files: what they name exists; and, where ROS's launch is installed, what they start works.
+
+PyPI has no launch, so there the files are only read.
+"""
+
+import ast
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+from tiny_bag import CLOUD_TOPIC, write_bag
+from workspace import ROOT, Workspace
+
+LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
+FLOW, REPLAY = (ROOT / 'launch' / name for name in ('flow.launch.py', 'replay.launch.py'))
+FLOW_ARGUMENTS = {
+    'input_topic', 'odometry_topic', 'namespace', 'node_name', 'params_file', 'model_path', 'ego_motion', 'num_threads',
+    'odometry_T_lidar',    'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz', 'rviz_config', 'fixed_frame',
+}  # fmt: skip
+BY_NAME = ('model_path', 'ego_motion', 'odometry_T_lidar', 'num_threads')  # parameters of the node
+
+
+def _calls(path, function: str) -> list[ast.Call]:
+    tree = ast.parse(path.read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == function]
+
+
+def _arguments(path) -> dict[str, dict]:
+    """Return {launch argument: its keywords}, as they stand in the file."""
+    declared = _calls(path, 'DeclareLaunchArgument')
+    return {call.args[0].value: {k.arg: k.value for k in call.keywords} for call in declared}
+
+
+@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_file_compiles_and_describes_its_arguments(path):
+    code = compile(path.read_text(), path, 'exec')
+    assert 'generate_launch_description' in code.co_names
+    arguments = _arguments(path)
+    assert arguments
+    for name, keywords in arguments.items():
+        assert 'description' in keywords, name
+        if ast.unparse(keywords.get('default_value', ast.Constant(''))) in ("'true'", "'false'"):
+            assert ast.literal_eval(keywords['choices']) == ['true', 'false'], name
+
+
+def test_flow_uses_the_arguments_that_it_declares():
+    arguments = set(_arguments(FLOW))
+    assert arguments == FLOW_ARGUMENTS
+    used = re.findall(r"given\['(\w+)'\]|LaunchConfiguration\('(\w+)'\)", FLOW.read_text())
+    used = {name for pair in used for name in pair if name}
+    assert used <= arguments
+    assert arguments - used == set(BY_NAME)
+
+
+def test_flow_overrides_parameters_that_the_node_has():
+    parameters = pytest.importorskip('zeroflow_ros.parameters', reason='needs rclpy')
+    names = {field.name for field in dataclasses.fields(parameters.Parameters)}
+    assert set(BY_NAME) <= names
+    choices = ast.literal_eval(_arguments(FLOW)['ego_motion']['choices'])
+    assert choices == ['', *parameters.EGO_MOTION]
+
+
+@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_file_starts_what_is_installed(path):
+    text = path.read_text()
+    for name in re.findall(r"\w+\.(?:yaml|rviz|xml)'", text):
+        assert (ROOT / 'config' / name.rstrip("'")).is_file(), name
+    scripts = re.findall(r"f'(\w+) = ", (ROOT / 'setup.py').read_text())
+    for node in _calls(path, 'Node'):
+        keywords = {k.arg: ast.unparse(k.value).strip("'") for k in node.keywords}
+        assert keywords['package'] != 'zeroflow_ros' or keywords['executable'] in scripts
+
+
+def test_flow_remaps_topics_that_the_node_has():
+    sources = ''.join(path.read_text() for path in (ROOT / 'zeroflow_ros').glob('*.py'))
+    remapped = re.findall(r"\('(?:~|/flow_node)/((?:input|output)/\w+)'", FLOW.read_text())
+    assert set(remapped) == {'input/pointcloud', 'input/odometry', 'output/flow', 'output/markers'}
+    assert all(f"'~/{topic}'" in sources for topic in remapped)
+
+
+def test_replay_only_sets_arguments_that_flow_has():
+    text = REPLAY.read_text()
+    found = set(re.findall(r"'(\w+)': (?:topic|frame_id|motion\.\w+)|found\['(\w+)'\]", text))
+    found = {name for pair in found for name in pair if name}
+    assert found == {'input_topic', 'fixed_frame', 'ego_motion', 'odometry_topic', 'odometry_T_lidar'} <= FLOW_ARGUMENTS
+    assert set(_arguments(REPLAY)) == {'bag', 'rate', 'loop', 'rviz'}
+
+
+START = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+def include(line):
+    file, *arguments = line.split()
+    arguments = [argument.split(':=', 1) for argument in arguments]
+    return GroupAction([IncludeLaunchDescription(PythonLaunchDescriptionSource(file), launch_arguments=arguments)])
+
+service = LaunchService()
+service.include_launch_description(LaunchDescription([include(line) for line in sys.argv[1:]]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture(scope='module')
+def workspace(tmp_path_factory):
+    pytest.importorskip('launch_ros', reason='ROS launch is not on PyPI: source a ROS 2 installation')
+    return Workspace(tmp_path_factory.mktemp('workspace'))
+
+
+def _launch(workspace, *lines: str):
+    """Start launch files of the workspace, one line of file and arguments each; SIGINT, as Ctrl-C, ends them."""
+    started = [f'{workspace.share}/launch/{line}' for line in lines]
+    quoted = ' '.join(f"'{line}'" for line in started)
+    command = ['bash', '-c', f'. install/setup.bash && exec python3 -c "$0" {quoted}', START]
+    return subprocess.Popen(
+        command, cwd=workspace.path, env=workspace.environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def _finish(process, timeout: float = 60) -> str:
+    try:
+        text, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(process.communicate()[0])
+    return text
+
+
+def test_replay_plays_a_bag_through_the_node(workspace, tmp_path):
+    from flow_node import Vehicle
+
+    bag = write_bag(tmp_path / 'drive', num_sweeps=20)
+    process = _launch(workspace, f'replay.launch.py bag:={bag} rate:=0.5 rviz:=false')
+    with Vehicle() as vehicle:
+        vehicle.wait_for(lambda: process.poll() is not None, 60)
+        text = _finish(process)
+        assert process.returncode == 0, text
+        assert vehicle.flows, text
+    assert f'input_topic:={CLOUD_TOPIC}' in text and 'ego_motion:=odometry' in text
+    assert 'Played 20 sweeps' in text and 'was required: shutting down' in text
+    assert len(re.findall('has finished cleanly', text)) == 2, text
+
+
+def test_two_nodes_run_in_two_namespaces(workspace):
+    from flow_node import Vehicle
+
+    lines = [f'flow.launch.py namespace:={name} num_threads:=1 ego_motion:=none' for name in ('front', 'rear')]
+    process = _launch(workspace, *lines)
+    with Vehicle() as vehicle:
+        expected = {f'/{name}/flow_node' for name in ('front', 'rear')}
+
+        def found():
+            nodes = {f'{space}/{name}' for name, space in vehicle.node.get_node_names_and_namespaces()}
+            return expected <= nodes and all(vehicle.node.count_subscribers(f'/{n}/points') for n in ('front', 'rear'))
+
+        appeared = vehicle.wait_for(found, 40)
+    os.killpg(process.pid, signal.SIGINT)
+    text = _finish(process)
+    assert appeared and process.returncode == 0, text
+    assert len(re.findall('has finished cleanly', text)) == 2, text
+
+
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        ('replay.launch.py bag:=nowhere.mcap', 'There is no bag at nowhere.mcap'),
+        ('replay.launch.py', "required argument 'bag'"),
+        ('flow.launch.py num_threads:=two', "'num_threads' must be an integer, got the string 'two'"),
+        ('flow.launch.py model_path:=nowhere.onnx', 'No model file at nowhere.onnx'),
+    ],
+)
+def test_a_wrong_argument_is_named(workspace, line, message):
+    assert message in _finish(_launch(workspace, line))
