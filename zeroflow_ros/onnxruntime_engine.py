@@ -25,8 +25,13 @@ class OnnxRuntimeEngine:
 
         Raises: ModelError when it is no ONNX file, has no valid card, or does not fit its card.
         """
-        import onnxruntime  # takes 0.2 s: only where it is used
-
+        try:
+            import onnxruntime  # takes 0.2 s: only where it is used
+        except ImportError as error:
+            raise ModelError(
+                f'Running a model needs ONNX Runtime, which cannot be imported ({error}). '
+                "Run 'pip install onnxruntime'; the ROS distributions do not package it."
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # errors reach the caller as exceptions

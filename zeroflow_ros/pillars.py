@@ -44,13 +44,13 @@ class PillarGrid:
         """
         inv_cell = np.float32(1 / self.cell)
         half = np.float32(self.cells / 2)
-        column = np.floor(points[:, 0] * inv_cell + half)
-        row = np.floor(points[:, 1] * inv_cell + half)
-        z = points[:, 2]
         size = np.float32(self.cells)
-        inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-        inside &= (z >= np.float32(self.z_min)) & (z < np.float32(self.z_max))
-        with np.errstate(invalid='ignore'):  # NaN rows are not inside
+        with np.errstate(over='ignore', invalid='ignore'):  # what infinity and NaN become does not matter: not inside
+            column = np.floor(points[:, 0] * inv_cell + half)
+            row = np.floor(points[:, 1] * inv_cell + half)
+            z = points[:, 2]
+            inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+            inside &= (z >= np.float32(self.z_min)) & (z < np.float32(self.z_max))
             flat = (row * size + column).astype(np.int32)  # float32 holds integers exactly up to 2**24 = 4096**2
         return np.where(inside, flat, np.int32(-1))
 

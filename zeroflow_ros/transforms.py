@@ -20,8 +20,18 @@ def apply(dst_T_src: np.ndarray, points: np.ndarray) -> np.ndarray:
 
     float32 points are mapped in float32: 4 um of rounding at 60 m, far below the 2 cm noise of a LiDAR.
     """
-    rotation = dst_T_src[:3, :3].astype(points.dtype)
-    return points @ rotation.T + dst_T_src[:3, 3].astype(points.dtype)
+    matrix = dst_T_src.astype(points.dtype)
+    columns = np.ascontiguousarray(points.T)
+    mapped = np.empty_like(points)
+    # Column by column and not `points @ R.T`: the threads of a BLAS wait for each other, 1 ms alone and 80 ms on a
+    # busy machine; this is 1 ms always.
+    for axis in range(3):
+        row = columns[0] * matrix[axis, 0]
+        row += columns[1] * matrix[axis, 1]
+        row += columns[2] * matrix[axis, 2]
+        row += matrix[axis, 3]
+        mapped[:, axis] = row
+    return mapped
 
 
 def from_quaternion(translation, quaternion_xyzw) -> np.ndarray:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from zeroflow_ros.errors import ModelError
+from zeroflow_ros.model_card import ModelCard, stamp_checksum, verify_checksum
+from zeroflow_ros.pillars import PillarGrid
+
+CARD = ModelCard(
+    name='m',
+    student='fastflow3d_lite',
+    form='dense',
+    precision='float32',
+    grid=PillarGrid(8, 0.5, -1.0, 3.0),
+    ground='keep',
+    z_origin='ground',
+    direction='both',
+    nominal_dt=0.1,
+    dt_range=(0.05, 0.25),
+    num_sweeps=2,
+    inputs={'cell0': ['n']},
+    outputs={'flow': ['n', 3]},
+    training={'data': 'test'},
+    licence='Apache-2.0',
+    versions={},
+    encoder_weight=np.linspace(0, 1 / 3, 18, dtype=np.float32).reshape(2, 9),
+    encoder_bias=np.array([0.1, 1e-30], np.float32),
+)
+
+
+def test_json_keeps_every_field_and_every_bit_of_the_weights():
+    back = ModelCard.from_json(CARD.to_json())
+    np.testing.assert_array_equal(back.encoder_weight, CARD.encoder_weight)
+    np.testing.assert_array_equal(back.encoder_bias, CARD.encoder_bias)
+    plain = {'encoder_weight': None, 'encoder_bias': None}
+    assert dataclasses.replace(back, form='full', **plain) == dataclasses.replace(CARD, form='full', **plain)
+
+
+def changed(**values):
+    card = json.loads(CARD.to_json())
+    for name, value in values.items():
+        if value is None:
+            del card[name]
+        else:
+            card[name] = value
+    return json.dumps(card)
+
+
+@pytest.mark.parametrize(
+    'label, text, says',
+    [
+        ('empty', '', 'not JSON'),
+        ('list', '[]', 'JSON object'),
+        ('deep nesting', '[' * 100_000, 'not JSON'),
+        ('missing field', changed(grid=None), r"lacks \['grid'\]"),
+        ('unknown field', changed(colour='red'), r"unknown fields \['colour'\]"),
+        ('future schema', changed(schema=2), 'schema 2'),
+        ('wrong choice', changed(ground='sometimes'), 'ground'),
+        ('three sweeps', changed(num_sweeps=3), 'takes 3 sweeps'),
+        ('dt outside its range', changed(nominal_dt=1.0), 'dt_range'),
+        ('dt_range of three', changed(dt_range=[1, 2, 3]), 'does not make sense'),
+        ('infinite dt', changed(nominal_dt='nan'), 'dt_range'),
+        ('odd grid', changed(grid={'cells': 7, 'cell': 0.5, 'z_min': -1, 'z_max': 3}), 'does not make sense'),
+        ('grid with a surprise', changed(grid={'cells': 8, 'colour': 1}), 'does not make sense'),
+        ('ragged weights', changed(encoder_weight=[[1, 2]]), 'does not make sense'),
+        ('bias of another size', changed(encoder_bias=[1.0]), 'does not make sense'),
+        ('dense without encoder', changed(encoder_weight=[], encoder_bias=[]), 'pillar encoder'),
+        ('name is a number', changed(name=3), 'expected a str'),
+    ],
+)
+def test_a_wrong_card_is_refused_with_the_command_that_writes_one(label, text, says):
+    with pytest.raises(ModelError, match=says) as refused:
+        ModelCard.from_json(text)
+    assert 'export.to_onnx' in str(refused.value) or 'sweeps' in str(refused.value)
+
+
+def test_checksum_finds_one_changed_byte(tmp_path):
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(b'weights ' + CARD.to_json().encode() + b' more')
+    card = stamp_checksum(path, CARD)
+    assert card.checksum in path.read_text() and card.checksum != '0' * 64
+    verify_checksum(path, card)
+    path.write_bytes(path.read_bytes().replace(b'more', b'mare'))
+    with pytest.raises(ModelError, match='damaged'):
+        verify_checksum(path, card)

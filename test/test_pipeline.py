@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import numpy as np
+import pytest
+
+from zeroflow_ros import transforms
+from zeroflow_ros.engine import load_engine
+from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.pipeline import EGO_MOTION_REMOVED, VALID, FlowPipeline
+from zeroflow_ros.sweep import SweepPair
+
+
+class NearestNeighbour:
+    """An engine that flows each source point to its nearest target point: exact on well separated points."""
+
+    def __init__(self, card):
+        self.card = card
+        self.calls = []
+
+    def infer(self, source, target, watch):
+        self.calls.append((source, target))
+        with watch('inference'):
+            flow = np.full_like(source, np.nan)
+            for row in np.flatnonzero(np.isfinite(source).all(1)):
+                flow[row] = target[np.nanargmin(np.linalg.norm(target - source[row], axis=1))] - source[row]
+        return flow
+
+
+@pytest.fixture(scope='module')
+def card():
+    return load_engine().card
+
+
+EGO0_T_EGO1 = transforms.yaw_translation(0.05, 1.0, 0.2)  # the vehicle drove 1 m and turned a little
+GRID_POINTS = np.array([[x, y, 0.5] for x in (-20, -10, 5, 15) for y in (-12, -4, 4, 12)], np.float32)
+
+
+def world_pair(moved=(0.0, 0.0, 0.0), dt=0.1):
+    """A world of separate points seen before and after the ego motion; point 3 has moved in the world (ego0 frame)."""
+    before = GRID_POINTS.copy()
+    after = GRID_POINTS.copy()
+    after[3] += np.float32(moved)
+    return SweepPair(before, transforms.apply(transforms.invert(EGO0_T_EGO1), after), EGO0_T_EGO1, dt)
+
+
+@pytest.mark.parametrize('output_on', ['latest', 'previous'])
+def test_a_static_world_has_zero_velocity_under_a_moving_ego(card, output_on):
+    estimate = FlowPipeline(NearestNeighbour(card), output_on=output_on, sensor_height=1.0).estimate(world_pair())
+    np.testing.assert_allclose(estimate.velocity, 0, atol=1e-4)  # m/s: float32 rounding of 20 m over 0.1 s
+    assert (estimate.flow_valid == VALID | EGO_MOTION_REMOVED).all()
+
+
+@pytest.mark.parametrize('dt', [0.05, 0.1, 0.2])
+def test_velocity_is_in_the_axes_of_its_sweep_and_divides_by_the_real_dt(card, dt):
+    pair = world_pair(moved=(1.0, 0.0, 0.0), dt=dt)
+    latest = FlowPipeline(NearestNeighbour(card), output_on='latest', sensor_height=1.0).estimate(pair)
+    previous = FlowPipeline(NearestNeighbour(card), output_on='previous', sensor_height=1.0).estimate(pair)
+    np.testing.assert_allclose(previous.velocity[3], [1 / dt, 0, 0], atol=1e-3)
+    turned_back = EGO0_T_EGO1[:3, :3].T @ [1 / dt, 0, 0]
+    np.testing.assert_allclose(latest.velocity[3], turned_back, atol=1e-3)
+    assert latest.dt == dt
+
+
+def test_the_network_sees_z_above_the_ground(card):
+    engine = NearestNeighbour(card)
+    FlowPipeline(engine, sensor_height=1.73).estimate(world_pair())
+    np.testing.assert_allclose(engine.calls[0][0][:, 2], 0.5 + 1.73, atol=1e-5)
+    flat = NearestNeighbour(dataclasses.replace(card, z_origin='sensor'))
+    FlowPipeline(flat, sensor_height=1.73).estimate(world_pair())
+    np.testing.assert_allclose(flat.calls[0][0][:, 2], 0.5, atol=1e-5)
+
+
+def test_the_input_is_not_changed(card):
+    pair = world_pair()
+    points0, points1 = pair.points0.copy(), pair.points1.copy()
+    FlowPipeline(NearestNeighbour(card), sensor_height=1.0).estimate(pair)
+    np.testing.assert_array_equal(pair.points0, points0)
+    np.testing.assert_array_equal(pair.points1, points1)
+
+
+def test_rows_without_a_return_stay_in_place_as_nan(card):
+    pair = world_pair()
+    pair.points1[[0, 7]] = np.nan
+    estimate = FlowPipeline(NearestNeighbour(card), sensor_height=1.0).estimate(pair)
+    assert np.flatnonzero(np.isnan(estimate.velocity).all(1)).tolist() == [0, 7]
+    assert np.flatnonzero(estimate.flow_valid == 0).tolist() == [0, 7]
+
+
+def test_numbers_that_are_not_finite_never_leave_the_pipeline(card):
+    class Broken(NearestNeighbour):
+        def infer(self, source, target, watch):
+            flow = super().infer(source, target, watch)
+            flow[2, 1] = np.inf
+            return flow
+
+    estimate = FlowPipeline(Broken(card), sensor_height=1.0).estimate(world_pair())
+    assert np.isnan(estimate.velocity[2]).all() and estimate.flow_valid[2] == 0
+    assert np.isfinite(np.delete(estimate.velocity, 2, 0)).all()
+
+
+def test_without_ego_motion_the_flag_says_so(card):
+    pipeline = FlowPipeline(NearestNeighbour(card), sensor_height=1.0, ego_motion_removed=False)
+    assert (pipeline.estimate(world_pair()).flow_valid == VALID).all()
+
+
+def test_a_forward_only_model_is_not_used_on_the_latest_sweep(card):
+    forward = NearestNeighbour(dataclasses.replace(card, direction='forward'))
+    with pytest.raises(ConfigError, match='previous'):
+        FlowPipeline(forward, output_on='latest')
+    FlowPipeline(forward, output_on='previous')
+    with pytest.raises(ConfigError, match='output_on'):
+        FlowPipeline(forward, output_on='both')
+
+
+def test_a_model_without_ground_gets_none(card):
+    pytest.importorskip('pypatchworkpp', reason='ground removal needs pypatchworkpp')
+    rng = np.random.default_rng(0)
+    angle, radius = rng.uniform(-np.pi, np.pi, 20_000), rng.uniform(3, 40, 20_000)
+    ground = np.stack([radius * np.cos(angle), radius * np.sin(angle), rng.normal(-1.7, 0.01, 20_000)], 1)
+    wall = np.stack([np.full(500, 10.0), rng.uniform(-3, 3, 500), rng.uniform(-0.5, 1.5, 500)], 1)
+    points = np.concatenate([ground, wall]).astype(np.float32)
+
+    class Zero(NearestNeighbour):
+        def infer(self, source, target, watch):
+            return source * 0
+
+    estimate = FlowPipeline(Zero(dataclasses.replace(card, ground='remove')), sensor_height=1.7).estimate(
+        SweepPair(points, points, np.eye(4), 0.1)
+    )
+    assert np.isnan(estimate.velocity[:20_000]).all(1).mean() > 0.95
+    assert np.isfinite(estimate.velocity[20_000:]).all(1).mean() > 0.95
