@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: a private ROS domain, and the recordings beside the checkout."""
+
+import os
+from pathlib import Path
+
+import pytest
+from processes import DOMAIN_ID
+
+# Before the first context: this process and every one that it starts talk among themselves only.
+os.environ['ROS_DOMAIN_ID'] = str(DOMAIN_ID)
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+    """Return the folder of recordings; skips where it is absent."""
+    path = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+    if not path.is_dir():
+        pytest.skip(f'needs the recordings in {path}')
+    return path

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the programs of this package do alike with their arguments and with signals."""
+
+import contextlib
+import signal
+import threading
+
+
+def split_ros_args(args: list[str]) -> tuple[list[str], list[str]]:
+    """Return (our arguments, those between --ros-args and --, which belong to ROS)."""
+    if '--ros-args' not in args:
+        return args, []
+    start = args.index('--ros-args')
+    end = args.index('--', start) if '--' in args[start:] else len(args)
+    return args[:start] + args[end + 1 :], args[start:end]
+
+
+@contextlib.contextmanager
+def stop_on_signals():
+    """Give a threading.Event that SIGINT and SIGTERM set, instead of an exception in the middle of a call.
+
+    Outside the main thread nothing sets it.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watch a bag turn into scene flow: replay, node and recorder as three processes over real DDS, and a report.
+
+Without --bag it first simulates a drive (only in a checkout). Leaves report.json, flow.mcap, flow.png and logs in
+--out. Examples:
+
+  python3 -m zeroflow_ros.demo
+  python3 -m zeroflow_ros.demo --bag drive.mcap --rate 0.5 --out out/drive
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeroflow_ros.bag_motion import EGO_MOTION, BagMotion
+from zeroflow_ros.bags import Bag
+from zeroflow_ros.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.command_line import stop_on_signals
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
+from zeroflow_ros.programs import ProgramError, Programs, StoppedError, resident_megabytes
+from zeroflow_ros.recorded_flow import count_moving, draw_lively_sweep
+from zeroflow_ros.recorder import READY
+from zeroflow_ros.report import hardware, latency_table, percentiles, write_json
+from zeroflow_ros.transforms import to_quaternion
+
+_ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+_SIMULATOR = 'training.simulate'
+_SLACK = 120.0  # s beyond the play time for start, discovery and reports
+_START = 60.0  # s until the node has opened its model and the recorder has found it
+_IDLE = 3.0  # s without flow that end the recording; three of the node's diagnostics
+_STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish')
+
+
+@dataclass(frozen=True)
+class Source:
+    """A bag, and what the node must be told about it.
+
+    odometry_topic: '' for registration or none. ego_motion: as the node's parameter.
+    odometry_T_lidar: 7 numbers, or empty.
+    """
+
+    path: Path
+    topic: str
+    odometry_topic: str
+    ego_motion: str
+    odometry_T_lidar: tuple
+    seconds: float
+
+
+def examine(path: Path, topic: str = '', ego_motion: str = 'auto') -> Source:
+    """Find out what a bag holds.
+
+    Raises: DataError, EgoMotionError or ConfigError when it cannot be used.
+    """
+    with Bag(path) as bag:
+        topic = bag.point_cloud_topic(topic)
+        first = decode_message(next(bag.messages([topic])).cdr, POINT_CLOUD)
+        motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'))
+        pose = ()
+        if motion.source == 'odometry':
+            T = motion.odometry_T_lidar
+            pose = (*map(float, T[:3, 3]), *map(float, to_quaternion(T)))
+        return Source(bag.path, topic, motion.topic, motion.source, pose, bag.duration)
+
+
+def simulate(out: Path, programs: Programs, *, seed: int, sweeps: int) -> Path:
+    """Make a simulated drive and return its bag.
+
+    Raises: ConfigError where the simulator is not at hand; ProgramError when it fails.
+    """
+    if importlib.util.find_spec('training') is None and not (_ROOT / 'training').is_dir():
+        raise ConfigError('The simulator is part of the checkout, not of the installed package. Give a bag with --bag.')
+    drive = out / 'simulated_drive'
+    shutil.rmtree(drive, ignore_errors=True)
+    print(f'Simulating {sweeps} sweeps of a 64-beam LiDAR ...', flush=True)
+    programs.start('simulator', _SIMULATOR, '--seed', seed, '--sweeps', sweeps, '--sensor', 'hdl64', '--out', drive)
+    programs.finish('simulator', 'the simulated drive')
+    return drive
+
+
+def play_and_record(source: Source, out: Path, programs: Programs, args) -> dict:
+    """Run the three programs; return what they report, and the memory of the node [MB] over time.
+
+    Raises: ProgramError when one fails; StoppedError when told to stop.
+    """
+    remaps = ['-r', f'~/input/pointcloud:={source.topic}']
+    parameters = {'ego_motion': source.ego_motion, 'num_threads': args.threads, 'use_sim_time': 'true'}
+    if source.odometry_topic:
+        remaps += ['-r', f'~/input/odometry:={source.odometry_topic}']
+        parameters['odometry_T_lidar'] = '[' + ', '.join(f'{number:.17g}' if number % 1 else f'{number:.1f}'
+                                                         for number in source.odometry_T_lidar) + ']'  # fmt: skip
+    if args.model:
+        parameters['model_path'] = Path(args.model).absolute()
+    given = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
+    node = programs.start('node', 'zeroflow_ros.node', '--ros-args', *remaps, *given)
+    programs.start('recorder', 'zeroflow_ros.recorder', '--out', out / 'flow.mcap', '--replace',
+                   '--report', out / 'recorder.json', '--idle', _IDLE)  # fmt: skip
+    programs.wait_until(
+        lambda: READY in programs.log('recorder').read_text(errors='replace'), 'node and recorder', timeout=_START
+    )
+    print(f'Playing {source.path} at {args.rate:g}x, ego motion: {source.ego_motion} ...', flush=True)
+    programs.start('replay', 'zeroflow_ros.replay', source.path, '--topic', source.topic, '--rate', args.rate,
+                   '--wait-for-subscribers', 1, '--report', out / 'replay.json')  # fmt: skip
+    memory: list[float] = []
+
+    def watched(name: str) -> bool:
+        held = resident_megabytes(node.pid)
+        if held is not None:
+            memory.append(held)
+        if not programs.is_running('node'):
+            raise programs.failure('node', 'ended before the bag did')
+        return not programs.is_running(name)
+
+    programs.wait_until(lambda: watched('replay'), 'the end of the bag')
+    try:
+        programs.wait_until(lambda: watched('recorder'), 'the last flow', timeout=2 * _IDLE)
+    except ProgramError:
+        if not programs.is_running('node') or not programs.is_running('recorder'):
+            raise
+        programs.interrupt('recorder')  # it has seen no flow at all, and says so
+        programs.finish('recorder', 'the recording', timeout=60.0)
+    programs.interrupt('node')
+    programs.finish('node', 'the end of the node', timeout=10.0)
+    reports = {name: json.loads((out / f'{name}.json').read_text()) for name in ('replay', 'recorder')}
+    return {**reports, 'memory': memory}
+
+
+def make_report(source: Source, found: dict, num_moving: list[int], rate: float, machine: dict) -> dict:
+    """Return the figures of a run; latencies in milliseconds."""
+    replay, recorder = found['replay'], found['recorder']
+    timings = recorder['timings']
+    sent = {sweep['stamp_ns']: sweep['published_wall_ns'] for sweep in replay['sweeps']}
+    stages = {stage: timings.get(stage, []) for stage in _STAGES}
+    stages['node'] = timings.get('total', [])
+    if len({len(timings.get(stage, [])) for stage in ('total', 'pillars', 'inference')}) == 1:
+        stages['overhead'] = [t - p - i for t, p, i in zip(stages['node'], stages['pillars'], stages['inference'],
+                                                           strict=True)]  # fmt: skip
+    stages['end_to_end'] = [
+        (flow['received_wall_ns'] - sent[flow['stamp_ns']]) * 1e-6
+        for flow in recorder['flow']
+        if flow['stamp_ns'] in sent
+    ]
+    memory = found['memory']
+    return {
+        'bag': str(source.path),
+        'rate': rate,
+        'ego_motion': source.ego_motion,
+        'sweeps_played': replay['sweeps_played'],
+        'flow_published': recorder['flow_received'],
+        'dropped': _dropped(replay['sweeps_played'], recorder),
+        'latency_ms': {stage: percentiles(values) for stage, values in stages.items()},
+        'moving_points': sum(num_moving),
+        'moving_points_per_sweep': percentiles(num_moving),
+        'node_memory_mb': {'first': memory[0], 'last': memory[-1], 'max': max(memory)} if memory else {},
+        'hardware': machine,
+    }
+
+
+def _dropped(num_played: int, recorder: dict) -> dict:
+    """Return why sweeps have no flow, by the node's count; the rest was lost between two processes."""
+    values = {}
+    for status in recorder['diagnostics'].values():
+        values.update(status['values'])
+    dropped = {key.split('.', 1)[1]: int(count) for key, count in values.items() if key.startswith('dropped.')}
+    received, published = int(values.get('received', 0)), int(values.get('published', 0))
+    dropped['lost_before_the_node'] = num_played - received
+    dropped['lost_after_the_node'] = published - recorder['flow_received']
+    return {reason: count for reason, count in dropped.items() if count}
+
+
+def print_report(report: dict) -> None:
+    """Print the figures for a person to read."""
+    dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items()) or 'none'
+    print(f'\n{report["sweeps_played"]} sweeps played, {report["flow_published"]} flow published, dropped: {dropped}')
+    print(latency_table(report['latency_ms']))
+    print('node: message in to flow out; overhead: all of it but pillars and inference; end_to_end: player to recorder')
+    per_sweep = report['moving_points_per_sweep']['p50']
+    print(f'{report["moving_points"]:,} moving points (> 0.5 m/s), {per_sweep:,.0f} in the median sweep')
+    memory, machine = report['node_memory_mb'], report['hardware']
+    print(f'node memory {memory["last"]:.0f} MB, at most {memory["max"]:.0f} MB')
+    print(f'{machine["cores"]} cores of {machine["cpu"]}, load {machine["load_average"]} before the start')
+
+
+def environment(domain_id: int) -> dict:
+    """Return the variables for processes that see each other and nothing else."""
+    added = {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    profile = _ROOT / 'config' / 'fastdds_shm.xml'
+    if not profile.is_file():  # installed
+        profile = Path(sys.prefix) / 'share' / 'zeroflow_ros' / 'config' / 'fastdds_shm.xml'
+    if profile.is_file():
+        added |= {'FASTRTPS_DEFAULT_PROFILES_FILE': str(profile), 'FASTDDS_DEFAULT_PROFILES_FILE': str(profile)}
+    if (_ROOT / 'training').is_dir():
+        added['PYTHONPATH'] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get('PYTHONPATH', '')]))
+    return added
+
+
+def run(args, stop: threading.Event) -> None:
+    """Do all of it. Raises: ZeroFlowError when anything fails; StoppedError when told to stop."""
+    if not args.rate > 0:
+        raise ConfigError(f'--rate must be above 0, got {args.rate}.')
+    out = Path(args.out).absolute()
+    results = ('report.json', 'flow.mcap', 'flow.png', 'replay.json', 'recorder.json')
+    for name in results:  # what is there afterwards is of this run
+        (out / name).unlink(missing_ok=True)
+    machine = hardware()
+    deadline = time.monotonic() + (args.timeout or 600.0)
+    with Programs(out / 'log', environment(args.domain_id), deadline, stop) as programs:
+        bag = Path(args.bag) if args.bag else simulate(out, programs, seed=args.seed, sweeps=args.sweeps)
+        source = examine(bag, args.topic, args.ego_motion)
+        if not args.timeout:
+            programs.deadline = time.monotonic() + source.seconds / args.rate + _SLACK
+        found = play_and_record(source, out, programs, args)
+    num_moving = count_moving(out / 'flow.mcap')
+    report = make_report(source, found, num_moving, args.rate, machine)
+    draw_lively_sweep(out / 'flow.mcap', num_moving, out / 'flow.png', f'Scene flow, {source.path.stem}')
+    write_json(out / 'report.json', report)
+    for name in ('replay.json', 'recorder.json'):
+        os.replace(out / name, out / 'log' / name)
+    print_report(report)
+    print(f'Results are in {out}: report.json, flow.mcap, flow.png')
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from a command line, sys.argv unless given; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='demo', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--bag', default='', help='rosbag2 directory, or a .mcap, .db3 or .bag file')
+    parser.add_argument('--topic', default='', help='cloud to use; default: the only one')
+    parser.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
+                        help='auto: odometry when the bag has it, else registration')  # fmt: skip
+    parser.add_argument('--out', default='out', help='folder for the results; default: out')
+    parser.add_argument('--rate', type=float, default=1.0, help='speed of play; default: 1')
+    parser.add_argument('--model', default='', help='model file; default: the one in the package')
+    parser.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
+    parser.add_argument('--seed', type=int, default=1, help='of the simulated drive; default: 1')
+    parser.add_argument('--sweeps', type=int, default=50, help='of the simulated drive; default: 50')
+    parser.add_argument(
+        '--domain-id', type=int, default=1 + os.getpid() % 100, help='ROS domain; default: a private one'
+    )
+    parser.add_argument('--timeout', type=float, default=0.0, help='seconds for everything; default: by the bag')
+    parsed = parser.parse_args(sys.argv[1:] if args is None else args)
+    with stop_on_signals() as stop:
+        try:
+            run(parsed, stop)
+        except StoppedError:
+            print('demo: stopped', file=sys.stderr)
+            return 130
+        except (ZeroFlowError, OSError) as error:
+            print(f'demo: {error}', file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

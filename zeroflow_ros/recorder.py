@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record what the flow node publishes: the flow as a rosbag2 mcap, its timings and diagnostics as JSON.
+
+Stops on Ctrl-C or SIGTERM, or when no flow has come for --idle seconds after the first. Example:
+
+  python3 -m zeroflow_ros.recorder --out flow.mcap --report flow.json --idle 5
+"""
+
+import argparse
+import queue
+import sys
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from zeroflow_ros.bags import BagWriter
+from zeroflow_ros.cdr import ODOMETRY, POINT_CLOUD, header_stamp_ns
+from zeroflow_ros.command_line import split_ros_args, stop_on_signals
+from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+from zeroflow_ros.report import write_json
+
+STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
+READY = 'Recording'  # begins the log line that says that the node has been found
+_QUEUE = 32  # messages that wait for the disk; 150 MB of flow
+_LATENCY, _DT = 'pipeline_latency_ms', 'dt_s'
+
+
+class Recorder:
+    """Subscribes to a flow node and writes off the callback thread.
+
+    ros_node: an rclpy node. flow_node: absolute name of the node to record. odometry_topic: recorded too, when given.
+    writer: gets the messages.
+    """
+
+    def __init__(self, ros_node, writer: BagWriter, *, flow_node: str = '/flow_node', odometry_topic: str = ''):
+        from diagnostic_msgs.msg import DiagnosticArray
+        from nav_msgs.msg import Odometry
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import PointCloud2
+        from std_msgs.msg import Float64
+
+        self._node, self._writer = ros_node, writer
+        self.flow_topic = f'{flow_node}/output/flow'
+        self.received: list[dict] = []  # one for each flow cloud: stamp_ns, received_wall_ns
+        self.last_flow: float | None = None  # steady seconds
+        self.num_lost = 0  # came in, but the disk was too slow
+        self._timings: dict[str, list[float]] = defaultdict(list)
+        self._diagnostics: dict[str, dict] = {}
+        self._queue: queue.Queue = queue.Queue(_QUEUE)
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+        subscribe = ros_node.create_subscription
+        reliable = QoSProfile(depth=10)
+        small = QoSProfile(depth=100)
+        subscribe(PointCloud2, self.flow_topic, self._on_flow, reliable, raw=True)
+        for stage in STAGES:
+            self._subscribe_number(Float64, f'processing_time/{stage}_ms', stage, flow_node, small)
+        for name in (_LATENCY, _DT):
+            self._subscribe_number(Float64, name, name, flow_node, small)
+        subscribe(DiagnosticArray, '/diagnostics', self._on_diagnostics, small)
+        if odometry_topic:
+            best_effort = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+            subscribe(Odometry, odometry_topic, lambda cdr: self._keep(odometry_topic, ODOMETRY, cdr), best_effort,
+                      raw=True)  # fmt: skip
+
+    def _subscribe_number(self, message_type, topic: str, key: str, flow_node: str, qos) -> None:
+        self._node.create_subscription(
+            message_type, f'{flow_node}/debug/{topic}', lambda msg: self._timings[key].append(msg.data), qos
+        )
+
+    def is_connected(self) -> bool:
+        """Return whether somebody publishes the flow."""
+        return self._node.count_publishers(self.flow_topic) > 0
+
+    def _on_flow(self, cdr: bytes) -> None:
+        self.last_flow = time.monotonic()
+        self.received.append({'stamp_ns': header_stamp_ns(cdr), 'received_wall_ns': time.time_ns()})
+        self._keep(self.flow_topic, POINT_CLOUD, cdr)
+
+    def _on_diagnostics(self, msg) -> None:
+        for status in msg.status:
+            level = int.from_bytes(status.level, 'little')
+            before = self._diagnostics.get(status.name, {'worst_level': 0})
+            self._diagnostics[status.name] = {
+                'level': level,
+                'worst_level': max(level, before['worst_level']),
+                'message': status.message,
+                'values': {item.key: item.value for item in status.values},
+            }
+
+    def _keep(self, topic: str, msgtype: str, cdr: bytes) -> None:
+        try:
+            self._queue.put_nowait((topic, msgtype, header_stamp_ns(cdr), cdr))
+        except queue.Full:
+            self.num_lost += 1
+
+    def _write(self) -> None:
+        while (item := self._queue.get()) is not None:
+            try:
+                self._writer.write(*item)
+            except Exception as error:  # a full disk must not look like a node that publishes nothing
+                self._failure = self._failure or error
+
+    def finish(self) -> None:
+        """Write what still waits.
+
+        Raises: DataError when the disk did not take everything.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None:
+            raise DataError(f'The recording is incomplete: {self._failure}. Is the disk full?')
+
+    def report(self) -> dict:
+        """Return what came in: stamps, timings by stage [ms], the last diagnostics."""
+        return {
+            'flow_topic': self.flow_topic,
+            'flow_received': len(self.received),
+            'lost_by_the_recorder': self.num_lost,
+            'flow': self.received,
+            'timings': dict(self._timings),
+            'diagnostics': self._diagnostics,
+        }
+
+
+def record(args, ros_args: list[str], stop: threading.Event) -> None:
+    """Record until `stop` is set or the flow ends.
+
+    Raises: DataError when no flow came.
+    """
+    try:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.signals import SignalHandlerOptions
+    except ImportError as error:
+        raise ConfigError(f'{error}. Source a ROS 2 installation, or install rclpy.') from error
+
+    try:
+        rclpy.init(args=ros_args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rcl has several types of error for arguments that it cannot read
+        raise ConfigError(f'ROS refuses the arguments {" ".join(ros_args)}: {error}') from error
+    writer = BagWriter(args.out, replace=args.replace)
+    try:
+        node = rclpy.create_node('recorder', start_parameter_services=False)
+        log = node.get_logger()
+        recorder = Recorder(node, writer, flow_node=args.flow_node, odometry_topic=args.odometry_topic)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        log.info(f'Waiting for {recorder.flow_topic}')
+        is_connected = False
+        while not stop.is_set() and not _is_idle(recorder, args.idle):
+            executor.spin_once(timeout_sec=0.1)
+            if not is_connected and recorder.is_connected():
+                is_connected = True
+                log.info(f'{READY} {recorder.flow_topic} to {Path(args.out).absolute()}')
+        executor.shutdown()
+        recorder.finish()
+        if args.report:
+            write_json(args.report, recorder.report())
+        if not recorder.received:
+            found = 'a publisher, but no message' if is_connected else 'no publisher'
+            raise DataError(f'No flow to record: {recorder.flow_topic} had {found}. Check the node and ROS_DOMAIN_ID.')
+        writer.close()
+        log.info(f'Recorded {len(recorder.received)} sweeps with flow to {args.out}')
+    except BaseException:
+        writer.abort()
+        raise
+    finally:
+        rclpy.try_shutdown()
+
+
+def _is_idle(recorder: Recorder, idle: float) -> bool:
+    return bool(idle) and recorder.last_flow is not None and time.monotonic() - recorder.last_flow > idle
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from a command line, sys.argv unless given; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='recorder', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--out', required=True, help='rosbag2 directory, or a file ending in .mcap')
+    parser.add_argument('--replace', action='store_true', help='replace it when it exists')
+    parser.add_argument('--report', default='', help='JSON file for stamps, timings and diagnostics')
+    parser.add_argument('--flow-node', default='/flow_node', help='name of the node; default: /flow_node')
+    parser.add_argument('--odometry-topic', default='', help='record this odometry, too')
+    parser.add_argument('--idle', type=float, default=0.0, help='stop so many seconds after the last flow')
+    own, ros_args = split_ros_args(sys.argv[1:] if args is None else args)
+    parsed = parser.parse_args(own)
+    try:
+        with stop_on_signals() as stop:
+            record(parsed, ros_args, stop)
+        return 0
+    except (ZeroFlowError, OSError) as error:
+        print(f'recorder: {error}', file=sys.stderr)
+        return 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
