@@ -51,7 +51,9 @@ def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f'No checkpoint at {path}. Train one with: python3 -m training.train --config CONFIG --out DIR')
+        raise ModelError(
+            f'No checkpoint at {path}. Train one with: python3 -m training.train --config CONFIG --out DIR'
+        )
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # pickle, zip and torch errors alike
@@ -79,7 +81,9 @@ def _from_zeroflow(path: Path, content: dict, student: str | None) -> Checkpoint
         )
     state_dict = {key.removeprefix('model.'): value for key, value in entries.items()}
     if student is None:
-        student = 'fastflow3d_xl' if any(key.startswith('backbone.encoder_step_4') for key in state_dict) else 'fastflow3d'
+        student = (
+            'fastflow3d_xl' if any(key.startswith('backbone.encoder_step_4') for key in state_dict) else 'fastflow3d'
+        )
     provenance = {
         'source': f'ZeroFlow checkpoint {path.name}',
         'epoch': content.get('epoch'),

@@ -44,11 +44,14 @@ class PillarGridTensors:
 class PillarFeatureNet(nn.Module):
     """One Linear 9 -> C, batch norm and ReLU per point, then the mean over each pillar.
 
-    Source: FastFlow3D as ZeroFlow implements it, parameter names included.
+    feature_scale: what the 9 features are multiplied by before the Linear. Raw coordinates reach 50 m and offsets in
+        a pillar 0.2 m; unscaled, a fresh network does not see the offsets, in which all motion below a cell lies.
+    Source: FastFlow3D as ZeroFlow implements it, parameter names included; there the scale is 1.
     """
 
-    def __init__(self, num_channels: int):
+    def __init__(self, num_channels: int, feature_scale: tuple[float, ...] = (1.0,) * 9):
         super().__init__()
+        self.register_buffer('feature_scale', torch.tensor(feature_scale), persistent=False)
         layer = nn.Sequential(
             nn.Linear(9, num_channels, bias=False), nn.BatchNorm1d(num_channels, eps=1e-3, momentum=0.01), nn.ReLU()
         )
@@ -68,7 +71,8 @@ class PillarFeatureNet(nn.Module):
         sums = torch.zeros(num_cells + 1, 3, dtype=points.dtype, device=points.device)
         sums = sums.scatter_add(0, cell_index[:, None].expand(-1, 3), points)
         means = (sums / counts)[cell_index]
-        encoded = self.pfn_layers[0](torch.cat([points, points - means, offsets], dim=1))  # (N, C)
+        features = torch.cat([points, points - means, offsets], dim=1) * self.feature_scale  # (N, 9)
+        encoded = self.pfn_layers[0](features)  # (N, C)
         num_channels = encoded.shape[1]
         table = torch.zeros(num_cells + 1, num_channels, dtype=points.dtype, device=points.device)
         table = table.scatter_add(0, cell_index[:, None].expand(-1, num_channels), encoded) / counts
@@ -76,18 +80,18 @@ class PillarFeatureNet(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Return (weight (C, 9), bias (C,)) of the Linear with the batch norm's running statistics folded in."""
+        """Return (weight (C, 9), bias (C,)) of the Linear with scale and batch norm's running statistics folded in."""
         linear, norm = self.pfn_layers[0][0], self.pfn_layers[0][1]
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        return linear.weight * scale[:, None], norm.bias - norm.running_mean * scale
+        return linear.weight * self.feature_scale * scale[:, None], norm.bias - norm.running_mean * scale
 
 
 class PillarEmbedder(nn.Module):
     """Holds the feature net under the name that published checkpoints use."""
 
-    def __init__(self, num_channels: int):
+    def __init__(self, num_channels: int, feature_scale: tuple[float, ...] = (1.0,) * 9):
         super().__init__()
-        self.feature_net = PillarFeatureNet(num_channels)
+        self.feature_net = PillarFeatureNet(num_channels, feature_scale)
 
 
 class PillarStudent(nn.Module):
@@ -136,26 +140,26 @@ class PillarStudent(nn.Module):
         features = self.features(image0, image1)
         return self.head_flow(tuple(f[0] for f in features), cell0, offset0)
 
-    def forward_both(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """Return for each pair of clouds in one frame the flow of the first and the flow of the second [m].
+    def forward_both(
+        self, pairs: list[tuple[Tensor, Tensor]], rows: list[tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return for each pair of clouds in one frame the flow [m] of some points of the first, and of the second.
 
-        All points must be inside the grid. Both directions of time share their pseudo-images.
+        All points must be inside the grid. Both directions of time share the pseudo-images.
+        rows: for each pair, the row numbers of the points of each cloud whose flow is wanted.
         """
         encoded = [(self.pseudo_image(points0), self.pseudo_image(points1)) for points0, points1 in pairs]
         images0, images1 = (torch.stack([both[cloud][0] for both in encoded]) for cloud in (0, 1))
         flows = []
-        for cloud, features in enumerate(self.features_both(images0, images1)):
-            flows.append(
-                [
-                    self.head_flow(tuple(f[sample] for f in features), *both[cloud][1:])
-                    for sample, both in enumerate(encoded)
-                ]
-            )
+        for cloud, features in enumerate((self.features(images0, images1), self.features(images1, images0))):
+            flows.append([])
+            for sample, both in enumerate(encoded):
+                wanted = rows[sample][cloud]
+                _, cell_index, offsets = both[cloud]
+                flows[-1].append(
+                    self.head_flow(tuple(f[sample] for f in features), cell_index[wanted], offsets[wanted])
+                )
         return list(zip(*flows, strict=True))
-
-    def features_both(self, images0: Tensor, images1: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the features of (images0, images1) and of (images1, images0)."""
-        return self.features(images0, images1), self.features(images1, images0)
 
 
 def gather_columns(image: Tensor, cell_index: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random changes to a training pair that leave its flow known."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroflow_ros import transforms
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much a training pair is changed.
+
+    yaw: largest turn of the scene [rad]; any_yaw: chance of a turn by any angle instead.
+    flip: chance to mirror x, and y. scale: largest relative change of size.
+    height: standard deviation of the error in the height of the ground [m].
+    ego_translation, ego_yaw: standard deviations of the error of the ego motion [m, rad], which the student must
+        not take for flow. thin: largest share of points dropped. jitter: of each coordinate [m].
+    """
+
+    yaw: float = 0.35
+    any_yaw: float = 0.25
+    flip: float = 0.5
+    scale: float = 0.05
+    height: float = 0.15
+    ego_translation: float = 0.015
+    ego_yaw: float = 0.0007
+    thin: float = 0.5
+    jitter: float = 0.01
+
+    def __call__(self, clouds, flows, rng: np.random.Generator):
+        """Return changed copies of both clouds (N, 3), (M, 3) and of their flows, which share one frame [m]."""
+        turn = rng.uniform(-np.pi, np.pi) if rng.random() < self.any_yaw else rng.uniform(-self.yaw, self.yaw)
+        linear = transforms.rotation_matrix([0, 0, turn]) * rng.uniform(1 - self.scale, 1 + self.scale)
+        linear = linear @ np.diag([*rng.choice([-1.0, 1.0], 2, p=[self.flip, 1 - self.flip]), 1.0])
+        height = rng.normal(0, self.height)
+        ego_error = transforms.yaw_translation(
+            rng.normal(0, self.ego_yaw), *rng.normal(0, self.ego_translation, 3) * [1, 1, 0.5]
+        )
+        keep_share = 1 - rng.uniform(0, self.thin) * (rng.random() < 0.5)
+        changed_clouds, changed_flows = [], []
+        for number, (points, flow) in enumerate(zip(clouds, flows, strict=True)):
+            if keep_share < 1:
+                kept = np.flatnonzero(rng.random(len(points)) < keep_share)
+                points, flow = points[kept], flow[kept]
+            points = points @ linear.T.astype(np.float32)
+            points += rng.normal(0, self.jitter, points.shape).astype(np.float32)
+            points[:, 2] += height
+            changed_clouds.append(transforms.apply(ego_error, points) if number else points)
+            changed_flows.append(flow @ linear.T.astype(np.float32))
+        return changed_clouds, changed_flows

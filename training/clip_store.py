@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulated clips on disk, made when first asked for and verified on reading."""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros import transforms
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """Two clouds in one frame, each with its residual flow towards the time of the other.
+
+    points0 (N, 3), points1 (M, 3): float32 [m], z = 0 on the ground below the vehicle, in the frame of sweep 1.
+    flow0 (N, 3), flow1 (M, 3): float32 [m], to the time of the other sweep. dt: seconds between the sweeps.
+    """
+
+    points0: np.ndarray
+    points1: np.ndarray
+    flow0: np.ndarray
+    flow1: np.ndarray
+    dt: float
+
+
+@dataclass(frozen=True)
+class ClipStore:
+    """Clips by seed in a folder: `pair(seed, k)` simulates the clip when no intact file is there.
+
+    folder: where the clips lie. num_sweeps: of each clip.
+    """
+
+    folder: Path
+    num_sweeps: int = 6
+
+    def ensure(self, seed: int) -> Path:
+        """Return the file of a clip, simulated now if it is not there."""
+        path = Path(self.folder) / f'clip_{seed:06d}_{self.num_sweeps}.npz'
+        if not path.is_file():
+            self._simulate(seed, path)
+        return path
+
+    def pair(self, seed: int, first: int, second: int) -> TrainingPair:
+        """Return the pair of sweeps `first` < `second` of a clip; a damaged file is simulated again."""
+        path = self.ensure(seed)
+        try:
+            return _read_pair(path, first, second)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            path.unlink(missing_ok=True)
+            return _read_pair(self.ensure(seed), first, second)
+
+    def _simulate(self, seed: int, path: Path) -> None:
+        from training.datasets.simulation import Category, simulate_clip  # the ray caster is needed only here
+
+        clip = simulate_clip(seed, num_sweeps=self.num_sweeps)
+        arrays = {
+            'stamp_ns': np.array([sweep.stamp_ns for sweep in clip.sweeps]),
+            'odom_T_lidar': np.stack([sweep.odom_T_lidar for sweep in clip.sweeps]),
+            'lidar_height': np.float64(clip.lidar_height),
+        }
+        for k, sweep in enumerate(clip.sweeps):
+            others = sweep.category != Category.EGO  # returns from the vehicle itself "move" with it: nothing to learn
+            arrays[f'points_{k}'] = sweep.points[others]
+            for other in (k - 1, k + 1):
+                if 0 <= other < len(clip.sweeps):
+                    arrays[f'flow_{k}_{other}'] = clip.flow(k, other)[others].astype(np.float16)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f'.{path.stem}.{os.getpid()}.npz')
+        np.savez(temporary, **arrays)
+        os.replace(temporary, path)
+
+
+def _read_pair(path: Path, first: int, second: int) -> TrainingPair:
+    with np.load(path) as arrays:
+        poses, stamps = arrays['odom_T_lidar'], arrays['stamp_ns']
+        ego1_T_ego0 = transforms.invert(poses[second]) @ poses[first]
+        points0 = transforms.apply(ego1_T_ego0, arrays[f'points_{first}'])
+        points1 = arrays[f'points_{second}']
+        flow0 = arrays[f'flow_{first}_{second}'].astype(np.float32) @ ego1_T_ego0[:3, :3].T.astype(np.float32)
+        flow1 = arrays[f'flow_{second}_{first}'].astype(np.float32)
+        up = np.array([0, 0, arrays['lidar_height']], np.float32)
+        return TrainingPair(points0 + up, points1 + up, flow0, flow1, float(stamps[second] - stamps[first]) * 1e-9)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training samples: augmented crops of sweep pairs with the flow of both clouds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.clip_store import ClipStore
+from training.schedule import Phase, TrainConfig
+from zeroflow_ros.pillars import PillarGrid
+
+_MOVES = 0.03  # m over the pair: fast enough to centre a crop on
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Two clouds of a crop in one frame, and what the loss needs of them.
+
+    clouds: two (N, 3) float32 [m], all inside the phase's grid. rows: two (K,) row numbers of the points to score.
+    flows: two (K, 3) float32 [m], theirs, to the time of the other cloud. dt: seconds.
+    """
+
+    clouds: tuple[np.ndarray, np.ndarray]
+    rows: tuple[np.ndarray, np.ndarray]
+    flows: tuple[np.ndarray, np.ndarray]
+    dt: float
+
+
+class PairSamples:
+    """Sample (step, i) is a function of the seed, the step and i alone, so a resumed training sees the same ones."""
+
+    def __init__(self, config: TrainConfig, clips: ClipStore, grid: PillarGrid):
+        self.config = config
+        self.clips = clips
+        self.grid = grid
+
+    def batches(self, start: int) -> list[list[tuple[int, int]]]:
+        """Return the sample numbers of each step from `start` on."""
+        steps = range(start, self.config.steps)
+        return [[(step, i) for i in range(self.config.phase(step).batch)] for step in steps]
+
+    def __getitem__(self, number: tuple[int, int]) -> Sample:
+        """Return one sample."""
+        config = self.config
+        rng = np.random.default_rng((config.seed, *number))
+        phase = config.phase(number[0])
+        grid = phase.grid(self.grid)
+        first = int(rng.integers(config.num_sweeps - 1))
+        seed = config.first_seed + int(rng.integers(config.clips_in_use(number[0])))
+        pair = self.clips.pair(seed, first, first + 1)
+        clouds, flows = (pair.points0, pair.points1), (pair.flow0, pair.flow1)
+        if grid.cells < self.grid.cells:
+            clouds, flows = crop(clouds, flows, grid, phase, rng)
+        clouds, flows = config.augmentation(clouds, flows, rng)
+        inside = [grid.assign(points) >= 0 for points in clouds]
+        clouds = tuple(np.ascontiguousarray(points[keep]) for points, keep in zip(clouds, inside, strict=True))
+        flows = [flow[keep] for flow, keep in zip(flows, inside, strict=True)]
+        rows = tuple(self._scored(flow, rng) for flow in flows)
+        flows = tuple(np.ascontiguousarray(flow[chosen]) for flow, chosen in zip(flows, rows, strict=True))
+        return Sample(clouds, rows, flows, pair.dt)
+
+    def _scored(self, flow: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return row numbers: at most scored_points that move and as many that do not, drawn at random."""
+        moves = np.abs(flow).max(1, initial=0) > 0
+        groups = (np.flatnonzero(moves), np.flatnonzero(~moves))
+        return np.sort(np.concatenate([rng.permutation(group)[: self.config.scored_points] for group in groups]))
+
+
+def crop(clouds, flows, grid: PillarGrid, phase: Phase, rng: np.random.Generator):
+    """Return the parts of both clouds and flows around a point that becomes the origin (its height stays).
+
+    Kept are 1.5 times the grid's extent, so that the corners are filled after a turn.
+    """
+    moving = np.flatnonzero(np.abs(flows[0]).max(1, initial=0) > _MOVES)
+    any_row = int(rng.integers(len(clouds[0])))
+    centre_row = rng.choice(moving) if len(moving) and rng.random() < phase.near_mover else any_row
+    centre = np.append(clouds[0][centre_row, :2] + rng.uniform(-0.4, 0.4, 2) * grid.half_extent, 0).astype(np.float32)
+    cropped_clouds, cropped_flows = [], []
+    for points, flow in zip(clouds, flows, strict=True):
+        near = np.abs(points[:, :2] - centre[:2]).max(1) < 1.5 * grid.half_extent
+        near &= points[:, 2] >= phase.min_height
+        cropped_clouds.append(points[near] - centre)
+        cropped_flows.append(flow[near])
+    return cropped_clouds, cropped_flows

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulate a LiDAR clip of a street with exact flow, and write it as a rosbag2 directory.
+
+Example:
+  python3 -m training.simulate --seed 1 --sweeps 50 --sensor hdl64 --out out/street_1
+  python3 -m training.simulate --seed 7 --sweeps 20 --out out/street_7 --picture out/street_7.png
+
+The bag holds /lidar/points, /odometry and /tf; ground_truth.npz beside its messages holds flow, category and instance
+of every point (read it with training.datasets.simulation.read_ground_truth).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from zeroflow_ros.errors import ZeroFlowError
+
+_VIEW = 50.0  # half the side of the picture [m]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog='training.simulate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--seed', type=int, required=True, help='the clip is a function of it')
+    parser.add_argument('--sweeps', type=int, default=50, help='number of sweeps (default 50)')
+    parser.add_argument('--sensor', help='a LiDAR model such as hdl64, dual32 or os128; the seed chooses by default')
+    parser.add_argument('--out', type=Path, required=True, help='directory of the bag; must not exist')
+    parser.add_argument('--picture', type=Path, help='also draw the first sweep from above, with its flow, as a PNG')
+    options = parser.parse_args(arguments)
+
+    from training.datasets.simulation import simulate_clip, write_bag  # here: --help must not wait for it
+
+    try:
+        clip = simulate_clip(options.seed, lidar=options.sensor, num_sweeps=options.sweeps)
+        write_bag(clip, options.out)
+    except ZeroFlowError as error:
+        print(f'simulate: {error}', file=sys.stderr)
+        return 1
+    if options.picture:
+        draw(clip, options.picture)
+    num_points = sum(len(sweep.points) for sweep in clip.sweeps) // len(clip.sweeps)
+    print(f'{options.out}: {len(clip.sweeps)} sweeps of {num_points} points, {clip.street}, {clip.lidar.name}')
+    return 0
+
+
+def draw(clip, path: Path) -> None:
+    """Draw the first sweep of a SimulatedClip from above, coloured by height, with arrows of velocity (1 s long)."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    points = clip.sweeps[0].points
+    figure, axes = plt.subplots(figsize=(12, 12))
+    height = points[:, 2] + clip.lidar_height
+    axes.scatter(points[:, 0], points[:, 1], c=np.clip(height, -0.5, 4), s=0.4, linewidths=0, cmap='viridis')
+    if len(clip.sweeps) > 1:
+        velocity = clip.flow(0, 1) * clip.lidar.rate_hz
+        moving = np.flatnonzero(np.linalg.norm(velocity, axis=1) > 0.2)[::10]
+        axes.quiver(
+            *points[moving, :2].T,
+            *velocity[moving, :2].T,
+            angles='xy',
+            scale_units='xy',
+            scale=1,
+            width=0.001,
+            color='crimson',
+        )
+    axes.set(
+        xlim=(-_VIEW, _VIEW),
+        ylim=(-_VIEW, _VIEW),
+        aspect='equal',
+        xlabel='x [m]',
+        ylabel='y [m]',
+        title=f'seed {clip.seed}: {clip.street}, {clip.lidar.name}',
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, bbox_inches='tight')
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
