@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
+
+from flow_node import Drive, NodeProcess, Vehicle, cloud, column, stamp_of  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+
+from zeroflow_ros.ego_motion import NoMotion  # noqa: E402
+from zeroflow_ros.engine import load_engine  # noqa: E402
+from zeroflow_ros.flow_worker import FlowWorker  # noqa: E402
+from zeroflow_ros.health import Health  # noqa: E402
+from zeroflow_ros.parameters import Parameters  # noqa: E402
+from zeroflow_ros.pipeline import FlowPipeline  # noqa: E402
+from zeroflow_ros.sweep import Drop  # noqa: E402
+
+S = 1_000_000_000
+DT_NS = S // 10
+POINTS = Drive.points
+
+
+class Listener:
+    """Outputs that keep what they get; the first flow fails, as when a transport breaks."""
+
+    def __init__(self):
+        self.flows, self.fails = [], True
+
+    def wanted(self):
+        return True
+
+    def ok(self):
+        return True
+
+    def publish_flow(self, msg, velocity, flow_valid):
+        if self.fails:
+            self.fails = False
+            raise OSError('the line is cut')
+        self.flows.append((stamp_of(msg), velocity, flow_valid))
+
+    def publish_arrows(self, msg, points, velocity):
+        pass
+
+    def publish_debug(self, msg, stages_ms, dt):
+        pass
+
+
+def test_whatever_fails_in_a_sweep_is_counted_and_the_next_one_is_served():
+    lines, listener = [], Listener()
+    health = Health(lambda severity, text: lines.append((severity, text)))
+    parameters = Parameters(ego_motion='none')
+    worker = FlowWorker(FlowPipeline(load_engine(), sensor_height=1.8), NoMotion(), health, listener,
+                        parameters=lambda: parameters, now_ns=lambda: S)  # fmt: skip
+    worker.start()
+    for k in range(3):
+        worker.put(cloud(POINTS, S + k * DT_NS))
+        deadline = time.monotonic() + 10
+        while health.published + health.drops.total() <= k and time.monotonic() < deadline:
+            time.sleep(0.005)
+    worker.stop()
+    assert health.drops == {Drop.FIRST: 1, Drop.ENGINE: 1} and (health.received, health.published) == (3, 1)
+    assert ('error', 'This sweep failed: OSError: the line is cut') in lines
+    ((stamp_ns, velocity, flow_valid),) = listener.flows
+    assert stamp_ns == S + 2 * DT_NS and np.isfinite(velocity[flow_valid > 0]).all() and flow_valid.any()
+
+
+def test_clock_that_goes_back_starts_over_even_by_less_than_a_second():
+    args = ['-p', 'ego_motion:=none', '-p', 'use_sim_time:=true']
+    with NodeProcess('-r', '__ns:=/loop', *args) as node, Vehicle('/loop', markers=False) as vehicle:
+        clock_out = vehicle.node.create_publisher(Clock, '/clock', 1)
+        vehicle.connect(node)
+        for lap in range(2):
+            for k in range(4):
+                stamp_ns = 100 * S + k * DT_NS
+                clock = Clock()
+                clock.clock.sec, clock.clock.nanosec = divmod(stamp_ns, S)
+                clock_out.publish(clock)
+                vehicle.spin(0.1)
+                vehicle.send(cloud(POINTS, stamp_ns))
+                if k:
+                    assert vehicle.flow_of(stamp_ns, timeout=5), f'lap {lap}, sweep {k}: {node.log}'
+            vehicle.flows.clear()
+        assert vehicle.status('input', lambda _, v: v['dropped.time_went_back'] == '1'), node.log
+        assert 'Time went back by 0.300 s' in node.log and 'another clock' not in node.log
+
+
+def test_large_cloud_is_subsampled_when_asked():
+    args = ['-p', 'ego_motion:=none', '-p', 'max_points:=1000', '-p', 'over_max_points:=subsample']
+    with NodeProcess('-r', '__ns:=/small', *args) as node, Vehicle('/small', markers=False) as vehicle:
+        vehicle.connect(node)
+        for stamp_ns in (S, S + DT_NS):
+            vehicle.send(cloud(POINTS, stamp_ns))
+            vehicle.spin(0.1)
+        flow = vehicle.flow_of(S + DT_NS)
+        np.testing.assert_array_equal(column(flow, 'flow_valid') > 0, np.arange(len(POINTS)) % 2 == 0)
+        assert vehicle.status('input', lambda s, _: 'Only every n-th point' in s.message)
+
+
+def test_model_that_computes_nan_is_an_error(tmp_path):
+    onnx = pytest.importorskip('onnx', reason='needs onnx to write a broken model')
+    from zeroflow_ros.engine import DEFAULT_MODEL
+    from zeroflow_ros.model_card import METADATA_KEY, ModelCard, stamp_checksum
+
+    model = onnx.load(DEFAULT_MODEL)
+    (card,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    values = json.loads(card.value)
+    values |= {'encoder_bias': [float('nan')] * len(values['encoder_bias']), 'checksum': '0' * 64}
+    card.value = json.dumps(values)
+    path = tmp_path / 'nan.onnx'
+    onnx.save(model, path)
+    stamp_checksum(path, ModelCard.from_json(card.value))
+    args = ['-p', 'ego_motion:=none', '-p', f'model_path:={path}']
+    with NodeProcess('-r', '__ns:=/nan', *args) as node, Vehicle('/nan', markers=False) as vehicle:
+        vehicle.connect(node)
+        for stamp_ns in (S, S + DT_NS):
+            vehicle.send(cloud(POINTS, stamp_ns))
+            vehicle.spin(0.1)
+        flow = vehicle.flow_of(S + DT_NS)
+        assert not column(flow, 'flow_valid').any() and np.isnan(column(flow, 'vx')).all()
+        status = vehicle.status('inference', lambda s, _: 'gave no number for 1500 of 1500 points' in s.message)
+        assert status.level == b'\x02', node.log
