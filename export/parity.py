@@ -82,7 +82,9 @@ def largest_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    parser = argparse.ArgumentParser('export.parity', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        'export.parity', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('first', type=Path, help='checkpoint or .onnx file')
     parser.add_argument('second', type=Path, help='checkpoint or .onnx file')
     parser.add_argument('--bag', type=Path, help='bag whose first sweeps to compare on as well')

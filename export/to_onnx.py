@@ -22,7 +22,9 @@ OPSET = 20  # the first that has Gelu as one node
 MAX_POINTS = 400_000  # upper bound of the dynamic axes
 
 
-def export_onnx(checkpoint, path: Path, *, form: str = 'dense', precision: str = 'float32', name: str = '') -> ModelCard:
+def export_onnx(
+    checkpoint, path: Path, *, form: str = 'dense', precision: str = 'float32', name: str = ''
+) -> ModelCard:
     """Write one model file atomically and return its card.
 
     checkpoint: training.checkpoint.Checkpoint. form: 'dense' or 'full'. precision: of the arithmetic; 'float16' is for
@@ -99,7 +101,8 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str) -> M
 
     def shapes(values) -> dict:
         return {
-            value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values
+            value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in values
         }
 
     about = checkpoint.provenance
@@ -119,7 +122,9 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str) -> M
         num_sweeps=2,
         inputs=shapes(proto.graph.input),
         outputs=shapes(proto.graph.output),
-        training={key: value for key, value in about.items() if key not in ('ground', 'z_origin', 'direction', 'licence')},
+        training={
+            key: value for key, value in about.items() if key not in ('ground', 'z_origin', 'direction', 'licence')
+        },
         licence=about['licence'],
         versions={'torch': str(torch.__version__), 'onnx': onnx.__version__, 'opset': OPSET},
         **encoder,
@@ -128,19 +133,27 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str) -> M
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    parser = argparse.ArgumentParser(prog='export.to_onnx', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='export.to_onnx', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--forms', nargs='+', choices=('dense', 'full'), default=['dense', 'full'])
     parser.add_argument('--precision', choices=('float32', 'float16'), default='float32')
-    parser.add_argument('--student', help='of a ZeroFlow checkpoint: fastflow3d or fastflow3d_xl (default: by its entries)')
+    parser.add_argument(
+        '--student', help='of a ZeroFlow checkpoint: fastflow3d or fastflow3d_xl (default: by its entries)'
+    )
     options = parser.parse_args(arguments)
     try:
         from training.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(options.checkpoint, student=options.student)
         for form in options.forms:
-            path = options.out if form == 'dense' else options.out.with_name(f'{options.out.stem}_full{options.out.suffix}')
+            path = (
+                options.out
+                if form == 'dense'
+                else options.out.with_name(f'{options.out.stem}_full{options.out.suffix}')
+            )
             card = export_onnx(checkpoint, path, form=form, precision=options.precision, name=options.out.stem)
             print(f'{path}: {card.student}, {form}, {path.stat().st_size / 1e6:.1f} MB, sha256 {card.checksum[:12]}')
     except ZeroFlowError as error:

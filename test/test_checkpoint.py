@@ -67,7 +67,7 @@ def test_official_checkpoint_is_read_with_its_conventions(tmp_path, student):
             {'model.head.decoder.0.weight': torch.zeros(32, 256)},
             r'head\.decoder\.0\.weight is \(32, 256\), expected \(32, 131\)',
         ),
-        ('a foreign prefix', {'ema.head.decoder.2.bias': torch.zeros(3)}, r"ema\.head"),
+        ('a foreign prefix', {'ema.head.decoder.2.bias': torch.zeros(3)}, r'ema\.head'),
     ],
 )
 def test_differences_are_listed(tmp_path, student, label, changes, says):

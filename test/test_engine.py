@@ -125,7 +125,7 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path, content):
 
 
 def test_a_missing_file_and_an_unknown_engine_are_named(tmp_path):
-    with pytest.raises(ModelError, match='No model file at .*missing.onnx'):
+    with pytest.raises(ModelError, match=r'No model file at .*missing\.onnx'):
         load_engine(tmp_path / 'missing.onnx')
     with pytest.raises(ConfigError, match='onnxruntime'):
         load_engine(name='onnxrt')

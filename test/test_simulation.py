@@ -22,8 +22,18 @@ from training.datasets.simulation import (
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 
-PERFECT = SensorCondition(range_noise=0.0, beam_bias=np.zeros(3, np.float32), threshold=0.0, dropout=0.0, spurious=0.0,
-                          mixed=0.0, min_range=0.1, leaf_pass=0.0, glass_pass=0.0, glass_back=0.0)
+PERFECT = SensorCondition(
+    range_noise=0.0,
+    beam_bias=np.zeros(3, np.float32),
+    threshold=0.0,
+    dropout=0.0,
+    spurious=0.0,
+    mixed=0.0,
+    min_range=0.1,
+    leaf_pass=0.0,
+    glass_pass=0.0,
+    glass_back=0.0,
+)
 TINY = LidarModel('tiny', 10.0, (-10.0, -2.0, 3.0), 72, (1.7, 1.7))
 
 
@@ -33,14 +43,17 @@ def clips():
     return [simulate_clip(seed, lidar='hdl32_20hz', num_sweeps=3) for seed in (1, 2, 4)]
 
 
-@pytest.mark.parametrize(('name', 'expected'), [  # plausible points of a sweep, some of the sky and some lost
-    ('hdl64', (60_000, 133_000)),
-    ('hdl64_high', (50_000, 116_000)),
-    ('dual32', (55_000, 116_000)),
-    ('os128', (55_000, 132_000)),
-    ('hdl32', (25_000, 64_000)),
-    ('hdl32_20hz', (14_000, 35_000)),
-])
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [  # plausible points of a sweep, some of the sky and some lost
+        ('hdl64', (60_000, 133_000)),
+        ('hdl64_high', (50_000, 116_000)),
+        ('dual32', (55_000, 116_000)),
+        ('os128', (55_000, 132_000)),
+        ('hdl32', (25_000, 64_000)),
+        ('hdl32_20hz', (14_000, 35_000)),
+    ],
+)
 def test_each_lidar_returns_a_plausible_sweep(name, expected):
     clip = simulate_clip(8, lidar=name, num_sweeps=1)
     points = clip.sweeps[0].points
@@ -72,10 +85,13 @@ def test_seed_draws_the_sensor():
     assert simulate_clip(seed, num_sweeps=1).lidar.name == 'hdl32_20hz'
 
 
-@pytest.mark.parametrize(('arguments', 'match'), [
-    ({'lidar': 'hdl-64', 'num_sweeps': 1}, 'hdl64'),
-    ({'num_sweeps': 0}, 'at least one'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'match'),
+    [
+        ({'lidar': 'hdl-64', 'num_sweeps': 1}, 'hdl64'),
+        ({'num_sweeps': 0}, 'at least one'),
+    ],
+)
 def test_bad_requests_are_refused(arguments, match):
     with pytest.raises(DataError, match=match):
         simulate_clip(0, **arguments)
@@ -228,10 +244,13 @@ def _wall_and_box(box_at: float):
     return Scene(wall, [body]), transforms.yaw_translation(0.3, box_at, 0)[None]
 
 
-@pytest.mark.parametrize(('box_at', 'nearest', 'instance'), [
-    (5.0, 4.4, 0),     # in front of the wall
-    (30.0, 20.0, -1),  # hidden behind it
-])
+@pytest.mark.parametrize(
+    ('box_at', 'nearest', 'instance'),
+    [
+        (5.0, 4.4, 0),  # in front of the wall
+        (30.0, 20.0, -1),  # hidden behind it
+    ],
+)
 def test_nearest_surface_wins(box_at, nearest, instance):
     scene, poses = _wall_and_box(box_at)
     points, _, _, seen = scene.see(TINY, PERFECT, np.eye(4), poses, np.random.default_rng(0))
@@ -254,12 +273,15 @@ def test_glass_lets_rays_through_or_loses_them():
     assert not off_axis[mirrored[:, 0] < 9].any()
 
 
-@pytest.mark.parametrize(('speed', 'acceleration', 'expected'), [
-    (0.0, 0.0, [0, 0, 0]),
-    (2.0, 0.0, [0, 2, 4]),
-    (2.0, -2.0, [0, 1, 1]),   # stops after 1 s and does not roll back
-    (0.0, 1.0, [0, 0.5, 2]),
-])
+@pytest.mark.parametrize(
+    ('speed', 'acceleration', 'expected'),
+    [
+        (0.0, 0.0, [0, 0, 0]),
+        (2.0, 0.0, [0, 2, 4]),
+        (2.0, -2.0, [0, 1, 1]),  # stops after 1 s and does not roll back
+        (0.0, 1.0, [0, 0.5, 2]),
+    ],
+)
 def test_distance_travelled(speed, acceleration, expected):
     # 1 cm: integrated in steps of 1/60 of the clip.
     np.testing.assert_allclose(travelled(np.array([0.0, 1.0, 2.0]), speed, acceleration), expected, atol=0.01)

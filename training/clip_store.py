@@ -81,5 +81,6 @@ def _read_pair(path: Path, first: int, second: int) -> TrainingPair:
         points1 = arrays[f'points_{second}']
         flow0 = arrays[f'flow_{first}_{second}'].astype(np.float32) @ ego1_T_ego0[:3, :3].T.astype(np.float32)
         flow1 = arrays[f'flow_{second}_{first}'].astype(np.float32)
-        up = np.array([0, 0, arrays['lidar_height']], np.float32)
-        return TrainingPair(points0 + up, points1 + up, flow0, flow1, float(stamps[second] - stamps[first]) * 1e-9)
+        points0[:, 2] += np.float32(arrays['lidar_height'])
+        points1[:, 2] += np.float32(arrays['lidar_height'])
+        return TrainingPair(points0, points1, flow0, flow1, float(stamps[second] - stamps[first]) * 1e-9)

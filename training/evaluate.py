@@ -2,7 +2,7 @@
 """Score a model file on data with true flow: simulated clips, an Argoverse 2 log, a bag with tracked boxes.
 
 usage: python3 -m training.evaluate --simulation 20
-       python3 -m training.evaluate --model model.onnx --av2 LOG_FOLDER --boxes BAG BOXES.json --json out/evaluation.json
+       python3 -m training.evaluate --model model.onnx --av2 LOG --boxes BAG BOXES.json --json out/evaluation.json
 
 Rows that get no flow (outside the model's grid) count as zero flow. Flow is residual: ego motion removed.
 """
@@ -49,7 +49,7 @@ def score_argoverse2(engine: Engine, log: Path) -> dict[str, float]:
 
 
 def score_boxes(engine: Engine, bag_path: Path, boxes_path: Path) -> dict:
-    """Return the EPE [m/s] of points in moving (> 0.5 m/s) and in resting boxes, and the share of all points that move."""
+    """Return the EPE [m/s] of points in moving (> 0.5 m/s) and resting boxes, and the share of all points that move."""
     from training.datasets.tracked_boxes import box_points, read_boxes
     from zeroflow_ros.bags import Bag
     from zeroflow_ros.offline import OfflineFlow

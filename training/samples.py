@@ -7,9 +7,11 @@ import numpy as np
 
 from training.clip_store import ClipStore
 from training.schedule import Phase, TrainConfig
+from zeroflow_ros.errors import DataError
 from zeroflow_ros.pillars import PillarGrid
 
 _MOVES = 0.03  # m over the pair: fast enough to centre a crop on
+_FEWEST_POINTS, _TRIES = 50, 50
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,23 @@ class PairSamples:
         return [[(step, i) for i in range(self.config.phase(step).batch)] for step in steps]
 
     def __getitem__(self, number: tuple[int, int]) -> Sample:
-        """Return one sample."""
+        """Return one sample; a crop with hardly a point in it is drawn again.
+
+        Raises: DataError when there is none to be had, as in clips without a street.
+        """
+        rng = np.random.default_rng((self.config.seed, *number))
+        for _ in range(_TRIES):
+            sample = self._draw(number[0], rng)
+            if min(map(len, sample.clouds)) >= _FEWEST_POINTS:
+                return sample
+        raise DataError(f'{_TRIES} crops of {self.clips.folder} had fewer than {_FEWEST_POINTS} points.')
+
+    def _draw(self, step: int, rng: np.random.Generator) -> Sample:
         config = self.config
-        rng = np.random.default_rng((config.seed, *number))
-        phase = config.phase(number[0])
+        phase = config.phase(step)
         grid = phase.grid(self.grid)
         first = int(rng.integers(config.num_sweeps - 1))
-        seed = config.first_seed + int(rng.integers(config.clips_in_use(number[0])))
+        seed = config.first_seed + int(rng.integers(config.clips_in_use(step)))
         pair = self.clips.pair(seed, first, first + 1)
         clouds, flows = (pair.points0, pair.points1), (pair.flow0, pair.flow1)
         if grid.cells < self.grid.cells:
@@ -61,7 +73,7 @@ class PairSamples:
 
     def _scored(self, flow: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return row numbers: at most scored_points that move and as many that do not, drawn at random."""
-        moves = np.abs(flow).max(1, initial=0) > 0
+        moves = faster(flow, 0.0)
         groups = (np.flatnonzero(moves), np.flatnonzero(~moves))
         return np.sort(np.concatenate([rng.permutation(group)[: self.config.scored_points] for group in groups]))
 
@@ -71,14 +83,21 @@ def crop(clouds, flows, grid: PillarGrid, phase: Phase, rng: np.random.Generator
 
     Kept are 1.5 times the grid's extent, so that the corners are filled after a turn.
     """
-    moving = np.flatnonzero(np.abs(flows[0]).max(1, initial=0) > _MOVES)
+    moving = np.flatnonzero(faster(flows[0], _MOVES))
     any_row = int(rng.integers(len(clouds[0])))
     centre_row = rng.choice(moving) if len(moving) and rng.random() < phase.near_mover else any_row
     centre = np.append(clouds[0][centre_row, :2] + rng.uniform(-0.4, 0.4, 2) * grid.half_extent, 0).astype(np.float32)
     cropped_clouds, cropped_flows = [], []
     for points, flow in zip(clouds, flows, strict=True):
-        near = np.abs(points[:, :2] - centre[:2]).max(1) < 1.5 * grid.half_extent
-        near &= points[:, 2] >= phase.min_height
-        cropped_clouds.append(points[near] - centre)
-        cropped_flows.append(flow[near])
+        reach = np.float32(1.5 * grid.half_extent)
+        near = (np.abs(points[:, 0] - centre[0]) < reach) & (np.abs(points[:, 1] - centre[1]) < reach)
+        near = np.flatnonzero(near & (points[:, 2] >= phase.min_height))
+        cropped_clouds.append(np.take(points, near, axis=0) - centre)
+        cropped_flows.append(np.take(flow, near, axis=0))
     return cropped_clouds, cropped_flows
+
+
+def faster(flow: np.ndarray, limit: float) -> np.ndarray:
+    """Return which of flow (N, 3) [m] has a component beyond the limit; by columns: ten times faster than by rows."""
+    x, y, z = np.abs(flow).T
+    return (x > limit) | (y > limit) | (z > limit)

@@ -25,7 +25,7 @@ from zeroflow_ros.errors import ConfigError, ZeroFlowError
 def train(config: TrainConfig, out: Path, clips_folder: Path) -> Path:
     """Train to the end, from the last checkpoint in `out` if there is one; return the last checkpoint's path.
 
-    Raises: ConfigError when that checkpoint was trained with another configuration; ZeroFlowError when training diverges.
+    Raises: ConfigError when that checkpoint has another configuration; ZeroFlowError when training diverges.
     """
     import torch
     from torch.utils.data import DataLoader

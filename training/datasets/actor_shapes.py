@@ -27,11 +27,26 @@ def car(rng: np.random.Generator, *, height: float | None = None) -> tuple[Mesh,
     axles = np.array([front - rng.uniform(0.78, 0.95), rear + rng.uniform(0.7, 0.95)])
     paint = Material.LIGHT_PAINT if rng.random() < 0.55 else Material.DARK_PAINT
     size = np.array([length, width, height])
-    top = np.array([[front, bonnet - 0.25], [front - 0.12, bonnet - 0.08], [front - 0.5, bonnet], [screen_base, belt],
-                    [rear_base, belt], [rear + 0.06, belt - (0.08 if tail > 0.3 else 0.02)], [rear, belt - 0.15]])
+    top = np.array(
+        [
+            [front, bonnet - 0.25],
+            [front - 0.12, bonnet - 0.08],
+            [front - 0.5, bonnet],
+            [screen_base, belt],
+            [rear_base, belt],
+            [rear + 0.06, belt - (0.08 if tail > 0.3 else 0.02)],
+            [rear, belt - 0.15],
+        ]
+    )
     body = _body(size, top[::-1], axles, wheel, sill=rng.uniform(0.18, 0.26), paint=paint)
-    cabin = _greenhouse(width, belt, height, (screen_base, roof_front, roof_rear, rear_base), paint,
-                        rear_glass=kind != 'van' or rng.random() < 0.5)
+    cabin = _greenhouse(
+        width,
+        belt,
+        height,
+        (screen_base, roof_front, roof_rear, rear_base),
+        paint,
+        rear_glass=kind != 'van' or rng.random() < 0.5,
+    )
     wheels = [_wheel(x, side * (width / 2 - 0.12), wheel, 0.2) for x in axles for side in (-1, 1)]
     mirrors = [
         box([0.12, 0.2, 0.13], [screen_base - 0.25, side * (width / 2 + 0.08), belt + 0.05], paint) for side in (-1, 1)
@@ -50,8 +65,16 @@ def van(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
     axles = np.array([front - rng.uniform(0.85, 1.0), rear + rng.uniform(0.9, 1.3)])
     paint = Material.LIGHT_PAINT if rng.random() < 0.75 else Material.DARK_PAINT
     screen_base = front - rng.uniform(0.5, 0.9)
-    top = np.array([[rear, belt - 0.02], [rear + 0.05, belt], [screen_base, belt], [front - 0.2, belt - 0.15],
-                    [front - 0.05, belt - 0.3], [front, belt - 0.5]])
+    top = np.array(
+        [
+            [rear, belt - 0.02],
+            [rear + 0.05, belt],
+            [screen_base, belt],
+            [front - 0.2, belt - 0.15],
+            [front - 0.05, belt - 0.3],
+            [front, belt - 0.5],
+        ]
+    )
     body = _body(size, top, axles, wheel, sill=rng.uniform(0.25, 0.35), paint=paint)
     split = screen_base - rng.uniform(1.4, 1.8)
     cab = _greenhouse(width, belt, height, (screen_base, screen_base - 0.55, split, split), paint, rear_glass=False)
@@ -134,8 +157,13 @@ def pedestrian(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
         elbow = [-reach * 0.3, side * 0.25 * build, 0.64 * height]
         parts.append(tube([[0, side * 0.2 * build, shoulder - 0.03], elbow, hand], [0.06, 0.05, 0.04], Material.CLOTH))
     lean = rng.uniform(-0.02, 0.06)
-    parts.append(_torso([hip - 0.05, 0.62 * height, shoulder - 0.06, shoulder + 0.01],
-                        [0.17 * build, 0.16 * build, 0.21 * build, 0.1], lean))
+    parts.append(
+        _torso(
+            [hip - 0.05, 0.62 * height, shoulder - 0.06, shoulder + 0.01],
+            [0.17 * build, 0.16 * build, 0.21 * build, 0.1],
+            lean,
+        )
+    )
     parts.append(ellipsoid([lean, 0, height - 0.12], [0.1, 0.085, 0.125], Material.SKIN))
     width, length = 0.6 * build, 0.5 + stride
     extra = rng.random()
@@ -159,17 +187,20 @@ def cyclist(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
     kind = rng.choice(['bicycle', 'motorcycle', 'scooter'], p=[0.75, 0.15, 0.1])
     if kind == 'scooter':
         rider, size = pedestrian(rng)
-        board = [box([1.0, 0.14, 0.08], [0.1, 0, 0.12], Material.METAL),
-                 tube([[0.55, 0, 0.12], [0.42, 0, 1.1]], 0.025, Material.METAL, 5),
-                 box([0.05, 0.5, 0.04], [0.42, 0, 1.1], Material.METAL)]
+        board = [
+            box([1.0, 0.14, 0.08], [0.1, 0, 0.12], Material.METAL),
+            tube([[0.55, 0, 0.12], [0.42, 0, 1.1]], 0.025, Material.METAL, 5),
+            box([0.05, 0.5, 0.04], [0.42, 0, 1.1], Material.METAL),
+        ]
         return join([rider.placed(0, 0, 0.16), *board]), np.array([1.2, size[1], size[2] + 0.16])
     mesh = motorcycle(rng) if kind == 'motorcycle' else bicycle(rng)
     length = np.ptp(mesh.triangles[..., 0])
     seat = 0.8 if kind == 'motorcycle' else rng.uniform(0.88, 1.0)
     reach = rng.uniform(0.15, 0.45)
     shoulder = [reach, 0, seat + rng.uniform(0.45, 0.55)]
-    torso = tube([[-0.2, 0, seat], [reach * 0.4, 0, (seat + shoulder[2]) / 2], shoulder], [0.16, 0.18, 0.14],
-                 Material.CLOTH, 8)
+    torso = tube(
+        [[-0.2, 0, seat], [reach * 0.4, 0, (seat + shoulder[2]) / 2], shoulder], [0.16, 0.18, 0.14], Material.CLOTH, 8
+    )
     head = ellipsoid([reach + 0.08, 0, shoulder[2] + 0.22], [0.12, 0.1, 0.14], Material.SKIN)
     limbs = []
     for side, down in ((-1, 0.0), (1, rng.uniform(0.0, 0.3))):
@@ -197,8 +228,14 @@ def bicycle(rng: np.random.Generator) -> Mesh:
     radius, base = rng.uniform(0.31, 0.36), rng.uniform(0.5, 0.56)
     parts = [_rim(x, radius, 0.02) for x in (-base, base)]
     crank, saddle, bar = [-0.05, 0, 0.3], [-0.2, 0, 0.92], [0.42, 0, 0.98]
-    tubes = [(crank, saddle), (crank, [0.4, 0, 0.75]), ([-0.17, 0, 0.75], [0.4, 0, 0.78]), ([base, 0, radius], bar),
-             ([-base, 0, radius], [-0.17, 0, 0.75]), ([-base, 0, radius], crank)]
+    tubes = [
+        (crank, saddle),
+        (crank, [0.4, 0, 0.75]),
+        ([-0.17, 0, 0.75], [0.4, 0, 0.78]),
+        ([base, 0, radius], bar),
+        ([-base, 0, radius], [-0.17, 0, 0.75]),
+        ([-base, 0, radius], crank),
+    ]
     parts += [tube([a, b], 0.022, Material.METAL, 4) for a, b in tubes]
     parts += [
         box([0.26, 0.15, 0.06], saddle, Material.RUBBER),
@@ -282,16 +319,29 @@ def _greenhouse(
     bow = [(roof_front, 0.03), (roof_front + 0.4 * (roof_rear - roof_front), 0), (roof_rear, 0.03)]
     rings = [[[x, y, z - drop * (z > edge)] for y, z in loop] for x, drop in bow]
     roof = loft(rings, paint, capped=False)
-    seats = [box([0.15, 0.45, 0.6], [screen_base + (rear_base - screen_base) * f, y, belt], Material.CLOTH)
-             for f in (0.45, 0.75) for y in (-0.35, 0.35)]
+    seats = [
+        box([0.15, 0.45, 0.6], [screen_base + (rear_base - screen_base) * f, y, belt], Material.CLOTH)
+        for f in (0.45, 0.75)
+        for y in (-0.35, 0.35)
+    ]
     return join([from_quads(quads, materials), roof, *seats])
 
 
 def _coach_body(rear, front, width, bottom, height, paint: Material, window) -> Mesh:
     """Return a box body with rounded vertical edges and a band of windows between heights `window`."""
     half, r = width / 2, 0.18
-    outline = np.array([[front - r, half], [front, half - r], [front, -half + r], [front - r, -half],
-                        [rear + r, -half], [rear, -half + r], [rear, half - r], [rear + r, half]])
+    outline = np.array(
+        [
+            [front - r, half],
+            [front, half - r],
+            [front, -half + r],
+            [front - r, -half],
+            [rear + r, -half],
+            [rear, -half + r],
+            [rear, half - r],
+            [rear + r, half],
+        ]
+    )
     levels = [bottom, window[0], window[1], height - 0.1, height]
     shrink = [1, 1, 1, 0.99, 0.93]
     middle = np.array([(front + rear) / 2, 0])
@@ -301,8 +351,14 @@ def _coach_body(rear, front, width, bottom, height, paint: Material, window) -> 
     material = np.full((4, 8), paint)
     material[1, [0, 1, 2, 3, 7]] = Material.GLASS
     skin = loft(rings, material)
-    pillars = [box([0.1, width, window[1] - window[0]], [x, 0, sum(window) / 2], paint)
-               for x in np.arange(rear + 0.8, front - 0.8, 1.6)] if front - rear > 4 else []
+    pillars = (
+        [
+            box([0.1, width, window[1] - window[0]], [x, 0, sum(window) / 2], paint)
+            for x in np.arange(rear + 0.8, front - 0.8, 1.6)
+        ]
+        if front - rear > 4
+        else []
+    )
     return join([skin, *pillars])
 
 
@@ -322,6 +378,8 @@ def _rim(x: float, radius: float, thickness: float) -> Mesh:
 def _torso(heights, radii, lean: float) -> Mesh:
     """Return an upright trunk, wider (y) than deep, over `heights` with half-widths `radii` [m]."""
     angle = np.arange(8) * np.pi / 4
-    rings = [np.column_stack([lean + 0.65 * r * np.cos(angle), r * np.sin(angle), np.full(8, z)])
-             for z, r in zip(heights, radii, strict=True)]
+    rings = [
+        np.column_stack([lean + 0.65 * r * np.cos(angle), r * np.sin(angle), np.full(8, z)])
+        for z, r in zip(heights, radii, strict=True)
+    ]
     return loft(rings, Material.CLOTH)

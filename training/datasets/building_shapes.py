@@ -58,8 +58,10 @@ def detached_house(rng: np.random.Generator, length: float) -> Mesh:
         ]
         gables = [[[x, 0, eaves], [x, depth, eaves], [x, depth / 2, ridge]] for x in (-half, half)]
     else:  # gable to the street
-        roof = [[[x, -over, eaves - 0.1], [x, depth + over, eaves - 0.1], [0, depth + over, ridge], [0, -over, ridge]]
-                for x in (-half - over, half + over)]
+        roof = [
+            [[x, -over, eaves - 0.1], [x, depth + over, eaves - 0.1], [0, depth + over, ridge], [0, -over, ridge]]
+            for x in (-half - over, half + over)
+        ]
         gables = [[[-half, y, eaves], [half, y, eaves], [0, y, ridge]] for y in (0, depth)]
     parts += [from_quads(roof, Material.BRICK), from_triangles(gables, material)]
     if rng.random() < 0.7:
@@ -125,9 +127,18 @@ def _facade(rng, length: float, num_floors: int, floor_height: float, material: 
     )
     curtained = rng.random(len(row)) < 0.35
     pane_material = np.where(curtained, Material.CLOTH, np.where(door, Material.BARK, Material.GLASS))
-    solid = np.concatenate([front(left, a, bottom, top), front(b, right, bottom, top), front(a, b, bottom, low),
-                            front(a, b, high, top), reveal(a, low, a, high), reveal(b, low, b, high),
-                            reveal(a, low, b, low), reveal(a, high, b, high)])
+    solid = np.concatenate(
+        [
+            front(left, a, bottom, top),
+            front(b, right, bottom, top),
+            front(a, b, bottom, low),
+            front(a, b, high, top),
+            reveal(a, low, a, high),
+            reveal(b, low, b, high),
+            reveal(a, low, b, low),
+            reveal(a, high, b, high),
+        ]
+    )
     return join([from_quads(solid, material), from_quads(pane, pane_material)])
 
 

@@ -191,15 +191,22 @@ class Scene:
             if not len(rows):
                 continue
             body_T_odom = transforms.invert(odom_T_body)
-            ranges, triangle, cosine = body.cast(transforms.apply(body_T_odom, begin[rows]),
-                                                 directions[rows] @ odom_T_body[:3, :3].astype(np.float32))
+            ranges, triangle, cosine = body.cast(
+                transforms.apply(body_T_odom, begin[rows]), directions[rows] @ odom_T_body[:3, :3].astype(np.float32)
+            )
             ranges += start[rows]
             nearer = ranges < hits.range[rows]
             hits.put(rows[nearer], ranges[nearer], cosine[nearer], body.surfaces, triangle[nearer])
         return hits
 
-    def see(self, lidar: LidarModel, condition: SensorCondition, odom_T_lidar: np.ndarray, odom_T_moving: np.ndarray,
-            rng: np.random.Generator):
+    def see(
+        self,
+        lidar: LidarModel,
+        condition: SensorCondition,
+        odom_T_lidar: np.ndarray,
+        odom_T_moving: np.ndarray,
+        rng: np.random.Generator,
+    ):
         """Take one sweep, all rays at one instant.
 
         Returns points (N, 3) float32 [m] in the LiDAR frame, intensity (N,) float32 in [0, 1], category (N,) uint8,

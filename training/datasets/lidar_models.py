@@ -97,13 +97,23 @@ _HDL64E = tuple(np.round(np.concatenate([np.linspace(2.0, -8.33, 32), np.linspac
 _HDL64E_STAGGER = tuple(np.round(np.tile([-0.06, 0.03, -0.03, 0.06], 16), 3).tolist())
 _HDL32E = tuple(np.round(np.linspace(10.67, -30.67, 32), 3).tolist())
 
-LIDAR_MODELS: dict[str, LidarModel] = {model.name: model for model in (
-    LidarModel('hdl64', 10.0, _HDL64E, 2083, (1.65, 1.9), _HDL64E_STAGGER),
-    LidarModel('hdl64_high', 10.0, _HDL64E, 1800, (1.95, 2.5), _HDL64E_STAGGER),
-    # As on Argoverse 2: the lower sensor hangs upside down, so its dense beams lie just above the horizon.
-    LidarModel('dual32', 10.0, _VLP32C + tuple(-e for e in _VLP32C), 1800, (1.6, 2.1),
-               (0.0,) * 32 + (0.1,) * 32, (0.0,) * 32 + (-0.115,) * 32),
-    LidarModel('os128', 10.0, tuple(np.round(np.linspace(22.5, -22.5, 128), 3).tolist()), 1024, (1.4, 2.6)),
-    LidarModel('hdl32', 10.0, _HDL32E, 2000, (1.6, 2.0), max_range=90.0),
-    LidarModel('hdl32_20hz', 20.0, _HDL32E, 1084, (1.6, 2.0), max_range=90.0),
-)}
+LIDAR_MODELS: dict[str, LidarModel] = {
+    model.name: model
+    for model in (
+        LidarModel('hdl64', 10.0, _HDL64E, 2083, (1.65, 1.9), _HDL64E_STAGGER),
+        LidarModel('hdl64_high', 10.0, _HDL64E, 1800, (1.95, 2.5), _HDL64E_STAGGER),
+        # As on Argoverse 2: the lower sensor hangs upside down, so its dense beams lie just above the horizon.
+        LidarModel(
+            'dual32',
+            10.0,
+            _VLP32C + tuple(-e for e in _VLP32C),
+            1800,
+            (1.6, 2.1),
+            (0.0,) * 32 + (0.1,) * 32,
+            (0.0,) * 32 + (-0.115,) * 32,
+        ),
+        LidarModel('os128', 10.0, tuple(np.round(np.linspace(22.5, -22.5, 128), 3).tolist()), 1024, (1.4, 2.6)),
+        LidarModel('hdl32', 10.0, _HDL32E, 2000, (1.6, 2.0), max_range=90.0),
+        LidarModel('hdl32_20hz', 20.0, _HDL32E, 1084, (1.6, 2.0), max_range=90.0),
+    )
+}

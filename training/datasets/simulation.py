@@ -187,8 +187,10 @@ def read_ground_truth(path: str | os.PathLike) -> list[GroundTruth]:
             np.split(stored[name], splits) for name in ('category', 'instance', 'flow_to_previous', 'flow_to_next')
         ]
     last = len(stamps_ns) - 1
-    return [GroundTruth(int(stamps_ns[k]), category, instance, before if k > 0 else None, after if k < last else None)
-            for k, (category, instance, before, after) in enumerate(zip(*columns, strict=True))]
+    return [
+        GroundTruth(int(stamps_ns[k]), category, instance, before if k > 0 else None, after if k < last else None)
+        for k, (category, instance, before, after) in enumerate(zip(*columns, strict=True))
+    ]
 
 
 def _scene(street: Street) -> tuple[Scene, list[int]]:

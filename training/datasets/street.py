@@ -113,18 +113,30 @@ class _Planner:
         )
         angle = rng.uniform(0, 2 * np.pi, 3)
         length = rng.uniform(35, 120, 3)
-        waves = np.column_stack([rng.uniform(0, 0.004, 3) * length, 2 * np.pi / length * np.cos(angle),
-                                 2 * np.pi / length * np.sin(angle), rng.uniform(0, 6, 3)])
+        waves = np.column_stack(
+            [
+                rng.uniform(0, 0.004, 3) * length,
+                2 * np.pi / length * np.cos(angle),
+                2 * np.pi / length * np.sin(angle),
+                rng.uniform(0, 6, 3),
+            ]
+        )
         bank = [
             rng.choice([0.0, rng.uniform(-0.06, 0.06), rng.uniform(0.05, 0.3)], p=[0.4, 0.4, 0.2]) for _ in range(2)
         ]
         paved_to = T_LIMIT if self.name in ('urban', 'plaza') and rng.random() < 0.7 else 0.0
         return Terrain(
-            curvature=bend, slope=rng.normal(0, 0.018, 2), waves=waves, blocks=self.blocks,
-            curb=rng.choice([0.02, rng.uniform(0.06, 0.18)], p=[0.15, 0.85]), bank=tuple(bank),
-            bank_start=self.half_width + max(self.pavement.values()) + 0.5, camber=rng.uniform(0, 0.025),
+            curvature=bend,
+            slope=rng.normal(0, 0.018, 2),
+            waves=waves,
+            blocks=self.blocks,
+            curb=rng.choice([0.02, rng.uniform(0.06, 0.18)], p=[0.15, 0.85]),
+            bank=tuple(bank),
+            bank_start=self.half_width + max(self.pavement.values()) + 0.5,
+            camber=rng.uniform(0, 0.025),
             roughness=(rng.uniform(0.002, 0.012), rng.uniform(0.01, 0.05)),
-            soft_start=max(paved_to, self.half_width + max(self.pavement.values())))
+            soft_start=max(paved_to, self.half_width + max(self.pavement.values())),
+        )
 
     def _lane_centers(self) -> list[tuple[float, int]]:
         """Return (t, direction) of every lane."""
@@ -192,8 +204,9 @@ class _Planner:
                     if rng.random() < fill:
                         inset = length / 2 if across else width / 2 + 0.15 - onto
                         yaw = side * np.pi / 2 if across else rng.choice([0, np.pi], p=[0.85, 0.15])
-                        self.actors.stand(shape, s, side * (self.half_width - inset) + rng.normal(0, 0.06),
-                                          yaw + rng.normal(0, 0.03))
+                        self.actors.stand(
+                            shape, s, side * (self.half_width - inset) + rng.normal(0, 0.06), yaw + rng.normal(0, 0.03)
+                        )
                     s += (width + rng.uniform(0.6, 1.0)) if across else length + rng.uniform(0.5, 1.8)
 
     def _drives(self) -> None:
@@ -211,8 +224,13 @@ class _Planner:
         while t < self.half_width - 2:
             for s in np.arange(-60, 100, rng.uniform(2.5, 2.9)):
                 if rng.random() < fill:
-                    self.actors.stand(shape_of(rng, Category.CAR, 0.05), s, t + rng.normal(0, 0.2),
-                                      rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.04), gap=0.05)
+                    self.actors.stand(
+                        shape_of(rng, Category.CAR, 0.05),
+                        s,
+                        t + rng.normal(0, 0.2),
+                        rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.04),
+                        gap=0.05,
+                    )
             self.aisles.append(t + 5.5)
             t += 11.0 if len(self.aisles) % 2 else 5.2
 
@@ -235,8 +253,14 @@ class _Planner:
             for _ in range(self._count((0, 3), self.traffic)):
                 t, direction = lanes[rng.integers(len(lanes))]
                 inwards = rng.random() < 0.5
-                path = turning_path(s, t, keep if inwards else -keep, side * T_LIMIT, inwards=inwards,
-                                    s_near=s - (50 if inwards else -50) * direction)
+                path = turning_path(
+                    s,
+                    t,
+                    keep if inwards else -keep,
+                    side * T_LIMIT,
+                    inwards=inwards,
+                    s_near=s - (50 if inwards else -50) * direction,
+                )
                 length = len(path) * 0.25
                 self.actors.drive(path, (2, 8), 0.08, skip=rng.uniform(0.1, 0.8) * length)
             for t in np.arange(self.half_width + 8, T_LIMIT - 4, rng.uniform(5.5, 8)):

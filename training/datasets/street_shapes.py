@@ -141,8 +141,10 @@ def lamp_post(rng: np.random.Generator) -> Mesh:
     """Return a street lamp 4 to 10 m high; its arm reaches towards +y."""
     height, reach = rng.uniform(4, 10), rng.uniform(0.0, 2.0)
     radius = rng.uniform(0.06, 0.12)
-    parts = [tube([[0, 0, 0], [0, 0, height]], [radius, 0.6 * radius], Material.METAL, 8),
-             box([2.6 * radius, 2.6 * radius, 0.9], [0, 0, 0.45], Material.METAL)]
+    parts = [
+        tube([[0, 0, 0], [0, 0, height]], [radius, 0.6 * radius], Material.METAL, 8),
+        box([2.6 * radius, 2.6 * radius, 0.9], [0, 0, 0.45], Material.METAL),
+    ]
     parts.append(tube([[0, 0, height], [0, reach + 0.05, height + 0.2]], 0.04, Material.METAL, 4))
     parts.append(box([0.25, 0.7, 0.14], [0, reach + 0.2, height + 0.2], Material.METAL))
     if rng.random() < 0.25:
@@ -172,8 +174,10 @@ def traffic_light(rng: np.random.Generator) -> Mesh:
     ]
     if rng.random() < 0.4:
         reach = rng.uniform(3, 6)
-        parts += [tube([[0, 0, 3.2], [0, 0, 5.8], [0, reach, 6.0]], [0.09, 0.09, 0.05], Material.METAL),
-                  box([0.3, 0.35, 1.0], [0, reach, 5.7], Material.DARK_PAINT)]
+        parts += [
+            tube([[0, 0, 3.2], [0, 0, 5.8], [0, reach, 6.0]], [0.09, 0.09, 0.05], Material.METAL),
+            box([0.3, 0.35, 1.0], [0, reach, 5.7], Material.DARK_PAINT),
+        ]
     return join(parts)
 
 
@@ -280,17 +284,29 @@ def cone(rng: np.random.Generator) -> Mesh:
     """Return a traffic cone or a striped barrier board."""
     if rng.random() < 0.6:
         height = rng.uniform(0.45, 0.9)
-        return join([tube([[0, 0, 0.03], [0, 0, height]], [0.15, 0.03], Material.RETRO, 8),
-                     box([0.38, 0.38, 0.04], [0, 0, 0.02], Material.RUBBER)])
-    return join([box([0.06, 1.6, 0.25], [0, 0, 0.95], Material.RETRO),
-                 *[box([0.5, 0.08, 1.0], [0, y, 0.5], Material.METAL) for y in (-0.7, 0.7)]])
+        return join(
+            [
+                tube([[0, 0, 0.03], [0, 0, height]], [0.15, 0.03], Material.RETRO, 8),
+                box([0.38, 0.38, 0.04], [0, 0, 0.02], Material.RUBBER),
+            ]
+        )
+    return join(
+        [
+            box([0.06, 1.6, 0.25], [0, 0, 0.95], Material.RETRO),
+            *[box([0.5, 0.08, 1.0], [0, y, 0.5], Material.METAL) for y in (-0.7, 0.7)],
+        ]
+    )
 
 
 def steps(rng: np.random.Generator, width: float) -> Mesh:
     """Return a flight of two to six steps that rises towards +y and ends at y = 0."""
     count = rng.integers(2, 7)
-    return join([box([width, 0.32 * (count - k), 0.16], [0, -0.16 * (count - k), 0.16 * k + 0.08], Material.CONCRETE)
-                 for k in range(count)])
+    return join(
+        [
+            box([width, 0.32 * (count - k), 0.16], [0, -0.16 * (count - k), 0.16 * k + 0.08], Material.CONCRETE)
+            for k in range(count)
+        ]
+    )
 
 
 def gantry(rng: np.random.Generator, half_width: float) -> Mesh:
@@ -299,6 +315,8 @@ def gantry(rng: np.random.Generator, half_width: float) -> Mesh:
     legs = [
         tube([[0, side * half_width, 0], [0, side * half_width, height]], 0.2, Material.METAL, 8) for side in (-1, 1)
     ]
-    boards = [box([0.1, rng.uniform(2, 4), rng.uniform(1.5, 2.5)], [0, y, height + 0.3], Material.RETRO)
-              for y in rng.uniform(-0.7, 0.7, 2) * half_width]
+    boards = [
+        box([0.1, rng.uniform(2, 4), rng.uniform(1.5, 2.5)], [0, y, height + 0.3], Material.RETRO)
+        for y in rng.uniform(-0.7, 0.7, 2) * half_width
+    ]
     return join([*legs, *boards, box([0.5, 2 * half_width, 0.5], [0, 0, height], Material.METAL)])

@@ -39,8 +39,11 @@ def shape_of(rng: np.random.Generator, category: Category, heavy: float = 0.0):
         make = [actor_shapes.van, actor_shapes.truck, actor_shapes.bus][rng.choice(3, p=[0.55, 0.3, 0.15])]
         category = Category.OTHER_VEHICLE
     else:
-        make = {Category.CAR: actor_shapes.car, Category.PEDESTRIAN: actor_shapes.pedestrian,
-                Category.CYCLIST: actor_shapes.cyclist}[category]
+        make = {
+            Category.CAR: actor_shapes.car,
+            Category.PEDESTRIAN: actor_shapes.pedestrian,
+            Category.CYCLIST: actor_shapes.cyclist,
+        }[category]
     return *_variant(make, int(rng.integers(_NUM_VARIANTS))), category
 
 

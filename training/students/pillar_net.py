@@ -15,7 +15,7 @@ class PillarGridTensors:
         self.num_cells = grid.cells**2
 
     def assign(self, points: Tensor) -> Tensor:
-        """Return the flat cell index (N,) int64 of points (N, 3); outside the grid it is num_cells, one past the last."""
+        """Return the flat cell index (N,) int64 of points (N, 3); num_cells (one past the last) when outside."""
         grid = self.grid
         column = torch.floor(points[:, 0] * (1 / grid.cell) + grid.cells / 2)
         row = torch.floor(points[:, 1] * (1 / grid.cell) + grid.cells / 2)
