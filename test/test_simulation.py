@@ -87,10 +87,7 @@ def test_seed_draws_the_sensor():
 
 @pytest.mark.parametrize(
     ('arguments', 'match'),
-    [
-        ({'lidar': 'hdl-64', 'num_sweeps': 1}, 'hdl64'),
-        ({'num_sweeps': 0}, 'at least one'),
-    ],
+    [({'lidar': 'hdl-64', 'num_sweeps': 1}, 'hdl64'), ({'num_sweeps': 0}, 'at least one')],
 )
 def test_bad_requests_are_refused(arguments, match):
     with pytest.raises(DataError, match=match):
@@ -246,10 +243,7 @@ def _wall_and_box(box_at: float):
 
 @pytest.mark.parametrize(
     ('box_at', 'nearest', 'instance'),
-    [
-        (5.0, 4.4, 0),  # in front of the wall
-        (30.0, 20.0, -1),  # hidden behind it
-    ],
+    [(5.0, 4.4, 0), (30.0, 20.0, -1)],  # in front of the wall; hidden behind it
 )
 def test_nearest_surface_wins(box_at, nearest, instance):
     scene, poses = _wall_and_box(box_at)

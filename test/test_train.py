@@ -95,9 +95,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(clips, tmp_path):
 
     saved = train_program._save
 
-    def save_and_stop(student, optimizer, config, as_json, step, path):
-        saved(student, optimizer, config, as_json, step, path)
-        if step == 2:
+    def save_and_stop(student, optimizer, config, progress, path):
+        saved(student, optimizer, config, progress, path)
+        if progress['step'] == 2:
             raise StopError
 
     train_program._save = save_and_stop
@@ -119,6 +119,10 @@ def test_another_configuration_does_not_continue_a_training(clips, tmp_path):
     train_program.train(TINY, tmp_path, clips)
     with pytest.raises(ConfigError, match='another configuration'):
         train_program.train(dataclasses.replace(TINY, lr=1e-4), tmp_path, clips)
+    longer = dataclasses.replace(TINY, full=dataclasses.replace(TINY.full, steps=2))
+    last = load_checkpoint(train_program.train(longer, tmp_path, clips, change_config=True))
+    assert last.provenance['step'] == 5
+    assert [part['until_step'] for part in last.provenance['history']] == [4]
 
 
 def test_a_student_learns_to_flow_one_crop(clips):

@@ -2,10 +2,11 @@
 """Training samples: augmented crops of sweep pairs with the flow of both clouds."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from training.clip_store import ClipStore
+from training.clip_store import ClipStore, TrainingPair
 from training.schedule import Phase, TrainConfig
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.pillars import PillarGrid
@@ -47,19 +48,17 @@ class PairSamples:
         Raises: DataError when there is none to be had, as in clips without a street.
         """
         rng = np.random.default_rng((self.config.seed, *number))
-        for _ in range(_TRIES):
-            sample = self._draw(number[0], rng)
+        for attempt in range(_TRIES):
+            sample = self._draw(number[0], (*number, attempt), rng)
             if min(map(len, sample.clouds)) >= _FEWEST_POINTS:
                 return sample
         raise DataError(f'{_TRIES} crops of {self.clips.folder} had fewer than {_FEWEST_POINTS} points.')
 
-    def _draw(self, step: int, rng: np.random.Generator) -> Sample:
+    def _draw(self, step: int, number: tuple[int, int, int], rng: np.random.Generator) -> Sample:
         config = self.config
         phase = config.phase(step)
         grid = phase.grid(self.grid)
-        first = int(rng.integers(config.num_sweeps - 1))
-        seed = config.first_seed + int(rng.integers(config.clips_in_use(step)))
-        pair = self.clips.pair(seed, first, first + 1)
+        pair = self._pair(step, number[1] // 2 + config.num_clips * number[2])
         clouds, flows = (pair.points0, pair.points1), (pair.flow0, pair.flow1)
         if grid.cells < self.grid.cells:
             clouds, flows = crop(clouds, flows, grid, phase, rng)
@@ -70,6 +69,14 @@ class PairSamples:
         rows = tuple(self._scored(flow, rng) for flow in flows)
         flows = tuple(np.ascontiguousarray(flow[chosen]) for flow, chosen in zip(flows, rows, strict=True))
         return Sample(clouds, rows, flows, pair.dt)
+
+    @lru_cache(maxsize=1)  # noqa: B019 - lives as long as the training
+    def _pair(self, step: int, number: int) -> TrainingPair:
+        """Return a pair of sweeps; two samples in a row share one, because reading it costs more than using it."""
+        rng = np.random.default_rng((self.config.seed, step, number, 1))
+        first = int(rng.integers(self.config.num_sweeps - 1))
+        seed = self.config.first_seed + int(rng.integers(self.config.clips_in_use(step)))
+        return self.clips.pair(seed, first, first + 1)
 
     def _scored(self, flow: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return row numbers: at most scored_points that move and as many that do not, drawn at random."""

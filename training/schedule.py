@@ -45,21 +45,23 @@ class TrainConfig:
         hundreds of steps; this way it learns to compare the two sweeps within fifty.
     crops: larger crops with everything in them. full: whole sweeps, as on the vehicle.
     lr: peak learning rate of AdamW; lr_steps up to it, then a cosine down to 0. weight_decay: of AdamW.
+    still_weight: of points slower than 0.4 m/s in the loss, where each faster group has 1.
     scored_points: moving points, and still ones, of each cloud that the loss looks at; the encoder sees all.
     clip_norm: largest gradient norm. save_every: steps between checkpoints. num_threads: of torch.
     num_workers: processes that read, simulate and augment. seed: of everything random.
     """
 
     student: str = 'fastflow3d_lite'
-    num_clips: int = 300
+    num_clips: int = 280
     first_seed: int = 0
     num_sweeps: int = 4
     warm_up: Phase = Phase(steps=300, batch=16, cells=48, near_mover=1.0, min_height=0.3)
-    crops: Phase = Phase(steps=1800, batch=10, cells=80)
+    crops: Phase = Phase(steps=1000, batch=10, cells=80)
     full: Phase = Phase(steps=300, batch=3, cells=256)
     lr: float = 2e-3
     lr_steps: int = 20
     weight_decay: float = 1e-2
+    still_weight: float = 2.0
     scored_points: int = 2500
     clip_norm: float = 1.0
     save_every: int = 50

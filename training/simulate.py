@@ -15,8 +15,6 @@ from pathlib import Path
 
 from zeroflow_ros.errors import ZeroFlowError
 
-_VIEW = 50.0  # half the side of the picture [m]
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
@@ -27,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--sweeps', type=int, default=50, help='number of sweeps (default 50)')
     parser.add_argument('--sensor', help='a LiDAR model such as hdl64, dual32 or os128; the seed chooses by default')
     parser.add_argument('--out', type=Path, required=True, help='directory of the bag; must not exist')
-    parser.add_argument('--picture', type=Path, help='also draw the first sweep from above, with its flow, as a PNG')
+    parser.add_argument('--picture', type=Path, help='also draw the first sweep from above, with its speeds (PNG)')
     options = parser.parse_args(arguments)
 
     from training.datasets.simulation import simulate_clip, write_bag  # here: --help must not wait for it
@@ -46,40 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw(clip, path: Path) -> None:
-    """Draw the first sweep of a SimulatedClip from above, coloured by height, with arrows of velocity (1 s long)."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
+    """Draw the first sweep of a SimulatedClip from above, coloured by the true speed of its points."""
     import numpy as np
 
+    from zeroflow_ros import bird_view
+
     points = clip.sweeps[0].points
-    figure, axes = plt.subplots(figsize=(12, 12))
-    height = points[:, 2] + clip.lidar_height
-    axes.scatter(points[:, 0], points[:, 1], c=np.clip(height, -0.5, 4), s=0.4, linewidths=0, cmap='viridis')
+    velocity = np.full(points.shape, np.nan)
     if len(clip.sweeps) > 1:
         velocity = clip.flow(0, 1) * clip.lidar.rate_hz
-        moving = np.flatnonzero(np.linalg.norm(velocity, axis=1) > 0.2)[::10]
-        axes.quiver(
-            *points[moving, :2].T,
-            *velocity[moving, :2].T,
-            angles='xy',
-            scale_units='xy',
-            scale=1,
-            width=0.001,
-            color='crimson',
-        )
-    axes.set(
-        xlim=(-_VIEW, _VIEW),
-        ylim=(-_VIEW, _VIEW),
-        aspect='equal',
-        xlabel='x [m]',
-        ylabel='y [m]',
-        title=f'seed {clip.seed}: {clip.street}, {clip.lidar.name}',
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, bbox_inches='tight')
-    plt.close(figure)
+    bird_view.draw(points, velocity, path, title=f'Simulation: {clip.street}, {clip.lidar.name}, seed {clip.seed}')
 
 
 if __name__ == '__main__':

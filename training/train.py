@@ -22,8 +22,10 @@ from training.schedule import TrainConfig
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 
 
-def train(config: TrainConfig, out: Path, clips_folder: Path) -> Path:
+def train(config: TrainConfig, out: Path, clips_folder: Path, *, change_config: bool = False) -> Path:
     """Train to the end, from the last checkpoint in `out` if there is one; return the last checkpoint's path.
+
+    change_config: go on with another configuration than that of the checkpoint, which is written down in it.
 
     Raises: ConfigError when that checkpoint has another configuration; ZeroFlowError when training diverges.
     """
@@ -42,11 +44,20 @@ def train(config: TrainConfig, out: Path, clips_folder: Path) -> Path:
     as_json = json.loads(json.dumps(dataclasses.asdict(config)))
     student = build_student(config.student).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    start = 0
+    start, history = 0, []
     if last.is_file():
         checkpoint = load_checkpoint(last)
+        history = checkpoint.provenance.get('history', [])
         if checkpoint.provenance.get('config') != as_json:
-            raise ConfigError(f'{last} was trained with another configuration. Choose another --out, or move it away.')
+            if not change_config:
+                raise ConfigError(
+                    f'{last} was trained with another configuration. Choose another --out, or give --change-config '
+                    'to go on with this one.'
+                )
+            history = [
+                *history,
+                {'until_step': checkpoint.provenance['step'], 'config': checkpoint.provenance['config']},
+            ]
         student.load_state_dict(checkpoint.state_dict)
         optimizer.load_state_dict(checkpoint.optimizer)
         start = checkpoint.provenance['step']
@@ -68,7 +79,8 @@ def train(config: TrainConfig, out: Path, clips_folder: Path) -> Path:
             flow = torch.cat([flow for both in predicted for flow in both])
             target = torch.cat([torch.from_numpy(flow) for sample in batch for flow in sample.flows])
             dt = torch.cat([torch.full((len(flow),), sample.dt) for sample in batch for flow in sample.flows])
-            loss = balanced_epe(flow, target, torch.linalg.vector_norm(target, dim=1) / dt)
+            speed = torch.linalg.vector_norm(target, dim=1) / dt
+            loss = balanced_epe(flow, target, speed, still_weight=config.still_weight)
             if not torch.isfinite(loss):
                 raise ZeroFlowError(
                     f'The loss of step {step} is {loss.item()}; start again with a lower lr than {config.lr}.'
@@ -82,7 +94,7 @@ def train(config: TrainConfig, out: Path, clips_folder: Path) -> Path:
             log.flush()
             bar.set_postfix(loss=f'{loss.item():.3f}')
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                _save(student, optimizer, config, as_json, step + 1, last)
+                _save(student, optimizer, config, {'step': step + 1, 'config': as_json, 'history': history}, last)
     return last
 
 
@@ -98,7 +110,7 @@ def _mover_scores(flow, target) -> dict:
     return {'mover_error': round(error.sum().item(), 3), 'mover_flow': round(length.sum().item(), 3)}
 
 
-def _save(student, optimizer, config: TrainConfig, as_json: dict, step: int, path: Path) -> None:
+def _save(student, optimizer, config: TrainConfig, progress: dict, path: Path) -> None:
     from training.checkpoint import Checkpoint
     from training.provenance import provenance
 
@@ -109,8 +121,7 @@ def _save(student, optimizer, config: TrainConfig, as_json: dict, step: int, pat
         'ground': 'keep',
         'z_origin': 'ground',
         'licence': 'Apache-2.0',
-        'step': step,
-        'config': as_json,
+        **progress,
     }
     Checkpoint(config.student, student.state_dict(), provenance() | about, optimizer.state_dict()).save(path)
 
@@ -125,9 +136,11 @@ def main(arguments: list[str] | None = None) -> int:
         '--out', type=Path, required=True, help='folder of the checkpoint, the log and the effective config'
     )
     parser.add_argument('--clips', type=Path, default=Path('out/clips'), help='folder of the simulated clips')
+    parser.add_argument('--change-config', action='store_true', help='go on from a checkpoint of another configuration')
     options = parser.parse_args(arguments)
     try:
-        last = train(load_config(TrainConfig, options.config), options.out, options.clips)
+        config = load_config(TrainConfig, options.config)
+        last = train(config, options.out, options.clips, change_config=options.change_config)
     except ZeroFlowError as error:
         print(f'training.train: {error}', file=sys.stderr)
         return 1

@@ -4,7 +4,6 @@
 import numpy as np
 
 from training.datasets.mesh import Material, Mesh, box, from_quads, from_triangles, join
-from training.datasets.street_shapes import steps
 
 
 def town_house(rng: np.random.Generator, length: float) -> Mesh:
@@ -27,7 +26,7 @@ def town_house(rng: np.random.Generator, length: float) -> Mesh:
     if rng.random() < 0.4:
         parts.append(box([length, 0.35, 0.3], [0, -0.12, floor_height], Material.CONCRETE))
     if rng.random() < 0.3:
-        parts.append(steps(rng, rng.uniform(1.4, 3)).placed(rng.uniform(-0.3, 0.3) * length, 0))
+        parts.append(_steps(rng, rng.uniform(1.4, 3)).placed(rng.uniform(-0.3, 0.3) * length, 0))
     pipes = rng.uniform(-0.48, 0.48, rng.integers(0, 4)) * length
     parts += [box([0.1, 0.1, height], [x, -0.07, height / 2], Material.METAL) for x in pipes]
     return join(parts)
@@ -68,7 +67,7 @@ def detached_house(rng: np.random.Generator, length: float) -> Mesh:
         x = rng.uniform(-0.3, 0.3) * length
         parts.append(box([1.8, 1.2, 0.12], [x, -0.6, 2.5], Material.CONCRETE))
         parts += [box([0.12, 0.12, 2.5], [x + dx, -1.1, 1.25], Material.LIGHT_PAINT) for dx in (-0.8, 0.8)]
-        parts.append(steps(rng, 1.4).placed(x, 0))
+        parts.append(_steps(rng, 1.4).placed(x, 0))
     if rng.random() < 0.4:
         parts.append(box([2.2, 0.9, eaves * 0.9], [rng.uniform(-0.3, 0.3) * length, -0.45, eaves * 0.45], material))
     if rng.random() < 0.4:
@@ -166,6 +165,17 @@ def _balconies(rng, length: float, num_floors: int, floor_height: float) -> Mesh
             parts.append(box([width, out, 0.15], [x, -out / 2, z], Material.CONCRETE))
             parts.append(_panel(x - width / 2, x + width / 2, z, z + 1.0, -out, Material.METAL))
     return join(parts)
+
+
+def _steps(rng: np.random.Generator, width: float) -> Mesh:
+    """Return a flight of two to six steps that rises towards +y and ends at y = 0."""
+    count = rng.integers(2, 7)
+    return join(
+        [
+            box([width, 0.32 * (count - k), 0.16], [0, -0.16 * (count - k), 0.16 * k + 0.08], Material.CONCRETE)
+            for k in range(count)
+        ]
+    )
 
 
 def _corner(x, y, z) -> np.ndarray:

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.datasets import building_shapes, street_shapes
-from training.datasets.actor_shapes import bicycle, motorcycle
+from training.datasets import building_shapes, fence_shapes, furniture_shapes, plant_shapes, post_shapes
+from training.datasets.cycle_shapes import bicycle, motorcycle
 from training.datasets.mesh import Mesh, join
 from training.datasets.motion import Occupancy
 from training.datasets.terrain import T_LIMIT, Block, Terrain
@@ -57,7 +57,7 @@ class Roadside:
         # A street has few species: these are turned and scaled.
         self._species = {
             make: rng.integers(_NUM_VARIANTS, size=count)
-            for make, count in ((street_shapes.tree, 6), (street_shapes.conifer, 3), (street_shapes.bush, 8))
+            for make, count in ((plant_shapes.tree, 6), (plant_shapes.conifer, 3), (plant_shapes.bush, 8))
         }
 
     def mesh(self) -> Mesh:
@@ -143,7 +143,7 @@ class Roadside:
         t = min(abs(block.t0), abs(block.t1)) + pavement + frontage.setback + 16
         for post in np.arange(t - 10, T_LIMIT, max(frontage.post_gap, 12.0)):
             self.put(
-                self.pick(street_shapes.lamp_post), s - inwards * (pavement - 0.5), side * post, np.pi / 2, solid=0.12
+                self.pick(post_shapes.lamp_post), s - inwards * (pavement - 0.5), side * post, np.pi / 2, solid=0.12
             )
         while t < T_LIMIT - 8:
             plot = rng.uniform(10, 20)
@@ -153,14 +153,14 @@ class Roadside:
             elif rng.random() < 0.5:
                 self.cross_line(self._boundary_maker(), s, side * t, side * (t + plot))
             else:
-                self.plant(street_shapes.tree, s + inwards * rng.uniform(1, 4), side * (t + plot / 2))
+                self.plant(plant_shapes.tree, s + inwards * rng.uniform(1, 4), side * (t + plot / 2))
             t += plot
 
     def backdrop(self, near: float, amount: float) -> None:
         """Put trees, bushes and large buildings far behind the fronts, seen through gaps."""
         rng = self.rng
         for _ in range(int(40 * amount)):
-            self.plant(street_shapes.tree, rng.uniform(-90, 130), rng.choice([-1, 1]) * rng.uniform(near, T_LIMIT - 3))
+            self.plant(plant_shapes.tree, rng.uniform(-90, 130), rng.choice([-1, 1]) * rng.uniform(near, T_LIMIT - 3))
         for _ in range(int(rng.integers(2, 7) * amount)):
             side = rng.choice([-1.0, 1.0])
             house = building_shapes.town_house(rng, rng.uniform(15, 40))
@@ -176,15 +176,15 @@ class Roadside:
             self._furniture_piece(rng.uniform(*s_range), rng.uniform(*t_range), rng.uniform(-np.pi, np.pi))
 
     def _boundary_maker(self):
-        rng, shapes = self.rng, street_shapes
+        rng = self.rng
         kind = rng.choice(['hedge', 'wall', 'railing', 'panel', 'wire'], p=[0.36, 0.24, 0.18, 0.14, 0.08])
         height = rng.uniform(0.6, 2.0)
         return {
-            'hedge': lambda length: shapes.hedge(rng, length, height),
-            'wall': lambda length: shapes.wall(rng, length, min(height, 1.6)),
-            'railing': lambda length: shapes.railing(rng, length, min(height, 1.4)),
-            'panel': lambda length: shapes.panel_fence(rng, length, max(height, 1.2)),
-            'wire': lambda length: shapes.mesh_fence(rng, length, max(height, 1.0)),
+            'hedge': lambda length: plant_shapes.hedge(rng, length, height),
+            'wall': lambda length: fence_shapes.wall(rng, length, min(height, 1.6)),
+            'railing': lambda length: fence_shapes.railing(rng, length, min(height, 1.4)),
+            'panel': lambda length: fence_shapes.panel_fence(rng, length, max(height, 1.2)),
+            'wire': lambda length: fence_shapes.mesh_fence(rng, length, max(height, 1.0)),
         }[kind]
 
     def _garden(self, s0: float, s1: float, side: float, near: float, far: float, greenery: float) -> None:
@@ -194,18 +194,18 @@ class Roadside:
             return rng.uniform(s0, s1), side * rng.uniform(near, max(far - 0.4, near + 0.1))
 
         for _ in range(min(rng.poisson(0.08 * area * greenery), 22)):
-            self.plant(street_shapes.bush, *anywhere())
-        for make, density in ((street_shapes.tree, 0.012), (street_shapes.conifer, 0.008)):
+            self.plant(plant_shapes.bush, *anywhere())
+        for make, density in ((plant_shapes.tree, 0.012), (plant_shapes.conifer, 0.008)):
             for _ in range(min(rng.poisson(density * area * greenery), 6)):
                 self.plant(make, *anywhere(), solid=0.2)
         for _ in range(rng.poisson(0.4 * greenery)):
-            bed = street_shapes.tufts(rng, 60, rng.uniform(1, 4), min(1.5, far - near), rng.uniform(0.15, 0.5))
+            bed = plant_shapes.tufts(rng, 60, rng.uniform(1, 4), min(1.5, far - near), rng.uniform(0.15, 0.5))
             self.put(bed, s0 + rng.uniform(0, 0.6) * (s1 - s0), side * near, 0.0 if side > 0 else -np.pi / 2)
         for _ in range(rng.poisson(0.5)):
-            self.put(self.pick(street_shapes.bin_), *anywhere(), rng.uniform(0, 6), solid=0.4)
+            self.put(self.pick(furniture_shapes.bin_), *anywhere(), rng.uniform(0, 6), solid=0.4)
 
     def _furnish(self, block: Block, pavement: float, frontage: Frontage) -> None:
-        rng, shapes, side = self.rng, street_shapes, 1.0 if block.t0 > 0 else -1.0
+        rng, side = self.rng, 1.0 if block.t0 > 0 else -1.0
         curb = min(abs(block.t0), abs(block.t1))
         s0, s1 = max(block.s0, -100.0) + 2, min(block.s1, 140.0) - 2
         if s1 - s0 < 2:
@@ -213,30 +213,30 @@ class Roadside:
         to_road = np.pi if side > 0 else 0.0  # shapes reach or open towards their own +y
         s = s0 + rng.uniform(0, frontage.post_gap)
         while s < s1:
-            make = shapes.lamp_post if rng.random() < 0.45 else shapes.traffic_sign
+            make = post_shapes.lamp_post if rng.random() < 0.45 else post_shapes.traffic_sign
             self.put(self.pick(make), s, side * (curb + rng.uniform(0.3, 0.7)), to_road, solid=0.12)
             s += frontage.post_gap * rng.uniform(0.6, 1.5)
         if pavement > 1.7 and frontage.tree_gap < 200:
             s = s0 + rng.uniform(0, frontage.tree_gap)
             while s < s1:
-                self.plant(shapes.tree, s, side * (curb + rng.uniform(0.6, 1.1)), solid=0.3)
+                self.plant(plant_shapes.tree, s, side * (curb + rng.uniform(0.6, 1.1)), solid=0.3)
                 s += frontage.tree_gap * rng.uniform(0.7, 1.4)
         for corner in (block.s0, block.s1):
             if -100 < corner < 140 and rng.random() < 0.5:
                 inside = corner + (0.7 if corner == block.s0 else -0.7)
-                self.put(self.pick(shapes.traffic_light), inside, side * (curb + 0.6), to_road, solid=0.12)
+                self.put(self.pick(post_shapes.traffic_light), inside, side * (curb + 0.6), to_road, solid=0.12)
         for _ in range(rng.poisson(0.09 * frontage.furniture * (s1 - s0))):
             at_curb = rng.random() < 0.5 or pavement < 1.5
             t = curb + (rng.uniform(0.3, 0.8) if at_curb else pavement - rng.uniform(0.2, 0.6))
             self._furniture_piece(rng.uniform(s0, s1), side * t, to_road)
         if rng.random() < 0.2 * frontage.furniture and s1 - s0 > 12:  # a row of bollards along the curb
             start = rng.uniform(s0, s1 - 10)
-            post = self.pick(shapes.bollard)
+            post = self.pick(post_shapes.bollard)
             for s in np.arange(start, start + 10, rng.uniform(1.3, 2.2)):
                 self.put(post, s, side * (curb + 0.3), solid=0.15)
         if rng.random() < 0.12 * frontage.furniture and pavement > 2.2:
             self.put(
-                self.pick(shapes.bus_shelter),
+                self.pick(furniture_shapes.bus_shelter),
                 rng.uniform(s0, s1),
                 side * (curb + 0.7),
                 0.0 if side > 0 else np.pi,
@@ -244,17 +244,17 @@ class Roadside:
             )
 
     def _furniture_piece(self, s: float, t: float, yaw: float) -> None:
-        rng, shapes = self.rng, street_shapes
+        rng = self.rng
         makers = [
-            shapes.bin_,
-            shapes.bollard,
-            shapes.cabinet,
-            shapes.bench,
-            shapes.traffic_sign,
-            shapes.advertising_column,
-            shapes.cafe_table,
-            shapes.cone,
-            shapes.bush,
+            furniture_shapes.bin_,
+            post_shapes.bollard,
+            furniture_shapes.cabinet,
+            furniture_shapes.bench,
+            post_shapes.traffic_sign,
+            furniture_shapes.advertising_column,
+            furniture_shapes.cafe_table,
+            furniture_shapes.cone,
+            plant_shapes.bush,
         ]
         kind = rng.choice(len(makers) + 1, p=[0.23, 0.13, 0.13, 0.07, 0.09, 0.03, 0.07, 0.05, 0.05, 0.15])
         if kind == len(makers):  # parked bicycles, sometimes a rack of them

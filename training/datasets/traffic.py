@@ -6,10 +6,12 @@ from functools import cache
 
 import numpy as np
 
-from training.datasets import actor_shapes
+from training.datasets import vehicle_shapes
+from training.datasets.cycle_shapes import cyclist
 from training.datasets.lidar import Category
 from training.datasets.mesh import Mesh
 from training.datasets.motion import Occupancy, poses_on_path, resample, rounded_path, standing_pose, travelled
+from training.datasets.people_shapes import pedestrian
 from training.datasets.terrain import Terrain
 
 _NUM_VARIANTS = 300  # of each road user
@@ -36,13 +38,13 @@ class Actor:
 def shape_of(rng: np.random.Generator, category: Category, heavy: float = 0.0):
     """Return (mesh, size, category) of a random road user; a CAR is with chance `heavy` a van, lorry or bus instead."""
     if category == Category.CAR and rng.random() < heavy:
-        make = [actor_shapes.van, actor_shapes.truck, actor_shapes.bus][rng.choice(3, p=[0.55, 0.3, 0.15])]
+        make = [vehicle_shapes.van, vehicle_shapes.truck, vehicle_shapes.bus][rng.choice(3, p=[0.55, 0.3, 0.15])]
         category = Category.OTHER_VEHICLE
     else:
         make = {
-            Category.CAR: actor_shapes.car,
-            Category.PEDESTRIAN: actor_shapes.pedestrian,
-            Category.CYCLIST: actor_shapes.cyclist,
+            Category.CAR: vehicle_shapes.car,
+            Category.PEDESTRIAN: pedestrian,
+            Category.CYCLIST: cyclist,
         }[category]
     return *_variant(make, int(rng.integers(_NUM_VARIANTS))), category
 
