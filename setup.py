@@ -46,7 +46,7 @@ setup(
             'ros-jazzy-std-msgs',
             'ros-jazzy-visualization-msgs',
         ],
-        'replay': ['rosbags>=0.10', 'matplotlib'],
+        'replay': ['rosbags>=0.11', 'matplotlib'],
         'speed': ['numba'],
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +166,11 @@ def test_wrong_configurations(tmp_path, label, text, says):
     (tmp_path / 'c.yaml').write_text(text)
     with pytest.raises(ConfigError, match=says):
         load_config(TrainConfig, tmp_path / 'c.yaml')
+
+
+def test_the_shipped_configuration_loads():
+    config = load_config(TrainConfig, Path(__file__).parents[1] / 'config' / 'train_lite_simulation.yaml')
+    assert config.student == 'fastflow3d_lite' and config.steps > 1000
 
 
 def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):

@@ -57,11 +57,11 @@ class TrainConfig:
     num_sweeps: int = 4
     warm_up: Phase = Phase(steps=300, batch=16, cells=48, near_mover=1.0, min_height=0.3)
     crops: Phase = Phase(steps=1000, batch=10, cells=80)
-    full: Phase = Phase(steps=300, batch=3, cells=256)
+    full: Phase = Phase(steps=600, batch=3, cells=256)
     lr: float = 2e-3
     lr_steps: int = 20
     weight_decay: float = 1e-2
-    still_weight: float = 2.0
+    still_weight: float = 6.0
     scored_points: int = 2500
     clip_norm: float = 1.0
     save_every: int = 50

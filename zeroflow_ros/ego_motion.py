@@ -62,7 +62,7 @@ def open_ego_motion(node: Node, parameters: Parameters, health: Health) -> EgoMo
         return OdometryMotion(node, parameters.extrinsic(), health)
     if parameters.ego_motion == 'tf':
         return TfMotion(node, parameters.fixed_frame)
-    return RegistrationMotion(parameters.num_threads) if parameters.ego_motion == 'registration' else NoMotion()
+    return RegistrationMotion() if parameters.ego_motion == 'registration' else NoMotion()
 
 
 class NoMotion:
@@ -88,8 +88,8 @@ class RegistrationMotion:
 
     continues = True
 
-    def __init__(self, num_threads: int):
-        self._registration = Registration(num_threads)
+    def __init__(self):
+        self._registration = Registration()
         self._last_motion: tuple[np.ndarray, float] | None = None  # and the seconds that it took
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
