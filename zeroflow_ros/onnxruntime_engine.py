@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime on the CPU, with the pillar encoder beside it in numpy."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ class OnnxRuntimeEngine:
         verify_checksum(path, self.card)
         self._check_tensors(path)
         self._encoder = self.card.encoder if self.card.form == 'dense' else None
+        self._other_core = ThreadPoolExecutor(1, thread_name_prefix='pillars')
         self._dtypes = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
 
     def _check_tensors(self, path: Path) -> None:
@@ -64,26 +66,25 @@ class OnnxRuntimeEngine:
         """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""
         flow = np.full((len(source), 3), np.nan, np.float32)
         with watch('pillars'):
-            rows, points, cells = self._inside(source)
-            _, target_points, target_cells = self._inside(target)
-            if len(rows) == 0:
-                return flow
-            if self._encoder is None:
-                feed = {'points0': points, 'points1': target_points}
-            else:
-                feed = {
-                    'image0': self._encoder.encode(points, cells)[None],
-                    'image1': self._encoder.encode(target_points, target_cells)[None],
-                    'cell0': cells,
-                    'offset0': self.card.grid.centre_offsets(points, cells),
-                }
+            target_half = self._other_core.submit(self._encode, 1, target)
+            rows, feed = self._encode(0, source)
+            feed |= target_half.result()[1]
+        if len(rows) == 0:
+            return flow
         with watch('inference'):
-            feed = {name: value.astype(self._dtypes[name], copy=False) for name, value in feed.items()}
+            feed = {name: feed[name].astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
             flow[rows] = self._session.run(['flow'], feed)[0]
         return flow
 
-    def _inside(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (row numbers, points, cell indices) of the points inside the grid."""
-        cells = self.card.grid.assign(points)
+    def _encode(self, number: int, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return (row numbers of the points inside the grid, what the network takes of cloud `number`)."""
+        grid = self.card.grid
+        cells = grid.assign(points)
         rows = np.flatnonzero(cells >= 0)
-        return rows, np.take(points, rows, axis=0), np.take(cells, rows)
+        points, cells = np.take(points, rows, axis=0), np.take(cells, rows)
+        if self._encoder is None:
+            return rows, {f'points{number}': points}
+        image = self._encoder.encode(points, cells)[None]
+        if number == 1:
+            return rows, {'image1': image}
+        return rows, {'image0': image, 'cell0': cells, 'offset0': grid.centre_offsets(points, cells)}
