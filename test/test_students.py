@@ -61,7 +61,7 @@ def test_full_student_runs_and_is_local():
 
 
 def test_lite_is_small():
-    assert sum(parameter.numel() for parameter in build_student('fastflow3d_lite').parameters()) < 700_000
+    assert sum(parameter.numel() for parameter in build_student('fastflow3d_lite').parameters()) < 800_000
 
 
 def test_unknown_student_is_named():
@@ -81,8 +81,9 @@ def test_order_of_points_does_not_matter(lite):
 def test_both_directions_equal_two_single_runs(lite):
     points0, points1 = cloud(300, seed=1), cloud(200, seed=2)
     with torch.no_grad():
-        [(flow0, flow1), _] = lite.forward_both([(points0, points1), (points1, points0)])
-        torch.testing.assert_close(flow0, lite(points0, points1), atol=1e-5, rtol=0)
+        rows = (torch.arange(0, 300, 2), torch.arange(200))
+        [(flow0, flow1), _] = lite.forward_both([(points0, points1), (points1, points0)], [rows, rows[::-1]])
+        torch.testing.assert_close(flow0, lite(points0, points1)[::2], atol=1e-5, rtol=0)
         torch.testing.assert_close(flow1, lite(points1, points0), atol=1e-5, rtol=0)
 
 

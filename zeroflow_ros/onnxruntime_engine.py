@@ -53,6 +53,7 @@ class OnnxRuntimeEngine:
         self._check_tensors(path)
         self._encoder = self.card.encoder if self.card.form == 'dense' else None
         self._other_core = ThreadPoolExecutor(1, thread_name_prefix='pillars')
+        self._encode(1, np.zeros((1, 3), np.float32))  # compiled encoders compile here, not in the first sweep
         self._dtypes = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
 
     def _check_tensors(self, path: Path) -> None:
