@@ -2,6 +2,7 @@
 """Programs of this package as processes of their own, on a ROS domain that no other test uses."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -26,9 +27,14 @@ def environment() -> dict:
 def started(module: str, *args):
     """Start `python -m zeroflow_ros.<module>` and kill it at the end, whatever happens."""
     command = [sys.executable, '-m', f'zeroflow_ros.{module}', *map(str, args)]
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
+    # A suite that a shell runs in the background has SIGINT ignored, and so would its children: Ctrl-C must reach them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:
