@@ -13,7 +13,7 @@ def balanced_epe(flow: Tensor, target: Tensor, speed: Tensor, *, still_weight: f
     Nine points in ten are still: a plain mean would learn to predict zero. An empty group counts 0.
     flow, target: (N, 3) [m]. speed: (N,) [m/s], of the target. still_weight: of the slowest group.
     Source: DeFlow's loss (Zhang et al. 2024), which has three groups with limits at 0.4 and 1 m/s; ours keep
-    pedestrians apart from vehicles, which have a hundred times their points.
+    pedestrians apart from vehicles, which have far more points.
     """
     error = torch.linalg.vector_norm(flow - target, dim=1)
     group = torch.bucketize(speed, torch.tensor(SPEED_GROUPS, device=speed.device), right=True)

@@ -36,7 +36,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # errors reach the caller as exceptions
-        # Spinning threads steal the cores from the rest of the node: 48 ms against 23 ms on two busy cores.
+        # Spinning threads steal the cores from the rest of the node: 43 of 59 flows against 55 in docs/benchmarks.md.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
