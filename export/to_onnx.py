@@ -4,8 +4,9 @@
 usage: python3 -m export.to_onnx runs/lite/last.pt --out model.onnx
        python3 -m export.to_onnx official_zeroflow.ckpt --out zeroflow.onnx --forms dense full
 
-OUT is the dense form (pillar images in), which the vehicle runs; the full form (points in), the portable reference,
-is written beside it as OUT with `_full` before the suffix. A ZeroFlow Lightning checkpoint is recognised.
+OUT is the dense form (pillar images in, a hidden layer out), which the vehicle runs; the full form (points in, flow
+out), the portable reference, is written beside it as OUT with `_full` before the suffix. A ZeroFlow Lightning
+checkpoint is recognised.
 """
 
 import argparse
@@ -36,16 +37,18 @@ def export_onnx(
     if form == 'full' and precision != 'float32':
         raise ZeroFlowError('A full model computes cells from coordinates and must be float32; use --forms dense.')
     student = checkpoint.build()
+    beside = _beside(student) if form == 'dense' else {}  # before the student becomes float16
     module, arguments, dynamic = _dense(student, precision) if form == 'dense' else _full(student)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         logging.getLogger('torch.onnx').setLevel(logging.ERROR)
         program = torch.onnx.export(
-            module, tuple(arguments.values()), input_names=list(arguments), output_names=['flow'], dynamo=True,
-            dynamic_shapes=dynamic, opset_version=OPSET, external_data=False, verbose=False,
+            module, tuple(arguments.values()), input_names=list(arguments),
+            output_names=['hidden' if form == 'dense' else 'flow'], dynamic_shapes=dynamic, dynamo=True,
+            opset_version=OPSET, external_data=False, verbose=False,
         )  # fmt: skip
     proto = program.model_proto
-    card = _card(checkpoint, student, proto, form, precision, name or path.stem)
+    card = _card(checkpoint, student, proto, form, precision, name or path.stem, beside)
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, card.to_json()
     onnx.checker.check_model(proto)
@@ -69,20 +72,15 @@ def _dense(student, precision: str):
             super().__init__()
             self.student = student
 
-        def forward(self, image0, image1, cell0, offset0):
-            return self.student.dense(image0, image1, cell0.to(torch.int64), offset0).to(torch.float32)
+        def forward(self, images):
+            rows = student.hidden_rows(student.hidden(images).flatten(0, 1))  # [0] would be a copy
+            blocks, block = student.grid.cells // student.head_block, student.head_block
+            return rows.reshape(blocks, blocks, block, block, -1).to(torch.float32)
 
     dtype = torch.float16 if precision == 'float16' else torch.float32
     student.to(dtype)
-    shape, num_points = (1, student.num_channels, student.grid.cells, student.grid.cells), 1000
-    arguments = {
-        'image0': torch.zeros(shape, dtype=dtype),
-        'image1': torch.zeros(shape, dtype=dtype),
-        'cell0': torch.arange(num_points, dtype=torch.int32),
-        'offset0': torch.zeros(num_points, 3, dtype=dtype),
-    }
-    rows = {0: torch.export.Dim('num_points0', min=1, max=MAX_POINTS)}
-    return Dense().eval(), arguments, {'image0': None, 'image1': None, 'cell0': rows, 'offset0': rows}
+    shape = (1, 2 * student.num_channels, student.grid.cells, student.grid.cells)
+    return Dense().eval(), {'images': torch.zeros(shape, dtype=dtype)}, {'images': None}
 
 
 def _full(student):
@@ -95,7 +93,20 @@ def _full(student):
     return student.eval(), arguments, dynamic
 
 
-def _card(checkpoint, student, proto, form: str, precision: str, name: str) -> ModelCard:
+def _beside(student) -> dict:
+    """Return what the vehicle computes itself, beside a dense model, as fields of the card."""
+    encoder_weight, encoder_bias = student.embedder.feature_net.folded()
+    offset_weight, last = student.head_layers()
+    tensors = {
+        'encoder_weight': encoder_weight, 'encoder_bias': encoder_bias,
+        'head_offset_weight': offset_weight, 'head_weight': last.weight, 'head_bias': last.bias,
+    }  # fmt: skip
+    return {key: tensor.detach().float().numpy().copy() for key, tensor in tensors.items()} | {
+        'head_activation': student.head_activation
+    }
+
+
+def _card(checkpoint, student, proto, form: str, precision: str, name: str, beside: dict) -> ModelCard:
     import onnx
     import torch
 
@@ -106,8 +117,6 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str) -> M
         }
 
     about = checkpoint.provenance
-    weight, bias = (tensor.float().numpy() for tensor in student.embedder.feature_net.folded())
-    encoder = {'encoder_weight': weight, 'encoder_bias': bias} if form == 'dense' else {}
     return ModelCard(
         name=name,
         student=checkpoint.student,
@@ -127,7 +136,7 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str) -> M
         },
         licence=about['licence'],
         versions={'torch': str(torch.__version__), 'onnx': onnx.__version__, 'opset': OPSET},
-        **encoder,
+        **beside,
     )
 
 

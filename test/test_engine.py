@@ -58,10 +58,10 @@ def drop_card(proto):
 
 
 def rename_input(proto):
-    [old] = [i for i in proto.graph.input if i.name == 'offset0']
+    [old] = proto.graph.input
     for node in proto.graph.node:
-        node.input[:] = ['offsets' if name == 'offset0' else name for name in node.input]
-    old.name = 'offsets'
+        node.input[:] = ['pictures' if name == old.name else name for name in node.input]
+    old.name = 'pictures'
 
 
 def break_card(proto):
@@ -103,7 +103,7 @@ def test_a_card_that_does_not_fit_the_tensors_is_refused(tmp_path):
     edited_model(path, edit)
     [entry] = [p for p in onnx.load(path).metadata_props if p.key == METADATA_KEY]
     stamp_checksum(path, ModelCard.from_json(entry.value))
-    with pytest.raises(ModelError, match=r"inputs .*'offsets'.* card says .*'offset0'"):
+    with pytest.raises(ModelError, match=r"inputs .*'pictures'.* card says .*'images'"):
         load_engine(path)
 
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from point_engine import PointEngine
 
 from training import evaluate
 from training.datasets.argoverse2 import read_labelled_pair
@@ -16,18 +17,15 @@ from zeroflow_ros.errors import DataError
 AV2_LOG = 'av2/val/7fab2350-7eaf-3b7e-a39d-6937a4c1bede'
 
 
-class ZeroFlow:
+class ZeroFlow(PointEngine):
     """Zero residual flow everywhere: a world in which only the vehicle moves."""
 
-    def __init__(self):
-        self.card = load_engine().card
-
-    def infer(self, source, target, watch):
+    def flow(self, source, target):
         return np.zeros_like(source)
 
 
 def test_zero_flow_scores_its_published_three_way_epe_on_argoverse2(shared_data):
-    scores = evaluate.score_argoverse2(ZeroFlow(), shared_data / AV2_LOG)
+    scores = evaluate.score_argoverse2(ZeroFlow(load_engine().card), shared_data / AV2_LOG)
     assert scores['three_way'] == pytest.approx(0.227, abs=5e-4)
     assert scores['FD'] == pytest.approx(0.674, abs=5e-4)
     assert scores['dynamic_normalised_epe'] == pytest.approx(1.0, abs=1e-6)
@@ -47,7 +45,7 @@ def test_a_log_that_lacks_a_file_is_named(tmp_path):
 
 def test_zero_flow_scores_one_on_tracked_boxes(shared_data):
     bags = shared_data / 'bags'
-    scores = evaluate.score_boxes(ZeroFlow(), bags / 'kitti_0005_a', bags / 'kitti_0005_a_boxes.json')
+    scores = evaluate.score_boxes(ZeroFlow(load_engine().card), bags / 'kitti_0005_a', bags / 'kitti_0005_a_boxes.json')
     assert scores['zero_flow_epe_mps'] == pytest.approx(3.87, abs=0.01)
     assert scores['mover_normalised_epe'] == pytest.approx(1.0, abs=1e-6)
     assert set(scores['by_category']) == {'Cyclist', 'Pedestrian', 'Van'}

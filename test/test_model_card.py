@@ -21,21 +21,26 @@ CARD = ModelCard(
     nominal_dt=0.1,
     dt_range=(0.05, 0.25),
     num_sweeps=2,
-    inputs={'cell0': ['n']},
-    outputs={'flow': ['n', 3]},
+    inputs={'images': [1, 4, 8, 8]},
+    outputs={'hidden': [4, 4, 2, 2, 5]},
     training={'data': 'test'},
     licence='Apache-2.0',
     versions={},
     encoder_weight=np.linspace(0, 1 / 3, 18, dtype=np.float32).reshape(2, 9),
     encoder_bias=np.array([0.1, 1e-30], np.float32),
+    head_offset_weight=np.linspace(-1, 1 / 7, 15, dtype=np.float32).reshape(5, 3),
+    head_weight=np.linspace(-1, 1 / 9, 15, dtype=np.float32).reshape(3, 5),
+    head_bias=np.array([0, -0.1, 1e9], np.float32),
+    head_activation='gelu',
 )
+WEIGHTS = ('encoder_weight', 'encoder_bias', 'head_offset_weight', 'head_weight', 'head_bias')
 
 
 def test_json_keeps_every_field_and_every_bit_of_the_weights():
     back = ModelCard.from_json(CARD.to_json())
-    np.testing.assert_array_equal(back.encoder_weight, CARD.encoder_weight)
-    np.testing.assert_array_equal(back.encoder_bias, CARD.encoder_bias)
-    plain = {'encoder_weight': None, 'encoder_bias': None}
+    for name in WEIGHTS:
+        np.testing.assert_array_equal(getattr(back, name), getattr(CARD, name))
+    plain = dict.fromkeys(WEIGHTS)
     assert dataclasses.replace(back, form='full', **plain) == dataclasses.replace(CARD, form='full', **plain)
 
 
@@ -57,7 +62,7 @@ def changed(**values):
         ('deep nesting', '[' * 100_000, 'not JSON'),
         ('missing field', changed(grid=None), r"lacks \['grid'\]"),
         ('unknown field', changed(colour='red'), r"unknown fields \['colour'\]"),
-        ('future schema', changed(schema=2), 'schema 2'),
+        ('future schema', changed(schema=99), 'schema 99'),
         ('wrong choice', changed(ground='sometimes'), 'ground'),
         ('three sweeps', changed(num_sweeps=3), 'takes 3 sweeps'),
         ('dt outside its range', changed(nominal_dt=1.0), 'dt_range'),
@@ -68,6 +73,11 @@ def changed(**values):
         ('ragged weights', changed(encoder_weight=[[1, 2]]), 'does not make sense'),
         ('bias of another size', changed(encoder_bias=[1.0]), 'does not make sense'),
         ('dense without encoder', changed(encoder_weight=[], encoder_bias=[]), 'pillar encoder'),
+        ('dense without head', changed(head_offset_weight=[], head_weight=[[], [], []]), 'point head'),
+        ('head of two sizes', changed(head_weight=[[1], [2], [3]]), 'does not make sense'),
+        ('unknown activation', changed(head_activation='tanh'), 'activation'),
+        ('another output', changed(outputs={'flow': ['n', 3]}), 'hidden'),
+        ('blocks that do not fit', changed(outputs={'hidden': [2, 2, 3, 3, 5]}), 'blocks of 3'),
         ('name is a number', changed(name=3), 'expected a str'),
     ],
 )

@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 
-from zeroflow_ros import pillars
+from zeroflow_ros import pillars, transforms
 from zeroflow_ros.pillars import PillarEncoder, PillarGrid
 
 GRID = PillarGrid(cells=8, cell=0.5, z_min=-1.0, z_max=3.0)
+IDENTITY = np.eye(4)
 NAN = float('nan')
 
 
@@ -57,33 +58,63 @@ def encoder(grid, num_channels=5):
     )
 
 
-FORMS = ['encode_plain', 'encode_numpy', 'encode']
+@pytest.fixture(params=['compiled', 'numpy'])
+def compiled_or_not(request, monkeypatch):
+    if request.param == 'numpy':
+        monkeypatch.setattr(pillars, 'pillars_numba', None)
+    elif pillars.pillars_numba is None:
+        pytest.skip('numba is not installed')
 
 
-@pytest.mark.parametrize('form', FORMS)
-def test_one_pillar_by_hand(form):
+def written(encoder_, points, network_T_points=IDENTITY):
+    """Return the image that PillarImage writes, and the cells."""
+    image = np.zeros((len(encoder_.weight), encoder_.grid.cells, encoder_.grid.cells), np.float32)
+    cells = pillars.PillarImage(encoder_, image).update(points, network_T_points)
+    return image, cells
+
+
+def test_one_pillar_by_hand(compiled_or_not):
     # Two points of one pillar; weights that pick x, and x minus the mean.
     weight = np.zeros((2, 9), np.float32)
     weight[0, 0], weight[1, 3] = 1, 1
     points = np.array([[0.1, 0.1, 0.0], [0.3, 0.1, 0.0]], np.float32)
-    image = getattr(PillarEncoder(GRID, weight, np.zeros(2, np.float32)), form)(points, GRID.assign(points))
-    assert image.shape == (2, 8, 8)
-    np.testing.assert_allclose(image[:, 4, 4], [0.2, 0.05], atol=1e-6)  # mean of x; mean of relu(-0.1), relu(0.1)
-    image[:, 4, 4] = 0
-    assert not image.any()
+    by_hand = PillarEncoder(GRID, weight, np.zeros(2, np.float32))
+    for image in (by_hand.encode_plain(points, GRID.assign(points)), written(by_hand, points)[0]):
+        assert image.shape == (2, 8, 8)
+        np.testing.assert_allclose(image[:, 4, 4], [0.2, 0.05], atol=1e-6)  # mean of x; mean of relu(-0.1), relu(0.1)
+        image[:, 4, 4] = 0
+        assert not image.any()
 
 
-@pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('num_points', [0, 1, 2, 333, 50_000])
-def test_forms_agree(form, num_points):
+def test_image_equals_the_plain_form(compiled_or_not, num_points):
     grid = PillarGrid(64, 0.4, -2.0, 4.0)
-    points = np.random.default_rng(num_points).normal(0, 4, (num_points, 3)).astype(np.float32)
-    cells = grid.assign(points)
-    points, cells = points[cells >= 0], cells[cells >= 0]
-    image = getattr(encoder(grid), form)(points, cells)
+    points = np.random.default_rng(num_points).normal(0, 6, (num_points, 3)).astype(np.float32)  # many are outside
+    points[::50] = np.nan
+    image, cells = written(encoder(grid), points)
+    np.testing.assert_array_equal(cells, grid.assign(points))
+    inside = cells >= 0
     # 1e-4: float32 sums of up to 2,000 values of order 1 in different orders
-    np.testing.assert_allclose(image, encoder(grid).encode_plain(points, cells), atol=1e-4)
-    assert image.dtype == np.float32
+    np.testing.assert_allclose(image, encoder(grid).encode_plain(points[inside], cells[inside]), atol=1e-4)
+
+
+def test_nothing_of_the_cloud_before_stays_in_the_image(compiled_or_not):
+    image = np.zeros((5, 8, 8), np.float32)
+    pillar_image = pillars.PillarImage(encoder(GRID), image)
+    rng = np.random.default_rng(0)
+    for num_points in (100, 3, 0, 40):
+        points = rng.uniform(-2, 2, (num_points, 3)).astype(np.float32)
+        cells = pillar_image.update(points, np.eye(4))
+        np.testing.assert_allclose(image, encoder(GRID).encode_plain(points[cells >= 0], cells[cells >= 0]), atol=1e-5)
+
+
+def test_points_are_moved_into_the_frame_of_the_grid_first(compiled_or_not):
+    points = np.random.default_rng(0).uniform(-3, 3, (500, 3)).astype(np.float32)
+    network_T_points = transforms.yaw_translation(0.3, 1.0, -0.5, 0.7)
+    image, cells = written(encoder(GRID), points, network_T_points)
+    moved, expected = written(encoder(GRID), transforms.apply(network_T_points, points))
+    np.testing.assert_array_equal(cells, expected)
+    np.testing.assert_allclose(image, moved, atol=1e-5)
 
 
 def test_cells_beyond_16_bit_are_sorted_right():
@@ -91,12 +122,5 @@ def test_cells_beyond_16_bit_are_sorted_right():
     points = np.random.default_rng(0).uniform(-50, 50, (5000, 3)).astype(np.float32) * np.float32([1, 1, 0.05])
     cells = grid.assign(points)
     np.testing.assert_allclose(
-        encoder(grid).encode_numpy(points, cells), encoder(grid).encode_plain(points, cells), atol=1e-4
+        encoder(grid).encode(points, cells), encoder(grid).encode_plain(points, cells), atol=1e-4
     )
-
-
-def test_works_without_numba(monkeypatch):
-    monkeypatch.setattr(pillars, 'pillars_numba', None)
-    points = np.array([[0.1, 0.1, 0.0]], np.float32)
-    plain = encoder(GRID).encode_plain(points, GRID.assign(points))
-    np.testing.assert_allclose(encoder(GRID).encode(points, GRID.assign(points)), plain, atol=1e-6)

@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from point_engine import PointEngine
 
 from zeroflow_ros import transforms
 from zeroflow_ros.engine import load_engine
@@ -11,19 +12,13 @@ from zeroflow_ros.pipeline import EGO_MOTION_REMOVED, VALID, FlowPipeline
 from zeroflow_ros.sweep import SweepPair
 
 
-class NearestNeighbour:
+class NearestNeighbour(PointEngine):
     """An engine that flows each source point to its nearest target point: exact on well separated points."""
 
-    def __init__(self, card):
-        self.card = card
-        self.calls = []
-
-    def infer(self, source, target, watch):
-        self.calls.append((source, target))
-        with watch('inference'):
-            flow = np.full_like(source, np.nan)
-            for row in np.flatnonzero(np.isfinite(source).all(1)):
-                flow[row] = target[np.nanargmin(np.linalg.norm(target - source[row], axis=1))] - source[row]
+    def flow(self, source, target):
+        flow = np.full_like(source, np.nan)
+        for row in np.flatnonzero(np.isfinite(source).all(1)):
+            flow[row] = target[np.nanargmin(np.linalg.norm(target - source[row], axis=1))] - source[row]
         return flow
 
 
@@ -89,8 +84,8 @@ def test_rows_without_a_return_stay_in_place_as_nan(card):
 
 def test_numbers_that_are_not_finite_never_leave_the_pipeline(card):
     class Broken(NearestNeighbour):
-        def infer(self, source, target, watch):
-            flow = super().infer(source, target, watch)
+        def flow(self, source, target):
+            flow = super().flow(source, target)
             flow[2, 1] = np.inf
             return flow
 
@@ -122,7 +117,7 @@ def test_a_model_without_ground_gets_none(card):
     points = np.concatenate([ground, wall]).astype(np.float32)
 
     class Zero(NearestNeighbour):
-        def infer(self, source, target, watch):
+        def flow(self, source, target):
             return source * 0
 
     estimate = FlowPipeline(Zero(dataclasses.replace(card, ground='remove')), sensor_height=1.7).estimate(

@@ -12,19 +12,30 @@ from zeroflow_ros.stopwatch import Stopwatch
 
 DEFAULT_MODEL = Path(__file__).parent / 'models' / 'fastflow3d_lite.onnx'
 ENGINES = ('onnxruntime',)
+IDENTITY = np.eye(4)
 
 
 class Engine(Protocol):
-    """Flow of one cloud towards another, both in one coordinate frame with the z origin of the model card."""
+    """Flow of one cloud towards another, in the frame of the model: z from the origin that its card says."""
 
     card: ModelCard
 
-    def infer(self, source: np.ndarray, target: np.ndarray, watch: Stopwatch) -> np.ndarray:
+    def infer(
+        self,
+        source: np.ndarray,
+        target: np.ndarray,
+        watch: Stopwatch,
+        *,
+        network_T_source: np.ndarray = IDENTITY,
+        network_T_target: np.ndarray = IDENTITY,
+    ) -> np.ndarray:
         """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the model's grid.
 
         source: (N, 3) float32 [m]. target: (M, 3) float32 [m]. Either may be empty or hold NaN rows.
         watch: gets the times of 'pillars' and 'inference'.
-        """
+        network_T_source, network_T_target: (4, 4), from the frame of each cloud into that of the network, in which
+        the flow is.
+        """  # fmt: skip
 
 
 def load_engine(model_path: str | Path = '', *, name: str = 'onnxruntime', num_threads: int = 2) -> Engine:

@@ -11,9 +11,10 @@ import numpy as np
 
 from zeroflow_ros.errors import ModelError
 from zeroflow_ros.pillars import PillarEncoder, PillarGrid
+from zeroflow_ros.point_head import PointHead
 
 METADATA_KEY = 'zeroflow_ros.model_card'
-SCHEMA = 1
+SCHEMA = 2
 REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
 _NO_CHECKSUM = '0' * 64
 _CHOICES = {
@@ -23,6 +24,11 @@ _CHOICES = {
     'z_origin': ('ground', 'sensor'),
     'direction': ('both', 'forward'),
 }
+# What the vehicle computes itself, and its shape.
+_WEIGHTS = {
+    'encoder_weight': (-1, 9), 'encoder_bias': (-1,),
+    'head_offset_weight': (-1, 3), 'head_weight': (3, -1), 'head_bias': (-1,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class ModelCard:
     """All that the vehicle must know about a model, and where the model comes from.
 
     name: of the model. student: the architecture.
-    form: 'dense' (pillar images, cell indices and offsets in) or 'full' (points in).
+    form: 'dense' (pillar images in, a hidden layer of every cell out) or 'full' (points in, flow out).
     precision: of the arithmetic inside the file.
     grid: the pillar grid.
     ground: 'keep' when the network takes all points, 'remove' when it was trained without ground.
@@ -38,7 +44,8 @@ class ModelCard:
     direction: 'both' when trained on both directions of time (may flow the latest sweep), 'forward' otherwise.
     nominal_dt: seconds between the sweeps it was trained on. dt_range: the seconds it may be used at.
     num_sweeps: how many sweeps it takes.
-    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs beside a dense file; empty for a full one.
+    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before a dense file; empty for a full one.
+    head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after it.
     inputs, outputs: tensor name to shape, where a string names a dynamic axis.
     training: what it was trained on, how long, with which code. licence: SPDX id. versions: of the exporters.
     checksum: sha256 of the file with this field set to 64 zeros.
@@ -62,6 +69,10 @@ class ModelCard:
     versions: dict
     encoder_weight: np.ndarray = field(default_factory=lambda: np.zeros((0, 9), np.float32))
     encoder_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    head_offset_weight: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    head_weight: np.ndarray = field(default_factory=lambda: np.zeros((3, 0), np.float32))
+    head_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    head_activation: str = ''
     checksum: str = _NO_CHECKSUM
     schema: int = SCHEMA
 
@@ -80,19 +91,30 @@ class ModelCard:
             )
         if self.num_sweeps != 2:
             raise ModelError(f'The model takes {self.num_sweeps} sweeps; this version runs models that take 2.')
-        if self.form == 'dense' and not len(self.encoder_weight):
-            raise ModelError(f'A dense model needs the weights of its pillar encoder in the card. {REMEDY}')
+        if self.form == 'dense' and not (len(self.encoder_weight) and len(self.head_offset_weight)):
+            raise ModelError(
+                f'A dense model needs the weights of its pillar encoder and point head in the card. {REMEDY}'
+            )
 
     @property
     def encoder(self) -> PillarEncoder:
-        """The pillar encoder that runs beside a dense model."""
+        """The pillar encoder that runs before a dense model."""
         return PillarEncoder(self.grid, self.encoder_weight, self.encoder_bias)
+
+    @property
+    def head(self) -> PointHead:
+        """The point head that runs after a dense model."""
+        hidden = self.outputs.get('hidden')
+        if not isinstance(hidden, list) or len(hidden) != 5 or not isinstance(hidden[2], int):
+            raise ValueError(f"a dense model has the output 'hidden' with 5 axes, not {self.outputs}")
+        weights = self.head_offset_weight, self.head_weight, self.head_bias
+        return PointHead(self.grid, hidden[2], *weights, self.head_activation)
 
     def to_json(self) -> str:
         """Return the card as JSON; float32 weights survive the way there and back exactly."""
         values = dataclasses.asdict(self)
-        values['encoder_weight'] = self.encoder_weight.tolist()
-        values['encoder_bias'] = self.encoder_bias.tolist()
+        for name in _WEIGHTS:
+            values[name] = values[name].tolist()
         return json.dumps(values, sort_keys=True)
 
     @staticmethod
@@ -122,11 +144,11 @@ class ModelCard:
             values['nominal_dt'] = float(values['nominal_dt'])
             low, high = values['dt_range']
             values['dt_range'] = (float(low), float(high))
-            values['encoder_weight'] = np.asarray(values['encoder_weight'], np.float32).reshape(-1, 9)
-            values['encoder_bias'] = np.asarray(values['encoder_bias'], np.float32).reshape(-1)
+            for name, shape in _WEIGHTS.items():
+                values[name] = np.asarray(values[name], np.float32).reshape(shape)
             card = ModelCard(**values)
             if card.form == 'dense':
-                card.encoder  # noqa: B018 - checks that the shapes fit
+                card.encoder, card.head  # noqa: B018 - checks that the shapes fit
         except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f'The model card does not make sense: {error}. {REMEDY}') from error
         return card

@@ -34,6 +34,7 @@ from zeroflow_ros.engine import DEFAULT_MODEL, Engine, load_engine
 from zeroflow_ros.errors import ConfigError, ModelError, ZeroFlowError
 from zeroflow_ros.flow_worker import FlowWorker
 from zeroflow_ros.health import Health, Level
+from zeroflow_ros.heap import keep_freed_memory
 from zeroflow_ros.messages import arrow_marker, diagnostic_array, flow_message, stamp_ns
 from zeroflow_ros.model_card import REMEDY
 from zeroflow_ros.parameters import changed, read_parameters
@@ -230,6 +231,7 @@ def main(args: list[str] | None = None) -> int:
         print(__doc__)
         return 0
     node, started = None, False
+    keep_freed_memory()
     try:
         rclpy.init(args=argv)
         started = True

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on the CPU, with the pillar encoder beside it in numpy."""
+"""ONNX Runtime on the CPU, with the pillar encoder before it and the point head after it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from zeroflow_ros.engine import IDENTITY
 from zeroflow_ros.errors import ModelError
 from zeroflow_ros.model_card import METADATA_KEY, REMEDY, ModelCard, verify_checksum
+from zeroflow_ros.pillars import PillarImage
 from zeroflow_ros.stopwatch import Stopwatch
+from zeroflow_ros.transforms import apply
 
-_DTYPES = {
-    'tensor(float)': np.float32,
-    'tensor(float16)': np.float16,
-    'tensor(int32)': np.int32,
-    'tensor(int64)': np.int64,
-}
+_DTYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16}
 
 
 class OnnxRuntimeEngine:
@@ -51,10 +49,8 @@ class OnnxRuntimeEngine:
         self.card = ModelCard.from_json(metadata[METADATA_KEY])
         verify_checksum(path, self.card)
         self._check_tensors(path)
-        self._encoder = self.card.encoder if self.card.form == 'dense' else None
-        self._other_core = ThreadPoolExecutor(1, thread_name_prefix='pillars')
-        self._encode(1, np.zeros((1, 3), np.float32))  # compiled encoders compile here, not in the first sweep
-        self._dtypes = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
+        form = {'dense': _Dense, 'full': _Full}[self.card.form]
+        self._form = form(self._session, self.card)
 
     def _check_tensors(self, path: Path) -> None:
         found = ({i.name: list(i.shape) for i in self._session.get_inputs()},
@@ -63,29 +59,79 @@ class OnnxRuntimeEngine:
             if {name: list(shape) for name, shape in said.items()} != has:
                 raise ModelError(f'{path} has the {kind} {has}, its card says {said}. {REMEDY}')
 
-    def infer(self, source: np.ndarray, target: np.ndarray, watch: Stopwatch) -> np.ndarray:
-        """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""
-        flow = np.full((len(source), 3), np.nan, np.float32)
+    def infer(
+        self,
+        source: np.ndarray,
+        target: np.ndarray,
+        watch: Stopwatch,
+        *,
+        network_T_source: np.ndarray = IDENTITY,
+        network_T_target: np.ndarray = IDENTITY,
+    ) -> np.ndarray:
+        """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""  # fmt: skip
+        return self._form.infer(source, target, network_T_source, network_T_target, watch)
+
+
+class _Dense:
+    """Runs a dense model: two pillar images in one buffer, the network, the head; no large buffer is made per sweep."""
+
+    def __init__(self, session, card: ModelCard):
+        self._session, self._head = session, card.head
+        cells, num_channels = card.grid.cells, len(card.encoder.weight)
+        images = np.zeros((1, 2 * num_channels, cells, cells), np.float32)
+        self._source = PillarImage(card.encoder, images[0, :num_channels])
+        self._target = PillarImage(card.encoder, images[0, num_channels:])
+        self._images = images
+        [given] = session.get_inputs()
+        # What the network reads: the same buffer, unless it takes another type.
+        self._network_images = images.astype(_DTYPES[given.type], copy=False)
+        self._hidden = np.zeros(card.outputs['hidden'], np.float32)
+        self._binding = session.io_binding()
+        shape, place = self._network_images.shape, self._network_images.ctypes.data
+        self._binding.bind_input('images', 'cpu', 0, self._network_images.dtype, shape, place)
+        self._binding.bind_output('hidden', 'cpu', 0, np.float32, self._hidden.shape, self._hidden.ctypes.data)
+        self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
+        one = np.zeros((1, 3), np.float32)  # what is compiled compiles here, not in the first sweep
+        self.infer(one, one, IDENTITY, IDENTITY, Stopwatch())
+
+    def infer(self, source, target, network_T_source, network_T_target, watch):
         with watch('pillars'):
-            target_half = self._other_core.submit(self._encode, 1, target)
-            rows, feed = self._encode(0, source)
-            feed |= target_half.result()[1]
-        if len(rows) == 0:
-            return flow
+            target_half = self._other_core.submit(self._target.update, target, network_T_target)
+            cell_index = self._source.update(source, network_T_source)
+            target_half.result()
+            if self._network_images is not self._images:
+                self._network_images[:] = self._images
         with watch('inference'):
-            feed = {name: feed[name].astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
-            flow[rows] = self._session.run(['flow'], feed)[0]
+            self._session.run_with_iobinding(self._binding)
+            flow = np.empty((len(source), 3), np.float32)
+            halves = slice(0, len(source) // 2), slice(len(source) // 2, None)
+
+            def write(half):
+                self._head.flow(source[half], network_T_source, cell_index[half], self._hidden, flow[half])
+
+            other_half = self._other_core.submit(write, halves[1])
+            write(halves[0])
+            other_half.result()
         return flow
 
-    def _encode(self, number: int, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return (row numbers of the points inside the grid, what the network takes of cloud `number`)."""
-        grid = self.card.grid
-        cells = grid.assign(points)
-        rows = np.flatnonzero(cells >= 0)
-        points, cells = np.take(points, rows, axis=0), np.take(cells, rows)
-        if self._encoder is None:
-            return rows, {f'points{number}': points}
-        image = self._encoder.encode(points, cells)[None]
-        if number == 1:
-            return rows, {'image1': image}
-        return rows, {'image0': image, 'cell0': cells, 'offset0': grid.centre_offsets(points, cells)}
+
+class _Full:
+    """Runs a full model, which takes the points that are inside the grid."""
+
+    def __init__(self, session, card: ModelCard):
+        self._session, self._grid = session, card.grid
+
+    def infer(self, source, target, network_T_source, network_T_target, watch):
+        flow = np.full((len(source), 3), np.nan, np.float32)
+        with watch('pillars'):
+            rows, points0 = self._inside(source, network_T_source)
+            _, points1 = self._inside(target, network_T_target)
+        if len(rows):
+            with watch('inference'):
+                flow[rows] = self._session.run(['flow'], {'points0': points0, 'points1': points1})[0]
+        return flow
+
+    def _inside(self, points, network_T_points):
+        moved = apply(network_T_points, points)
+        rows = np.flatnonzero(self._grid.assign(moved) >= 0)
+        return rows, np.take(moved, rows, axis=0)

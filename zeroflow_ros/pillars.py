@@ -6,9 +6,11 @@ from functools import cached_property
 
 import numpy as np
 
+from zeroflow_ros.transforms import apply
+
 try:
     from zeroflow_ros import pillars_numba
-except ImportError:  # optional: the numpy form below gives the same image in three times the time
+except ImportError:  # optional: the numpy form gives the same image in four times the time
     pillars_numba = None
 
 
@@ -107,17 +109,7 @@ class PillarEncoder:
         return image.T.reshape(-1, self.grid.cells, self.grid.cells).astype(np.float32)
 
     def encode(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
-        """Return the pseudo-image (C, cells, cells) float32 of points (N, 3) float32 [m], all inside the grid.
-
-        cell_index: (N,) int32. Compiled where numba is installed, else in numpy.
-        """
-        if pillars_numba is None:
-            return self.encode_numpy(points, cell_index)
-        table = pillars_numba.encode(points, cell_index, self.weight, self.bias, self.grid.centres, self.grid.cells**2)
-        return table.reshape(-1, self.grid.cells, self.grid.cells)
-
-    def encode_numpy(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
-        """Return what `encode` returns, without numba.
+        """Return what `encode_plain` returns, ten times as fast.
 
         Points are sorted by cell once. The Linear is linear, so its mean and centre parts are one row per *pillar*:
         W [p, p - mean, p - centre] = (W1 + W2 + W3) p - (W2 mean + W3 centre).
@@ -145,3 +137,54 @@ class PillarEncoder:
         np.maximum(encoded, 0, out=encoded)
         image[:, pillars] = np.add.reduceat(encoded, starts, axis=1) * inv_counts
         return image.reshape(num_channels, self.grid.cells, self.grid.cells)
+
+
+class PillarImage:
+    """The pseudo-image of the latest cloud, in a buffer that the network reads. Compiled where numba is installed.
+
+    encoder: what computes it. image: (C, G, G) float32, contiguous, all 0; `update` writes in place.
+    One thread at a time.
+    """
+
+    def __init__(self, encoder: PillarEncoder, image: np.ndarray):
+        self._encoder = encoder
+        self._image = image.reshape(len(encoder.weight), -1)
+        self._pillars = np.empty(0, np.int32)  # the cells in the image that are not empty
+        if pillars_numba is not None:
+            grid = encoder.grid
+            num_channels, num_cells = self._image.shape
+            self._grid = tuple(np.float32(v) for v in (grid.cells, 1 / grid.cell, grid.z_min, grid.z_max))
+            self._weight = np.ascontiguousarray(encoder.weight.T).reshape(-1)
+            self._pool = pillars_numba.pool(num_channels)
+            # Room for a pillar in every cell; memory is touched only as far as there are pillars.
+            self._pillar_of_cell = np.full(num_cells, -1, np.int32)
+            self._cell_of_pillar = np.empty(num_cells, np.int32)
+            self._sums = np.empty((num_cells, 4), np.float32)
+            self._pooled = np.empty((num_cells, 2 * num_channels), np.float32)
+
+    def update(self, points: np.ndarray, network_T_points: np.ndarray) -> np.ndarray:
+        """Replace the image by that of another cloud; return the cell of each point, (N,) int32, -1 outside.
+
+        points: (N, 3) float32 [m], NaN rows allowed. network_T_points: (4, 4), into the frame of the grid.
+        """
+        encoder = self._encoder
+        if pillars_numba is None:
+            moved = apply(network_T_points, points)
+            cell_index = encoder.grid.assign(moved)
+            inside = np.flatnonzero(cell_index >= 0)
+            image = encoder.encode(np.take(moved, inside, axis=0), np.take(cell_index, inside))
+            self._image[:] = image.reshape(self._image.shape)
+            return cell_index
+        matrix = network_T_points[:3].astype(np.float32)
+        cell_index = np.empty(len(points), np.int32)
+        num_pillars = pillars_numba.assign(
+            points, matrix, self._grid, cell_index, self._pillar_of_cell, self._cell_of_pillar, self._sums
+        )
+        self._pool(
+            points, matrix, cell_index, self._pillar_of_cell, self._cell_of_pillar, self._sums, num_pillars,
+            encoder.grid.centres, self._weight, encoder.bias, self._pooled,
+        )  # fmt: skip
+        pillars = self._cell_of_pillar[:num_pillars].copy()
+        pillars_numba.replace(self._image, self._pillar_of_cell, self._pillars, pillars, self._pooled)
+        self._pillars = pillars
+        return cell_index

@@ -1,46 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pillar encoder as one compiled loop, where numba is installed: a third of the time of the numpy form."""
+"""The loops over points, compiled: the pillar encoder and the point head, where numba is installed.
+
+The innermost loops have a length that is known when they are compiled, and no branch: LLVM then makes vectors of them,
+which is two to four times as fast.
+"""
+
+import math
+from functools import lru_cache
 
 import numba
 import numpy as np
 
+_compiled = numba.njit(cache=True, nogil=True, error_model='numpy')
+# Sums may change their order, which lets them be vectorised. Not for code that meets NaN.
+_compiled_finite = numba.njit(cache=True, nogil=True, error_model='numpy', fastmath={'reassoc', 'contract', 'nsz'})
+_HALF, _SQRT_HALF, _LEAK = np.float32(0.5), np.float32(0.5**0.5), np.float32(0.1)
 
-@numba.njit(cache=True, nogil=True)
-def encode(points, cell_index, weight, bias, centres, num_cells):
-    """Return the pillar table (C, num_cells) float32; see `PillarEncoder.encode`.
 
-    points: (N, 3) float32 [m], all inside. cell_index: (N,) int32. weight: (C, 9). bias: (C,). centres: (num_cells, 3).
+@_compiled
+def assign(points, matrix, grid, cell_index, pillar_of_cell, cell_of_pillar, sums):
+    """Find the cell of every point, and number the pillars in the order in which they are met; return how many.
+
+    points: (N, 3) float32. matrix: (3, 4) float32, applied to the points first. grid: (cells, 1 / cell, z_min, z_max),
+    float32. Written: cell_index (N,) int32, -1 outside; pillar_of_cell (cells * cells,) int32, all -1 before;
+    cell_of_pillar (P,) int32; sums (P, 4) float32 of x, y, z and 1.
     """
-    num_channels = len(weight)
-    counts = np.zeros(num_cells, np.float32)
-    sums = np.zeros((num_cells, 3), np.float32)
+    size, inv_cell, z_min, z_max = grid
+    half = size * np.float32(0.5)
+    num_pillars = 0
     for i in range(len(points)):
-        cell = cell_index[i]
-        counts[cell] += 1
-        for axis in range(3):
-            sums[cell, axis] += points[i, axis]
-    per_pillar = np.empty((num_cells, num_channels), np.float32)  # bias, mean and centre parts of the Linear
-    for cell in range(num_cells):
-        if counts[cell] > 0:
-            inv_count = np.float32(1) / counts[cell]
-            for channel in range(num_channels):
-                value = bias[channel]
-                for axis in range(3):
-                    value -= weight[channel, 3 + axis] * sums[cell, axis] * inv_count
-                    value -= weight[channel, 6 + axis] * centres[cell, axis]
-                per_pillar[cell, channel] = value
-    per_point = np.ascontiguousarray((weight[:, :3] + weight[:, 3:6] + weight[:, 6:]).T)  # (3, C)
-    pooled = np.zeros((num_cells, num_channels), np.float32)
-    for i in range(len(points)):
-        cell = cell_index[i]
-        x, y, z = points[i, 0], points[i, 1], points[i, 2]
-        for channel in range(num_channels):
-            value = per_pillar[cell, channel]
-            value += per_point[0, channel] * x + per_point[1, channel] * y + per_point[2, channel] * z
-            pooled[cell, channel] += max(value, np.float32(0))
-    table = np.zeros((num_channels, num_cells), np.float32)
-    for cell in range(num_cells):
-        if counts[cell] > 0:
-            for channel in range(num_channels):
-                table[channel, cell] = pooled[cell, channel] / counts[cell]
-    return table
+        x, y, z = moved(points, i, matrix)
+        column = np.floor(x * inv_cell + half)
+        row = np.floor(y * inv_cell + half)
+        cell_index[i] = -1
+        if column >= 0 and column < size and row >= 0 and row < size and z >= z_min and z < z_max:
+            cell = np.int32(row * size + column)
+            cell_index[i] = cell
+            pillar = pillar_of_cell[cell]
+            if pillar < 0:
+                pillar = num_pillars
+                num_pillars += 1
+                pillar_of_cell[cell] = pillar
+                cell_of_pillar[pillar] = cell
+                sums[pillar] = 0
+            sums[pillar, 0] += x
+            sums[pillar, 1] += y
+            sums[pillar, 2] += z
+            sums[pillar, 3] += 1
+    return num_pillars
+
+
+@numba.njit(inline='always')
+def moved(points, i, matrix):
+    """Return x, y and z of point i under a (3, 4) matrix; rounded as `transforms.apply` does it."""
+    x, y, z = points[i, 0], points[i, 1], points[i, 2]
+    return (
+        x * matrix[0, 0] + y * matrix[0, 1] + z * matrix[0, 2] + matrix[0, 3],
+        x * matrix[1, 0] + y * matrix[1, 1] + z * matrix[1, 2] + matrix[1, 3],
+        x * matrix[2, 0] + y * matrix[2, 1] + z * matrix[2, 2] + matrix[2, 3],
+    )
+
+
+@lru_cache
+def pool(num_channels):
+    """Return the compiled function that averages relu(Linear) over each pillar, for C = num_channels.
+
+    It takes points, matrix, and what `assign` wrote; the number of pillars; the centres (G * G, 3); weight (9 * C,) of
+    xyz, xyz minus the mean, xyz minus the centre; bias (C,). The result lies in the second half of each row of
+    pooled (P, 2C). The Linear is split as `PillarEncoder.encode` does it; the part per pillar goes to the first half.
+    """
+    C = num_channels
+
+    def pool(points, matrix, cell_index, pillar_of_cell, cell_of_pillar, sums, num_pillars, centres, weight, bias,
+             pooled):  # fmt: skip
+        per_point = weight[: 3 * C] + weight[3 * C : 6 * C] + weight[6 * C :]
+        for pillar in range(num_pillars):
+            row, inv_count = pooled[pillar], 1 / sums[pillar, 3]
+            centre = centres[cell_of_pillar[pillar]]
+            for c in range(C):
+                row[c] = bias[c]
+                row[C + c] = 0
+            for axis in range(3):
+                mean = sums[pillar, axis] * inv_count
+                for c in range(C):
+                    row[c] -= weight[(3 + axis) * C + c] * mean + weight[(6 + axis) * C + c] * centre[axis]
+        flat = pooled.reshape(-1)
+        for i in range(len(points)):
+            if cell_index[i] >= 0:
+                start = np.uint64(pillar_of_cell[cell_index[i]]) * np.uint64(2 * C)
+                x, y, z = moved(points, i, matrix)
+                for c in range(C):
+                    value = flat[start + np.uint64(c)]
+                    value += per_point[c] * x + per_point[C + c] * y + per_point[2 * C + c] * z
+                    flat[start + np.uint64(C + c)] += _HALF * (value + abs(value))  # relu; max is not vectorised
+        for pillar in range(num_pillars):
+            inv_count = 1 / sums[pillar, 3]
+            for c in range(C):
+                pooled[pillar, C + c] *= inv_count
+
+    return _compiled(pool)
+
+
+@_compiled
+def replace(image, pillar_of_cell, old_cells, cells, pooled):
+    """Clear old pillars from an image (C, G * G), write the new ones, and forget which pillar has which cell.
+
+    old_cells, cells: (P,) int32. pooled: (P, 2C), whose second half is written.
+    """
+    num_channels = len(image)
+    for channel in range(num_channels):
+        line = image[channel]
+        for cell in old_cells:
+            line[cell] = 0
+        for pillar in range(len(cells)):
+            line[cells[pillar]] = pooled[pillar, num_channels + channel]
+    for cell in cells:
+        pillar_of_cell[cell] = -1
+
+
+@lru_cache
+def point_flow(num_hidden, has_gelu):
+    """Return the compiled function that writes the flow (N, 3) of each point, for H = num_hidden; see `PointHead`.
+
+    It takes points, matrix, cell_index; the centres (G * G, 3) and the row of hidden of each cell (G * G,); hidden
+    (G * G * H,); the weights of offset and output, (6 * H,), and the bias (3,). Rows without a cell become NaN.
+    """
+    H = num_hidden
+
+    def point_flow(points, matrix, cell_index, centres, row_of_cell, hidden, weight, bias, flow):
+        for i in range(len(points)):
+            cell = cell_index[i]
+            if cell < 0:
+                flow[i, 0] = flow[i, 1] = flow[i, 2] = np.nan
+                continue
+            x, y, z = moved(points, i, matrix)
+            x -= centres[cell, 0]
+            y -= centres[cell, 1]
+            z -= centres[cell, 2]
+            start = np.uint64(row_of_cell[cell]) * np.uint64(H)
+            vx, vy, vz = bias[0], bias[1], bias[2]
+            for h in range(H):
+                value = hidden[start + np.uint64(h)]
+                value += weight[h] * x + weight[H + h] * y + weight[2 * H + h] * z
+                if has_gelu:
+                    value *= _HALF * (1 + np.float32(math.erf(value * _SQRT_HALF)))
+                else:
+                    value = max(value, _LEAK * value)
+                vx += value * weight[3 * H + h]
+                vy += value * weight[4 * H + h]
+                vz += value * weight[5 * H + h]
+            flow[i, 0], flow[i, 1], flow[i, 2] = vx, vy, vz
+
+    return _compiled_finite(point_flow)

@@ -18,6 +18,7 @@ from zeroflow_ros.bags import BagWriter
 from zeroflow_ros.cdr import ODOMETRY, POINT_CLOUD, header_stamp_ns
 from zeroflow_ros.command_line import split_ros_args, stop_on_signals
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+from zeroflow_ros.heap import keep_freed_memory
 from zeroflow_ros.report import write_json
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
@@ -189,6 +190,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument('--idle', type=float, default=0.0, help='stop so many seconds after the last flow')
     own, ros_args = split_ros_args(sys.argv[1:] if args is None else args)
     parsed = parser.parse_args(own)
+    keep_freed_memory()
     try:
         with stop_on_signals() as stop:
             record(parsed, ros_args, stop)

@@ -20,6 +20,7 @@ from zeroflow_ros.bags import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage
 from zeroflow_ros.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
 from zeroflow_ros.command_line import split_ros_args, stop_on_signals
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+from zeroflow_ros.heap import keep_freed_memory
 from zeroflow_ros.read_ahead import ReadAhead
 from zeroflow_ros.report import percentiles, write_json
 
@@ -232,6 +233,7 @@ def main(args: list[str] | None = None) -> int:
     """Run from a command line, sys.argv unless given; return the exit status."""
     own, ros_args = split_ros_args(sys.argv[1:] if args is None else args)
     parsed = _parser().parse_args(own)
+    keep_freed_memory()
     try:
         if parsed.offline:
             from zeroflow_ros import offline  # loads the engine, which playing has no need of

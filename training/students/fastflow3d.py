@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.students.pillar_net import PillarEmbedder, PillarStudent, gather_columns
+from training.students.pillar_net import PillarEmbedder, PillarStudent
 from zeroflow_ros.pillars import PillarGrid
 
 
@@ -87,6 +87,9 @@ class Head(nn.Module):
 class FastFlow3D(PillarStudent):
     """The student of the ZeroFlow papers: 6.8 M parameters at 0.2 m, XL 110.6 M at 0.1 m."""
 
+    head_block = 1
+    head_activation = 'gelu'
+
     def __init__(self, name: str, grid: PillarGrid, num_channels: int, depths: tuple[int, ...]):
         super().__init__()
         self.name = name
@@ -95,14 +98,16 @@ class FastFlow3D(PillarStudent):
         self.backbone = Backbone(num_channels, depths)
         self.head = Head(4 * num_channels + 3)
 
-    def features(self, image0: Tensor, image1: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (both pseudo-images (B, 2C, G, G), backbone output (B, 2C, G, G))."""
-        return torch.cat([image0, image1], dim=1), self.backbone(image0, image1)
+    def hidden(self, images: Tensor) -> Tensor:
+        """Return the head's hidden layer from both pseudo-images and the backbone's output; see `PillarStudent`."""
+        image0, image1 = images.chunk(2, dim=1)
+        maps = torch.cat([images, self.backbone(image0, image1)], dim=1)  # (B, 4C, G, G)
+        first = self.head.decoder[0]
+        return functional.conv2d(maps, first.weight[:, :-3, None, None], first.bias)
 
-    def head_flow(self, features: tuple[Tensor, ...], cell0: Tensor, offset0: Tensor) -> Tensor:
-        """Return the flow (N, 3) [m]: the MLP on both gathered columns and the offset in the pillar."""
-        columns = [gather_columns(image, cell0) for image in features]
-        return self.head.decoder(torch.cat([*columns, offset0], dim=1))
+    def head_layers(self) -> tuple[Tensor, nn.Linear]:
+        """Return the weight of the offsets, and the last layer."""
+        return self.head.decoder[0].weight[:, -3:], self.head.decoder[2]
 
 
 def fastflow3d() -> FastFlow3D:

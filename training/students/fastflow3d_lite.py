@@ -28,17 +28,18 @@ class FastFlow3DLite(PillarStudent):
     Three things differ from FastFlow3D, all for two CPU cores. The encoder sees both sweeps at once instead of each in
     turn: half the work, and motion of less than a cell is visible to its first layer. Full-resolution layers cost most
     on a CPU, so there are none: the decoder ends at 0.8 m and gives the head four columns a cell, one for each 0.4 m
-    quarter. A Linear commutes with a gather, so the head's first layer is applied to the maps and its result is
-    gathered once: 32 numbers a point instead of 67.
-    It does not look at x and y themselves, only at offsets in the pillar: the same scene looks the same everywhere.
+    quarter. It does not look at x and y themselves, only at offsets in the pillar: the same scene looks the same
+    everywhere.
     """
+
+    head_block = 2
+    head_activation = 'leaky_relu'
 
     def __init__(self, num_channels: int = 16, widths: tuple[int, int, int] = (32, 64, 128), num_hidden: int = 32,
                  grid: PillarGrid = PillarGrid(256, 0.4, -2.0, 4.0)):  # noqa: B008 - frozen  # fmt: skip
         super().__init__()
         self.name = 'fastflow3d_lite'
         self.grid = grid
-        self.num_hidden = num_hidden
         in_cell = 2 / grid.cell  # offsets in a cell become [-1, 1]
         self.embedder = PillarEmbedder(num_channels, (0, 0, 0.5, in_cell, in_cell, 1.0, in_cell, in_cell, 0.5))
         w1, w2, w3 = widths
@@ -53,27 +54,19 @@ class FastFlow3DLite(PillarStudent):
         self.head_offset = nn.Linear(3, num_hidden, bias=False)
         self.head_out = nn.Linear(num_hidden, 3)
 
-    def features(self, image0: Tensor, image1: Tensor) -> tuple[Tensor]:
-        """Return the hidden layer of the head (B, 4H, G/2, G/2), without its offset part."""
-        images = torch.cat([image0, image1], 1)
+    def hidden(self, images: Tensor) -> Tensor:
+        """Return the head's hidden layer (B, 4H, G/2, G/2) without its offset part; see `PillarStudent`."""
         level1 = self.encoder1(images)  # (B, w1, G/2, G/2)
         level2 = self.encoder2(level1)
         level3 = self.encoder3(level2)  # (B, w3, G/8, G/8)
         decoded = self.decoder3(level3)
         decoded = self.decoder2(torch.cat([_double(decoded), level2], 1))
         decoded = self.decoder1(torch.cat([_double(decoded), level1], 1))  # (B, w1, G/2, G/2)
-        return (self.head_decoder(decoded) + self.head_pillars(images),)
+        return self.head_decoder(decoded) + self.head_pillars(images)
 
-    def head_flow(self, features: tuple[Tensor, ...], cell0: Tensor, offset0: Tensor) -> Tensor:
-        """Return the flow (N, 3) [m]: gathered hidden layer plus its offset part, leaky ReLU, Linear."""
-        columns = features[0].flatten(1).T.reshape(-1, self.num_hidden)  # (G/2 * G/2 * 4, H)
-        cells = self.grid.cells
-        row, column = torch.div(cell0, cells, rounding_mode='floor'), cell0 % cells
-        half_row, half_column = torch.div(row, 2, rounding_mode='floor'), torch.div(column, 2, rounding_mode='floor')
-        quarter = (row - 2 * half_row) * 2 + column - 2 * half_column
-        gathered = columns.index_select(0, (half_row * (cells // 2) + half_column) * 4 + quarter)
-        hidden = torch.addmm(gathered, offset0, self.head_offset.weight.T)
-        return self.head_out(functional.leaky_relu(hidden, 0.1))
+    def head_layers(self) -> tuple[Tensor, nn.Linear]:
+        """Return the weight of the offsets, and the last layer."""
+        return self.head_offset.weight, self.head_out
 
 
 def _double(image: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zeroflow_ros.pillars import PillarGrid
+from zeroflow_ros.point_head import LEAK
 
 
 class PillarGridTensors:
@@ -95,26 +97,35 @@ class PillarEmbedder(nn.Module):
 
 
 class PillarStudent(nn.Module):
-    """A student on pillars of two sweeps: a backbone over two pseudo-images and a head per point.
+    """A student on pillars of two sweeps: a backbone over two pseudo-images, and a head of two layers per point.
 
-    Subclasses set `grid`, `embedder`, and implement `features` and `head_flow`.
+    The head's first layer is linear in the maps and in the point's offset from the centre of its pillar. A linear
+    layer commutes with a gather: the part of the maps is computed for every cell, and each point adds its own offset.
+
+    Subclasses set `grid`, `embedder`, `head_block`, `head_activation`, and implement `hidden` and `head_layers`.
     """
 
     name: str
     grid: PillarGrid
     embedder: PillarEmbedder
+    head_block: int  # cells along each side of the square of cells that share a column of `hidden`
+    head_activation: str  # one of zeroflow_ros.point_head.ACTIVATIONS
 
-    def features(self, image0: Tensor, image1: Tensor) -> tuple[Tensor, ...]:
-        """Return what the head reads, from pseudo-images (B, C, G, G) of the two sweeps."""
+    def hidden(self, images: Tensor) -> Tensor:
+        """Return the head's hidden layer, without the part of the offsets, for every cell.
+
+        images: (B, 2C, G, G), both pseudo-images. Returns (B, b * b * H, G / b, G / b) for blocks of b x b cells; the
+        H channels of the cell at (row, column) of its block start at (row * b + column) * H.
+        """
         raise NotImplementedError
 
-    def head_flow(self, features: tuple[Tensor, ...], cell0: Tensor, offset0: Tensor) -> Tensor:
-        """Return the residual flow (N, 3) [m] of the points of one sample; features have no batch axis."""
+    def head_layers(self) -> tuple[Tensor, nn.Linear]:
+        """Return the weight (H, 3) of the offsets in the hidden layer, and the layer from hidden to flow."""
         raise NotImplementedError
 
     @property
     def num_channels(self) -> int:
-        """Channels of the pseudo-image."""
+        """Channels of one pseudo-image."""
         return self.embedder.feature_net.pfn_layers[0][0].out_features
 
     def pseudo_image(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,12 +144,27 @@ class PillarStudent(nn.Module):
         image0, cell0, offset0 = self.pseudo_image(points0)
         image1, _, _ = self.pseudo_image(points1)
         last = self.grid.cells**2 - 1
-        return self.dense(image0[None], image1[None], cell0.clamp(max=last), offset0)
+        hidden = self.hidden(torch.cat([image0, image1])[None])
+        return self.head_flow(hidden[0], cell0.clamp(max=last), offset0)
 
-    def dense(self, image0: Tensor, image1: Tensor, cell0: Tensor, offset0: Tensor) -> Tensor:
-        """Return the flow (N, 3) [m] from pseudo-images (1, C, G, G), cell indices (N,) and offsets (N, 3)."""
-        features = self.features(image0, image1)
-        return self.head_flow(tuple(f[0] for f in features), cell0, offset0)
+    def hidden_rows(self, hidden: Tensor) -> Tensor:
+        """Return one sample's hidden layer (b * b * H, G / b, G / b) with the channels last: (G * G, H).
+
+        Cells are in the order of blocks: row of blocks, column of blocks, row in the block, column in the block.
+        """
+        return hidden.flatten(1).T.reshape(self.grid.cells**2, -1)
+
+    def head_flow(self, hidden: Tensor, cell0: Tensor, offset0: Tensor) -> Tensor:
+        """Return the flow (N, 3) [m] of points in cells (N,) with offsets (N, 3), from one sample's hidden layer."""
+        cells, block = self.grid.cells, self.head_block
+        row, column = torch.div(cell0, cells, rounding_mode='floor'), cell0 % cells
+        block_row, block_column = (torch.div(index, block, rounding_mode='floor') for index in (row, column))
+        in_block = (row - block_row * block) * block + column - block_column * block
+        index = (block_row * (cells // block) + block_column) * block**2 + in_block
+        # index_select and not []: its backward is an index_add, which is 5x faster.
+        gathered = self.hidden_rows(hidden).index_select(0, index)
+        offset_weight, last = self.head_layers()
+        return last(_ACTIVATIONS[self.head_activation](torch.addmm(gathered, offset0, offset_weight.T)))
 
     def forward_both(
         self, pairs: list[tuple[Tensor, Tensor]], rows: list[tuple[Tensor, Tensor]]
@@ -151,17 +177,13 @@ class PillarStudent(nn.Module):
         encoded = [(self.pseudo_image(points0), self.pseudo_image(points1)) for points0, points1 in pairs]
         images0, images1 = (torch.stack([both[cloud][0] for both in encoded]) for cloud in (0, 1))
         flows = []
-        for cloud, features in enumerate((self.features(images0, images1), self.features(images1, images0))):
+        for cloud, images in enumerate(((images0, images1), (images1, images0))):
             flows.append([])
-            for sample, both in enumerate(encoded):
+            for sample, hidden in enumerate(self.hidden(torch.cat(images, 1))):
                 wanted = rows[sample][cloud]
-                _, cell_index, offsets = both[cloud]
-                flows[-1].append(
-                    self.head_flow(tuple(f[sample] for f in features), cell_index[wanted], offsets[wanted])
-                )
+                _, cell_index, offsets = encoded[sample][cloud]
+                flows[-1].append(self.head_flow(hidden, cell_index[wanted], offsets[wanted]))
         return list(zip(*flows, strict=True))
 
 
-def gather_columns(image: Tensor, cell_index: Tensor) -> Tensor:
-    """Return the columns (N, C) of an image (C, H, W) at flat cell indices (N,)."""
-    return image.flatten(1).T.index_select(0, cell_index)  # its backward is an index_add: 5x faster than []'s
+_ACTIVATIONS = {'leaky_relu': lambda hidden: functional.leaky_relu(hidden, LEAK), 'gelu': functional.gelu}
