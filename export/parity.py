@@ -97,8 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise ZeroFlowError(f'The models have different grids: {grid} and {other_grid}.')
         worst = 0.0
         for name, source, target in clouds(grid, options.bag, options.sweeps):
-            difference = largest_difference(first(source, target), second(source, target))
-            print(f'{name:24} {difference:.2e} m')
+            flows = first(source, target), second(source, target)
+            difference = largest_difference(*flows)
+            mean = np.nanmean(np.abs(flows[0] - flows[1])) if np.isfinite(flows[0]).any() else 0.0
+            print(f'{name:24} {difference:.2e} m, mean {mean:.2e} m')
             worst = max(worst, difference)
     except ZeroFlowError as error:
         print(f'export.parity: {error}', file=sys.stderr)

@@ -11,13 +11,13 @@ checkpoint is recognised.
 
 import argparse
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
 
+from export.model_file import write_model
 from zeroflow_ros.errors import ZeroFlowError
-from zeroflow_ros.model_card import METADATA_KEY, ModelCard, stamp_checksum
+from zeroflow_ros.model_card import ModelCard
 
 OPSET = 20  # the first that has Gelu as one node
 MAX_POINTS = 400_000  # upper bound of the dynamic axes
@@ -31,7 +31,6 @@ def export_onnx(
     checkpoint: training.checkpoint.Checkpoint. form: 'dense' or 'full'. precision: of the arithmetic; 'float16' is for
     dense files only, because raw coordinates do not fit in it (0.03 m steps at 50 m).
     """
-    import onnx
     import torch
 
     if form == 'full' and precision != 'float32':
@@ -49,18 +48,7 @@ def export_onnx(
         )  # fmt: skip
     proto = program.model_proto
     card = _card(checkpoint, student, proto, form, precision, name or path.stem, beside)
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, card.to_json()
-    onnx.checker.check_model(proto)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        onnx.save(proto, temporary)
-        card = stamp_checksum(temporary, card)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return card
+    return write_model(proto, card, path)
 
 
 def _dense(student, precision: str):

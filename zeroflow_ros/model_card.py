@@ -16,10 +16,10 @@ from zeroflow_ros.point_head import PointHead
 METADATA_KEY = 'zeroflow_ros.model_card'
 SCHEMA = 2
 REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
-_NO_CHECKSUM = '0' * 64
+NO_CHECKSUM = '0' * 64
 _CHOICES = {
     'form': ('dense', 'full'),
-    'precision': ('float32', 'float16'),
+    'precision': ('float32', 'float16', 'int8'),
     'ground': ('keep', 'remove'),
     'z_origin': ('ground', 'sensor'),
     'direction': ('both', 'forward'),
@@ -73,7 +73,7 @@ class ModelCard:
     head_weight: np.ndarray = field(default_factory=lambda: np.zeros((3, 0), np.float32))
     head_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     head_activation: str = ''
-    checksum: str = _NO_CHECKSUM
+    checksum: str = NO_CHECKSUM
     schema: int = SCHEMA
 
     def __post_init__(self):
@@ -157,10 +157,10 @@ class ModelCard:
 def stamp_checksum(path: Path, card: ModelCard) -> ModelCard:
     """Set the checksum in a just-written model file whose card still has 64 zeros; return the card with it."""
     data = path.read_bytes()
-    if data.count(_NO_CHECKSUM.encode()) != 1:
+    if data.count(NO_CHECKSUM.encode()) != 1:
         raise ValueError(f'{path} should hold one empty checksum')
     checksum = hashlib.sha256(data).hexdigest()
-    path.write_bytes(data.replace(_NO_CHECKSUM.encode(), checksum.encode()))
+    path.write_bytes(data.replace(NO_CHECKSUM.encode(), checksum.encode()))
     return dataclasses.replace(card, checksum=checksum)
 
 
@@ -169,7 +169,7 @@ def verify_checksum(path: Path, card: ModelCard) -> None:
 
     Raises: ModelError when a byte of it has changed.
     """
-    data = Path(path).read_bytes().replace(card.checksum.encode(), _NO_CHECKSUM.encode())
+    data = Path(path).read_bytes().replace(card.checksum.encode(), NO_CHECKSUM.encode())
     found = hashlib.sha256(data).hexdigest()
     if found != card.checksum:
         raise ModelError(

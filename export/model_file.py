@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ONNX graph and its model card, written as one file."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from zeroflow_ros.model_card import METADATA_KEY, NO_CHECKSUM, ModelCard, stamp_checksum
+
+
+def write_model(proto, card: ModelCard, path: Path) -> ModelCard:
+    """Write a graph (onnx.ModelProto) with its card inside, atomically; return the card with the checksum."""
+    import onnx
+
+    card = dataclasses.replace(card, checksum=NO_CHECKSUM)
+    del proto.metadata_props[:]
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, card.to_json()
+    onnx.checker.check_model(proto)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        onnx.save(proto, temporary)
+        card = stamp_checksum(temporary, card)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return card

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the 8-bit form of a dense model, which runs twice as fast on CPUs.
+
+usage: python3 -m export.quantize model.onnx --out model_int8.onnx
+       python3 -m export.quantize model.onnx --out model_int8.onnx --bag drive_1.mcap drive_2.mcap
+
+Weights are quantised per channel, activations per tensor, with ranges seen on sweep pairs: of --bag, or of simulated
+streets. For ONNX Runtime; TensorRT takes the file that this one is made from. Compare the two with
+`python3 -m training.evaluate`: a maximum says little here, a single point may be 0.2 m off.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from export.model_file import write_model
+from zeroflow_ros.engine import IDENTITY, load_engine
+from zeroflow_ros.errors import DataError, ZeroFlowError
+from zeroflow_ros.model_card import ModelCard
+from zeroflow_ros.pillars import PillarImage
+
+_PERCENTILE = 99.999  # of the activations; the few beyond are cut off and leave the others finer steps
+
+
+class PillarRecorder:
+    """An engine that keeps the pillar images that a dense model would get, and flows nothing."""
+
+    def __init__(self, card: ModelCard):
+        self.card = card
+        cells, num_channels = card.grid.cells, len(card.encoder.weight)
+        self._images = np.zeros((1, 2 * num_channels, cells, cells), np.float32)
+        halves = self._images[0, :num_channels], self._images[0, num_channels:]
+        self._source, self._target = (PillarImage(card.encoder, half) for half in halves)
+        self.recorded: list[np.ndarray] = []
+
+    def infer(self, source, target, watch=None, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
+        """Keep the images of two clouds; return NaN for every point. See `zeroflow_ros.engine.Engine`."""
+        self._source.update(source, network_T_source)
+        self._target.update(target, network_T_target)
+        self.recorded.append(self._images.copy())
+        return np.full_like(source, np.nan)
+
+
+def simulated_images(card: ModelCard, clips: Path, num_pairs: int) -> Iterator[np.ndarray]:
+    """Yield pillar images (1, 2C, G, G) of pairs of simulated clips, one of each; both directions of time in turn."""
+    from training.clip_store import ClipStore
+
+    recorder, store = PillarRecorder(card), ClipStore(clips, num_sweeps=4)
+    for seed in range(num_pairs):
+        pair = store.pair(seed, 1, 2)
+        clouds = (pair.points0, pair.points1) if seed % 2 else (pair.points1, pair.points0)
+        recorder.infer(*clouds)
+        yield recorder.recorded.pop()
+
+
+def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np.ndarray]:
+    """Yield pillar images (1, 2C, G, G) of sweep pairs spread over bags, with ego motion as the node has it.
+
+    Raises: DataError when a bag has no pair.
+    """
+    from zeroflow_ros.bags import Bag
+    from zeroflow_ros.offline import estimate_flow
+
+    output_on = 'latest' if card.direction == 'both' else 'previous'
+    for path in bags:
+        recorder, found = PillarRecorder(card), 0
+        with Bag(path) as bag:
+            name = bag.point_cloud_topic()
+            [num_sweeps] = [topic.num_messages for topic in bag.topics if topic.name == name]
+            every = max(1, num_sweeps * len(bags) // num_pairs)
+            for k, _ in enumerate(estimate_flow(bag, recorder, output_on=output_on)):
+                images = recorder.recorded.pop()
+                if k % every == 0:
+                    found += 1
+                    yield images
+        if not found:
+            raise DataError(f'{path} has no pair of sweeps with ego motion to calibrate on.')
+
+
+def quantize(path: Path, images: Iterator[np.ndarray], out: Path, calibration: str) -> ModelCard:
+    """Write the 8-bit form of a dense model file atomically and return its card.
+
+    images: (1, 2C, G, G) each, to calibrate on. calibration: what they are, for the card.
+    Weights use 7 bits: x86 processors without VNNI add two products in 16 bits, which 8 would overflow.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    card = load_engine(path).card
+    if (card.form, card.precision) != ('dense', 'float32'):
+        raise ZeroFlowError(f'{path} is {card.form}, {card.precision}; only a dense float32 model can be quantised.')
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self):
+            batch = next(images, None)
+            return None if batch is None else {'images': batch}
+
+    logging.getLogger().setLevel(logging.ERROR)  # the library logs advice on the root logger
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        prepared, quantised = Path(folder) / 'prepared.onnx', Path(folder) / 'quantised.onnx'
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared, quantised, Reader(), per_channel=True, reduce_range=True,
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.Percentile, extra_options={'CalibPercentile': _PERCENTILE},
+        )  # fmt: skip
+        proto = onnx.load(quantised)
+    card = dataclasses.replace(card, precision='int8', training={**card.training, 'calibration': calibration})
+    return write_model(proto, card, out)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        'export.quantize', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('model', type=Path, help='dense float32 .onnx file')
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--bag', type=Path, nargs='+', help='calibrate on these drives instead of simulated streets')
+    parser.add_argument('--clips', type=Path, default=Path('out/clips'), help='simulated clips (default: %(default)s)')
+    parser.add_argument('--pairs', type=int, default=32, help='sweep pairs (default: %(default)s)')
+    options = parser.parse_args(arguments)
+    try:
+        card = load_engine(options.model).card
+        if options.bag:
+            images = bag_images(card, options.bag, options.pairs)
+            calibration = f'{options.pairs} sweep pairs of {", ".join(path.name for path in options.bag)}'
+        else:
+            images = simulated_images(card, options.clips, options.pairs)
+            calibration = f'{options.pairs} simulated sweep pairs'
+        card = quantize(options.model, images, options.out, calibration)
+    except ZeroFlowError as error:
+        print(f'export.quantize: {error}', file=sys.stderr)
+        return 1
+    print(f'{options.out}: {card.student}, int8, {options.out.stat().st_size / 1e6:.1f} MB, {calibration}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
