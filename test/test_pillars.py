@@ -58,14 +58,6 @@ def encoder(grid, num_channels=5):
     )
 
 
-@pytest.fixture(params=['compiled', 'numpy'])
-def compiled_or_not(request, monkeypatch):
-    if request.param == 'numpy':
-        monkeypatch.setattr(pillars, 'pillars_numba', None)
-    elif pillars.pillars_numba is None:
-        pytest.skip('numba is not installed')
-
-
 def written(encoder_, points, network_T_points=IDENTITY):
     """Return the image that PillarImage writes, and the cells."""
     image = np.zeros((len(encoder_.weight), encoder_.grid.cells, encoder_.grid.cells), np.float32)

@@ -82,7 +82,7 @@ def test_rows_without_a_return_stay_in_place_as_nan(card):
     assert np.flatnonzero(estimate.flow_valid == 0).tolist() == [0, 7]
 
 
-def test_numbers_that_are_not_finite_never_leave_the_pipeline(card):
+def test_numbers_that_are_not_finite_never_leave_the_pipeline(card, compiled_or_not):
     class Broken(NearestNeighbour):
         def flow(self, source, target):
             flow = super().flow(source, target)

@@ -82,7 +82,7 @@ def random_cloud(rng):
     )  # fmt: skip
 
 
-def test_any_legal_layout_decodes_like_the_plain_decoder():
+def test_any_legal_layout_decodes_like_the_plain_decoder(compiled_or_not):
     rng = np.random.default_rng(1)
     for _ in range(400):
         msg = random_cloud(rng)
@@ -93,7 +93,7 @@ def test_any_legal_layout_decodes_like_the_plain_decoder():
         assert bytes(msg.data) == before
 
 
-def test_any_legal_layout_keeps_every_byte_and_gains_a_velocity():
+def test_any_legal_layout_keeps_every_byte_and_gains_a_velocity(compiled_or_not):
     rng = np.random.default_rng(2)
     for _ in range(300):
         msg = random_cloud(rng)
@@ -223,7 +223,7 @@ LEGAL = [
 
 
 @pytest.mark.parametrize(('msg', 'points'), [row[1:] for row in LEGAL], ids=[row[0] for row in LEGAL])
-def test_legal_cloud(msg, points):
+def test_legal_cloud(msg, points, compiled_or_not):
     sweep = decode_cloud(msg)
     np.testing.assert_array_equal(sweep.points, np.array(points, np.float32).reshape(-1, 3))
     assert (sweep.stamp_ns, sweep.frame_id) == (12_000_000_345, 'velodyne')
@@ -247,13 +247,22 @@ def test_flow_of_a_flow_cloud_is_replaced_not_doubled():
     assert struct.unpack_from('<f', second.data, at)[0] == 7
 
 
+def test_memory_of_an_earlier_cloud_is_taken_when_it_fits(compiled_or_not):
+    first = flow_cloud(message(ONE), np.full((1, 3), 1, np.float32), np.array([255], np.uint8))
+    ours = flow_cloud(message(ONE), np.full((1, 3), 7, np.float32), np.array([1], np.uint8))
+    again = flow_cloud(message(ONE), np.full((1, 3), 7, np.float32), np.array([1], np.uint8), reuse=first.data)
+    assert again.data is first.data and again.data.tobytes() == ours.data.tobytes()
+    larger = flow_cloud(message(ONE * 2), np.ones((2, 3), np.float32), np.ones(2, np.uint8), reuse=first.data)
+    assert larger.data is not first.data and again.data.tobytes() == ours.data.tobytes()
+
+
 def test_velocity_of_another_cloud_is_refused():
     with pytest.raises(ValueError, match=r'cloud of 1 points needs velocity \(1, 3\)'):
         flow_cloud(message(ONE), np.zeros((2, 3), np.float32), np.zeros(2, np.uint8))
 
 
 @pytest.mark.parametrize('name', ['kitti_0005_a', 'apollo_columbia_park', 'kitti_braking'])
-def test_real_cloud(shared_data, name):
+def test_real_cloud(shared_data, name, compiled_or_not):
     highlevel = pytest.importorskip('rosbags.highlevel')
     with highlevel.AnyReader([shared_data / 'bags' / name]) as reader:
         connections = [c for c in reader.connections if c.msgtype == 'sensor_msgs/msg/PointCloud2']

@@ -12,14 +12,6 @@ GRID = PillarGrid(8, 0.5, -1.0, 3.0)
 NUM_HIDDEN = 5
 
 
-@pytest.fixture(params=['compiled', 'numpy'])
-def compiled_or_not(request, monkeypatch):
-    if request.param == 'numpy':
-        monkeypatch.setattr(point_head, 'pillars_numba', None)
-    elif point_head.pillars_numba is None:
-        pytest.skip('numba is not installed')
-
-
 def random_head(block, activation):
     rng = np.random.default_rng(3)
     weights = (rng.normal(size=shape).astype(np.float32) for shape in ((NUM_HIDDEN, 3), (3, NUM_HIDDEN), 3))

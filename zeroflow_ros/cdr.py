@@ -4,6 +4,8 @@
 import struct
 from functools import cache
 
+import numpy as np
+
 from zeroflow_ros.errors import DataError
 
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
@@ -55,6 +57,6 @@ def flow_cloud_message(header, cloud):
         is_bigendian=cloud.is_bigendian,
         point_step=cloud.point_step,
         row_step=cloud.row_step,
-        data=cloud.data,
+        data=np.frombuffer(cloud.data, np.uint8),
         is_dense=False,
     )

@@ -54,6 +54,7 @@ class Publishers:
     def __init__(self, node: Node):
         self._node = node
         self._flow = self._overridable(PointCloud2, FLOW)
+        self._flow_data = None
         self._markers = self._overridable(Marker, MARKERS)
         names = {stage: f'processing_time/{stage}_ms' for stage in STAGES}
         names |= {'latency': 'pipeline_latency_ms', 'dt': 'dt_s'}
@@ -79,7 +80,9 @@ class Publishers:
         return any(publisher.get_subscription_count() for publisher in publishers)
 
     def publish_flow(self, msg: PointCloud2, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
-        self._flow.publish(flow_message(msg, flow_cloud(msg, velocity, flow_valid)))
+        cloud = flow_cloud(msg, velocity, flow_valid, reuse=self._flow_data)
+        self._flow_data = cloud.data  # publish() copies, so that the next sweep may have it
+        self._flow.publish(flow_message(msg, cloud))
 
     def publish_arrows(self, msg: PointCloud2, points: np.ndarray, velocity: np.ndarray) -> None:
         if not self._markers.get_subscription_count():

@@ -6,12 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from zeroflow_ros.optional import compiled
 from zeroflow_ros.transforms import apply
-
-try:
-    from zeroflow_ros import pillars_numba
-except ImportError:  # optional: the numpy form gives the same image in four times the time
-    pillars_numba = None
 
 
 @dataclass(frozen=True)
@@ -150,12 +146,12 @@ class PillarImage:
         self._encoder = encoder
         self._image = image.reshape(len(encoder.weight), -1)
         self._pillars = np.empty(0, np.int32)  # the cells in the image that are not empty
-        if pillars_numba is not None:
+        if compiled is not None:
             grid = encoder.grid
             num_channels, num_cells = self._image.shape
             self._grid = tuple(np.float32(v) for v in (grid.cells, 1 / grid.cell, grid.z_min, grid.z_max))
             self._weight = np.ascontiguousarray(encoder.weight.T).reshape(-1)
-            self._pool = pillars_numba.pool(num_channels)
+            self._pool = compiled.pool(num_channels)
             # Room for a pillar in every cell; memory is touched only as far as there are pillars.
             self._pillar_of_cell = np.full(num_cells, -1, np.int32)
             self._cell_of_pillar = np.empty(num_cells, np.int32)
@@ -168,7 +164,7 @@ class PillarImage:
         points: (N, 3) float32 [m], NaN rows allowed. network_T_points: (4, 4), into the frame of the grid.
         """
         encoder = self._encoder
-        if pillars_numba is None:
+        if compiled is None:
             moved = apply(network_T_points, points)
             cell_index = encoder.grid.assign(moved)
             inside = np.flatnonzero(cell_index >= 0)
@@ -177,7 +173,7 @@ class PillarImage:
             return cell_index
         matrix = network_T_points[:3].astype(np.float32)
         cell_index = np.empty(len(points), np.int32)
-        num_pillars = pillars_numba.assign(
+        num_pillars = compiled.assign(
             points, matrix, self._grid, cell_index, self._pillar_of_cell, self._cell_of_pillar, self._sums
         )
         self._pool(
@@ -185,6 +181,6 @@ class PillarImage:
             encoder.grid.centres, self._weight, encoder.bias, self._pooled,
         )  # fmt: skip
         pillars = self._cell_of_pillar[:num_pillars].copy()
-        pillars_numba.replace(self._image, self._pillar_of_cell, self._pillars, pillars, self._pooled)
+        compiled.replace(self._image, self._pillar_of_cell, self._pillars, pillars, self._pooled)
         self._pillars = pillars
         return cell_index

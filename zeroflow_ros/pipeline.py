@@ -9,6 +9,7 @@ from zeroflow_ros import transforms
 from zeroflow_ros.engine import Engine
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.ground import SensorHeight, is_ground
+from zeroflow_ros.optional import compiled
 from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.sweep import SweepPair
 
@@ -87,11 +88,19 @@ class FlowPipeline:
             source, target, watch, network_T_source=network_T_source, network_T_target=network_T_target
         )
         with watch('finish'):
-            velocity = flow * np.float32(sign / pair.dt)
-            valid = np.isfinite(velocity[:, 0] + velocity[:, 1] + velocity[:, 2])
-            velocity[~valid] = np.nan
-            flow_valid = valid * np.uint8(self._flags)
+            velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
         return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, height, watch.stages_ms)
+
+    def _to_velocity(self, flow: np.ndarray, per_second: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return (velocity (N, 3) [m/s], flow_valid (N,)); a row with a number that is not finite is NaN throughout."""
+        if compiled is not None:
+            velocity, flow_valid = np.empty_like(flow), np.empty(len(flow), np.uint8)
+            compiled.to_velocity(flow, np.float32(per_second), np.uint8(self._flags), velocity, flow_valid)
+            return velocity, flow_valid
+        velocity = flow * np.float32(per_second)
+        valid = np.isfinite(velocity).all(axis=1)
+        velocity[~valid] = np.nan
+        return velocity, valid * np.uint8(self._flags)
 
 
 def _without_ground(points: np.ndarray, height: float) -> np.ndarray:

@@ -7,7 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from zeroflow_ros.pillars import PillarGrid, pillars_numba
+from zeroflow_ros.optional import compiled
+from zeroflow_ros.pillars import PillarGrid
 from zeroflow_ros.transforms import apply
 
 ACTIVATIONS = ('leaky_relu', 'gelu')
@@ -71,10 +72,10 @@ class PointHead:
         outside. hidden: (G / b, G / b, b, b, H) float32: row and column of the block of b x b cells, and in it.
         Compiled where numba is installed, else in numpy.
         """  # fmt: skip
-        if pillars_numba is None:
+        if compiled is None:
             self.flow_numpy(points, network_T_points, cell_index, hidden, out)
             return
-        write = pillars_numba.point_flow(len(self.offset_weight), self.activation == 'gelu')
+        write = compiled.point_flow(len(self.offset_weight), self.activation == 'gelu')
         matrix = network_T_points[:3].astype(np.float32)
         write(points, matrix, cell_index, self.grid.centres, self.row_of_cell, hidden.reshape(-1), self._packed,
               self.bias, out)  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loops over points, compiled: the pillar encoder and the point head, where numba is installed.
+"""The loops over points, compiled, where numba is installed: rows of a cloud, pillar encoder, point head.
 
 The innermost loops have a length that is known when they are compiled, and no branch: LLVM then makes vectors of them,
 which is two to four times as fast.
@@ -152,3 +152,46 @@ def point_flow(num_hidden, has_gelu):
             flow[i, 0], flow[i, 1], flow[i, 2] = vx, vy, vz
 
     return _compiled_finite(point_flow)
+
+
+@_compiled
+def read_xyz(rows, columns, points):
+    """Write x, y and z of rows (N, W) float32 into points (N, 3); NaN where one of them is not finite."""
+    x_column, y_column, z_column = columns
+    for i in range(len(rows)):
+        x, y, z = rows[i, x_column], rows[i, y_column], rows[i, z_column]
+        if np.isfinite(x) and np.isfinite(y) and np.isfinite(z):
+            points[i, 0], points[i, 1], points[i, 2] = x, y, z
+        else:
+            points[i, 0] = points[i, 1] = points[i, 2] = np.nan
+
+
+@_compiled
+def to_velocity(flow, per_second, flags, velocity, flow_valid):
+    """Write flow (N, 3) times per_second into velocity and flags into flow_valid (N,); NaN and 0 if not all finite."""
+    for i in range(len(flow)):
+        x, y, z = flow[i, 0] * per_second, flow[i, 1] * per_second, flow[i, 2] * per_second
+        if np.isfinite(x) and np.isfinite(y) and np.isfinite(z):
+            velocity[i, 0], velocity[i, 1], velocity[i, 2] = x, y, z
+            flow_valid[i] = flags
+        else:
+            velocity[i, 0] = velocity[i, 1] = velocity[i, 2] = np.nan
+            flow_valid[i] = 0
+
+
+@_compiled
+def write_flow_rows(rows, velocity, flow_valid, out, out_as_float):
+    """Write rows (N, W) uint32 with vx, vy, vz, speed and flow_valid behind them into out (N, W + 5) uint32.
+
+    velocity: (N, 3) float32. flow_valid: (N,) uint8. out_as_float: the memory of out as float32.
+    """
+    width = rows.shape[1]
+    for i in range(len(rows)):
+        for word in range(width):
+            out[i, word] = rows[i, word]
+        x, y, z = velocity[i, 0], velocity[i, 1], velocity[i, 2]
+        out_as_float[i, width] = x
+        out_as_float[i, width + 1] = y
+        out_as_float[i, width + 2] = z
+        out_as_float[i, width + 3] = np.sqrt(x * x + y * y + z * z)
+        out[i, width + 4] = flow_valid[i]
