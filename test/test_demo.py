@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from processes import run, started
 from tiny_bag import CLOUD_TOPIC, ODOMETRY_TOPIC, write_bag
 
+from zeroflow_ros import demo
 from zeroflow_ros.bags import Bag
 from zeroflow_ros.demo import Source, _dropped, examine, make_report
 
@@ -91,10 +93,24 @@ def test_ctrl_c_ends_everything(tmp_path):
     assert processes_that_mention(tmp_path) == []
 
 
+def test_a_bag_that_is_played_twice_is_recorded_once(tmp_path):
+    out = tmp_path / 'out'
+    bag_path = write_bag(tmp_path / 'drive', num_sweeps=8)
+    code, text = run('demo', '--bag', bag_path, '--out', out, '--rate', 0.5, '--times', 2, timeout=120)
+    assert code == 0, text
+    report = json.loads((out / 'report.json').read_text())
+    assert report['sweeps_played'] == 16 and report['dropped']['time_went_back'] == 1
+    assert report['latency_ms']['end_to_end']['count'] == report['flow_published'] > 8
+    assert report['latency_ms']['end_to_end']['max'] < 2_000
+    with Bag(out / 'flow.mcap') as bag:
+        assert [topic.num_messages for topic in bag.topics] == [8]
+
+
 @pytest.mark.parametrize(
     ('options', 'expected'),
     [
         (['--bag', 'nowhere.mcap'], 'no bag at'),
+        (['--bag', 'nowhere.mcap', '--times', '0'], '--times at least 1'),
         (['--bag', 'nowhere.mcap', '--rate', '0'], '--rate must be above 0'),
     ],
 )
@@ -115,6 +131,24 @@ def test_without_a_bag_it_simulates_one(tmp_path):
             drive = simulate(tmp_path, programs, seed=1, sweeps=2)
     source = examine(drive)
     assert (source.ego_motion, source.topic) == ('odometry', '/lidar/points')
+
+
+def test_the_transport_profile_is_found_where_colcon_installs_it(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('ament_index_python', reason='needs ament_index_python')
+    monkeypatch.setattr(demo, '_ROOT', tmp_path / 'no_checkout')
+    monkeypatch.setattr(sys, 'prefix', str(tmp_path))
+    monkeypatch.delenv('AMENT_PREFIX_PATH', raising=False)
+    assert 'FASTDDS_DEFAULT_PROFILES_FILE' not in demo.environment(1)
+    assert 'clouds may get lost' in capsys.readouterr().err
+    index = tmp_path / 'install' / 'share' / 'ament_index' / 'resource_index' / 'packages'
+    config = tmp_path / 'install' / 'share' / 'zeroflow_ros' / 'config'
+    for folder in (index, config):
+        folder.mkdir(parents=True)
+    (index / 'zeroflow_ros').touch()
+    (config / 'fastdds_shm.xml').touch()
+    monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path / 'install'))
+    assert demo.environment(1)['FASTDDS_DEFAULT_PROFILES_FILE'] == str(config / 'fastdds_shm.xml')
+    assert not capsys.readouterr().err
 
 
 def test_a_bag_is_examined(tmp_path):
@@ -140,7 +174,8 @@ def test_end_to_end_is_from_player_to_recorder(tmp_path):
     found = {
         'replay': {
             'sweeps_played': 2,
-            'sweeps': [{'stamp_ns': k, 'published_wall_ns': k * 10**9} for k in (1, 2)],
+            # Played twice: the flow belongs to the sweep of the same stamp that was played last before it came in.
+            'sweeps': [{'stamp_ns': k, 'published_wall_ns': k * 10**9 + n} for n in (-9, 0, 10**10) for k in (1, 2)],
         },
         'recorder': {
             'flow_received': 1,
@@ -150,10 +185,12 @@ def test_end_to_end_is_from_player_to_recorder(tmp_path):
         },
         'memory': [100.0, 300.0, 200.0],
     }
-    report = make_report(Source(tmp_path, '/a', '', 'none', (), 0.1), found, [5], 1.0, {})
+    report = make_report(Source(tmp_path, '/a', '', 'none', (), 2, 0.1), found, [5], 1.0, {})
     assert report['latency_ms']['end_to_end']['p50'] == pytest.approx(80.0)
     assert report['latency_ms']['overhead']['p50'] == pytest.approx(5.0)
     assert report['latency_ms']['decode'] == {'count': 0}
-    assert report['node_memory_mb'] == {'first': 100.0, 'last': 200.0, 'max': 300.0}
+    assert report['node_memory_mb'] == {
+        'first': 100.0, 'last': 200.0, 'max': 300.0, 'by_quarter': [100.0, 300.0, 200.0]
+    }  # fmt: skip
     assert report['dropped'] == {'first_sweep': 1} and report['moving_points'] == 5
     assert np.isfinite(report['rate'])

@@ -9,6 +9,7 @@ Without --bag it first simulates a drive (only in a checkout). Leaves report.jso
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,8 +17,11 @@ import shutil
 import sys
 import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from zeroflow_ros.bag_motion import EGO_MOTION, BagMotion
 from zeroflow_ros.bags import Bag
@@ -43,7 +47,7 @@ class Source:
     """A bag, and what the node must be told about it.
 
     odometry_topic: '' for registration or none. ego_motion: as the node's parameter.
-    odometry_T_lidar: 7 numbers, or empty.
+    odometry_T_lidar: 7 numbers, or empty. num_sweeps: in the bag. seconds: that it lasts.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class Source:
     odometry_topic: str
     ego_motion: str
     odometry_T_lidar: tuple
+    num_sweeps: int
     seconds: float
 
 
@@ -67,7 +72,8 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto') -> Source:
         if motion.source == 'odometry':
             T = motion.odometry_T_lidar
             pose = (*map(float, T[:3, 3]), *map(float, to_quaternion(T)))
-        return Source(bag.path, topic, motion.topic, motion.source, pose, bag.duration)
+        [num_sweeps] = [found.num_messages for found in bag.topics if found.name == topic]
+        return Source(bag.path, topic, motion.topic, motion.source, pose, num_sweeps, bag.duration)
 
 
 def simulate(out: Path, programs: Programs, *, seed: int, sweeps: int) -> Path:
@@ -101,13 +107,13 @@ def play_and_record(source: Source, out: Path, programs: Programs, args) -> dict
     given = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
     node = programs.start('node', 'zeroflow_ros.node', '--ros-args', *remaps, *given)
     programs.start('recorder', 'zeroflow_ros.recorder', '--out', out / 'flow.mcap', '--replace',
-                   '--report', out / 'recorder.json', '--idle', _IDLE)  # fmt: skip
+                   '--report', out / 'recorder.json', '--idle', _IDLE, '--most-flow', source.num_sweeps)  # fmt: skip
     programs.wait_until(
         lambda: READY in programs.log('recorder').read_text(errors='replace'), 'node and recorder', timeout=_START
     )
     print(f'Playing {source.path} at {args.rate:g}x, ego motion: {source.ego_motion} ...', flush=True)
     programs.start('replay', 'zeroflow_ros.replay', source.path, '--topic', source.topic, '--rate', args.rate,
-                   '--wait-for-subscribers', 1, '--report', out / 'replay.json')  # fmt: skip
+                   '--times', args.times, '--wait-for-subscribers', 1, '--report', out / 'replay.json')  # fmt: skip
     memory: list[float] = []
 
     def watched(name: str) -> bool:
@@ -136,18 +142,19 @@ def make_report(source: Source, found: dict, num_moving: list[int], rate: float,
     """Return the figures of a run; latencies in milliseconds."""
     replay, recorder = found['replay'], found['recorder']
     timings = recorder['timings']
-    sent = {sweep['stamp_ns']: sweep['published_wall_ns'] for sweep in replay['sweeps']}
+    sent = defaultdict(list)  # a bag that is played several times repeats its stamps
+    for sweep in replay['sweeps']:
+        sent[sweep['stamp_ns']].append(sweep['published_wall_ns'])
     stages = {stage: timings.get(stage, []) for stage in _STAGES}
     stages['node'] = timings.get('total', [])
     if len({len(timings.get(stage, [])) for stage in ('total', 'pillars', 'inference')}) == 1:
         stages['overhead'] = [t - p - i for t, p, i in zip(stages['node'], stages['pillars'], stages['inference'],
                                                            strict=True)]  # fmt: skip
     stages['end_to_end'] = [
-        (flow['received_wall_ns'] - sent[flow['stamp_ns']]) * 1e-6
+        (flow['received_wall_ns'] - max(before)) * 1e-6
         for flow in recorder['flow']
-        if flow['stamp_ns'] in sent
+        if (before := [wall_ns for wall_ns in sent[flow['stamp_ns']] if wall_ns <= flow['received_wall_ns']])
     ]
-    memory = found['memory']
     return {
         'bag': str(source.path),
         'rate': rate,
@@ -158,9 +165,17 @@ def make_report(source: Source, found: dict, num_moving: list[int], rate: float,
         'latency_ms': {stage: percentiles(values) for stage, values in stages.items()},
         'moving_points': sum(num_moving),
         'moving_points_per_sweep': percentiles(num_moving),
-        'node_memory_mb': {'first': memory[0], 'last': memory[-1], 'max': max(memory)} if memory else {},
+        'node_memory_mb': _memory(found['memory']),
         'hardware': machine,
     }
+
+
+def _memory(megabytes: list[float]) -> dict:
+    """Return the first, last and largest of the resident megabytes, and their medians in each quarter of the time."""
+    if not megabytes:
+        return {}
+    quarters = [round(float(np.median(part)), 1) for part in np.array_split(megabytes, 4) if len(part)]
+    return {'first': megabytes[0], 'last': megabytes[-1], 'max': max(megabytes), 'by_quarter': quarters}
 
 
 def _dropped(num_played: int, recorder: dict) -> dict:
@@ -184,27 +199,39 @@ def print_report(report: dict) -> None:
     per_sweep = report['moving_points_per_sweep']['p50']
     print(f'{report["moving_points"]:,} moving points (> 0.5 m/s), {per_sweep:,.0f} in the median sweep')
     memory, machine = report['node_memory_mb'], report['hardware']
-    print(f'node memory {memory["last"]:.0f} MB, at most {memory["max"]:.0f} MB')
+    quarters = ', '.join(f'{megabytes:.0f}' for megabytes in memory['by_quarter'])
+    print(f'node memory at most {memory["max"]:.0f} MB; medians by quarter of the time {quarters}')
     print(f'{machine["cores"]} cores of {machine["cpu"]}, load {machine["load_average"]} before the start')
 
 
 def environment(domain_id: int) -> dict:
     """Return the variables for processes that see each other and nothing else."""
     added = {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-    profile = _ROOT / 'config' / 'fastdds_shm.xml'
-    if not profile.is_file():  # installed
-        profile = Path(sys.prefix) / 'share' / 'zeroflow_ros' / 'config' / 'fastdds_shm.xml'
-    if profile.is_file():
+    profile = _shared_memory_profile()
+    if profile is None:
+        print('The Fast DDS profile for large messages is not installed: clouds may get lost.', file=sys.stderr)
+    else:
         added |= {'FASTRTPS_DEFAULT_PROFILES_FILE': str(profile), 'FASTDDS_DEFAULT_PROFILES_FILE': str(profile)}
     if (_ROOT / 'training').is_dir():
         added['PYTHONPATH'] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get('PYTHONPATH', '')]))
     return added
 
 
+def _shared_memory_profile() -> Path | None:
+    """Return config/fastdds_shm.xml of the checkout, of the colcon workspace, or of the Python installation."""
+    folders = [_ROOT]
+    with contextlib.suppress(ImportError, LookupError, OSError):
+        from ament_index_python.packages import get_package_share_directory
+
+        folders.append(Path(get_package_share_directory('zeroflow_ros')))
+    folders.append(Path(sys.prefix) / 'share' / 'zeroflow_ros')
+    return next((path for folder in folders if (path := folder / 'config' / 'fastdds_shm.xml').is_file()), None)
+
+
 def run(args, stop: threading.Event) -> None:
     """Do all of it. Raises: ZeroFlowError when anything fails; StoppedError when told to stop."""
-    if not args.rate > 0:
-        raise ConfigError(f'--rate must be above 0, got {args.rate}.')
+    if not args.rate > 0 or args.times < 1:
+        raise ConfigError(f'--rate must be above 0 and --times at least 1, got {args.rate} and {args.times}.')
     out = Path(args.out).absolute()
     results = ('report.json', 'flow.mcap', 'flow.png', 'replay.json', 'recorder.json')
     for name in results:  # what is there afterwards is of this run
@@ -215,7 +242,7 @@ def run(args, stop: threading.Event) -> None:
         bag = Path(args.bag) if args.bag else simulate(out, programs, seed=args.seed, sweeps=args.sweeps)
         source = examine(bag, args.topic, args.ego_motion)
         if not args.timeout:
-            programs.deadline = time.monotonic() + source.seconds / args.rate + _SLACK
+            programs.deadline = time.monotonic() + args.times * source.seconds / args.rate + _SLACK
         found = play_and_record(source, out, programs, args)
     num_moving = count_moving(out / 'flow.mcap')
     report = make_report(source, found, num_moving, args.rate, machine)
@@ -238,6 +265,7 @@ def main(args: list[str] | None = None) -> int:
                         help='auto: odometry when the bag has it, else registration')  # fmt: skip
     parser.add_argument('--out', default='out', help='folder for the results; default: out')
     parser.add_argument('--rate', type=float, default=1.0, help='speed of play; default: 1')
+    parser.add_argument('--times', type=int, default=1, help='play the bag so many times; default: 1')
     parser.add_argument('--model', default='', help='model file; default: the one in the package')
     parser.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
     parser.add_argument('--seed', type=int, default=1, help='of the simulated drive; default: 1')

@@ -31,17 +31,18 @@ class Recorder:
     """Subscribes to a flow node and writes off the callback thread.
 
     ros_node: an rclpy node. flow_node: absolute name of the node to record. odometry_topic: recorded too, when given.
-    writer: gets the messages.
+    writer: gets the messages. most_flow: write only so many flow clouds; stamps and timings are kept of all.
     """
 
-    def __init__(self, ros_node, writer: BagWriter, *, flow_node: str = '/flow_node', odometry_topic: str = ''):
+    def __init__(self, ros_node, writer: BagWriter, *, flow_node: str = '/flow_node', odometry_topic: str = '',
+                 most_flow: int | None = None):  # fmt: skip
         from diagnostic_msgs.msg import DiagnosticArray
         from nav_msgs.msg import Odometry
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import PointCloud2
         from std_msgs.msg import Float64
 
-        self._node, self._writer = ros_node, writer
+        self._node, self._writer, self._most_flow = ros_node, writer, most_flow
         self.flow_topic = f'{flow_node}/output/flow'
         self.received: list[dict] = []  # one for each flow cloud: stamp_ns, received_wall_ns
         self.last_flow: float | None = None  # steady seconds
@@ -79,7 +80,8 @@ class Recorder:
     def _on_flow(self, cdr: bytes) -> None:
         self.last_flow = time.monotonic()
         self.received.append({'stamp_ns': header_stamp_ns(cdr), 'received_wall_ns': time.time_ns()})
-        self._keep(self.flow_topic, POINT_CLOUD, cdr)
+        if self._most_flow is None or len(self.received) <= self._most_flow:
+            self._keep(self.flow_topic, POINT_CLOUD, cdr)
 
     def _on_diagnostics(self, msg) -> None:
         for status in msg.status:
@@ -147,7 +149,8 @@ def record(args, ros_args: list[str], stop: threading.Event) -> None:
     try:
         node = rclpy.create_node('recorder', start_parameter_services=False)
         log = node.get_logger()
-        recorder = Recorder(node, writer, flow_node=args.flow_node, odometry_topic=args.odometry_topic)
+        recorder = Recorder(node, writer, flow_node=args.flow_node, odometry_topic=args.odometry_topic,
+                            most_flow=args.most_flow)  # fmt: skip
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         log.info(f'Waiting for {recorder.flow_topic}')
@@ -187,6 +190,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument('--report', default='', help='JSON file for stamps, timings and diagnostics')
     parser.add_argument('--flow-node', default='/flow_node', help='name of the node; default: /flow_node')
     parser.add_argument('--odometry-topic', default='', help='record this odometry, too')
+    parser.add_argument('--most-flow', type=int, help='write only so many flow clouds, but report on all')
     parser.add_argument('--idle', type=float, default=0.0, help='stop so many seconds after the last flow')
     own, ros_args = split_ros_args(sys.argv[1:] if args is None else args)
     parsed = parser.parse_args(own)

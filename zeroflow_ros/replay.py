@@ -169,10 +169,10 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
                             stop=stop)  # fmt: skip
             _wait_for_subscribers(player, args, log)
             log.info(f'Playing {bag.path} at {args.rate:g}x: {", ".join(player.clouds)}')
-            while not stop.is_set():
+            played = 0
+            while not stop.is_set() and (args.loop or played < args.times):
                 player.play()
-                if not args.loop:
-                    break
+                played += 1
             if not player.num_sweeps and not stop.is_set():
                 raise DataError(f'There is no cloud in this part of {bag.path}. Choose another --start or --duration.')
             log.info(f'Played {player.num_sweeps} sweeps.')
@@ -206,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     live = parser.add_argument_group('on ROS 2')
     live.add_argument('--rate', type=float, default=1.0, help='speed of play; default: 1')
     live.add_argument('--loop', action='store_true', help='play again and again')
+    live.add_argument('--times', type=int, default=1, help='play so many times; default: 1')
     live.add_argument('--wait-for-subscribers', type=int, metavar='N', default=None,
                       help='start when each cloud has N; default: one, but only for 2 s')  # fmt: skip
     live.add_argument('--wait-timeout', type=float, default=60.0, help='seconds to wait for them; default: 60')
