@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every dataset gives: sweep pairs with ego motion and ground, and true flow where it is known."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+
+from zeroflow_ros.sweep import SweepPair
+
+
+class MetaClass(IntEnum):
+    """The classes by which scene flow is scored. Source: bucketed-scene-flow-eval."""
+
+    BACKGROUND = 0
+    CAR = 1
+    OTHER_VEHICLES = 2
+    PEDESTRIAN = 3
+    WHEELED_VRU = 4
+    IGNORED = 5  # signs, cones, animals, the vehicle itself: neither foreground nor background
+
+
+@dataclass(frozen=True)
+class TrueFlow:
+    """What is known of the older sweep of a pair. Never given to a teacher.
+
+    flow: (N, 3) float32 [m] residual flow to the newer sweep, in ego0: 0 on the static world.
+    meta_class: (N,) uint8, a MetaClass. is_valid: (N,) bool, False where the flow is not known.
+    """
+
+    flow: np.ndarray
+    meta_class: np.ndarray
+    is_valid: np.ndarray
+
+    def __post_init__(self):
+        n = len(self.flow)
+        if self.flow.shape != (n, 3) or self.meta_class.shape != (n,) or self.is_valid.shape != (n,):
+            raise ValueError(
+                f'flow must be (N, 3), meta_class and is_valid (N,), got {self.flow.shape}, {self.meta_class.shape} '
+                f'and {self.is_valid.shape}'
+            )
+
+
+@dataclass(frozen=True)
+class DatasetPair:
+    """One item of a dataset.
+
+    key: names the pair within the dataset, and again in files: letters, digits, '.', '_', '-' and '/'.
+    pair: the sweeps in their own vehicle or sensor frames, and the ego motion between them.
+    is_ground0 (N,), is_ground1 (M,): bool.
+    truth: of sweep 0, or None.
+    """
+
+    key: str
+    pair: SweepPair
+    is_ground0: np.ndarray
+    is_ground1: np.ndarray
+    truth: TrueFlow | None = None
+
+    def __post_init__(self):
+        n, m = len(self.pair.points0), len(self.pair.points1)
+        if self.is_ground0.shape != (n,) or self.is_ground1.shape != (m,):
+            raise ValueError(
+                f'{self.key}: sweeps of {n} and {m} points need as many ground flags, got {self.is_ground0.shape} and '
+                f'{self.is_ground1.shape}'
+            )
+        if self.truth is not None and len(self.truth.flow) != n:
+            raise ValueError(f'{self.key}: a sweep of {n} points has true flow for {len(self.truth.flow)}')
+
+
+class PairDataset(Protocol):
+    """Sweep pairs by number. Reading the same pair twice gives the same pair."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+
+    def key(self, index: int) -> str:
+        """Return the key of a pair without reading it."""
+
+    def __getitem__(self, index: int) -> DatasetPair:
+        """Return a pair. Raises: DataError when it cannot be read, which says why."""

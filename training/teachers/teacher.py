@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every teacher does: flow for both sweeps of a pair, from the points alone."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Teacher(Protocol):
+    """A slow method that needs no labels.
+
+    name: of the method. config: a frozen dataclass of its settings, which ends up in the provenance of its labels.
+    """
+
+    name: str
+    config: object
+
+    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the residual flow [m] of points0 (N, 3) to the time of points1 (M, 3), and of points1 back.
+
+        points0, points1: float32 [m], both in ego0, without ground, all finite. dt: seconds between them, positive.
+        Returns (N, 3) and (M, 3) float32, all finite; with an empty cloud on either side all flow is zero.
+        """
