@@ -33,6 +33,7 @@ setup(
     extras_require={
         # ROS 2 Jazzy as wheels, for a machine without a ROS installation.
         'ros': [
+            'ros-ament-index-python',
             'ros-jazzy-builtin-interfaces',
             'ros-jazzy-diagnostic-msgs',
             'ros-jazzy-geometry-msgs',

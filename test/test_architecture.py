@@ -125,7 +125,7 @@ def test_every_import_is_ours_or_declared():
     setup = run_setup(str(ROOT / 'setup.py'), stop_after='init')
     requirements = setup.install_requires + [r for extra in setup.extras_require.values() for r in extra]
     named = {re.split(r'[^\w.-]', r)[0].lower().replace('-', '_') for r in requirements}
-    declared = {re.sub(r'^ros_jazzy_', '', name) for name in named}
+    declared = {re.sub(r'^ros_(jazzy_)?', '', name) for name in named}
     declared |= {'yaml', 'pytest', 'setuptools', 'distutils', 'catkin_pkg'}  # pyyaml; colcon brings catkin_pkg
     declared |= {'tf2_ros', 'tf2_msgs', 'launch', 'launch_ros'}  # not on PyPI: with ROS only
     ours = {*PACKAGES, *(path.stem for path in _modules('test'))}

@@ -35,6 +35,9 @@ RUN_BY = {
     '.venv/bin/python -m export.parity runs/lite/last.pt model.onnx': (
         'test_export.py::test_parity_at_90000_points_with_two_threads'
     ),
+    '.venv/bin/python -m export.quantize model.onnx --out model_int8.onnx': (
+        'test_quantize.py::test_the_8_bit_form_is_close_smaller_and_says_what_it_is'
+    ),
     '.venv/bin/python -m training.evaluate --model model.onnx --simulation 20': (
         'test_evaluate.py::test_program_scores_the_simulation_and_writes_json'
     ),
