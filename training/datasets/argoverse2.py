@@ -157,7 +157,8 @@ class GroundMap:
         """
         pixels = (points[:, :2] @ self._rotation.T + self._shift) * self._scale
         rows, columns = self._heights.shape
-        column, row = np.round(pixels).astype(np.int64).T
+        with np.errstate(invalid='ignore'):  # a point that is NaN is outside
+            column, row = np.round(pixels).astype(np.int64).T
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         height = np.full(len(points), np.nan)
         height[inside] = self._heights[row[inside], column[inside]]
@@ -181,7 +182,6 @@ class Argoverse2Pairs:
             _only(log.path, '*_ground_height_surface____*.npy')
             _only(log.path, '*img_Sim2_city.json')
         self._pairs = [(log, k) for log in self._logs for k in range(len(log.files) - 1)]
-        self._ground_map = lru_cache(maxsize=1)(GroundMap)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -193,7 +193,7 @@ class Argoverse2Pairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         log, k = self._pairs[index]
-        ground_map, truth = self._ground_map(log.path), None
+        ground_map, truth = _ground_map(log.path), None
         if k == 0 and log.has_labels:
             labelled = log.labelled_pair()
             pair = labelled.pair
@@ -231,6 +231,11 @@ def _is_log(path: Path) -> bool:
 
 def _logs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _is_log(path)) if folder.is_dir() else []
+
+
+@lru_cache(maxsize=4)
+def _ground_map(log: Path) -> GroundMap:
+    return GroundMap(log)
 
 
 def _only(log: Path, pattern: str) -> Path:
