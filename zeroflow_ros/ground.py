@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ground: how high the sensor stands above it, and which points belong to it."""
 
+import os
+import sys
+import threading
 from collections import deque
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -13,6 +17,7 @@ _CELL = 2.0  # m
 _MAX_HEIGHT = 100.0  # m
 _KERNELS = (0.5, 0.2, 0.1, 0.1)  # m: a kerb is 0.1 to 0.15
 _SLOPE = 0.03  # a tilt of the ground against the frame that is nothing unusual
+_STDOUT = threading.Lock()  # two threads that exchange it at once would lose it
 _MIN_CELLS, _MIN_SHARE = 20, 0.25  # cells with ground: 80 m^2, and a quarter of what is seen
 
 
@@ -106,9 +111,25 @@ def is_ground(points: np.ndarray, sensor_height: float) -> np.ndarray:
     parameters = pypatchworkpp.Parameters()
     parameters.sensor_height = sensor_height
     parameters.verbose = False
-    remover = pypatchworkpp.patchworkpp(parameters)
+    parameters.enable_RNR = False  # noise by reflection needs intensity; without, it only complains
+    with _silent_stdout():  # it announces itself, for each sweep
+        remover = pypatchworkpp.patchworkpp(parameters)  # anew: it adapts to what it has seen, in whatever order
     finite = np.flatnonzero(np.isfinite(points).all(1))
     remover.estimateGround(points[finite])
     ground = np.zeros(len(points), bool)
     ground[finite[remover.getGroundIndices()]] = True
     return ground
+
+
+@contextmanager
+def _silent_stdout():
+    """Drop what C++ writes to standard output meanwhile."""
+    with _STDOUT, open(os.devnull, 'wb') as nowhere:
+        sys.stdout.flush()
+        stdout = os.dup(1)
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)

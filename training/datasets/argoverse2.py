@@ -1,33 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Argoverse 2 Sensor logs in the official layout, where flow labels lie beside the sweeps.
+"""Argoverse 2 Sensor logs in the official layout, as sweep pairs.
 
-A log folder holds sensors/lidar/<timestamp_ns>.feather, city_SE3_egovehicle.feather, and flow_labels.feather for its
+A log folder holds sensors/lidar/<timestamp_ns>.feather, city_SE3_egovehicle.feather, one height raster of the ground
+under map/ with its img_Sim2_city.json, and, where there is truth, annotations.feather, or flow_labels.feather for its
 first sweep: total flow to the second one, ego motion included, with class, dynamic and is_ground_0.
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from training.datasets.argoverse2_log import Argoverse2Log, GroundMap, only_map_file
+from training.datasets.argoverse2_truth import LabelledPair, annotated_flow, has_labels, labelled_pair, true_flow_of
+from training.datasets.pairs import DatasetPair
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.sweep import SweepPair
 
 
-@dataclass(frozen=True)
-class LabelledPair:
-    """A sweep pair with the true residual flow of its first sweep.
+class Argoverse2Pairs:
+    """All consecutive pairs of one log or of a folder of logs, in the vehicle frame; truth where there are labels.
 
-    pair: in the vehicle frame of Argoverse, origin at the rear axle.
-    flow: (N, 3) float32 [m], residual, in ego0. is_foreground, is_dynamic, is_ground: (N,) bool.
+    Raises: DataError that names what a log lacks.
     """
 
-    pair: SweepPair
-    flow: np.ndarray
-    is_foreground: np.ndarray
-    is_dynamic: np.ndarray
-    is_ground: np.ndarray
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        paths = [folder] if _is_log(folder) else _logs(folder)
+        if not paths:
+            raise DataError(f'{folder} is no Argoverse 2 log and holds none: expected <log>/sensors/lidar/*.feather.')
+        self.name = folder.resolve().name
+        self._logs = [Argoverse2Log(path) for path in paths]
+        for log in self._logs:  # now, and not after hours of labelling
+            only_map_file(log.path, '*_ground_height_surface____*.npy')
+            only_map_file(log.path, '*img_Sim2_city.json')
+        self._pairs = [(log, k) for log in self._logs for k in range(len(log.files) - 1)]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def key(self, index: int) -> str:
+        """Return log/timestamp of the older sweep."""
+        log, k = self._pairs[index]
+        return f'{log.path.resolve().name}/{log.files[k].stem}'
+
+    def __getitem__(self, index: int) -> DatasetPair:
+        log, k = self._pairs[index]
+        ground_map = _ground_map(log.path)
+        if has_labels(log, k):
+            labelled = labelled_pair(log)
+            pair, truth = labelled.pair, true_flow_of(labelled)
+        else:
+            pair = log.pair(k)
+            truth = annotated_flow(log, k, pair)
+        is_ground0, is_ground1 = (
+            ground_map.is_ground(transforms.apply(city_T_ego, points.astype(np.float64)))
+            for points, city_T_ego in zip((pair.points0, pair.points1), log.city_T_ego[k : k + 2], strict=True)
+        )
+        return DatasetPair(self.key(index), pair, is_ground0, is_ground1, truth)
 
 
 def read_labelled_pair(log: Path) -> LabelledPair:
@@ -35,39 +65,27 @@ def read_labelled_pair(log: Path) -> LabelledPair:
 
     Raises: DataError that names the missing file.
     """
-    from pyarrow import feather
+    return labelled_pair(Argoverse2Log(log))
 
-    log = Path(log)
-    files = sorted((log / 'sensors' / 'lidar').glob('*.feather'), key=lambda path: int(path.stem))
-    if len(files) < 2:
-        raise DataError(f'{log} needs two sweeps in sensors/lidar/<timestamp_ns>.feather, found {len(files)}.')
 
-    def table(path: Path) -> dict[str, np.ndarray]:
-        if not path.is_file():
-            raise DataError(f'{log} lacks {path.relative_to(log)}.')
-        columns = feather.read_table(path)
-        return {name: columns[name].to_numpy() for name in columns.column_names}
+def open_pairs(text: str) -> Argoverse2Pairs:
+    """Open a log, or a folder of logs."""
+    return Argoverse2Pairs(text)
 
-    poses = table(log / 'city_SE3_egovehicle.feather')
-    labels = table(log / 'flow_labels.feather')
-    clouds, city_T_ego = [], []
-    for path in files[:2]:
-        sweep = table(path)
-        clouds.append(np.stack([sweep[axis] for axis in 'xyz'], axis=1).astype(np.float32))
-        rows = np.flatnonzero(poses['timestamp_ns'] == int(path.stem))
-        if len(rows) != 1:
-            raise DataError(f'{log}: city_SE3_egovehicle.feather has {len(rows)} poses at {path.stem}, expected 1.')
-        pose = {name: values[rows[0]] for name, values in poses.items()}
-        city_T_ego.append(
-            transforms.from_quaternion(
-                [pose['tx_m'], pose['ty_m'], pose['tz_m']], [pose['qx'], pose['qy'], pose['qz'], pose['qw']]
-            )
-        )
-    if len(labels['classes']) != len(clouds[0]):
-        raise DataError(f'{log}: flow_labels.feather has {len(labels["classes"])} rows, the sweep {len(clouds[0])}.')
-    ego0_T_ego1 = transforms.invert(city_T_ego[0]) @ city_T_ego[1]
-    total = np.stack([labels[f'flow_t{axis}_m'] for axis in 'xyz'], axis=1).astype(np.float32)
-    residual = transforms.apply(ego0_T_ego1, clouds[0] + total) - clouds[0]
-    dt = (int(files[1].stem) - int(files[0].stem)) * 1e-9
-    pair = SweepPair(clouds[0], clouds[1], ego0_T_ego1, dt)
-    return LabelledPair(pair, residual, labels['classes'] > 0, labels['dynamic'], labels['is_ground_0'])
+
+def recognises(text: str) -> bool:
+    """Return whether a path is a log or a folder of logs."""
+    return _is_log(Path(text)) or bool(_logs(Path(text)))
+
+
+def _is_log(path: Path) -> bool:
+    return (path / 'sensors' / 'lidar').is_dir()
+
+
+def _logs(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _is_log(path)) if folder.is_dir() else []
+
+
+@lru_cache(maxsize=4)
+def _ground_map(log: Path) -> GroundMap:
+    return GroundMap(log)
