@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our fast teacher: what stands still is explained by both sweeps, what does not moves as rigid pieces."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from zeroflow_ros.errors import ConfigError
+
+_LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too little of its heading
+_MAX_TURN = 0.15  # rad over a pair: 86 degrees a second
+_STEPS = 6  # of refinement
+_COARSE, _FINE, _AROUND = 0.4, 0.1, 0.3  # m: steps of the two searches, and how far the second reaches
+_SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # looked at of a piece, and of the sweep that it moves into
+_NUM_STARTS, _APART = 4, 0.6  # places where refinement starts, and how far apart they are [m]
+_STANDS = 0.12  # m: a point of the other sweep this near to a piece that stands belongs to that piece
+_BORDER = 0.3  # m around a moved piece in which points of the other sweep ought to be explained by it
+
+
+@dataclass(frozen=True)
+class RigidConfig:
+    """Settings of the rigid teacher.
+
+    voxel, voxel_height: points in touching voxels are one piece [m]. min_points: of a piece that may move.
+    max_extent: a longer piece stands: buildings, hedges [m]. max_speed: [m/s].
+    cut: distances between sweeps count up to this [m]. kernel: distance at which a partner has a quarter of its
+    weight in the refinement [m]; below 0.1 the two copies that two LiDARs at 50 ms of phase make of a fast car are
+    taken for each other. min_misfit: pieces whose two sweeps are nearer to each other than this stand [m], sum of both
+    directions. screen: the search must lower the misfit to this share before a piece is looked at closely.
+    improvement: motion must lower the misfit to this share of that of standing still.
+    slowness: misfit that a metre of motion must pay for. min_motion: [m]. seed: of the points that are looked at.
+    """
+
+    voxel: float = 0.3
+    voxel_height: float = 0.5
+    min_points: int = 8
+    max_extent: float = 15.0
+    max_speed: float = 32.0
+    cut: float = 0.5
+    kernel: float = 0.2
+    min_misfit: float = 0.1
+    screen: float = 0.85
+    improvement: float = 0.75
+    slowness: float = 0.01
+    min_motion: float = 0.05
+    refine_points: int = 100
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ('voxel', 'voxel_height', 'min_points', 'max_speed', 'cut', 'kernel', 'refine_points'):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f'{name} of the rigid teacher should be above 0, got {getattr(self, name)}.')
+
+
+class Rigid:
+    """A Teacher; see training/teachers/teacher.py.
+
+    Each sweep falls into connected pieces. A piece that the other sweep does not explain where it is looks for the
+    motion over ground (x, y, and a turn if it is long) that fits best in both senses: its points to the other sweep,
+    and the other sweep's points around the moved piece back to it. Without the second, a wall seen in part slides.
+    """
+
+    name = 'rigid'
+
+    def __init__(self, config: RigidConfig | None = None):
+        self.config = config or RigidConfig()
+
+    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3), and of points1 back; dt in seconds."""
+        if len(points0) == 0 or len(points1) == 0:
+            return np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32)
+        sweeps = [np.asarray(points, np.float64) for points in (points0, points1)]
+        trees = [cKDTree(points) for points in sweeps]
+        forward = _Direction(self.config, *sweeps, *trees, dt).flow()
+        backward = _Direction(self.config, *sweeps[::-1], *trees[::-1], dt).flow()
+        return forward.astype(np.float32), backward.astype(np.float32)
+
+
+class _Direction:
+    """The flow of one sweep (`source`) to another (`target`)."""
+
+    def __init__(self, config, source, target, source_tree, target_tree, dt):
+        self.config, self.source, self.target, self.tree = config, source, target, target_tree
+        self.rng = np.random.default_rng(config.seed)
+        cut = config.cut
+        misfit = np.minimum(target_tree.query(source, distance_upper_bound=cut)[0], cut)
+        back, nearest = source_tree.query(target, distance_upper_bound=cut)
+        back = np.minimum(back, cut)
+        piece = _pieces(source, np.array([config.voxel, config.voxel, config.voxel_height]))
+        num_pieces = piece.max() + 1
+        order = np.argsort(piece, kind='stable')
+        starts = np.searchsorted(piece[order], np.arange(num_pieces + 1))
+        self.rows = [order[start:end] for start, end in pairwise(starts)]
+        near_piece = np.append(piece, -1)[nearest]
+        # Points of the target that a piece explains where it stands do not speak for another that would move there.
+        self.stands_with = np.where(back < _STANDS, near_piece, -1)
+        count = np.bincount(piece)
+        has_near = near_piece >= 0
+        num_near = np.bincount(near_piece[has_near], minlength=num_pieces)
+        mean_back = np.bincount(near_piece[has_near], back[has_near], num_pieces) / np.maximum(num_near, 1)
+        both = np.bincount(piece, misfit) / count + np.where(num_near > 0, mean_back, cut)
+        self.candidates = np.flatnonzero((count >= config.min_points) & (both > config.min_misfit))
+        reach = config.max_speed * dt
+        self.coarse, self.fine = _disc(reach, _COARSE), _disc(_AROUND, _FINE)
+        self.field = _Field(target, reach + 1, cut)
+
+    def flow(self) -> np.ndarray:
+        """Return the flow (N, 3) [m] of the source."""
+        flow = np.zeros_like(self.source)
+        for number in self.candidates:
+            points = self.source[self.rows[number]]
+            motion = self._motion(number, points)
+            if motion is not None:
+                rotation, shift = motion
+                flow[self.rows[number]] = points @ rotation.T + shift - points
+        return flow
+
+    def _motion(self, number: int, points: np.ndarray):
+        """Return (rotation (3, 3), shift (3,)) of a piece, None when it stands."""
+        config = self.config
+        length = np.ptp(points[:, :2], axis=0).max()
+        if length > config.max_extent:
+            return None
+        starts = self._search(points)
+        if not starts:
+            return None
+        some = self._some(points, config.refine_points)
+        tree = cKDTree(points)
+        still = self._misfit(some, np.eye(3), np.zeros(3)) + self._reverse(number, points, tree, np.eye(3), np.zeros(3))
+        best, best_misfit = None, config.improvement * still
+        for start in starts:
+            rotation, shift = self._refine(some, start, length > _LARGE)
+            moved = np.linalg.norm((some @ rotation.T + shift - some).mean(0))
+            misfit = self._misfit(some, rotation, shift) + self._reverse(number, points, tree, rotation, shift)
+            if misfit + config.slowness * moved < best_misfit and moved > config.min_motion:
+                best, best_misfit = (rotation, shift), misfit + config.slowness * moved
+        return best
+
+    def _search(self, points: np.ndarray) -> list[np.ndarray]:
+        """Return shifts (2,) over ground from which to refine; none when no shift is much better than none."""
+        some = self._some(points, _SEARCH_POINTS)
+        still = self.field.misfit(some, np.zeros((1, 2)))[0]
+        misfit = self.field.misfit(some, self.coarse)
+        starts = [np.zeros(2)]
+        for k in np.argsort(misfit)[:60]:
+            if all(np.hypot(*(self.coarse[k] - start)) > _APART for start in starts[1:]):
+                starts.append(self.coarse[k])
+            if len(starts) > _NUM_STARTS:
+                break
+        lowest, refined = np.inf, []
+        for start in starts:
+            around = self.fine + start
+            misfit = self.field.misfit(some, around)
+            lowest = min(lowest, misfit.min())
+            refined.append(around[misfit.argmin()])
+        return refined if lowest <= self.config.screen * still else []
+
+    def _refine(self, points: np.ndarray, start: np.ndarray, may_turn: bool):
+        """Return (rotation, shift) after some steps of robust ICP over ground."""
+        rotation, shift = np.eye(3), np.array([*start, 0.0])
+        for step in range(_STEPS):
+            reach = max(self.config.cut * 0.8**step, 1.5 * self.config.kernel)
+            distance, index = self.tree.query(points @ rotation.T + shift, distance_upper_bound=reach)
+            has_partner = np.isfinite(distance)
+            if has_partner.sum() < 5:
+                break
+            mine, partner = points[has_partner], self.target[index[has_partner]]
+            weight = 1 / (1 + (distance[has_partner] / self.config.kernel) ** 2) ** 2
+            turn = _turn(mine, partner, weight) if may_turn else 0.0
+            if abs(turn) > _MAX_TURN:
+                turn = 0.0
+            cosine, sine = np.cos(turn), np.sin(turn)
+            rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+            shift = np.average(partner - mine @ rotation.T, axis=0, weights=weight)
+            shift[2] = 0  # roads are level over the way of a tenth of a second
+        return rotation, shift
+
+    def _misfit(self, points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> float:
+        """Return the mean distance [m] of moved points to the target, each cut."""
+        cut = self.config.cut
+        return np.minimum(self.tree.query(points @ rotation.T + shift, distance_upper_bound=cut)[0], cut).mean()
+
+    def _reverse(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray) -> float:
+        """Return the mean distance [m] of the target's points around the moved piece to it, each cut."""
+        cut = self.config.cut
+        moved = points @ rotation.T + shift
+        low, high = moved.min(0) - _BORDER, moved.max(0) + _BORDER
+        rows = np.array(self.tree.query_ball_point((low + high) / 2, np.linalg.norm(high - low) / 2), int)
+        around = self.target[rows]
+        stands_with = self.stands_with[rows]
+        around = around[((around > low) & (around < high)).all(1) & ((stands_with < 0) | (stands_with == number))]
+        if len(around) < 3:
+            return cut / 2
+        back = (self._some(around, _REVERSE_POINTS) - shift) @ rotation
+        return np.minimum(tree.query(back, distance_upper_bound=cut)[0], cut).mean()
+
+    def _some(self, points: np.ndarray, most: int) -> np.ndarray:
+        return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
+
+
+class _Field:
+    """Distance [m] from anywhere to the nearest of some points, cut, by lookup in voxels."""
+
+    def __init__(self, points: np.ndarray, margin: float, cut: float, cell: float = 0.2):
+        around = np.array([margin, margin, 2 * cell])
+        self.cell, self.low = cell, points.min(0) - around
+        self.shape = np.ceil((points.max(0) + around - self.low) / cell).astype(int) + 1
+        is_empty = np.ones(self.shape, bool)
+        is_empty[tuple(((points - self.low) / cell).astype(int).T)] = False
+        self.distance = np.minimum(ndimage.distance_transform_edt(is_empty) * cell, cut).astype(np.float32).ravel()
+
+    def misfit(self, points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        """Return the mean distance (M,) [m] of points (K, 3) under each of shifts (M, 2) over ground."""
+        x, y = (
+            np.clip(((points[:, axis] + shifts[:, axis, None] - self.low[axis]) / self.cell).astype(np.int32), 0,
+                    self.shape[axis] - 1) for axis in (0, 1)
+        )  # fmt: skip
+        z = np.clip(((points[:, 2] - self.low[2]) / self.cell).astype(np.int32), 0, self.shape[2] - 1)
+        return self.distance[(x * self.shape[1] + y) * self.shape[2] + z].mean(1)
+
+
+def _pieces(points: np.ndarray, voxel: np.ndarray) -> np.ndarray:
+    """Return the number (N,) of the connected piece that each point belongs to."""
+    index = ((points - points.min(0)) / voxel).astype(int)
+    occupied = np.zeros(index.max(0) + 1, bool)
+    occupied[tuple(index.T)] = True
+    number, _ = ndimage.label(occupied, np.ones((3, 3, 3)))
+    return number[tuple(index.T)] - 1
+
+
+def _disc(radius: float, step: float) -> np.ndarray:
+    """Return the points (M, 2) of a grid within a radius."""
+    line = np.arange(-round(radius / step), round(radius / step) + 1) * step
+    x, y = np.meshgrid(line, line, indexing='ij')
+    return np.stack([x, y], axis=-1)[x**2 + y**2 <= radius**2 + 1e-9]
+
+
+def _turn(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
+    """Return the turn about z [rad] that takes source (N, 3) best onto target (N, 3), weighted (N,)."""
+    a = source - np.average(source, axis=0, weights=weight)
+    b = target - np.average(target, axis=0, weights=weight)
+    return float(np.arctan2(
+        (weight * (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])).sum(), (weight * (a[:, :2] * b[:, :2]).sum(1)).sum()
+    ))  # fmt: skip
