@@ -23,11 +23,12 @@ _COLUMNS = (
     ('num_points', 'points', '{:,}'), ('moving_share', 'moving', '{:.1%}'), ('median_speed', 'm/s', '{:.1f}'),
     ('misfit_before', 'misfit', '{:.3f}'), ('misfit_after', 'after', '{:.3f}'),
     ('moving_misfit_before', 'movers', '{:.3f}'), ('moving_misfit_after', 'after', '{:.3f}'),
-    ('worse_share', 'worse', '{:.0%}'), ('round_trip', 'return', '{:.3f}'),
+    ('worse_share', 'worse', '{:.0%}'), ('missed_share', 'missed', '{:.1%}'), ('round_trip', 'return', '{:.3f}'),
 )  # fmt: skip
 
 _LEGEND = """misfit: mean distance to the newer sweep [m], and after the flow; movers: the same of moving points;
-worse: share of moving points that their flow takes farther away; return: median way there and back [m]"""
+worse: share of moving points that their flow takes farther away; missed: share of points that are far from the newer
+sweep, within 2.5 m of points of it that nothing moves to; return: median way there and back [m]"""
 
 
 def chosen_keys(keys: list[str], count: int) -> list[str]:

@@ -9,6 +9,8 @@ from scipy.spatial import cKDTree
 from training.pseudo_labels import PseudoLabel
 
 MOVING = 0.5  # m/s
+_APART = 0.15  # m: points of two sweeps on one surface are nearer
+_WAY = 2.5  # m: 25 m/s at 10 Hz
 _WORSE = 0.1  # m: farther from the other sweep than without flow by more than two points of a sweep are apart
 
 
@@ -19,7 +21,8 @@ class LabelFigures:
     num_points: labelled. moving_share: of them, faster than 0.5 m/s. median_speed: of the moving ones [m/s].
     misfit_before, misfit_after: mean distance of labelled points to the newer sweep, standing still and moved by their
     flow [m]. moving_misfit_before, moving_misfit_after: the same of the moving ones. worse_share: of the moving ones,
-    which their flow takes away from the newer sweep by more than 0.1 m. round_trip: median length of the way of a
+    which their flow takes away from the newer sweep by more than 0.1 m. missed_share: of the labelled ones, see
+    LabelFit.missed. round_trip: median length of the way of a
     moving point there by its flow and back by the nearest point's [m]. NaN where there are no such points.
     """
 
@@ -31,12 +34,13 @@ class LabelFigures:
     moving_misfit_before: float
     moving_misfit_after: float
     worse_share: float
+    missed_share: float
     round_trip: float
 
     @property
     def suspicion(self) -> float:
-        """A number to sort labels by, the worst first: the misfit and the round trip of what is said to move [m]."""
-        return float(np.nan_to_num([self.moving_misfit_after, self.round_trip, self.misfit_after]).sum())
+        """A number to sort labels by, the worst first: misfit and round trip of what moves [m], and what is missed."""
+        return float(np.nan_to_num([self.moving_misfit_after, self.round_trip, self.missed_share]).sum())
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class LabelFit:
 
     points, flow: (K, 3) float32 [m]. speed: (K,) [m/s]. before, after: (K,) [m] distance to the nearest point of the
     newer sweep above the ground, without flow and with it; inf where there is none. round_trip: (K,) [m], NaN where
-    the nearest point has no flow. target: (L, 3), the newer sweep above the ground.
+    the nearest point has no flow. target: (L, 3), the newer sweep above the ground. missed: (K,) bool, farther than
+    0.15 m from the newer sweep, while some points of the newer sweep within 2.5 m are as far from any moved point:
+    something was here and is there, and the flow does not say so. What is hidden from one of the sweeps is far from
+    it, too, but mostly has no such points around.
     """
 
     points: np.ndarray
@@ -55,6 +62,7 @@ class LabelFit:
     after: np.ndarray
     round_trip: np.ndarray
     target: np.ndarray
+    missed: np.ndarray
 
     @property
     def is_moving(self) -> np.ndarray:
@@ -75,6 +83,7 @@ class LabelFit:
             _mean(self.before[moving]),
             _mean(self.after[moving]),
             _mean(worse),
+            _mean(self.missed),
             float(np.nanmedian(back)) if np.isfinite(back).any() else np.nan,
         )
 
@@ -85,16 +94,27 @@ def fit(label: PseudoLabel) -> LabelFit:
     above = np.isfinite(label.points1).all(axis=1) & ~label.is_ground1
     points, flow = label.points0[labelled], label.flow0[labelled]
     target, back = label.points1[above], label.flow1[above]
-    if len(target):
+    before = after = np.full(len(points), np.inf)
+    round_trip, missed = np.full(len(points), np.nan), np.zeros(len(points), bool)
+    if len(points) and len(target):
         tree = cKDTree(target)
         before, _ = tree.query(points)
         after, nearest = tree.query(points + flow)
         round_trip = np.linalg.norm(flow + back[nearest], axis=1)
-    else:
-        before = after = np.full(len(points), np.inf)
-        round_trip = np.full(len(points), np.nan)
+        missed = _missed(points + flow, after, target)
     speed = np.linalg.norm(flow, axis=1) / label.dt
-    return LabelFit(points, flow, speed, before, after, round_trip, target)
+    return LabelFit(points, flow, speed, before, after, round_trip, target, missed)
+
+
+def _missed(moved: np.ndarray, after: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """See LabelFit."""
+    far, _ = cKDTree(moved).query(target, distance_upper_bound=_APART)  # inf beyond
+    lone0, lone1 = np.flatnonzero(after > _APART), np.flatnonzero(np.isinf(far))
+    missed = np.zeros(len(moved), bool)
+    if len(lone0) and len(lone1):
+        way, _ = cKDTree(target[lone1]).query(moved[lone0], distance_upper_bound=_WAY)
+        missed[lone0] = np.isfinite(way)
+    return missed
 
 
 def _mean(values: np.ndarray) -> float:

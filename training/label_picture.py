@@ -17,14 +17,14 @@ _GROUND, _STILL, _UNKNOWN, _NEWER, _OLDER, _MOVED = (
 _SPEED_COLORS = ['#3fa7ff', '#2fe0d0', '#6ee85a', '#ffd83d', '#ff8a2b', '#ff3b4e']
 _MISFIT_COLORS = ['#1d3b2a', '#2f7d4f', '#d8c93a', '#ff8a2b', '#ff3b4e']
 _MISFIT_END = 0.5  # m
-_SPOT = 10.0  # m, side of a close-up
+_SPOT, _SPOTS = 10.0, 4  # m, side of a close-up; how many
 
 
 def draw(label: PseudoLabel, fitted: LabelFit, figures: LabelFigures, path: Path, *, teacher: str) -> None:
     """Write a picture of a label.
 
     Left: labelled points of the older sweep by speed, with arrows; the newer sweep behind them. Middle: the misfit of
-    each point after its flow. Right: close-ups where most moves and where most fits badly.
+    each point after its flow. Right: close-ups where most moves and where most is missed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def draw(label: PseudoLabel, fitted: LabelFit, figures: LabelFigures, path: Path
     _draw_scale(figure, (0.035, 0.04, 0.27, 0.014), 'speed [m/s]', _SPEED_COLORS, max_speed)
     _draw_scale(figure, (0.373, 0.04, 0.27, 0.014), 'distance to the newer sweep [m]', _MISFIT_COLORS, _MISFIT_END)
     figure.text(0.008, 0.958, f'{label.key}   by {teacher}', color=_TEXT, fontsize=17, fontweight='bold', va='center')
-    figure.text(0.008, 0.912, _said(figures, label.dt), color=_FAINT, fontsize=12.5, va='center')
+    figure.text(0.008, 0.912, _said(figures, label.dt), color=_FAINT, fontsize=12, va='center')
     for place, (color, what) in enumerate(
         ((_MOVED, 'older sweep moved by its flow'), (_NEWER, 'newer sweep'), (_OLDER, 'older sweep where it was'))
     ):
@@ -64,7 +64,9 @@ def _said(figures: LabelFigures, dt: float) -> str:
     said = f'{figures.num_points:,} labelled points over {dt:.3f} s    {figures.moving_share:.1%} move'
     if figures.moving_share > 0:
         said += f', median {figures.median_speed:.1f} m/s'
-    said += f'    misfit {figures.misfit_before:.3f} -> {figures.misfit_after:.3f} m'
+    said += (
+        f'    {figures.missed_share:.1%} missed    misfit {figures.misfit_before:.3f} -> {figures.misfit_after:.3f} m'
+    )
     if figures.moving_share > 0:
         said += (
             f', of movers {figures.moving_misfit_before:.3f} -> {figures.moving_misfit_after:.3f} m '
@@ -114,7 +116,7 @@ def _draw_speed(axes, label: PseudoLabel, fitted: LabelFit) -> float:
 
 
 def _spots(fitted: LabelFit) -> list[tuple[str, np.ndarray, str]]:
-    """Return letter, centre and reason of up to four close-ups: two where most moves, two where most fits badly."""
+    """Return letter, centre and reason of up to four close-ups: two where most moves, then where most is missed."""
     if not len(fitted.points):
         return []
     cells = np.round(fitted.points[:, :2] / (_SPOT / 2)).astype(np.int64)
@@ -122,17 +124,19 @@ def _spots(fitted: LabelFit) -> list[tuple[str, np.ndarray, str]]:
     cell_of = cell_of.ravel()
     taken, spots = np.zeros(len(places), bool), []
     way = np.where(fitted.is_moving, np.minimum(fitted.speed, 10.0), 0.0)  # many points, or fast ones
-    misfit = np.where(fitted.after > 0.2, np.minimum(fitted.after, 1.0), 0.0)
-    for weight, what in ((way, 'moves'), (way, 'moves'), (misfit, 'fits badly'), (misfit, 'fits badly')):
+    missed = fitted.missed.astype(float)
+    for weight, what in ((way, 'moves'),) * 2 + ((missed, 'misses'),) * _SPOTS:
         total = np.where(taken, 0.0, np.bincount(cell_of, weight, len(places)))
         best = int(total.argmax())
-        if total[best] == 0:
+        if total[best] == 0 or len(spots) == _SPOTS:
             continue
         inside = (cell_of == best) & (weight > 0)
         centre = fitted.points[inside, :2].mean(axis=0)
         taken |= np.abs(places - places[best]).max(axis=1) <= 1
-        number = np.median(fitted.speed[inside]) if what == 'moves' else np.median(fitted.after[inside])
-        spots.append(('ABCD'[len(spots)], centre, f'{what}: {number:.1f} ' + ('m/s' if what == 'moves' else 'm')))
+        why = f'{inside.sum()} points move, {np.median(fitted.speed[inside]):.1f} m/s'
+        if what == 'misses':
+            why = f'{inside.sum()} points miss by {np.median(fitted.after[inside]):.2f} m'
+        spots.append(('ABCD'[len(spots)], centre, why))
     return spots
 
 
