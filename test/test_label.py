@@ -4,14 +4,12 @@
 import dataclasses
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import label_world
 import numpy as np
 import pytest
 from label_world import WALL_FLOW, WallConfig, WorldJob
@@ -213,27 +211,23 @@ def test_no_process_outlives_the_job(job):
     wait_until(lambda: not any(is_alive(child) for child in children), 'the end of its processes', 10)
 
 
+def test_ctrl_c_does_not_wait_for_pairs_under_way(job):
+    slow = dataclasses.replace(job, wall=dataclasses.replace(job.wall, seconds=60.0))
+    process = start(slow, 'label.work(job, processes=2)', before='if __name__ != "__main__": raise SystemExit')
+    try:
+        wait_until(lambda: len(asked(job)) == 2, 'both processes', 60)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+
+
 def is_alive(pid) -> bool:
     try:
         return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
     except OSError:
         return False
-
-
-def test_the_same_over_ray(job):
-    ray = pytest.importorskip('ray', reason='needs ray')
-    path = os.pathsep.join([str(ROOT), str(ROOT / 'test')])
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={'env_vars': {'PYTHONPATH': path}})
-    try:
-        assert states(run(dataclasses.replace(job, broken=(2,)), on_ray=True)) == [
-            *['done'] * 2,
-            'failed',
-            *['done'] * 3,
-        ]
-        assert states(run(job, on_ray=True)) == [*['kept'] * 2, 'done', *['kept'] * 3]
-    finally:
-        ray.shutdown()
-    assert sorted(asked(job)) == list(range(6))
 
 
 def test_a_dataset_with_nothing_or_with_a_key_twice(job):
@@ -283,4 +277,3 @@ def test_a_crop_is_an_option_of_the_program(monkeypatch, tmp_path):
     job, how = jobs[0]
     assert job.crop == Crop(20.0, -4.0, 4.0) and job.shard == (2, 3) and job.datasets == ('a', 'b')
     assert json.loads(job.config) == {'rate': 0.1} and how['processes'] == 2
-    assert label_world.HEIGHT > 0

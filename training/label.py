@@ -73,10 +73,12 @@ def work(job, **how) -> int:
     with tqdm(unit='pair', smoothing=0.1) as bar:
 
         def progress(outcome, total):
-            states[outcome.state] += 1
             bar.total = total
-            bar.set_postfix(states, refresh=False)
-            bar.update()
+            if outcome:
+                states[outcome.state] += 1
+                bar.set_postfix(states, refresh=False)
+                bar.update()
+            bar.refresh()
 
         outcomes = run(job, progress=progress, **how)
     k, n = job.shard

@@ -127,8 +127,9 @@ def label_one(job: LabelJob, number: int) -> Outcome:
 
 
 def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float = 0.0, progress=None) -> list[Outcome]:
-    """Label a shard and return what became of its pairs, in no order; `progress(outcome, total)` hears of each.
+    """Label a shard and return what became of its pairs, in no order.
 
+    progress: called with (None, number of pairs) before the first pair, and with (outcome, that number) after each.
     on_ray: over the ray cluster that RAY_ADDRESS names, or a local one; gpus: of each of its tasks.
     Raises: DataError when there is nothing to label, keys are not unique, another job is at work on the shard, the
     store holds labels made otherwise, or it cannot be written; ModelError when ray is asked for and missing.
@@ -157,6 +158,8 @@ def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float 
         else:
             outcomes = (label_one(job, number) for number in numbers)
         finished = []
+        if progress:
+            progress(None, len(numbers))
         for outcome in outcomes:
             finished.append(outcome)
             if progress:
@@ -192,6 +195,7 @@ def _lock(file, trouble: str) -> None:
 def _in_processes(job: LabelJob, numbers: list[int], processes: int) -> Iterator[Outcome]:
     fresh = multiprocessing.get_context('spawn')  # a forked torch hangs
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    others = multiprocessing.active_children()
     with ProcessPoolExecutor(processes, mp_context=fresh, initializer=_begin_process, initargs=(threads,)) as pool:
         try:
             for future in as_completed([pool.submit(label_one, job, number) for number in numbers]):
@@ -202,7 +206,7 @@ def _in_processes(job: LabelJob, numbers: list[int], processes: int) -> Iterator
                 'same command again with fewer --processes.'
             ) from error
         except BaseException:  # a full disk or Ctrl-C: not a minute more for pairs that are under way
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()).difference(others):
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

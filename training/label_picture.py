@@ -55,7 +55,7 @@ def draw(label: PseudoLabel, fitted: LabelFit, figures: LabelFigures, path: Path
     for place, (color, what) in enumerate(
         ((_MOVED, 'older sweep moved by its flow'), (_NEWER, 'newer sweep'), (_OLDER, 'older sweep where it was'))
     ):
-        figure.text(0.688, 0.955 - 0.031 * place, f'\u25cf  {what}', color=color, fontsize=12, va='center')
+        figure.text(0.844, 0.955 - 0.031 * place, f'\u25cf  {what}', color=color, fontsize=12, va='center')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor=_BACKGROUND)
 
