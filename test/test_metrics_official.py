@@ -6,14 +6,17 @@ use here (open3d, opencv, ...) is stood in for. Where the packages are absent, f
 """
 
 import importlib
+import runpy
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from training import metrics
+from training.datasets import argoverse2, open_dataset
 from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
 from training.scores import FlowScores, Scope
 from zeroflow_ros.sweep import SweepPair
@@ -28,6 +31,7 @@ CHILDREN = {  # of each meta-class, two official ones where there are several: t
     MetaClass.IGNORED: ('SIGN',),
 }
 NAMES = [name for names in CHILDREN.values() for name in names]
+META_CLASS = np.array([kind for kind, names in CHILDREN.items() for _ in names], np.uint8)
 IDENTICAL = {'abs': 1e-6, 'nan_ok': True}  # m, rad, or a share
 
 # What the packages gave on random_frames(0), 35 m box for the bucketed and three-way ones.
@@ -73,29 +77,24 @@ def random_frames(seed: int, num_frames: int = 3, num_points: int = 3000) -> lis
     return frames
 
 
-def meta_classes(ids: np.ndarray) -> np.ndarray:
-    lookup = [kind for kind, names in CHILDREN.items() for _ in names]
-    return np.array(lookup, np.uint8)[ids]
-
-
 def scored(frames: list[dict], scope: Scope) -> dict:
     """Return our report."""
     scores = FlowScores(scope)
     for k, frame in enumerate(frames):
         n = len(frame['points'])
         pair = SweepPair(frame['points'], frame['points'][:1], np.eye(4), 0.1)
-        truth = TrueFlow(frame['truth'], meta_classes(frame['ids']), np.ones(n, bool))
+        truth = TrueFlow(frame['truth'], META_CLASS[frame['ids']], np.ones(n, bool))
         scores.add(DatasetPair(f'random/{k}', pair, np.zeros(n, bool), np.zeros(1, bool), truth), frame['flow'])
     return scores.report()
 
 
-def ours(frames: list[dict]) -> dict:
-    """Return our figures under the names of `official`."""
+def ours(frames: list[dict], meta_class_of: np.ndarray = META_CLASS) -> dict:
+    """Return our figures under the names of `official`. meta_class_of: each official class id."""
     everything = {name: np.concatenate([frame[name] for frame in frames]) for name in frames[0]}
     flow, truth, points = everything['flow'], everything['truth'], everything['points']
     near = (np.abs(points[:, :2]) < metrics.NEAR_BOX).all(1)
-    bucketed = metrics.bucketed_epe(flow[near], truth[near], meta_classes(everything['ids'])[near])
-    kind = meta_classes(everything['ids'])[near]
+    kind = meta_class_of[everything['ids'][near]]
+    bucketed = metrics.bucketed_epe(flow[near], truth[near], kind)
     known, foreground = kind != MetaClass.IGNORED, kind != MetaClass.BACKGROUND
     dynamic = np.linalg.norm(truth, axis=1) >= metrics.DYNAMIC
     three = metrics.three_way_epe(flow[near][known], truth[near][known], foreground[known], dynamic[near][known])
@@ -129,8 +128,8 @@ def packages():
         )
 
 
-def official(packages, frames: list[dict], folder) -> dict:
-    """Return the figures of the packages."""
+def official(packages, frames: list[dict], folder, names=NAMES, children=CHILDREN) -> dict:
+    """Return the figures of the packages. names: of the official class ids. children: of each meta-class."""
     av2, bucketed, structures = packages
     everything = {name: np.concatenate([frame[name] for frame in frames]) for name in frames[0]}
     flow, truth = everything['flow'], everything['truth']
@@ -146,15 +145,15 @@ def official(packages, frames: list[dict], folder) -> dict:
         'angle': av2.compute_angle_error(flow, truth).mean(),
         'iou': hits / (hits + false_alarms + misses),
     }
-    foreground = [name for kind, names in CHILDREN.items() if 0 < kind < MetaClass.IGNORED for name in names]
+    foreground = [name for kind in metrics.CLASSES[1:] for name in children[kind]]
     boards = {
-        'bucketed': (bucketed.BucketedEPEEvaluator, {kind.name: list(CHILDREN[kind]) for kind in metrics.CLASSES}),
+        'bucketed': (bucketed.BucketedEPEEvaluator, {kind.name: list(children[kind]) for kind in metrics.CLASSES}),
         'three-way': (bucketed.ThreeWayEPEEvaluator, {'BACKGROUND': ['BACKGROUND'], 'FOREGROUND': foreground}),
     }
     found = {}
     for board, (evaluator, lookup) in boards.items():
         board_ = evaluator(
-            class_id_to_name=dict(enumerate(NAMES)), meta_class_lookup=lookup, output_path=folder / board
+            class_id_to_name=dict(enumerate(names)), meta_class_lookup=lookup, output_path=folder / board
         )
         for frame in frames:
             # Without their loaders and poses: the one step of `eval` that scores.
@@ -199,3 +198,28 @@ def test_summed_scores_are_those_of_the_packages():
             assert value == pytest.approx(EXPECTED[f'{part} {kind.name}'], **IDENTICAL)
     for name in ('FD', 'FS', 'BS'):
         assert report['three_way'][name] == pytest.approx(EXPECTED[name], **IDENTICAL)
+
+
+def test_flows_of_a_labelled_pair_score_what_the_packages_give(packages, shared_data, tmp_path, capsys):
+    [log] = sorted((shared_data / 'av2' / 'val').iterdir())
+    item = open_dataset(f'av2:{log}')[0]
+    labels = argoverse2.read_labelled_pair(log)
+    categories = importlib.import_module('av2.datasets.sensor.constants').AnnotationCategories
+    official_lists = (
+        Path(find_spec('bucketed_scene_flow_eval').origin).parent / 'datasets/argoverse2/av2_metacategories.py'
+    )
+    lists = runpy.run_path(str(official_lists))['BUCKETED_METACATAGORIES']
+    rows = item.truth.is_valid & ~item.is_ground0
+    truth = item.truth.flow[rows].astype(np.float64)
+    rng = np.random.default_rng(0)
+    for factor, noise in ((0.0, 0.0), (0.9, 0.03)):  # zero flow, and an estimate
+        frames = [{
+            'points': item.pair.points0[rows],
+            'ids': labels.classes[rows].astype(np.int8),
+            'truth': truth,
+            'flow': factor * truth + rng.normal(0, noise, truth.shape),
+        }]  # fmt: skip
+        found = official(packages, frames, tmp_path, ['BACKGROUND', *(category.value for category in categories)],
+                         {kind: lists[kind.name] for kind in metrics.CLASSES})  # fmt: skip
+        check(ours(frames, argoverse2.META_CLASS), found)
+        assert found['dynamic CAR'] < 0.5 or factor == 0

@@ -2,12 +2,11 @@
 """A picture of scores: by class, by speed, by distance; one row of panels for each dataset."""
 
 import os
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from training.metrics import RANGE_EDGES, SPEED_EDGES
+from training.score_text import short, span
 
 
 def draw_scores(reports: dict[str, dict[str, dict]], path: Path) -> None:
@@ -38,38 +37,28 @@ def _by_class(axes, reports: dict[str, dict]) -> None:
     width = 0.8 / len(reports)
     for k, (name, report) in enumerate(reports.items()):
         heights = [report['by_class'][kind]['normalised_epe'] for kind in classes]
-        bars = axes.bar(np.arange(len(classes)) + (k + 0.5) * width - 0.4, heights, width, label=_short(name))
+        bars = axes.bar(np.arange(len(classes)) + (k + 0.5) * width - 0.4, heights, width, label=short(name))
         axes.bar_label(bars, fmt='%.2f', fontsize=8)
     axes.set_xticks(range(len(classes)), [kind.replace('_', ' ') for kind in classes])
     axes.set(title='points that move, by class', ylabel='normalised EPE', ylim=(0, None))
 
 
 def _by_speed(axes, reports: dict[str, dict]) -> None:
-    middle = np.append((SPEED_EDGES[:-2] + SPEED_EDGES[1:-1]) / 2, SPEED_EDGES[-2] + 0.02)[1:]  # the static one apart
-    highest = 1.0
     for name, report in reports.items():
-        # Over all classes at once: what a bucket holds is the mean over the classes that occur in it.
-        buckets = np.array(list(report['bucketed']['buckets'].values()))[:, 1:]
-        seen = np.isfinite(buckets).any(0)
-        error = np.nanmean(buckets[:, seen], axis=0)
-        axes.plot(middle[seen], error, marker='.', label=_short(name))
-        highest = max(highest, *error) if len(error) else highest
-    axes.set(title='points that move, by true flow', xlabel='true flow over the pair [m] (the last: and above)',
-             ylabel='normalised EPE, mean over classes', xlim=(0, 2.1), ylim=(0, min(1.05 * highest, 3)))  # fmt: skip
+        moving = report['by_speed'][1:]
+        labels, errors = [span(group) for group in moving], [group['normalised_epe'] for group in moving]
+        axes.plot(labels, errors, marker='o', label=short(name))
+    axes.set(title='points that move, by true flow', xlabel='true flow over the pair [m]', ylabel='normalised EPE',
+             ylim=(0, None))  # fmt: skip
     axes.grid(alpha=0.3)
 
 
 def _by_range(axes, reports: dict[str, dict]) -> None:
-    labels = [f'{a:g}-{b:g}' if np.isfinite(b) else f'> {a:g}' for a, b in pairwise(RANGE_EDGES)]
     for name, report in reports.items():
-        parts = report['by_range']
-        [line] = axes.plot(labels, [part['dynamic_epe'] for part in parts], marker='o', label=_short(name))
-        axes.plot(labels, [part['static_epe'] for part in parts], marker='o', linestyle=':', color=line.get_color())
-    axes.set(
-        title='by distance: solid above 1.4 m/s, dotted below', xlabel='distance [m]', ylabel='EPE [m]', ylim=(0, None)
-    )
+        labels = [span(part) for part in report['by_range']]
+        still, fast = ([part[kind] for part in report['by_range']] for kind in ('static_epe', 'dynamic_epe'))
+        [line] = axes.plot(labels, fast, marker='o', label=short(name))
+        axes.plot(labels, still, marker='o', linestyle=':', color=line.get_color())
+    axes.set(title='by distance: solid above 1.4 m/s, dotted below', xlabel='distance [m]', ylabel='EPE [m]',
+             ylim=(0, None))  # fmt: skip
     axes.grid(alpha=0.3)
-
-
-def _short(name: str) -> str:
-    return Path(name).name if '/' in name else name

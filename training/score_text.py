@@ -2,6 +2,7 @@
 """Scores as text for a person to read."""
 
 import math
+from pathlib import Path
 
 _OVERALL = (
     ('3-way [m]', lambda r: r['three_way']['mean']),
@@ -35,13 +36,13 @@ def score_text(name: str, reports: dict[str, dict]) -> str:
     by_class = [(kind, lambda r, kind=kind: r['by_class'][kind]['normalised_epe']) for kind in first['by_class']]
     lines += _table('normalised EPE of points that move, by class', by_class, reports)
     groups = [
-        (_span(group), lambda r, k=k: r['by_speed'][k]['normalised_epe' if k else 'epe'])
+        (span(group), lambda r, k=k: r['by_speed'][k]['normalised_epe' if k else 'epe'])
         for k, group in enumerate(first['by_speed'])
     ]
     lines += _table('normalised EPE by true flow [m]; of the first group the EPE [m]', groups, reports)
     for kind, what in (('static_epe', 'up to'), ('dynamic_epe', 'above')):
         ranges = [
-            (_span(part), lambda r, k=k, kind=kind: r['by_range'][k][kind]) for k, part in enumerate(first['by_range'])
+            (span(part), lambda r, k=k, kind=kind: r['by_range'][k][kind]) for k, part in enumerate(first['by_range'])
         ]
         mean = ('mean', lambda r, kind=kind: r[f'range_mean_{kind.removesuffix("_epe")}'])
         lines += _table(f'EPE [m] of points {what} 1.4 m/s, by distance [m]', [*ranges, mean], reports)
@@ -49,15 +50,25 @@ def score_text(name: str, reports: dict[str, dict]) -> str:
 
 
 def _table(title: str, columns, reports: dict[str, dict]) -> list[str]:
-    width = max(map(len, reports), default=0) + 2
-    lines = [f'  {title}', '    ' + ' ' * width + ''.join(f'{heading:>15}' for heading, _ in columns)]
+    if not columns:
+        return []
+    width = max(len(short(name)) for name in reports)
+    column = max(10, 2 + max(len(heading) for heading, _ in columns))
+    lines = [f'  {title}', ' ' * (width + 4) + ''.join(f'{heading:>{column}}' for heading, _ in columns)]
     for name, report in reports.items():
-        lines.append(f'    {name:{width}}' + ''.join(f'{_number(value(report)):>15}' for _, value in columns))
+        values = ''.join(f'{_number(value(report)):>{column}}' for _, value in columns)
+        lines.append(f'    {short(name):{width}}{values}')
     return lines
 
 
-def _span(group: dict) -> str:
-    return f'{group["from"]:g}-{group["to"]:g}' if math.isfinite(group['to']) else f'from {group["from"]:g}'
+def span(group: dict) -> str:
+    """Return from where to where a group goes."""
+    return f'{group["from"]:g}-{group["to"]:g}' if math.isfinite(group['to']) else f'> {group["from"]:g}'
+
+
+def short(name: str) -> str:
+    """Return the name of an estimator or dataset for a heading: the end of its path; whole, if it has none."""
+    return '/'.join(Path(name).parts[-2:]) if '/' in name else name
 
 
 def _number(value: float) -> str:

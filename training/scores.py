@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of one estimator on one dataset: sums over points, from which every mean follows."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -90,6 +90,7 @@ class FlowScores:
         """Return all scores by name; NaN where there were no points. docs/evaluation.md says what each is."""
         either = self._over('count', dynamic=1) + self._over('found', dynamic=0)
         return {
+            'scope': asdict(self.scope),
             'pairs': self._num_pairs,
             'points': int(self._over('count')),
             'three_way': self._three_way(),

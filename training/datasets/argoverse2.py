@@ -194,16 +194,15 @@ class Argoverse2Pairs:
     def __getitem__(self, index: int) -> DatasetPair:
         log, k = self._pairs[index]
         ground_map, truth = self._ground_map(log.path), None
-        if k == 0 and log.has_labels:
-            labelled = log.labelled_pair()
-            pair = labelled.pair
-            truth = TrueFlow(labelled.flow, META_CLASS[labelled.classes], np.isfinite(labelled.flow).all(1))
-        else:
-            pair = log.pair(k)
+        labelled = log.labelled_pair() if k == 0 and log.has_labels else None
+        pair = labelled.pair if labelled else log.pair(k)
         is_ground0, is_ground1 = (
             ground_map.is_ground(transforms.apply(city_T_ego, points.astype(np.float64)))
             for points, city_T_ego in zip((pair.points0, pair.points1), log.city_T_ego[k : k + 2], strict=True)
         )
+        if labelled:
+            truth = TrueFlow(labelled.flow, META_CLASS[labelled.classes], np.isfinite(labelled.flow).all(1))
+            is_ground0 = labelled.is_ground  # scores compare only where they leave out the same points
         return DatasetPair(self.key(index), pair, is_ground0, is_ground1, truth)
 
 
