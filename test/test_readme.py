@@ -35,8 +35,8 @@ RUN_BY = {
     '.venv/bin/python -m export.parity runs/lite/last.pt model.onnx': (
         'test_export.py::test_parity_at_90000_points_with_two_threads'
     ),
-    '.venv/bin/python -m training.evaluate --model model.onnx --simulation 20': (
-        'test_evaluate.py::test_program_scores_the_simulation_and_writes_json'
+    '.venv/bin/python -m training.evaluate --estimator zero model.onnx --dataset simulation:1000000-1000019': (
+        'test_evaluate.py::test_program_scores_the_simulation_and_writes_json_and_a_picture'
     ),
 }
 
