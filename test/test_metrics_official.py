@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from training import metrics
-from training.datasets import argoverse2, open_dataset
+from training.datasets import argoverse2, argoverse2_truth, open_dataset
 from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
 from training.scores import FlowScores, Scope
 from zeroflow_ros.sweep import SweepPair
@@ -221,5 +221,5 @@ def test_flows_of_a_labelled_pair_score_what_the_packages_give(packages, shared_
         }]  # fmt: skip
         found = official(packages, frames, tmp_path, ['BACKGROUND', *(category.value for category in categories)],
                          {kind: lists[kind.name] for kind in metrics.CLASSES})  # fmt: skip
-        check(ours(frames, argoverse2.META_CLASS), found)
+        check(ours(frames, argoverse2_truth.META_CLASS), found)
         assert found['dynamic CAR'] < 0.5 or factor == 0

@@ -5,7 +5,7 @@ The bag is read once in order, to learn which sweeps make pairs and how the vehi
 one by one, wherever they are.
 """
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from training.datasets import split_options
 from training.datasets.pairs import DatasetPair
+from training.datasets.tf_motion import TfMotion
 from training.datasets.tracked_boxes import TrackedBoxes
 from zeroflow_ros.bag_motion import BagMotion
 from zeroflow_ros.bags import Bag, BagMessage
@@ -33,8 +34,8 @@ _MOST_WAITING = 20  # sweeps that wait for odometry further on in the bag: 2 s a
 class BagOptions:
     """What a bag may leave open.
 
-    topic: of the clouds, '' for the only one. odometry_topic: likewise. ego_motion: see `BagMotion`.
-    sensor_height: of the clouds' frame above the ground [m]; 0: it is seen in the sweeps.
+    topic, odometry_topic: '' for the only one. sensor_height: of the clouds' frame above the ground [m]; 0: it is seen
+    in the sweeps. ego_motion: odometry, tf, registration or none; auto is the first that works, but never none.
     """
 
     topic: str = ''
@@ -51,27 +52,26 @@ class _Place:
     time_ns: int
     ordinal: int
     stamp_ns: int
-    frame_id: str
 
 
 class BagPairs:
     """The sweep pairs of one bag, in the frame of its clouds.
 
-    skipped: how many clouds gave no pair with the one before, by reason; the first one is not counted.
-    ego_motion, note: the source of ego motion, and why it is not odometry. boxes: true flow, or None.
+    skipped: how many clouds gave no pair with the one before, by reason; the first one is not counted, and clouds in
+        another frame than the first make none. boxes: true flow, or None.
+    ego_motion, note: the source of ego motion, and why it is not odometry. sensor_height: [m].
     Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks what was asked for.
     """
 
     def __init__(self, path: str | Path, boxes: TrackedBoxes | None = None, options: BagOptions = BagOptions()):
         self.path, self.boxes = Path(path), boxes
-        self.name = self.path.resolve().stem
+        place = self.path.resolve()
+        self.name = place.name if place.is_dir() else place.stem
         self.skipped: Counter[str] = Counter()
         self._pairs: list[tuple[_Place, _Place, np.ndarray]] = []
-        self._heights: dict[str, float] = {}  # of the sensor, by frame
         with Bag(path) as bag:
             self.topic = bag.point_cloud_topic(options.topic)
             self._index(bag, options)
-        self._sweep = lru_cache(maxsize=2)(self._read_sweep)  # the newer sweep of a pair is the older one of the next
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -83,20 +83,11 @@ class BagPairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, ego0_T_ego1 = self._pairs[index]
-        (points0, is_ground0), (points1, is_ground1) = self._sweep(place0), self._sweep(place1)
+        points0, is_ground0 = _read_sweep(self.path, self.topic, place0, self.sensor_height)
+        points1, is_ground1 = _read_sweep(self.path, self.topic, place1, self.sensor_height)
         pair = SweepPair(points0.copy(), points1.copy(), ego0_T_ego1, (place1.stamp_ns - place0.stamp_ns) * 1e-9)
         truth = self.boxes and self.boxes.true_flow(pair, place0.number, place1.number)
         return DatasetPair(self.key(index), pair, is_ground0.copy(), is_ground1.copy(), truth)
-
-    def _read_sweep(self, place: _Place) -> tuple[np.ndarray, np.ndarray]:
-        """Return the points of a sweep, and which are ground."""
-        with Bag(self.path) as bag:  # opened anew: processes that share an open file disturb each other
-            messages = bag.messages([self.topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
-            recorded = next(islice(messages, place.ordinal, None), None)
-        if recorded is None or recorded.stamp_ns != place.stamp_ns:
-            raise DataError(f'{self.path} has changed since it was opened: cloud {place.number} is gone.')
-        points = decode_cloud(decode_message(recorded.cdr, POINT_CLOUD)).points
-        return points, is_ground(points, self._heights[place.frame_id])
 
     def _index(self, bag: Bag, options: BagOptions) -> None:
         total = next(topic.num_messages for topic in bag.topics if topic.name == self.topic)
@@ -105,14 +96,12 @@ class BagPairs:
                 f'{self.boxes.path} has boxes for {len(self.boxes.sweeps)} sweeps, {self.path} has {total} clouds on '
                 f'{self.topic}. They belong together only with one list of boxes for each cloud.'
             )
-        motion = BagMotion(bag, options.ego_motion, frame_id=_first_frame(bag, self.topic),
-                           odometry_topic=options.odometry_topic)  # fmt: skip
+        frame_id = _first_frame(bag, self.topic)
+        motion = _open_motion(bag, frame_id, options)
         self.ego_motion, self.note = motion.source, motion.note
-        buffer, last, reason = SweepBuffer(_DT_RANGE), None, ''
-        heights: defaultdict[str, SensorHeight] = defaultdict(lambda: SensorHeight(options.sensor_height or None))
-        for number, recorded, ordinal in tqdm(
-            _in_order(bag, self.topic, motion), f'{self.name}, ego motion by {motion.source}', total, delay=2,
-        ):  # fmt: skip
+        buffer, height, last, reason = SweepBuffer(_DT_RANGE), SensorHeight(options.sensor_height or None), None, ''
+        title = f'{self.name}, ego motion by {motion.source}'
+        for number, recorded, ordinal in tqdm(_in_order(bag, self.topic, motion), title, total, delay=2, disable=None):
             try:
                 sweep = _decode(recorded)
             except (CloudError, DataError) as error:
@@ -122,28 +111,28 @@ class BagPairs:
             previous, drop = buffer.push(sweep)
             if drop in (Drop.TIME_RESET, Drop.FRAME_CHANGED):
                 motion.reset()
-            place = _Place(number, recorded.time_ns, ordinal, sweep.stamp_ns, sweep.frame_id)
-            before, last = last, place if buffer.last is sweep else last
+            before = last
             if buffer.last is sweep:
-                self._heights[sweep.frame_id] = heights[sweep.frame_id].update(sweep.points)
-            if drop is not None:
-                self.skipped[drop.value] += drop != Drop.FIRST
-                continue
-            try:
-                self._pairs.append((before, place, motion.between(previous, sweep)))
-            except EgoMotionError as error:
-                self.skipped[Drop.EGO_MOTION.value] += 1
-                reason = str(error)
-        self.skipped = +self.skipped
+                last = _Place(number, recorded.time_ns, ordinal, sweep.stamp_ns)
+            if sweep.frame_id != frame_id:  # where this sensor is mounted, and how high, is another question
+                drop = drop or Drop.FRAME_CHANGED
+            else:
+                self.sensor_height = height.update(sweep.points)
+            if drop is None:
+                try:
+                    self._pairs.append((before, last, motion.between(previous, sweep)))
+                except EgoMotionError as error:
+                    drop, reason = Drop.EGO_MOTION, str(error)
+            if drop not in (None, Drop.FIRST):
+                self.skipped[drop.value] += 1
         if not self._pairs:
             skipped = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'too few clouds'
             raise DataError(f'{self.path}: {total} clouds on {self.topic} make no pair ({skipped}). {reason}'.rstrip())
-        for frame_id in {place.frame_id for place, _, _ in self._pairs}:
-            if self._heights[frame_id] == 0:
-                raise DataError(
-                    f'{self.path}: no sweep shows enough ground to tell how high the sensor {frame_id!r} stands. Say '
-                    'it: bag:PATH?sensor_height=1.7 [m].'
-                )
+        if self.sensor_height == 0:
+            raise DataError(
+                f'{self.path}: no sweep shows enough ground to tell how high the sensor stands. Say it, in metres: '
+                f'bag:{self.path}?sensor_height=1.7'
+            )
 
 
 def open_pairs(text: str) -> BagPairs:
@@ -163,6 +152,40 @@ def recognises(text: str) -> bool:
 def _split_boxes(text: str) -> tuple[str, str]:
     path, plus, boxes = text.rpartition('+')
     return (path, boxes) if plus and boxes.endswith('.json') else (text, '')
+
+
+@lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next
+def _read_sweep(path: Path, topic: str, place: _Place, sensor_height: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of a sweep, and which are ground."""
+    with Bag(path) as bag:  # opened anew: processes that share an open file disturb each other
+        messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
+        recorded = next(islice(messages, place.ordinal, None), None)
+    if recorded is None or recorded.stamp_ns != place.stamp_ns:
+        raise DataError(f'{path} has changed since it was opened: cloud {place.number} is gone. Open it again.')
+    points = decode_cloud(decode_message(recorded.cdr, POINT_CLOUD)).points
+    return points, is_ground(points, sensor_height)
+
+
+def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | TfMotion:
+    """Return the source of ego motion that the options name, or the best one that the bag has."""
+    named = {'frame_id': frame_id, 'odometry_topic': options.odometry_topic}
+    if options.ego_motion == 'tf':
+        return TfMotion(bag, frame_id=frame_id)
+    if options.ego_motion != 'auto':
+        return BagMotion(bag, options.ego_motion, **named)
+    try:
+        return BagMotion(bag, 'odometry', **named)
+    except (DataError, EgoMotionError) as error:
+        if options.odometry_topic:
+            raise
+        note = str(error)
+    try:
+        motion = TfMotion(bag, frame_id=frame_id)
+    except EgoMotionError as error:
+        motion = BagMotion(bag, 'registration', frame_id=frame_id)
+        note = f'{note} {error}'
+    motion.note = note
+    return motion
 
 
 def _first_frame(bag: Bag, topic: str) -> str:

@@ -58,8 +58,16 @@ class TrackedBoxes:
 
     @classmethod
     def read(cls, path: Path) -> 'TrackedBoxes':
-        """Raises: DataError when the file is missing, has no `sweeps`, or a box of an unknown category."""
+        """Raises: DataError when the file is missing, has no `sweeps`, or has a box that lacks something."""
         sweeps, content = read_boxes(path), json.loads(Path(path).read_text())
+        for box in (box for boxes in sweeps for box in boxes):
+            try:
+                complete = np.isfinite(_pose(box)).all() and len(box['size_lwh']) == 3 and box['track_id'] is not None
+                complete = complete and isinstance(box['category'], str)
+            except (KeyError, TypeError, ValueError):
+                complete = False
+            if not complete:
+                raise DataError(f'{path}: a box needs track_id, category, center, size_lwh and yaw, got {box}.')
         unknown = {box['category'] for boxes in sweeps for box in boxes if box['category'].lower() not in _META_CLASS}
         if unknown:
             raise DataError(f'{path} has boxes of {", ".join(sorted(unknown))}. Known are: {", ".join(_META_CLASS)}.')

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One Argoverse 2 Sensor log: sweeps, poses, and the height of the ground from its map."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros import transforms
+from zeroflow_ros.errors import DataError, EgoMotionError
+from zeroflow_ros.sweep import SweepPair
+
+# Source: ZeroFlow takes 0.4 m above the map's ground, av2 itself 0.3 m.
+_GROUND_MARGIN = 0.4
+
+
+class Argoverse2Log:
+    """One log: its sweeps in order of time, and the pose of the vehicle at each of them.
+
+    Raises: DataError that names the missing file, or the sweep without a pose.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        files = (self.path / 'sensors' / 'lidar').glob('*.feather')
+        self.files = sorted((file for file in files if file.stem.isdigit()), key=lambda file: int(file.stem))
+        if len(self.files) < 2:
+            raise DataError(
+                f'{self.path} needs two sweeps in sensors/lidar/<timestamp_ns>.feather, found {len(self.files)}.'
+            )
+        poses = read_columns(self.path, 'city_SE3_egovehicle.feather', 'timestamp_ns qw qx qy qz tx_m ty_m tz_m')
+        row_of, self.city_T_ego = {int(stamp): k for k, stamp in enumerate(poses['timestamp_ns'])}, []
+        for file in self.files:
+            if int(file.stem) not in row_of:
+                raise DataError(
+                    f'{self.path}: city_SE3_egovehicle.feather has no pose at the sweep {file.stem}; it needs one at '
+                    'exactly that time.'
+                )
+            pose = {name: column[row_of[int(file.stem)]] for name, column in poses.items()}
+            try:
+                city_T_ego = transforms.from_quaternion(
+                    [pose['tx_m'], pose['ty_m'], pose['tz_m']], [pose['qx'], pose['qy'], pose['qz'], pose['qw']]
+                )
+            except EgoMotionError as error:
+                raise DataError(f'{self.path}: city_SE3_egovehicle.feather at {file.stem}: {error}') from error
+            self.city_T_ego.append(city_T_ego)
+
+    def pair(self, index: int) -> SweepPair:
+        """Return sweeps `index` and the next."""
+        ego0_T_ego1 = transforms.invert(self.city_T_ego[index]) @ self.city_T_ego[index + 1]
+        dt = (int(self.files[index + 1].stem) - int(self.files[index].stem)) * 1e-9
+        return SweepPair(self._points(index), self._points(index + 1), ego0_T_ego1, dt)
+
+    def _points(self, index: int) -> np.ndarray:
+        sweep = read_columns(self.path, self.files[index].relative_to(self.path), 'x y z')
+        return np.stack([sweep[axis] for axis in 'xyz'], axis=1).astype(np.float32)
+
+
+class GroundMap:
+    """Height of the ground of a city as a raster.
+
+    Raises: DataError when there is not exactly one raster and one placement under map/ of a log.
+    """
+
+    def __init__(self, log: Path):
+        raster = only_map_file(log, '*_ground_height_surface____*.npy')
+        placement = only_map_file(log, '*img_Sim2_city.json')
+        try:
+            self._heights = np.load(raster).astype(np.float64)  # (rows, columns) [m], NaN where unknown
+            sim2 = json.loads(placement.read_text())
+            self._rotation, self._shift = np.reshape(sim2['R'], (2, 2)), np.array(sim2['t'], np.float64)
+            self._scale = float(sim2['s'])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f'{raster} and {placement} should be a raster and its R, t, s: {error!r}') from error
+
+    def is_ground(self, points: np.ndarray) -> np.ndarray:
+        """Return which of points (N, 3) [m] in the city frame are at most 0.4 m above the ground or below it.
+
+        Where the map does not know the ground, no point is.
+        """
+        pixels = (points[:, :2] @ self._rotation.T + self._shift) * self._scale
+        rows, columns = self._heights.shape
+        with np.errstate(invalid='ignore'):  # a point that is NaN is outside
+            column, row = np.round(pixels).astype(np.int64).T
+        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        height = np.full(len(points), np.nan)
+        height[inside] = self._heights[row[inside], column[inside]]
+        return points[:, 2] <= height + _GROUND_MARGIN  # NaN compares as False
+
+
+def only_map_file(log: Path, pattern: str) -> Path:
+    """Return the one file under map/ that fits a pattern."""
+    found = sorted((log / 'map').glob(pattern))
+    if len(found) != 1:
+        names = ', '.join(file.name for file in found) or 'none'
+        raise DataError(f'{log} needs exactly one map/{pattern}, found {names}.')
+    return found[0]
+
+
+def read_columns(log: Path, name: str | Path, columns: str) -> dict[str, np.ndarray]:
+    """Return the columns of a feather file of a log, whose names are given in one text.
+
+    Raises: DataError when the file is missing, broken, or lacks one.
+    """
+    from pyarrow import ArrowException, feather
+
+    if not (log / name).is_file():
+        raise DataError(f'{log} lacks {name}.')
+    try:
+        table = feather.read_table(log / name, columns=columns.split())
+    except (ArrowException, ValueError, OSError) as error:
+        raise DataError(f'{log / name} should be a feather file with columns {columns}: {error}') from error
+    return {column: table[column].to_numpy() for column in table.column_names}
