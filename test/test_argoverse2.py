@@ -11,9 +11,10 @@ from pyarrow import feather
 
 from training.datasets import open_dataset
 from training.datasets.argoverse2 import read_labelled_pair
-from training.datasets.argoverse2_log import Argoverse2Log
+from training.datasets.argoverse2_log import Argoverse2Log, GroundMap
 from training.datasets.argoverse2_truth import CATEGORIES, META_CLASS, annotated_flow, labelled_pair
 from training.datasets.pairs import MetaClass
+from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 
 AV2_LOG = 'av2/val/7fab2350-7eaf-3b7e-a39d-6937a4c1bede'
