@@ -38,8 +38,9 @@ def _by_class(axes, reports: dict[str, dict]) -> None:
     for k, (name, report) in enumerate(reports.items()):
         heights = [report['by_class'][kind]['normalised_epe'] for kind in classes]
         bars = axes.bar(np.arange(len(classes)) + (k + 0.5) * width - 0.4, heights, width, label=short(name))
-        axes.bar_label(bars, fmt='%.2f', fontsize=8)
+        axes.bar_label(bars, fmt='%.2f', fontsize=7)
     axes.set_xticks(range(len(classes)), [kind.replace('_', ' ') for kind in classes])
+    axes.margins(y=0.1)  # room for the figures
     axes.set(title='points that move, by class', ylabel='normalised EPE', ylim=(0, None))
 
 
