@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that gives flow gives it for the older sweep, in its frame, with a row for every point."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from training.estimators import (
     checkpoint_engine,
     nearest_neighbour_flow,
 )
+from training.pseudo_labels import LabelStore, PseudoLabel
 from zeroflow_ros import transforms
 from zeroflow_ros.engine import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, ModelError
@@ -56,47 +56,37 @@ def test_nearest_neighbour_finds_what_moved_and_leaves_the_ground():
 
 def test_nearest_neighbour_without_points_on_either_side_is_zero():
     none = np.zeros((0, 3), np.float32)
-    assert nearest_neighbour_flow(none, CLOUD[:2], 0.1).shape == (0, 3)
-    np.testing.assert_array_equal(nearest_neighbour_flow(CLOUD[:2], none, 0.1), 0)
+    assert nearest_neighbour_flow(none, CLOUD[:2]).shape == (0, 3)
+    np.testing.assert_array_equal(nearest_neighbour_flow(CLOUD[:2], none), 0)
 
 
-def test_a_teacher_gets_what_it_is_promised(monkeypatch):
+def test_a_teacher_gets_what_it_is_promised_and_its_flow_finds_its_rows(monkeypatch):
     seen = []
 
     def label(points0, points1, dt):
         seen.append((points0, points1, dt))
         return np.full_like(points0, 2), np.zeros_like(points1)
 
-    def build_teacher(name):
-        assert name == 'constant'
-        return SimpleNamespace(name=name, label=label)
-
-    monkeypatch.setattr('training.teachers.build_teacher', build_teacher, raising=False)
+    monkeypatch.setattr('training.teachers.build_teacher', lambda name: SimpleNamespace(name=name, label=label))
     flow = build_estimator('teacher:constant').flow(drive(ego0_T_ego1=EGO))
     [(points0, points1, dt)] = seen
-    np.testing.assert_array_equal(points0, CLOUD[:3])  # no ground, all finite, both clouds in ego0
-    np.testing.assert_allclose(points1, CLOUD[:3], atol=1e-5)
+    above = CLOUD[:3] + np.float32([0, 0, 1.7])  # the one ground point says how high the ground is
+    np.testing.assert_allclose(points0, above, atol=1e-5)  # no ground, all finite, both clouds in ego0
+    np.testing.assert_allclose(points1, above, atol=1e-5)
     assert points0.dtype == points1.dtype == np.float32 and dt == 0.1
-    np.testing.assert_array_equal(flow[:4], [[2, 2, 2]] * 3 + [[0, 0, 0]])
+    np.testing.assert_array_equal(flow, [[2, 2, 2]] * 3 + [[0, 0, 0], [np.nan] * 3])
 
 
-def test_labels_are_found_by_key(monkeypatch, tmp_path):
-    class LabelStore:
-        def __init__(self, folder):
-            assert folder == tmp_path
-
-        def keys(self):
-            return ['drive/0']
-
-        def read(self, key):
-            return SimpleNamespace(key=key, flow0=CLOUD)
-
-    monkeypatch.setitem(sys.modules, 'training.pseudo_labels', SimpleNamespace(LabelStore=LabelStore))
-    labels = build_estimator(f'labels:{tmp_path}')
-    np.testing.assert_array_equal(labels.flow(drive()), CLOUD)
-    other = drive()
+def test_labels_are_found_by_key(tmp_path):
+    item, flow = drive(), np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [np.nan] * 3])
+    store = LabelStore.create(tmp_path / 'labels', {'teacher': 'by hand'}, {})
+    store.write(PseudoLabel('drive/0', CLOUD, item.pair.points1, flow, np.zeros_like(CLOUD), GROUND, GROUND, 0.1))
+    labels = build_estimator(f'labels:{tmp_path / "labels"}')
+    np.testing.assert_allclose(labels.flow(item), flow, atol=5e-4)  # m: labels are whole millimetres
     with pytest.raises(DataError, match='no labels of drive/1'):
-        labels.flow(DatasetPair('drive/1', other.pair, GROUND, GROUND))
+        labels.flow(DatasetPair('drive/1', item.pair, GROUND, GROUND))
+    with pytest.raises(DataError, match='holds no pseudo-labels'):
+        build_estimator(f'labels:{tmp_path}')
 
 
 class Shift(PointEngine):
@@ -178,4 +168,4 @@ def test_a_missing_model_is_named(spec, tmp_path):
 def test_a_function_of_points_sees_no_truth():
     arguments = []
     PointEstimator('spy', lambda *given: arguments.append(given) or given[0]).flow(drive())
-    assert [type(value) for value in arguments[0]] == [np.ndarray, np.ndarray, float]
+    assert [type(value) for value in arguments[0]] == [np.ndarray, np.ndarray]

@@ -37,16 +37,13 @@ def build_estimator(spec: str) -> Estimator:
     """
     kind, _, name = spec.partition(':')
     if spec == 'zero':
-        return PointEstimator(spec, lambda points0, points1, dt: np.zeros_like(points0))
+        return PointEstimator(spec, lambda points0, points1: np.zeros_like(points0))
     if spec == 'nearest':
         return PointEstimator(spec, nearest_neighbour_flow)
     if spec == 'embedded':
         return ModelEstimator(spec, load_engine())
     if kind == 'teacher' and name:
-        from training.teachers import build_teacher
-
-        teacher = build_teacher(name)
-        return PointEstimator(spec, lambda points0, points1, dt: teacher.label(points0, points1, dt)[0])
+        return TeacherEstimator(spec, name)
     if kind == 'labels' and name:
         return LabelEstimator(spec, Path(name))
     if Path(spec).suffix == '.onnx':
@@ -74,9 +71,9 @@ class ModelEstimator:
 
 
 class PointEstimator:
-    """A function of two clouds in ego0 without ground and of dt, as teachers are; the ground gets zero flow."""
+    """A function of two clouds in ego0 without ground; the ground gets zero flow."""
 
-    def __init__(self, name: str, function: Callable[[np.ndarray, np.ndarray, float], np.ndarray]):
+    def __init__(self, name: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray]):
         self.name = name
         self._function = function
 
@@ -88,8 +85,25 @@ class PointEstimator:
         flow[~finite0] = np.nan
         rows = finite0 & ~item.is_ground0
         points1 = transforms.apply(pair.ego0_T_ego1, pair.points1[finite1 & ~item.is_ground1])
-        flow[rows] = self._function(pair.points0[rows], points1, pair.dt)
+        flow[rows] = self._function(pair.points0[rows], points1)
         return flow
+
+
+class TeacherEstimator:
+    """A teacher of `training.teachers` with its default settings, asked as a label job with the default crop asks it."""
+
+    def __init__(self, name: str, teacher: str):
+        from training.teachers import build_teacher
+
+        self.name = name
+        self._teacher = build_teacher(teacher)
+
+    def flow(self, item: DatasetPair) -> np.ndarray:
+        """Return its flow: zero on the ground, NaN where it is not asked."""
+        from training.teacher_input import Crop, teacher_input
+
+        asked = teacher_input(item, Crop())
+        return asked.label(*self._teacher.label(*asked.clouds, asked.dt)).flow0
 
 
 class LabelEstimator:
@@ -112,7 +126,7 @@ class LabelEstimator:
         return self._store.read(item.key).flow0
 
 
-def nearest_neighbour_flow(points0: np.ndarray, points1: np.ndarray, dt: float) -> np.ndarray:
+def nearest_neighbour_flow(points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
     """Return the way from each of points0 (N, 3) to the nearest of points1 (M, 3) [m], zero when there are none."""
     from scipy.spatial import cKDTree
 
