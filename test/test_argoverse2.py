@@ -107,7 +107,8 @@ def test_labels_give_truth(tmp_path):
     log = write_log(tmp_path / 'log')
     n = np.zeros(6)
     columns = {'flow_tx_m': n - [1, 1, 0, 1, 1, 1], 'flow_ty_m': n, 'flow_tz_m': n,
-               'dynamic': n > 0, 'is_ground_0': n > 0, 'classes': np.array([0, 0, 19, 5, 30, 17], np.uint8)}  # fmt: skip
+               'dynamic': n > 0, 'is_ground_0': n > 0,
+               'classes': np.array([0, 0, 19, 5, 30, 17], np.uint8)}  # fmt: skip
     write(log / 'flow_labels.feather', **columns)
     dataset = open_dataset(f'av2:{log}')
     truth = dataset[0].truth

@@ -142,7 +142,8 @@ def test_what_makes_no_pair_is_counted(tmp_path, edit, skipped, pairs):
     dataset = open_dataset(f'bag:{edited(tmp_path, edit)}')
     assert dict(dataset.skipped) == skipped
     assert [dataset.key(k)[:6] for k in range(len(dataset))] == [f'{int(older):06d}' for older, _ in pairs]
-    for k, (older, newer) in enumerate(pairs):
+    for k in (1, len(pairs) - 1):  # the one at the trouble, and the last
+        older, newer = pairs[k]
         item, periods = dataset[k], int(newer) - int(older)
         assert item.pair.dt == pytest.approx(0.1 * periods)
         np.testing.assert_allclose(item.pair.ego0_T_ego1[:3, 3], [EGO_SPEED * 0.1 * periods, 0, 0], atol=1e-9)
@@ -266,18 +267,20 @@ def test_boxes_must_be_those_of_the_bag(tmp_path):
     assert not open_dataset(f'{bag}+{boxes}')[0].truth.is_valid.any()
 
 
-def test_zero_flow_scores_what_is_published_for_kitti(shared_data):
+def test_zero_flow_scores_what_is_published_for_kitti(shared_data, monkeypatch):
     """3.87 m/s on the newer sweep of each pair; on the older one, inside the image, it is 1 % more."""
+    monkeypatch.setattr(rosbag, 'is_ground', lambda points, height: np.zeros(len(points), bool))  # not asked for here
     bags = shared_data / 'bags'
     dataset = open_dataset(f'bag:{bags / "kitti_0005_a"}+{bags / "kitti_0005_a_boxes.json"}')
     assert (len(dataset), dict(dataset.skipped), dataset.ego_motion) == (59, {}, 'odometry')
     speeds, classes = [], set()
-    for k in range(0, 59, 2):
+    for k in range(59):
         item = dataset[k]
         speed = np.linalg.norm(item.truth.flow[item.truth.is_valid], axis=1) / item.pair.dt
         speeds.append(speed[speed > 0.5])
         classes |= set(item.truth.meta_class[item.truth.is_valid])
-    assert np.concatenate(speeds).mean() == pytest.approx(3.87, abs=0.1)
+    rosbag._read_sweep.cache_clear()
+    assert np.concatenate(speeds).mean() == pytest.approx(3.87, abs=0.05)
     assert classes == {MetaClass.CAR, MetaClass.PEDESTRIAN, MetaClass.WHEELED_VRU}
 
 

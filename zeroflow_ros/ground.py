@@ -3,6 +3,7 @@
 
 import os
 import sys
+import threading
 from collections import deque
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ _CELL = 2.0  # m
 _MAX_HEIGHT = 100.0  # m
 _KERNELS = (0.5, 0.2, 0.1, 0.1)  # m: a kerb is 0.1 to 0.15
 _SLOPE = 0.03  # a tilt of the ground against the frame that is nothing unusual
+_STDOUT = threading.Lock()  # two threads that exchange it at once would lose it
 _MIN_CELLS, _MIN_SHARE = 20, 0.25  # cells with ground: 80 m^2, and a quarter of what is seen
 
 
@@ -122,12 +124,12 @@ def is_ground(points: np.ndarray, sensor_height: float) -> np.ndarray:
 @contextmanager
 def _silent_stdout():
     """Drop what C++ writes to standard output meanwhile."""
-    sys.stdout.flush()
-    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(nowhere)
+    with _STDOUT, open(os.devnull, 'wb') as nowhere:
+        sys.stdout.flush()
+        stdout = os.dup(1)
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)

@@ -61,21 +61,19 @@ class TrackedBoxes:
         """Raises: DataError when the file is missing, has no `sweeps`, or has a box that lacks something."""
         sweeps, content = read_boxes(path), json.loads(Path(path).read_text())
         for box in (box for boxes in sweeps for box in boxes):
-            try:
-                complete = np.isfinite(_pose(box)).all() and len(box['size_lwh']) == 3 and box['track_id'] is not None
-                complete = complete and isinstance(box['category'], str)
-            except (KeyError, TypeError, ValueError):
-                complete = False
-            if not complete:
+            if not _is_complete(box):
                 raise DataError(f'{path}: a box needs track_id, category, center, size_lwh and yaw, got {box}.')
-        unknown = {box['category'] for boxes in sweeps for box in boxes if box['category'].lower() not in _META_CLASS}
-        if unknown:
-            raise DataError(f'{path} has boxes of {", ".join(sorted(unknown))}. Known are: {", ".join(_META_CLASS)}.')
+            if box['category'].lower() not in _META_CLASS:
+                raise DataError(f'{path} has a box of {box["category"]!r}. Known are: {", ".join(_META_CLASS)}.')
         if 'lidar_to_image_3x4' not in content:
             return cls(Path(path), sweeps)
-        lidar_to_image, size = np.array(content['lidar_to_image_3x4']), np.array(content['image_size_wh'])
-        if lidar_to_image.shape != (3, 4) or size.shape != (2,):
-            raise DataError(f'{path}: lidar_to_image_3x4 must be 3 rows of 4, and image_size_wh two numbers.')
+        try:
+            lidar_to_image = np.array(content['lidar_to_image_3x4'], np.float64).reshape(3, 4)
+            size = np.array(content['image_size_wh'], np.float64).reshape(2)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f'{path}: lidar_to_image_3x4 should be 3 rows of 4, and image_size_wh two numbers: {error!r}'
+            ) from error
         return cls(Path(path), sweeps, lidar_to_image, size)
 
     def true_flow(self, pair: SweepPair, number0: int, number1: int) -> TrueFlow:
@@ -109,7 +107,7 @@ def read_boxes(path: Path) -> list[list[dict]]:
     Raises: DataError when the file is missing or has no `sweeps`.
     """
     try:
-        return json.loads(Path(path).read_text())['sweeps']
+        return [list(boxes) for boxes in json.loads(Path(path).read_text())['sweeps']]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f'{path} should be a JSON file of tracked boxes with an entry "sweeps": {error!r}') from error
 
@@ -142,3 +140,12 @@ def box_points(points: np.ndarray, boxes: list[dict], previous: list[dict], ego0
 
 def _pose(box: dict) -> np.ndarray:
     return transforms.yaw_translation(box['yaw'], *box['center'])
+
+
+def _is_complete(box) -> bool:
+    try:
+        numbers = np.array([*box['center'], *box['size_lwh'], box['yaw']], np.float64)
+        named = isinstance(box['category'], str) and box['track_id'] is not None
+    except (KeyError, TypeError, ValueError):
+        return False
+    return named and numbers.shape == (7,) and bool(np.isfinite(numbers).all())
