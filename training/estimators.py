@@ -90,7 +90,7 @@ class PointEstimator:
 
 
 class TeacherEstimator:
-    """A teacher of `training.teachers` with its default settings, asked as a label job with the default crop asks it."""
+    """A teacher with its default settings, asked as a label job with the default crop asks it."""
 
     def __init__(self, name: str, teacher: str):
         from training.teachers import build_teacher
