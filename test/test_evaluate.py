@@ -5,30 +5,110 @@ import json
 
 import numpy as np
 import pytest
-from point_engine import PointEngine
 
 from training import evaluate
+from training.datasets import open_dataset
 from training.datasets.argoverse2 import read_labelled_pair
+from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
 from training.datasets.tracked_boxes import box_points, read_boxes
+from training.estimators import build_estimator
+from training.scores import Scope
 from zeroflow_ros import transforms
-from zeroflow_ros.engine import load_engine
 from zeroflow_ros.errors import DataError
+from zeroflow_ros.sweep import SweepPair
 
 AV2_LOG = 'av2/val/7fab2350-7eaf-3b7e-a39d-6937a4c1bede'
+KITTI = 'bags/kitti_0005_a', 'bags/kitti_0005_a_boxes.json'
 
 
-class ZeroFlow(PointEngine):
-    """Zero residual flow everywhere: a world in which only the vehicle moves."""
+class Oracle:
+    """Knows the truth, times a factor."""
 
-    def flow(self, source, target):
-        return np.zeros_like(source)
+    def __init__(self, name, factor):
+        self.name = name
+        self.factor = factor
+
+    def flow(self, item):
+        return np.where(item.truth.is_valid[:, None], item.truth.flow * np.float32(self.factor), np.nan)
 
 
-def test_zero_flow_scores_its_published_three_way_epe_on_argoverse2(shared_data):
-    scores = evaluate.score_argoverse2(ZeroFlow(load_engine().card), shared_data / AV2_LOG)
-    assert scores['three_way'] == pytest.approx(0.227, abs=5e-4)
-    assert scores['FD'] == pytest.approx(0.674, abs=5e-4)
+class Boxes:
+    """Pairs of two sweeps in memory, a car of 100 points moves 1 m before a wall; the last one is unlabelled."""
+
+    name = 'boxes'
+
+    def __init__(self, num_labelled=3, num_pairs=4):
+        self.num_labelled = num_labelled
+        self.num_pairs = num_pairs
+        self.read = []
+
+    def __len__(self):
+        return self.num_pairs
+
+    def key(self, index):
+        return f'boxes/{index}'
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        rng = np.random.default_rng(index)
+        points = rng.uniform(-20, 20, (400, 3)).astype(np.float32)
+        is_car = np.arange(400) < 100
+        flow = np.where(is_car[:, None], np.float32([1, 0, 0]), np.float32(0))
+        truth = TrueFlow(flow, is_car.astype(np.uint8) * np.uint8(MetaClass.CAR), np.ones(400, bool))
+        pair = SweepPair(points, points + flow, np.eye(4), 0.1)
+        return DatasetPair(
+            self.key(index),
+            pair,
+            np.zeros(400, bool),
+            np.zeros(400, bool),
+            truth if index < self.num_labelled else None,
+        )
+
+
+def test_true_flow_scores_0_zero_flow_1_and_half_flow_a_half():
+    found = evaluate.evaluate(
+        Boxes(), [Oracle(name, k) for name, k in (('true', 1), ('zero', 0), ('half', 0.5))], Scope()
+    )
+    assert [found[name]['dynamic_normalised_epe'] for name in ('true', 'zero', 'half')] == pytest.approx([0, 1, 0.5])
+    assert [found[name]['three_way']['FD'] for name in ('true', 'zero', 'half')] == pytest.approx([0, 1, 0.5])
+    assert [found[name]['moving_share'] for name in ('true', 'zero', 'half')] == pytest.approx([0.25, 0, 0.25])
+    assert found['true']['pairs'] == 3  # without the unlabelled one
+
+
+def test_pairs_are_spread_over_the_dataset():
+    dataset = Boxes(num_labelled=9, num_pairs=9)
+    assert evaluate.evaluate(dataset, [Oracle('true', 1)], Scope(), num_pairs=3)['true']['pairs'] == 3
+    assert dataset.read == [0, 4, 8]
+
+
+@pytest.mark.parametrize('dataset, message', [(Boxes(0, 0), 'no pairs'), (Boxes(0, 2), 'None of 2 pairs')])
+def test_a_dataset_without_truth_is_refused(dataset, message):
+    with pytest.raises(DataError, match=message):
+        evaluate.evaluate(dataset, [Oracle('true', 1)], Scope())
+
+
+def test_zero_flow_scores_its_published_three_way_epe_on_argoverse2(shared_data, tmp_path, capsys):
+    out = tmp_path / 'e.json'
+    assert evaluate.main(['--estimator', 'zero', '--dataset', f'av2:{shared_data / AV2_LOG}', '--json', str(out)]) == 0
+    [scores] = json.loads(out.read_text()).values()
+    assert scores['zero']['three_way']['mean'] == pytest.approx(0.227, abs=5e-4)
+    assert scores['zero']['three_way']['FD'] == pytest.approx(0.674, abs=5e-4)
+    assert scores['zero']['dynamic_normalised_epe'] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_embedded_model_scores_on_argoverse2_what_the_readme_says(shared_data):
+    dataset = open_dataset(f'av2:{shared_data / AV2_LOG}')
+    scores = evaluate.evaluate(dataset, [build_estimator('embedded')], evaluate.SCOPES['av2'])['embedded']
+    assert scores['three_way']['mean'] == pytest.approx(0.040, abs=2e-3)  # m
+
+
+def test_zero_flow_scores_one_on_tracked_boxes(shared_data):
+    bag, boxes = (shared_data / path for path in KITTI)
+    dataset = open_dataset(f'bag:{bag}+{boxes}')
+    scores = evaluate.evaluate(dataset, [build_estimator('zero')], evaluate.SCOPES['bag'], num_pairs=6)['zero']
     assert scores['dynamic_normalised_epe'] == pytest.approx(1.0, abs=1e-6)
+    assert 3 < scores['dynamic_speed_mps'] < 5 and scores['moving_share'] == 0  # 3.91 over all pairs
+    assert set(scores['by_class']) == {'car', 'pedestrian', 'wheeled_vru'}
 
 
 def test_argoverse2_residual_flow_of_the_static_world_is_zero(shared_data):
@@ -41,15 +121,6 @@ def test_argoverse2_residual_flow_of_the_static_world_is_zero(shared_data):
 def test_a_log_that_lacks_a_file_is_named(tmp_path):
     with pytest.raises(DataError, match='needs two sweeps'):
         read_labelled_pair(tmp_path)
-
-
-def test_zero_flow_scores_one_on_tracked_boxes(shared_data):
-    bags = shared_data / 'bags'
-    scores = evaluate.score_boxes(ZeroFlow(load_engine().card), bags / 'kitti_0005_a', bags / 'kitti_0005_a_boxes.json')
-    assert scores['zero_flow_epe_mps'] == pytest.approx(3.87, abs=0.01)
-    assert scores['mover_normalised_epe'] == pytest.approx(1.0, abs=1e-6)
-    assert set(scores['by_category']) == {'Cyclist', 'Pedestrian', 'Van'}
-    assert scores['moving_share'] == 0
 
 
 BOX = {'track_id': 1, 'category': 'Car', 'size_lwh': [4.0, 2.0, 1.5]}
@@ -90,14 +161,21 @@ def test_files_that_are_no_boxes_are_refused(tmp_path):
             read_boxes(path)
 
 
-def test_program_scores_the_simulation_and_writes_json(tmp_path, capsys):
-    assert evaluate.main(['--simulation', '1', '--json', str(tmp_path / 'e.json')]) == 0
-    scores = json.loads((tmp_path / 'e.json').read_text())['simulation']
-    assert {'FD', 'FS', 'BS', 'three_way', 'dynamic_normalised_epe'} <= set(scores)
-    assert 'three_way' in capsys.readouterr().out
+def test_program_scores_the_simulation_and_writes_json_and_a_picture(tmp_path, capsys):
+    spec, out, picture = 'simulation:1000000-1000000', tmp_path / 'e.json', tmp_path / 'new' / 'e.png'
+    arguments = ['--estimator', 'zero', 'embedded', '--dataset', spec, '--json', str(out), '--picture', str(picture)]
+    assert evaluate.main(arguments) == 0
+    scores = json.loads(out.read_text(), parse_constant=pytest.fail)[spec]  # strict JSON: null, not NaN
+    assert scores['zero']['dynamic_normalised_epe'] == pytest.approx(1)
+    assert scores['embedded']['dynamic_normalised_epe'] < 1
+    assert len(scores['zero']['bucketed']['buckets']['car']) == 51
+    assert picture.read_bytes().startswith(b'\x89PNG')
+    text = capsys.readouterr().out
+    assert all(word in text for word in ('3-way', 'embedded', 'by class', 'by distance', str(picture)))
 
 
 def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
-    assert evaluate.main(['--av2', str(tmp_path)]) == 1
-    assert evaluate.main(['--model', str(tmp_path / 'none.onnx'), '--simulation', '1']) == 1
-    assert len(capsys.readouterr().err.strip().splitlines()) == 2
+    assert evaluate.main(['--dataset', f'av2:{tmp_path}']) == 1
+    assert evaluate.main(['--dataset', 'simulation:0-0', '--estimator', str(tmp_path / 'none.onnx')]) == 1
+    assert evaluate.main(['--dataset', 'simulation:0-0', '--estimator', 'magic']) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 3

@@ -38,8 +38,8 @@ RUN_BY = {
     '.venv/bin/python -m export.quantize model.onnx --out model_int8.onnx': (
         'test_quantize.py::test_the_8_bit_form_is_close_smaller_and_says_what_it_is'
     ),
-    '.venv/bin/python -m training.evaluate --model model.onnx --simulation 20': (
-        'test_evaluate.py::test_program_scores_the_simulation_and_writes_json'
+    '.venv/bin/python -m training.evaluate --estimator zero model.onnx --dataset simulation:1000000-1000019': (
+        'test_evaluate.py::test_program_scores_the_simulation_and_writes_json_and_a_picture'
     ),
 }
 

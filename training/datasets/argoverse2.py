@@ -46,7 +46,7 @@ class Argoverse2Pairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         log, k = self._pairs[index]
-        ground_map = _ground_map(log.path)
+        ground_map, labelled = _ground_map(log.path), None
         if has_labels(log, k):
             labelled = labelled_pair(log)
             pair, truth = labelled.pair, true_flow_of(labelled)
@@ -57,6 +57,8 @@ class Argoverse2Pairs:
             ground_map.is_ground(transforms.apply(city_T_ego, points.astype(np.float64)))
             for points, city_T_ego in zip((pair.points0, pair.points1), log.city_T_ego[k : k + 2], strict=True)
         )
+        if labelled:
+            is_ground0 = labelled.is_ground  # scores compare only where they leave out the same points
         return DatasetPair(self.key(index), pair, is_ground0, is_ground1, truth)
 
 

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores as text for a person to read."""
+
+import math
+from pathlib import Path
+
+_OVERALL = (
+    ('3-way [m]', lambda r: r['three_way']['mean']),
+    ('FD', lambda r: r['three_way']['FD']),
+    ('FS', lambda r: r['three_way']['FS']),
+    ('BS', lambda r: r['three_way']['BS']),
+    ('AccS', lambda r: r['acc_strict']),
+    ('AccR', lambda r: r['acc_relaxed']),
+    ('angle', lambda r: r['angle_error_rad']),
+    ('IoU', lambda r: r['dynamic_iou']),
+    ('>0.5m/s', lambda r: r['moving_share']),
+)
+_MOVING = (
+    ('norm. EPE', lambda r: r['dynamic_normalised_epe']),
+    ('EPE m/s', lambda r: r['dynamic_epe_mps']),
+    ('true m/s', lambda r: r['dynamic_speed_mps']),
+    ('still m/s', lambda r: r['static_epe_mps']),
+    ('bucketed', lambda r: r['bucketed_35m']['mean_dynamic']),
+    ('static [m]', lambda r: r['bucketed_35m']['mean_static']),
+)
+
+
+def score_text(name: str, reports: dict[str, dict]) -> str:
+    """Return the reports of all estimators on one dataset as tables, one line an estimator."""
+    first = next(iter(reports.values()))
+    lines = [f'{name}: {first["pairs"]} pairs, {first["points"]:,} points']
+    lines += _table('all points', _OVERALL, reports)
+    lines += _table(
+        'points that move 0.05 m or more; still ones; bucketed normalised EPE within 35 m', _MOVING, reports
+    )
+    by_class = [(kind, lambda r, kind=kind: r['by_class'][kind]['normalised_epe']) for kind in first['by_class']]
+    lines += _table('normalised EPE of points that move, by class', by_class, reports)
+    groups = [
+        (span(group), lambda r, k=k: r['by_speed'][k]['normalised_epe' if k else 'epe'])
+        for k, group in enumerate(first['by_speed'])
+    ]
+    lines += _table('normalised EPE by true flow [m]; of the first group the EPE [m]', groups, reports)
+    for kind, what in (('static_epe', 'up to'), ('dynamic_epe', 'above')):
+        ranges = [
+            (span(part), lambda r, k=k, kind=kind: r['by_range'][k][kind]) for k, part in enumerate(first['by_range'])
+        ]
+        mean = ('mean', lambda r, kind=kind: r[f'range_mean_{kind.removesuffix("_epe")}'])
+        lines += _table(f'EPE [m] of points {what} 1.4 m/s, by distance [m]', [*ranges, mean], reports)
+    return '\n'.join(lines)
+
+
+def _table(title: str, columns, reports: dict[str, dict]) -> list[str]:
+    if not columns:
+        return []
+    width = max(len(short(name)) for name in reports)
+    column = max(10, 2 + max(len(heading) for heading, _ in columns))
+    lines = [f'  {title}', ' ' * (width + 4) + ''.join(f'{heading:>{column}}' for heading, _ in columns)]
+    for name, report in reports.items():
+        values = ''.join(f'{_number(value(report)):>{column}}' for _, value in columns)
+        lines.append(f'    {short(name):{width}}{values}')
+    return lines
+
+
+def span(group: dict) -> str:
+    """Return from where to where a group goes."""
+    return f'{group["from"]:g}-{group["to"]:g}' if math.isfinite(group['to']) else f'> {group["from"]:g}'
+
+
+def short(name: str) -> str:
+    """Return the name of an estimator or dataset for a heading: the end of its path; whole, if it has none."""
+    return '/'.join(Path(name).parts[-2:]) if '/' in name else name
+
+
+def _number(value: float) -> str:
+    return '-' if math.isnan(value) else f'{value:.4f}'
