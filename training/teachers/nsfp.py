@@ -61,67 +61,6 @@ class Fit:
     loss: float
 
 
-class NSFP:
-    """A Teacher; see training/teachers/teacher.py."""
-
-    name = 'nsfp'
-
-    def __init__(self, config: NSFPConfig | None = None):
-        self.config = config or NSFPConfig()
-
-    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3) and of points1 back; dt is not used."""
-        fit = self.fit(points0, points1)
-        if self.config.backward == 'inverse':
-            return fit.forward, fit.inverse
-        return fit.forward, self.fit(points1, points0).forward
-
-    def fit(self, points0: np.ndarray, points1: np.ndarray, progress=None) -> Fit:
-        """Optimise one direction; `progress(iteration, forward loss, inverse loss)` hears of each iteration."""
-        if len(points0) == 0 or len(points1) == 0:
-            return Fit(np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32), 0, 0.0)
-        orders = [cKDTree(points).indices for points in (points0, points1)]  # neighbours in space next to each other
-        clouds = [torch.from_numpy(p[order]) for p, order in zip((points0, points1), orders, strict=True)]
-        with cores(self.config.num_threads) as map_blocks:
-            forward, inverse, iterations, loss = self._optimise(*clouds, map_blocks, progress)
-        flows = []
-        for flow, order in zip((forward, inverse), orders, strict=True):
-            flows.append(np.empty((len(order), 3), np.float32))
-            flows[-1][order] = flow.cpu().numpy()
-        return Fit(*flows, iterations, loss)
-
-    def _optimise(self, cloud0: torch.Tensor, cloud1: torch.Tensor, map_blocks, progress):
-        config = self.config
-        # Both networks start from the same weights.
-        network, inverse = (
-            CoordinateNetwork(config.width, config.depth, map_blocks, seed=config.seed).to(config.device)
-            for _ in range(2)
-        )
-        cloud0, cloud1 = cloud0.to(config.device), cloud1.to(config.device)
-        optimiser = torch.optim.Adam([*network.parameters(), *inverse.parameters()], lr=config.lr)
-        to_cloud1, to_cloud0 = (TruncatedChamfer(config.truncation, config.num_threads) for _ in range(2))
-        stopping = EarlyStopping(config.patience, config.min_delta)
-        best = math.inf, torch.zeros_like(cloud0), torch.zeros_like(cloud1)
-        for iteration in range(1, config.max_iterations + 1):
-            flow = network(cloud0)
-            warped = cloud0 + flow
-            there = to_cloud1(warped, cloud1)
-            back = to_cloud0(warped - inverse(warped), cloud0)
-            loss, there_value = there + back, there.item()
-            if there_value <= best[0]:
-                with torch.no_grad():
-                    of_cloud1 = -inverse(cloud1) if config.backward == 'inverse' else best[2]
-                best = there_value, flow.detach(), of_cloud1
-            if progress:
-                progress(iteration, there_value, back.item())
-            if stopping.done(loss.item()):
-                break
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        return best[1], best[2], iteration, best[0]
-
-
 class TruncatedChamfer:
     """Truncated Chamfer distance [m^2] between a moving cloud and a fixed one, over and over.
 
@@ -150,3 +89,67 @@ class TruncatedChamfer:
         rows = (nearest >= 0).nonzero()[:, 0]
         squared = (points.index_select(0, rows) - others.index_select(0, nearest[rows])).square().sum(1)
         return torch.where(squared < self.truncation, squared, 0).sum() / len(points)
+
+
+class NSFP:
+    """A Teacher; see training/teachers/teacher.py."""
+
+    name = 'nsfp'
+    network, loss = CoordinateNetwork, TruncatedChamfer
+
+    def __init__(self, config: NSFPConfig | None = None):
+        self.config = config or NSFPConfig()
+
+    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3) and of points1 back; dt is not used."""
+        fit = self.fit(points0, points1)
+        if self.config.backward == 'inverse':
+            return fit.forward, fit.inverse
+        return fit.forward, self.fit(points1, points0).forward
+
+    def fit(self, points0: np.ndarray, points1: np.ndarray, progress=None) -> Fit:
+        """Optimise one direction; `progress(iteration, forward loss, inverse loss)` hears of each iteration."""
+        if len(points0) == 0 or len(points1) == 0:
+            return Fit(np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32), 0, 0.0)
+        orders = [cKDTree(points).indices for points in (points0, points1)]  # neighbours in space next to each other
+        clouds = [
+            torch.from_numpy(points[order]).to(self.config.device)
+            for points, order in zip((points0, points1), orders, strict=True)
+        ]
+        stopping = EarlyStopping(self.config.patience, self.config.min_delta)
+        best_loss, best = math.inf, [torch.zeros_like(cloud) for cloud in clouds]
+        with cores(self.config.num_threads) as map_blocks:
+            for iteration, there, back, flow, inverse in self.steps(*clouds, map_blocks):
+                if there <= best_loss:
+                    best_loss, best[0] = there, flow
+                    if self.config.backward == 'inverse':
+                        with torch.no_grad():
+                            best[1] = -inverse(clouds[1])
+                if progress:
+                    progress(iteration, there, back)
+                if stopping.done(there + back):
+                    break
+        flows = []
+        for flow, order in zip(best, orders, strict=True):
+            flows.append(np.empty((len(order), 3), np.float32))
+            flows[-1][order] = flow.cpu().numpy()
+        return Fit(*flows, iteration, best_loss)
+
+    def steps(self, cloud0: torch.Tensor, cloud1: torch.Tensor, map_blocks=map):
+        """Yield for each iteration its number, forward and inverse loss [m^2], the flow and the inverse network."""
+        config = self.config
+        # Both networks start from the same weights.
+        network, inverse = (
+            self.network(config.width, config.depth, map_blocks, seed=config.seed).to(config.device) for _ in range(2)
+        )
+        optimiser = torch.optim.Adam([*network.parameters(), *inverse.parameters()], lr=config.lr)
+        to_cloud1, to_cloud0 = (self.loss(config.truncation, config.num_threads) for _ in range(2))
+        for iteration in range(1, config.max_iterations + 1):
+            flow = network(cloud0)
+            warped = cloud0 + flow
+            there = to_cloud1(warped, cloud1)
+            back = to_cloud0(warped - inverse(warped), cloud0)
+            yield iteration, there.item(), back.item(), flow.detach(), inverse
+            optimiser.zero_grad()
+            (there + back).backward()
+            optimiser.step()
