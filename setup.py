@@ -51,7 +51,7 @@ setup(
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],
         'simulation': ['trimesh', 'embreex'],
-        'training': ['torch==2.13.0', 'tqdm', 'scipy', 'pyarrow'],
+        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow'],
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],
         # colcon 0.21 needs setuptools < 80 for --symlink-install; launch_testing needs pytest < 9.
