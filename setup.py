@@ -52,6 +52,7 @@ setup(
         'ground': ['pypatchworkpp'],
         'simulation': ['trimesh', 'embreex'],
         'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow'],
+        'ray': ['ray'],  # 79 MB: label jobs over many machines
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],
         # colcon 0.21 needs setuptools < 80 for --symlink-install; launch_testing needs pytest < 9.

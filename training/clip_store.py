@@ -10,6 +10,8 @@ import numpy as np
 
 from zeroflow_ros import transforms
 
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
 
 @dataclass(frozen=True)
 class TrainingPair:
@@ -45,12 +47,18 @@ class ClipStore:
 
     def pair(self, seed: int, first: int, second: int) -> TrainingPair:
         """Return the pair of sweeps `first` < `second` of a clip; a damaged file is simulated again."""
+        return self.read(seed, lambda arrays: _pair(arrays, first, second))
+
+    def read(self, seed: int, make):
+        """Return make(arrays) of the arrays of a clip, by name; a file that lacks some is simulated again."""
         path = self.ensure(seed)
         try:
-            return _read_pair(path, first, second)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with np.load(path) as arrays:
+                return make(arrays)
+        except _DAMAGED:
             path.unlink(missing_ok=True)
-            return _read_pair(self.ensure(seed), first, second)
+        with np.load(self.ensure(seed)) as arrays:
+            return make(arrays)
 
     def _simulate(self, seed: int, path: Path) -> None:
         from training.datasets.simulation import Category, simulate_clip  # the ray caster is needed only here
@@ -64,6 +72,7 @@ class ClipStore:
         for k, sweep in enumerate(clip.sweeps):
             others = sweep.category != Category.EGO  # returns from the vehicle itself "move" with it: nothing to learn
             arrays[f'points_{k}'] = sweep.points[others]
+            arrays[f'category_{k}'] = sweep.category[others]
             for other in (k - 1, k + 1):
                 if 0 <= other < len(clip.sweeps):
                     arrays[f'flow_{k}_{other}'] = clip.flow(k, other)[others].astype(np.float16)
@@ -73,14 +82,13 @@ class ClipStore:
         os.replace(temporary, path)
 
 
-def _read_pair(path: Path, first: int, second: int) -> TrainingPair:
-    with np.load(path) as arrays:
-        poses, stamps = arrays['odom_T_lidar'], arrays['stamp_ns']
-        ego1_T_ego0 = transforms.invert(poses[second]) @ poses[first]
-        points0 = transforms.apply(ego1_T_ego0, arrays[f'points_{first}'])
-        points1 = arrays[f'points_{second}']
-        flow0 = arrays[f'flow_{first}_{second}'].astype(np.float32) @ ego1_T_ego0[:3, :3].T.astype(np.float32)
-        flow1 = arrays[f'flow_{second}_{first}'].astype(np.float32)
-        points0[:, 2] += np.float32(arrays['lidar_height'])
-        points1[:, 2] += np.float32(arrays['lidar_height'])
-        return TrainingPair(points0, points1, flow0, flow1, float(stamps[second] - stamps[first]) * 1e-9)
+def _pair(arrays, first: int, second: int) -> TrainingPair:
+    poses, stamps = arrays['odom_T_lidar'], arrays['stamp_ns']
+    ego1_T_ego0 = transforms.invert(poses[second]) @ poses[first]
+    points0 = transforms.apply(ego1_T_ego0, arrays[f'points_{first}'])
+    points1 = arrays[f'points_{second}']
+    flow0 = arrays[f'flow_{first}_{second}'].astype(np.float32) @ ego1_T_ego0[:3, :3].T.astype(np.float32)
+    flow1 = arrays[f'flow_{second}_{first}'].astype(np.float32)
+    points0[:, 2] += np.float32(arrays['lidar_height'])
+    points1[:, 2] += np.float32(arrays['lidar_height'])
+    return TrainingPair(points0, points1, flow0, flow1, float(stamps[second] - stamps[first]) * 1e-9)

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ground: how high the sensor stands above it, and which points belong to it."""
 
+import os
+import sys
 from collections import deque
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -106,9 +109,25 @@ def is_ground(points: np.ndarray, sensor_height: float) -> np.ndarray:
     parameters = pypatchworkpp.Parameters()
     parameters.sensor_height = sensor_height
     parameters.verbose = False
-    remover = pypatchworkpp.patchworkpp(parameters)
+    parameters.enable_RNR = False  # noise by reflection needs intensity; without, it only complains
+    with _silent_stdout():  # it announces itself, for each sweep
+        remover = pypatchworkpp.patchworkpp(parameters)  # anew: it adapts to what it has seen, in whatever order
     finite = np.flatnonzero(np.isfinite(points).all(1))
     remover.estimateGround(points[finite])
     ground = np.zeros(len(points), bool)
     ground[finite[remover.getGroundIndices()]] = True
     return ground
+
+
+@contextmanager
+def _silent_stdout():
+    """Drop what C++ writes to standard output meanwhile."""
+    sys.stdout.flush()
+    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(nowhere)

@@ -80,6 +80,11 @@ class Trajectory:
         with self._lock:
             self._forget()
 
+    def pose(self, stamp_ns: int) -> np.ndarray | None:
+        """Return odom_T_ego, (4, 4) float64, at a stamp, as `between` takes it; None where the poses do not say."""
+        with self._lock:
+            return self._at(stamp_ns)
+
     def between(self, stamp0_ns: int, stamp1_ns: int) -> np.ndarray:
         """Return ego0_T_ego1, (4, 4) float64: it maps points of the ego frame at stamp 1 to that at stamp 0.
 

@@ -1,1 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Sweep pairs to label, to train on and to score on, by one line of text.
+
+  simulation:0-9              one pair of each simulated clip of seeds 0 to 9
+  simulation:0-9@out/clips    the same from clips kept in a folder; those it lacks are simulated
+  bag:PATH                    rosbag1 or rosbag2: consecutive clouds
+  bag:PATH+BOXES.json         with true flow inside tracked boxes
+  av2:FOLDER                  one Argoverse 2 Sensor log, or a folder of logs
+
+A bare path is recognised by what lies there. Options follow a question mark: bag:PATH?topic=/lidar/points.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from zeroflow_ros.errors import DataError
+
+if TYPE_CHECKING:
+    from training.datasets.pairs import PairDataset
+
+# Scheme -> its module, with open_pairs(text) -> PairDataset and recognises(text) -> bool for what follows the colon.
+_SCHEMES = {
+    'simulation': 'training.datasets.simulated_pairs',
+    'bag': 'training.datasets.rosbag',
+    'av2': 'training.datasets.argoverse2',
+}
+
+
+def open_dataset(spec: str) -> 'PairDataset':
+    """Return the dataset that a line of text names; see the head of this file.
+
+    Raises: DataError for an unknown scheme or path, which lists the known ones, and when it holds no pair.
+    """
+    scheme, colon, text = str(spec).partition(':')
+    if colon and scheme in _SCHEMES:
+        return import_module(_SCHEMES[scheme]).open_pairs(text)
+    for name in _SCHEMES.values():
+        module = import_module(name)
+        if module.recognises(str(spec)):
+            return module.open_pairs(str(spec))
+    raise DataError(
+        f'{spec!r} is no dataset: expected one of {", ".join(f"{name}:..." for name in _SCHEMES)}, or the path of a '
+        'rosbag or of Argoverse 2 logs. Examples: simulation:0-9, bag:PATH, bag:PATH+BOXES.json, av2:FOLDER.'
+    )
+
+
+def split_options(text: str, kind: type) -> tuple[str, object]:
+    """Return what comes before the question mark, and a dataclass of the options behind it, `name=value&...`.
+
+    Raises: DataError for an unknown option, or a value of the wrong type.
+    """
+    from dataclasses import fields
+
+    before, _, after = text.partition('?')
+    known, values = {field.name: field.type for field in fields(kind)}, {}
+    for option in filter(None, after.split('&')):
+        name, _, value = option.partition('=')
+        try:
+            values[name] = known[name](value)
+        except (KeyError, ValueError) as error:
+            listed = ', '.join(f'{name} ({type_.__name__})' for name, type_ in known.items())
+            raise DataError(f'{option!r} in {text!r} is no option. Known are: {listed}.') from error
+    return before, kind(**values)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""True velocity of the points inside tracked boxes, for bags that come with a JSON of boxes.
+"""True flow of the points inside tracked boxes, for bags that come with a JSON of boxes.
 
 The JSON has `sweeps`: for each sweep of the bag a list of boxes with track_id, category, center [m], size_lwh [m] and
 yaw [rad] in the LiDAR frame. A box moves rigidly between two sweeps; points outside all boxes are unknown, not static.
+Where boxes were drawn in a camera image it has `lidar_to_image_3x4` and `image_size_wh` as well.
 """
 
 import json
@@ -11,11 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
+from training.datasets.pairs import MetaClass, TrueFlow
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
+from zeroflow_ros.sweep import SweepPair
 
 # Boxes are annotated tightly: 0.1 m around length and width, and the lowest 0.15 m left out, which is ground.
 _MARGIN, _GROUND_MARGIN = 0.1, 0.15
+
+# KITTI's words and the plain names of the classes, in small letters. A van is a car, as in Argoverse 2.
+_META_CLASS = {
+    'car': MetaClass.CAR, 'van': MetaClass.CAR,
+    'truck': MetaClass.OTHER_VEHICLES, 'tram': MetaClass.OTHER_VEHICLES, 'bus': MetaClass.OTHER_VEHICLES,
+    'pedestrian': MetaClass.PEDESTRIAN, 'person_sitting': MetaClass.PEDESTRIAN,
+    'person (sitting)': MetaClass.PEDESTRIAN,
+    'cyclist': MetaClass.WHEELED_VRU, 'motorcyclist': MetaClass.WHEELED_VRU,
+    'misc': MetaClass.IGNORED,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,66 @@ class BoxPoints:
     category: str
     rows: np.ndarray
     velocity: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrackedBoxes:
+    """The boxes of a bag.
+
+    path: of the JSON. sweeps: the boxes of each cloud of the bag. lidar_to_image: (3, 4) projection to pixels, and
+    image_size (2,), width and height [px], of the camera that all boxes were drawn in; None: they are all around.
+    """
+
+    path: Path
+    sweeps: list[list[dict]]
+    lidar_to_image: np.ndarray | None = None
+    image_size: np.ndarray | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> 'TrackedBoxes':
+        """Raises: DataError when the file is missing, has no `sweeps`, or has a box that lacks something."""
+        sweeps, content = read_boxes(path), json.loads(Path(path).read_text())
+        for box in (box for boxes in sweeps for box in boxes):
+            try:
+                complete = np.isfinite(_pose(box)).all() and len(box['size_lwh']) == 3 and box['track_id'] is not None
+                complete = complete and isinstance(box['category'], str)
+            except (KeyError, TypeError, ValueError):
+                complete = False
+            if not complete:
+                raise DataError(f'{path}: a box needs track_id, category, center, size_lwh and yaw, got {box}.')
+        unknown = {box['category'] for boxes in sweeps for box in boxes if box['category'].lower() not in _META_CLASS}
+        if unknown:
+            raise DataError(f'{path} has boxes of {", ".join(sorted(unknown))}. Known are: {", ".join(_META_CLASS)}.')
+        if 'lidar_to_image_3x4' not in content:
+            return cls(Path(path), sweeps)
+        lidar_to_image, size = np.array(content['lidar_to_image_3x4']), np.array(content['image_size_wh'])
+        if lidar_to_image.shape != (3, 4) or size.shape != (2,):
+            raise DataError(f'{path}: lidar_to_image_3x4 must be 3 rows of 4, and image_size_wh two numbers.')
+        return cls(Path(path), sweeps, lidar_to_image, size)
+
+    def true_flow(self, pair: SweepPair, number0: int, number1: int) -> TrueFlow:
+        """Return the flow of points in a box that is there in both sweeps, which have these numbers in the bag.
+
+        All other points, those in two boxes, and those outside the camera's image are not valid.
+        """
+        num_points = len(pair.points0)
+        flow = np.zeros((num_points, 3), np.float32)
+        meta_class, num_boxes = np.zeros(num_points, np.uint8), np.zeros(num_points, np.uint8)
+        ego1_T_ego0 = transforms.invert(pair.ego0_T_ego1)
+        # Backwards in time: where the box "was" is where it is going, and minus its velocity is the way there.
+        for box in box_points(pair.points0, self.sweeps[number0], self.sweeps[number1], ego1_T_ego0, pair.dt, 1):
+            flow[box.rows] = -box.velocity * pair.dt
+            meta_class[box.rows] = _META_CLASS[box.category.lower()]
+            num_boxes[box.rows] += 1
+        return TrueFlow(flow, meta_class, (num_boxes == 1) & self._is_seen(pair.points0))
+
+    def _is_seen(self, points: np.ndarray) -> np.ndarray:
+        """Return which of points (N, 3) are inside the image."""
+        if self.lidar_to_image is None:
+            return np.ones(len(points), bool)
+        pixels = points @ self.lidar_to_image[:, :3].T + self.lidar_to_image[:, 3]  # (N, 3), times depth
+        inside = (pixels[:, :2] >= 0) & (pixels[:, :2] < self.image_size * pixels[:, 2:])
+        return inside.all(1) & (pixels[:, 2] > 0)
 
 
 def read_boxes(path: Path) -> list[list[dict]]:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of simulated clips, whose flow, classes and ground are known of every point."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from training.clip_store import ClipStore
+from training.datasets.lidar import Category
+from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from zeroflow_ros import transforms
+from zeroflow_ros.errors import DataError
+from zeroflow_ros.sweep import SweepPair
+
+META_CLASS = {
+    Category.BACKGROUND: MetaClass.BACKGROUND,
+    Category.GROUND: MetaClass.BACKGROUND,
+    Category.CAR: MetaClass.CAR,
+    Category.OTHER_VEHICLE: MetaClass.OTHER_VEHICLES,  # vans among them, which real labels count as cars
+    Category.PEDESTRIAN: MetaClass.PEDESTRIAN,
+    Category.CYCLIST: MetaClass.WHEELED_VRU,
+    Category.EGO: MetaClass.IGNORED,
+}
+_BY_CATEGORY = np.array([META_CLASS[category] for category in Category], np.uint8)
+
+
+class SimulatedPairs:
+    """The first two sweeps of each clip, in the LiDAR's frame, without returns from the vehicle itself.
+
+    seeds: first and last, both included. store: a folder of clips, which those that it lacks are added to; None: each
+    clip is simulated whenever it is asked for, which takes seconds. Clips of other lengths are other clips.
+    """
+
+    def __init__(self, first: int, last: int, store: ClipStore | None = None):
+        if not 0 <= first <= last:
+            raise DataError(f'Seeds of simulated clips go from FIRST to LAST, 0 <= FIRST <= LAST, got {first}-{last}.')
+        self.seeds, self.store = range(first, last + 1), store
+        self.name = f'simulation_{first}-{last}'
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def key(self, index: int) -> str:
+        """Return the seed."""
+        return f'clip_{self.seeds[index]:06d}'
+
+    def __getitem__(self, index: int) -> DatasetPair:
+        key, seed = self.key(index), self.seeds[index]
+        if self.store is not None:
+            return self.store.read(seed, lambda arrays: _stored_pair(key, arrays))
+        from training.datasets.simulation import simulate_clip  # the ray caster is needed only here
+
+        clip = simulate_clip(seed, num_sweeps=2)
+        sweeps, others = clip.sweeps, [sweep.category != Category.EGO for sweep in clip.sweeps]
+        return _dataset_pair(
+            key,
+            [sweep.points[keep] for sweep, keep in zip(sweeps, others, strict=True)],
+            [sweep.category[keep] for sweep, keep in zip(sweeps, others, strict=True)],
+            clip.flow(0, 1)[others[0]],
+            [sweep.odom_T_lidar for sweep in sweeps],
+            [sweep.stamp_ns for sweep in sweeps],
+        )
+
+
+def open_pairs(text: str) -> SimulatedPairs:
+    """Open SEED, FIRST-LAST or FIRST-LAST@FOLDER; a folder holds clips of one length, 2 sweeps where it holds none.
+
+    Raises: DataError when the text reads otherwise, or the folder holds clips of several lengths.
+    """
+    seeds, _, folder = text.partition('@')
+    match = re.fullmatch(r'(\d+)(?:-(\d+))?', seeds)
+    if not match:
+        raise DataError(f'Simulated clips are named FIRST-LAST or FIRST-LAST@FOLDER, as in 0-9, got {text!r}.')
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not folder:
+        return SimulatedPairs(first, last)
+    lengths = {int(path.stem.rpartition('_')[2]) for path in Path(folder).glob('clip_[0-9]*_[0-9]*.npz')}
+    if len(lengths) > 1:
+        raise DataError(f'{folder} holds clips of {sorted(lengths)} sweeps; keep one length in a folder.')
+    return SimulatedPairs(first, last, ClipStore(Path(folder), lengths.pop() if lengths else 2))
+
+
+def recognises(text: str) -> bool:
+    """Return False: a simulation has no path."""
+    return False
+
+
+def _stored_pair(key: str, arrays) -> DatasetPair:
+    points, category = ([arrays[f'{name}_{k}'] for k in (0, 1)] for name in ('points', 'category'))
+    return _dataset_pair(key, points, category, arrays['flow_0_1'], arrays['odom_T_lidar'], arrays['stamp_ns'])
+
+
+def _dataset_pair(key: str, points, category, flow: np.ndarray, odom_T_lidar, stamp_ns) -> DatasetPair:
+    ego0_T_ego1 = transforms.invert(odom_T_lidar[0]) @ odom_T_lidar[1]
+    pair = SweepPair(points[0], points[1], ego0_T_ego1, float(stamp_ns[1] - stamp_ns[0]) * 1e-9)
+    truth = TrueFlow(flow.astype(np.float32), _BY_CATEGORY[category[0]], np.ones(len(flow), bool))
+    return DatasetPair(key, pair, *(of_sweep == Category.GROUND for of_sweep in category), truth)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look at pseudo-labels before training on them: a picture and a line of figures for each.
+
+usage: python3 -m training.inspect_labels out/labels/nsfp --out pictures
+       python3 -m training.inspect_labels out/labels/nsfp --out pictures --worst --count 20
+
+A label is bad when much moves that should stand (the ego motion is wrong), when movers are grey or their arrows differ
+within one object, or when moved points (orange) miss the newer sweep (white). Points that the newer sweep does not see
+fit badly in good labels as well.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.report import write_json
+
+_COLUMNS = (
+    ('num_points', 'points', '{:,}'), ('moving_share', 'moving', '{:.1%}'), ('median_speed', 'm/s', '{:.1f}'),
+    ('misfit_before', 'misfit', '{:.3f}'), ('misfit_after', 'after', '{:.3f}'),
+    ('moving_misfit_before', 'movers', '{:.3f}'), ('moving_misfit_after', 'after', '{:.3f}'),
+    ('worse_share', 'worse', '{:.0%}'), ('round_trip', 'return', '{:.3f}'),
+)  # fmt: skip
+
+_LEGEND = """misfit: mean distance to the newer sweep [m], and after the flow; movers: the same of moving points;
+worse: share of moving points that their flow takes farther away; return: median way there and back [m]"""
+
+
+def chosen_keys(keys: list[str], count: int) -> list[str]:
+    """Return at most `count` keys, evenly over all."""
+    return [keys[int(place)] for place in np.linspace(0, len(keys) - 1, min(count, len(keys)))]
+
+
+def table(figures: dict) -> str:
+    """Return LabelFigures by key as text, the most suspicious first."""
+    lines = [' '.join(f'{head:>8}' for _, head, _ in _COLUMNS) + '  key']
+    for key, row in sorted(figures.items(), key=lambda entry: -entry[1].suspicion):
+        cells = (form.format(getattr(row, name)) for name, _, form in _COLUMNS)
+        lines.append(' '.join(f'{cell:>8}' for cell in cells) + f'  {key}')
+    return '\n'.join(lines)
+
+
+def inspect(folder: Path, out: Path, *, count: int, worst: bool) -> tuple[dict, list[str]]:
+    """Draw labels of a store into a folder; return figures by key, and what is wrong with labels that cannot be read.
+
+    worst: look at all labels and draw the most suspicious, instead of looking at some.
+    Raises: DataError when there is no store, or no label in it.
+    """
+    from tqdm import tqdm
+
+    from training.label_figures import fit
+    from training.label_picture import draw
+    from training.pseudo_labels import LabelStore
+    from zeroflow_ros.errors import DataError
+
+    store = LabelStore(folder)
+    keys = store.keys()
+    if not keys:
+        raise DataError(f'{folder} has no labels yet. Run the label job that made it again.')
+    figures, damaged = {}, []
+
+    def look(key: str, is_drawn: bool) -> None:
+        try:
+            label = store.read(key)
+        except DataError as error:
+            damaged.append(str(error))
+            return
+        fitted = fit(label)
+        figures[key] = fitted.figures()
+        if is_drawn:
+            draw(label, fitted, figures[key], out / f'{key.replace("/", "_")}.png', teacher=store.about['teacher'])
+
+    for key in tqdm(keys if worst else chosen_keys(keys, count), unit='label'):
+        look(key, is_drawn=not worst)
+    if worst:
+        for key in sorted(figures, key=lambda key: -figures[key].suspicion)[:count]:
+            look(key, is_drawn=True)
+    rows = {key: dataclasses.asdict(row) for key, row in figures.items()}
+    finite = {key: {n: v if np.isfinite(v) else None for n, v in row.items()} for key, row in rows.items()}
+    write_json(out / 'figures.json', finite)
+    return figures, damaged
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        'training.inspect_labels', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('store', type=Path, help='folder of a label store')
+    parser.add_argument('--out', type=Path, required=True, help='folder of the pictures and of figures.json')
+    parser.add_argument('--count', type=int, default=8, help='how many pictures (default: 8)')
+    parser.add_argument('--worst', action='store_true', help='of the most suspicious labels, and not evenly over all')
+    options = parser.parse_args(arguments)
+    if options.count < 1:
+        parser.error('--count is at least 1')
+    try:
+        figures, damaged = inspect(options.store, options.out, count=options.count, worst=options.worst)
+    except (ZeroFlowError, OSError) as error:
+        print(f'training.inspect_labels: {error}', file=sys.stderr)
+        return 1
+    print(table(figures))
+    print(_LEGEND)
+    for line in damaged:
+        print(f'training.inspect_labels: {line}', file=sys.stderr)
+    print(f'{options.out}: {min(len(figures), options.count)} pictures, figures of {len(figures)} labels')
+    return 1 if damaged else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

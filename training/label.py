@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label sweep pairs with a teacher: no human labels, only the points and the ego motion.
+
+usage: python3 -m training.label DATASET_SPEC... --teacher nsfp --out out/labels/nsfp
+       python3 -m training.label DATASET_SPEC... --teacher nsfp --out out/labels/nsfp --shard 2/4 --processes 4
+
+Run the same command again after any interruption: labels that are there and whole are kept. One job works on a shard at
+a time; shards may run at once, on machines that share the folder. With --ray one job runs over a ray cluster whose
+machines share the folder and this checkout. Exit status: 0 when every pair of the shard has its label.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
+from zeroflow_ros.report import write_json
+
+
+def _shard(text: str) -> tuple[int, int]:
+    k, n = text.split('/')
+    return int(k), int(n)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        'training.label', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('datasets', nargs='+', metavar='DATASET_SPEC', help='what to label')
+    parser.add_argument('--teacher', required=True, help='name of the method, as nsfp')
+    parser.add_argument('--config', type=Path, help='YAML with those settings of the teacher that are not its defaults')
+    parser.add_argument('--out', type=Path, required=True, help='folder of the label store')
+    parser.add_argument('--shard', type=_shard, default=(1, 1), metavar='K/N', help='do the K-th of N parts')
+    parser.add_argument('--processes', type=int, default=1, help='label as many pairs at once (default: 1)')
+    parser.add_argument('--ray', action='store_true', help='label over the ray cluster of RAY_ADDRESS, or a local one')
+    parser.add_argument('--gpus', type=float, default=0.0, help='with --ray: GPUs for each pair, as 0.25')
+    parser.add_argument('--half-extent', type=float, default=51.2, metavar='M', help='label |x|, |y| < M (51.2)')
+    parser.add_argument('--z-range', type=float, nargs=2, default=(-3.0, 3.0), metavar=('LOW', 'HIGH'),
+                        help='label points so high over the ground below the vehicle [m] (default: -3 3)')  # fmt: skip
+    parser.add_argument('--verify', action='store_true', help='redo labels whose sweeps have changed: reads every pair')
+    return parser
+
+
+def read_settings(path: Path | None) -> dict:
+    """Return the mapping in a YAML file, {} for None. Raises: ConfigError when there is no file or no mapping."""
+    import yaml
+
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise ConfigError(f'No configuration file at {path}.')
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{path} is not YAML: {error}') from error
+    if not isinstance(settings, dict | None):
+        raise ConfigError(f'{path} should be a mapping of settings, got {type(settings).__name__}.')
+    return settings or {}
+
+
+def work(job, **how) -> int:
+    """Run a LabelJob with a progress bar, write its report, and return the exit status; `how`: see label_job.run."""
+    from tqdm import tqdm
+
+    from training.label_job import elapsed, run
+    from training.provenance import provenance
+
+    began = time.monotonic()
+    states = Counter()
+    with tqdm(unit='pair', smoothing=0.1) as bar:
+
+        def progress(outcome, total):
+            states[outcome.state] += 1
+            bar.total = total
+            bar.set_postfix(states, refresh=False)
+            bar.update()
+
+        outcomes = run(job, progress=progress, **how)
+    k, n = job.shard
+    failed = {outcome.key: outcome.reason for outcome in outcomes if outcome.state == 'failed'}
+    report = job.out / 'jobs' / f'shard_{k}_of_{n}.json'
+    write_json(report, {**states, 'seconds': time.monotonic() - began, 'code': provenance(), 'failures': failed})
+    for reason, count in Counter(failed.values()).most_common(10):
+        example = next(key for key, its_reason in failed.items() if its_reason == reason)
+        print(f'training.label: {count} failed, {example} among them: {reason}', file=sys.stderr)
+    print(
+        f'{job.out}: shard {k}/{n}, {states["done"]} pairs labelled in {elapsed(began)}, {states["kept"]} were there, '
+        f'{states["failed"]} failed' + (f' (each in {report})' if failed else '')
+    )
+    return 1 if failed else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    options = _parser().parse_args(arguments)
+    if options.processes < 1 or (options.ray and options.processes > 1):
+        _parser().error('--processes is at least 1, and not for --ray, which has its own')
+    try:
+        from training.label_job import LabelJob
+        from training.teacher_input import Crop
+
+        crop = Crop(options.half_extent, *options.z_range)
+        settings = json.dumps(read_settings(options.config), sort_keys=True)
+        specs = tuple(options.datasets)
+        job = LabelJob(specs, options.teacher, options.out, settings, crop, options.shard, options.verify)
+        return work(job, processes=options.processes, on_ray=options.ray, gpus=options.gpus)
+    except (ZeroFlowError, OSError) as error:
+        print(f'training.label: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f'training.label: stopped. The labels in {options.out} are whole; run the same command to go on.',
+            file=sys.stderr,
+        )
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())
