@@ -24,10 +24,14 @@ def load_config(kind: type, path: Path | None):
         values = yaml.safe_load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} is not YAML: {error}') from error
-    return _build(kind, {} if values is None else values, str(path))
+    return build_config(kind, {} if values is None else values, str(path))
 
 
-def _build(kind: type, values, where: str):
+def build_config(kind: type, values, where: str):
+    """Return `kind` with the fields that a mapping sets; `where` names the mapping in errors.
+
+    Raises: ConfigError as load_config does.
+    """
     if not isinstance(values, dict):
         raise ConfigError(f'{where} should be a mapping of fields, got {type(values).__name__}.')
     hints = typing.get_type_hints(kind)
@@ -39,7 +43,7 @@ def _build(kind: type, values, where: str):
             raise ConfigError(f'{where}: unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else '.'))
         expected = fields[name]
         if dataclasses.is_dataclass(expected):
-            value = _build(expected, value, f'{where}: {name}')
+            value = build_config(expected, value, f'{where}: {name}')
         elif expected is float and type(value) is int:
             value = float(value)
         elif isinstance(expected, type) and type(value) is not expected:

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neural Scene Flow Prior: a small network of place, optimised on one pair until it carries one cloud to the other.
+
+Source: Li et al., NSFP (NeurIPS 2021), with the settings by which ZeroFlow made its pseudo-labels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from training.teachers.coordinate_network import CoordinateNetwork, cores
+from training.teachers.early_stopping import EarlyStopping
+from training.teachers.nearest import NearestTracker, nearest_by_distance
+from zeroflow_ros.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class NSFPConfig:
+    """Settings of NSFP; the defaults are ZeroFlow's.
+
+    width, depth: neurons of a layer, hidden layers. lr: of Adam. max_iterations: at most.
+    patience, min_delta: iterations without a total loss lower by min_delta [m^2] that end the optimisation.
+    truncation: squared distance [m^2] from which on a neighbour counts as 0; 2 is 1.414 m.
+    backward: flow of points1 from a second run with the clouds 'swap'ped, or from the 'inverse' network of the first.
+    seed: of the initial weights. device: 'cpu' or 'cuda'. num_threads: cores to use on the CPU.
+    """
+
+    width: int = 128
+    depth: int = 8
+    lr: float = 0.008
+    max_iterations: int = 5000
+    patience: int = 100
+    min_delta: float = 5e-5
+    truncation: float = 2.0
+    backward: str = 'swap'
+    seed: int = 0
+    device: str = 'cpu'
+    num_threads: int = 2
+
+    def __post_init__(self):
+        least = {'width': 1, 'depth': 1, 'max_iterations': 1, 'patience': 1, 'num_threads': 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f'{name} of NSFP should be at least {value}, got {getattr(self, name)}.')
+        if self.lr <= 0 or self.truncation <= 0 or self.min_delta < 0:
+            raise ConfigError(f'NSFP needs lr and truncation above 0 and min_delta not below, got {self}.')
+        if self.backward not in ('swap', 'inverse'):
+            raise ConfigError(f"backward of NSFP should be 'swap' or 'inverse', got {self.backward!r}.")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one optimisation found: flow of points0 (N, 3) and -inverse flow of points1 (M, 3) [m]; how long it took."""
+
+    forward: np.ndarray
+    inverse: np.ndarray
+    iterations: int
+    loss: float
+
+
+class NSFP:
+    """A Teacher; see training/teachers/teacher.py."""
+
+    name = 'nsfp'
+
+    def __init__(self, config: NSFPConfig | None = None):
+        self.config = config or NSFPConfig()
+
+    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3) and of points1 back; dt is not used."""
+        fit = self.fit(points0, points1)
+        if self.config.backward == 'inverse':
+            return fit.forward, fit.inverse
+        return fit.forward, self.fit(points1, points0).forward
+
+    def fit(self, points0: np.ndarray, points1: np.ndarray, progress=None) -> Fit:
+        """Optimise one direction; `progress(iteration, forward loss, inverse loss)` hears of each iteration."""
+        if len(points0) == 0 or len(points1) == 0:
+            return Fit(np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32), 0, 0.0)
+        orders = [cKDTree(points).indices for points in (points0, points1)]  # neighbours in space next to each other
+        clouds = [torch.from_numpy(p[order]) for p, order in zip((points0, points1), orders, strict=True)]
+        with cores(self.config.num_threads) as map_blocks:
+            forward, inverse, iterations, loss = self._optimise(*clouds, map_blocks, progress)
+        flows = []
+        for flow, order in zip((forward, inverse), orders, strict=True):
+            flows.append(np.empty((len(order), 3), np.float32))
+            flows[-1][order] = flow.cpu().numpy()
+        return Fit(*flows, iterations, loss)
+
+    def _optimise(self, cloud0: torch.Tensor, cloud1: torch.Tensor, map_blocks, progress):
+        config = self.config
+        # Both networks start from the same weights.
+        network, inverse = (
+            CoordinateNetwork(config.width, config.depth, map_blocks, seed=config.seed).to(config.device)
+            for _ in range(2)
+        )
+        cloud0, cloud1 = cloud0.to(config.device), cloud1.to(config.device)
+        optimiser = torch.optim.Adam([*network.parameters(), *inverse.parameters()], lr=config.lr)
+        to_cloud1, to_cloud0 = (TruncatedChamfer(config.truncation, config.num_threads) for _ in range(2))
+        stopping = EarlyStopping(config.patience, config.min_delta)
+        best = math.inf, torch.zeros_like(cloud0), torch.zeros_like(cloud1)
+        for iteration in range(1, config.max_iterations + 1):
+            flow = network(cloud0)
+            warped = cloud0 + flow
+            there = to_cloud1(warped, cloud1)
+            back = to_cloud0(warped - inverse(warped), cloud0)
+            loss, there_value = there + back, there.item()
+            if there_value <= best[0]:
+                with torch.no_grad():
+                    of_cloud1 = -inverse(cloud1) if config.backward == 'inverse' else best[2]
+                best = there_value, flow.detach(), of_cloud1
+            if progress:
+                progress(iteration, there_value, back.item())
+            if stopping.done(loss.item()):
+                break
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return best[1], best[2], iteration, best[0]
+
+
+class TruncatedChamfer:
+    """Truncated Chamfer distance [m^2] between a moving cloud and a fixed one, over and over.
+
+    truncation: squared distance from which on a neighbour counts as 0, though it stays in the mean.
+    """
+
+    def __init__(self, truncation: float, num_threads: int = 1):
+        self.truncation = truncation
+        reach = 1.001 * math.sqrt(truncation)  # the loss itself decides at the limit
+        self._reach = reach
+        self._to_fixed, self._to_moving = NearestTracker(reach, num_threads), NearestTracker(reach, num_threads)
+
+    def __call__(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Return the loss of moving (N, 3) and fixed (M, 3), a scalar with a gradient to `moving`."""
+        with torch.no_grad():
+            if moving.device.type == 'cpu':
+                clouds = moving.contiguous().numpy(), fixed.numpy()
+                to_fixed = torch.from_numpy(self._to_fixed(*clouds))
+                to_moving = torch.from_numpy(self._to_moving(*clouds[::-1]))
+            else:
+                to_fixed = nearest_by_distance(moving, fixed, self._reach)
+                to_moving = nearest_by_distance(fixed, moving, self._reach)
+        return self._one_way(moving, fixed, to_fixed) + self._one_way(fixed, moving, to_moving)
+
+    def _one_way(self, points: torch.Tensor, others: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
+        rows = (nearest >= 0).nonzero()[:, 0]
+        squared = (points.index_select(0, rows) - others.index_select(0, nearest[rows])).square().sum(1)
+        return torch.where(squared < self.truncation, squared, 0).sum() / len(points)
