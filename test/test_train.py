@@ -2,13 +2,11 @@
 """Training: samples, resuming, and that a student learns."""
 
 import dataclasses
-import itertools
 import os
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import yaml
 from processes import ROOT
@@ -18,6 +16,7 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from train_world import GRID, TINY, make_labels, source  # noqa: E402
 
 from training import train as train_program  # noqa: E402
 from training.checkpoint import load_checkpoint  # noqa: E402
@@ -30,21 +29,7 @@ from training.schedule import Phase, TrainConfig  # noqa: E402
 from training.student_training import collate  # noqa: E402
 from training.students import build_student  # noqa: E402
 from training.train import train  # noqa: E402
-from zeroflow_ros.errors import ConfigError, DataError  # noqa: E402
-from zeroflow_ros.pillars import PillarGrid  # noqa: E402
-
-GRID = PillarGrid(256, 0.4, -2.0, 4.0)
-TINY = TrainConfig(
-    num_clips=1,
-    num_sweeps=2,
-    warm_up=Phase(steps=2, batch=2, cells=32, near_mover=1.0, min_height=0.3),
-    crops=Phase(steps=1, batch=1, cells=32),
-    full=Phase(steps=1, batch=1, cells=256),
-    save_every=1,
-    log_every=1,
-    num_workers=0,
-    num_threads=1,
-)
+from zeroflow_ros.errors import ConfigError  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -55,57 +40,9 @@ def clips(tmp_path_factory):
     return folder
 
 
-def source(clips):
-    return ClipSource(ClipStore(clips, 2), 1)
-
-
-def test_samples_are_a_function_of_their_number(clips):
-    samples = PairSamples(TINY, source(clips), GRID)
-    for number in ((0, 0), (2, 0), (3, 0)):
-        first, again = samples[number], samples[number]
-        for one, other in zip(
-            first.clouds + first.rows + first.flows, again.clouds + again.rows + again.flows, strict=True
-        ):
-            np.testing.assert_array_equal(one, other)
-    assert not np.array_equal(samples[0, 0].clouds[0], samples[0, 1].clouds[0])
-
-
-def test_samples_lie_in_the_grid_of_their_phase(clips):
-    samples = PairSamples(TINY, source(clips), GRID)
-    for step in (0, 2, 3):
-        sample, grid = samples[step, 0], TINY.phase(step).grid(GRID)
-        for points, rows, flow in zip(sample.clouds, sample.rows, sample.flows, strict=True):
-            assert len(points) and (grid.assign(points) >= 0).all()
-            assert len(rows) == len(flow) and (np.diff(rows) > 0).all()
-    assert [len(step) for step in itertools.islice(samples.batches(1), 3)] == [2, 1, 1]
-
-
-def test_flow_of_a_crop_leads_to_the_other_cloud(clips):
-    exact = dataclasses.replace(
-        TINY.augmentation, height=0.0, ego_translation=0.0, ego_yaw=0.0, thin=0.0, jitter=0.0, scale=0.0
-    )
-    samples = PairSamples(dataclasses.replace(TINY, augmentation=exact), source(clips), GRID)
-    sample = samples[0, 0]
-    moving = np.linalg.norm(sample.flows[0], axis=1) > 0.1
-    assert moving.any()
-    moved = sample.clouds[0][sample.rows[0]] + sample.flows[0]
-
-    def nearest(points):
-        return np.median(np.linalg.norm(points[:, None] - sample.clouds[1][None], axis=2).min(1))
-
-    still = sample.clouds[0][sample.rows[0]]
-    assert nearest(moved[moving][:200]) < 0.5 * nearest(still[moving][:200])
-
-
-def test_a_damaged_clip_is_simulated_again(clips, tmp_path):
-    store = ClipStore(tmp_path, 2)
-    path = store.ensure(0)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    pair = store.pair(0, 0, 1)
-    again = ClipStore(clips, 2).pair(0, 0, 1)
-    np.testing.assert_array_equal(pair.points0, again.points0)
-    np.testing.assert_array_equal(pair.flow1, again.flow1)
+@pytest.fixture
+def labels(clips):
+    return make_labels(clips)
 
 
 def run(config, out, *options):
@@ -165,12 +102,6 @@ def test_two_processes_train_what_one_does_in_two_parts(clips, tmp_path):
         torch.testing.assert_close(both.state_dict[key], parts.state_dict[key], atol=1e-5, rtol=1e-4)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(clips):
-    samples = PairSamples(TINY, source(clips), GRID)
-    with pytest.raises(ConfigError, match='multiple of 2'):
-        samples.batches(0, world=2)
-
-
 def test_another_configuration_does_not_continue_a_training(clips, tmp_path):
     train(TINY, tmp_path, source(clips))
     with pytest.raises(ConfigError, match='another configuration'):
@@ -198,61 +129,12 @@ def test_mixed_precision_keeps_coordinates_exact(clips):
     assert 0 < (mixed - exact).abs().max() < 0.05  # m; bfloat16 maps
 
 
-class Labels:
-    """A store of pseudo-labels in memory."""
-
-    folder = 'labels'
-
-    def __init__(self, pairs):
-        self.pairs = pairs
-
-    def keys(self):
-        return self.pairs.keys()
-
-    def training_pair(self, key):
-        return self.pairs[key]
-
-
-@pytest.fixture
-def labels(clips):
-    pair = ClipStore(clips, 2).pair(0, 0, 1)
-    flow0 = pair.flow0.copy()
-    flow0[np.linalg.norm(pair.points0[:, :2], axis=1) > 4] = np.nan
-    return Labels({f'drive/{k:02d}': dataclasses.replace(pair, flow0=flow0) for k in range(10)})
-
-
-def test_unknown_flow_is_seen_and_not_scored(labels):
-    samples = PairSamples(dataclasses.replace(TINY, scored_points=0), split_labels(labels, 0.0)[0], GRID)
-    sample = samples[3, 0]
-    assert 0 < len(sample.rows[0]) < len(sample.clouds[0]) and len(sample.rows[1]) == len(sample.clouds[1])
-    assert all(np.isfinite(flow).all() for flow in sample.flows)
-
-
 def test_pseudo_labels_train_a_student(labels, tmp_path):
     config = dataclasses.replace(TINY, loss='zeroflow', epochs=1, full=Phase(0, 3, 32), precision='bf16-mixed')
     checkpoint = load_checkpoint(train(config, tmp_path, split_labels(labels, 0.1)[0]))
     assert checkpoint.provenance['step'] == 2 + 1 + 3  # 9 pairs in batches of 3
     assert checkpoint.provenance['supervision'] == 'pseudo-labels'
     assert all(torch.isfinite(value).all() for value in checkpoint.state_dict.values())
-
-
-def test_the_last_pairs_are_held_out_and_at_least_one_is_left(labels):
-    train_on, held_out = split_labels(labels, 0.15)
-    assert train_on.keys == tuple(f'drive/{k:02d}' for k in range(8)) and held_out.keys == ('drive/08', 'drive/09')
-    with pytest.raises(DataError, match='none is left'):
-        split_labels(Labels({}), 0.1)
-
-
-def test_an_epoch_sees_each_pair_once(labels):
-    config = dataclasses.replace(TINY, full=Phase(steps=4, batch=5, cells=256))
-    samples = PairSamples(config, split_labels(labels, 0.0)[0], GRID)
-    drawn = []
-    samples.source.store.training_pair = lambda key: drawn.append(key)
-    for step in range(7):
-        for i in range(config.phase(step).batch):
-            samples._pair(step, i // 2 if step < 3 else i, 0)  # two crops share a pair
-    assert len(drawn) == 1 + 1 + 1 + 4 * 5
-    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == sorted(labels.keys()) and drawn[:10] != drawn[10:20]
 
 
 def test_a_student_learns_to_flow_one_crop(clips):
