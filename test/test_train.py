@@ -62,9 +62,10 @@ def assert_same_weights(one, other):
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path):
-    whole = load_checkpoint(train(TINY, tmp_path / 'whole', source(clips)))
+    config = dataclasses.replace(TINY, accumulate=2, crops=Phase(1, 2, 32), full=Phase(2, 2, 32))
+    whole = load_checkpoint(train(config, tmp_path / 'whole', source(clips)))
     last = tmp_path / 'parts' / 'last.pt'
-    process = run(TINY, last.parent, '--clips', clips)
+    process = run(config, last.parent, '--clips', clips)
     deadline = time.monotonic() + 60
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -72,13 +73,13 @@ def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path):
     said, _ = process.communicate(timeout=20)
     assert last.is_file(), said
     killed_at = load_checkpoint(last).provenance['step']
-    parts = load_checkpoint(train(TINY, tmp_path / 'parts', source(clips)))
-    assert 1 <= killed_at < parts.provenance['step'] == TINY.steps == 4
+    parts = load_checkpoint(train(config, tmp_path / 'parts', source(clips)))
+    assert 1 <= killed_at < parts.provenance['step'] == config.steps == 5
     assert_same_weights(whole, parts)
     for key in ('exp_avg', 'exp_avg_sq'):
         torch.testing.assert_close(parts.optimizer['state'][0][key], whole.optimizer['state'][0][key])
     assert logged(last.parent) == logged(tmp_path / 'whole')
-    assert [step for step, _ in logged(last.parent)] == [1, 2, 3, 4]
+    assert [step for step, _ in logged(last.parent)] == [1, 2, 3, 4, 5]
 
 
 def logged(out):
