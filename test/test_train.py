@@ -66,7 +66,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path):
     whole = load_checkpoint(train(config, tmp_path / 'whole', source(clips)))
     last = tmp_path / 'parts' / 'last.pt'
     process = run(config, last.parent, '--clips', clips)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.kill()
@@ -95,7 +95,7 @@ def test_two_processes_train_what_one_does_in_two_parts(clips, tmp_path):
     )
     parts = load_checkpoint(train(dataclasses.replace(config, accumulate=2), tmp_path / 'parts', source(clips)))
     process = run(config, tmp_path / 'both', '--clips', clips, '--accelerator', 'cpu', '--devices', 2)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     both = load_checkpoint(tmp_path / 'both' / 'last.pt')
     assert both.provenance['step'] == 2
