@@ -52,7 +52,7 @@ setup(
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],
         'simulation': ['trimesh', 'embreex'],
-        'training': ['torch==2.13.0', 'tqdm', 'scipy', 'pyarrow'],
+        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow'],
         'ray': ['ray'],  # 79 MB: label jobs over many machines
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every file in config/ loads, and fits what it configures."""
 
+import dataclasses
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from processes import ROOT, environment
 
+from training.config import load_config
+from training.schedule import TrainConfig
 from zeroflow_ros.offline import FLOW_TOPIC
 from zeroflow_ros.point_cloud import flow_cloud
 
@@ -31,6 +34,22 @@ def test_yaml_loads_and_is_not_empty(path):
 def test_every_file_is_known_and_says_its_licence(path):
     assert path.suffix in ('.yaml', '.rviz', '.xml')
     assert 'SPDX-License-Identifier: Apache-2.0' in path.read_text()[:200]
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'config').glob('train_*.yaml')), ids=lambda path: path.name)
+def test_training_configuration_says_what_it_trains(path):
+    config = load_config(TrainConfig, path).for_pairs(100_800)
+    assert config.student in path.read_text() and config.steps > 1000
+    assert config.full.cells >= 256 and all(phase.batch % config.accumulate == 0 for phase in config.phases)
+
+
+def test_the_recipe_of_zeroflow():
+    """One pass is 1,575 steps of 64 pairs; 50 passes at a learning rate that never changes."""
+    config = load_config(TrainConfig, ROOT / 'config' / 'train_zeroflow.yaml').for_pairs(100_800)
+    assert config.steps == config.full.steps == 78_750 and config.full.batch == 64
+    assert config.learning_rate(0) == config.learning_rate(78_749) == 2e-6
+    assert not any(dataclasses.astuple(config.augmentation))
+    assert config.loss == 'zeroflow' and config.weight_decay == config.clip_norm == config.scored_points == 0
 
 
 def test_node_parameters_are_accepted_by_the_node():

@@ -3,7 +3,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='losses need torch')
 
-from training.losses import balanced_epe  # noqa: E402
+from training.losses import balanced_epe, fastflow3d_loss, speed_weight, zeroflow_loss  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,37 @@ def test_gradient_is_finite_at_a_perfect_prediction():
     flow = torch.zeros(4, 3, requires_grad=True)
     balanced_epe(flow, torch.zeros(4, 3), torch.zeros(4)).backward()
     assert torch.isfinite(flow.grad).all()
+
+
+@pytest.mark.parametrize(
+    'speed, expected',
+    [(0.0, 0.1), (0.5, 0.1), (0.6, 0.28), (0.75, 0.55), (1.0, 1.0), (20.0, 1.0)],
+)
+def test_speed_weight(speed, expected):
+    assert speed_weight(torch.tensor([speed])).item() == pytest.approx(expected, abs=1e-6)
+
+
+FLOW = torch.tensor([[0.0, 0.2, 0.0], [0.1, 0.0, 0.3], [0.0, 0.0, 0.0], [1.0, 0.0, 0.4]])
+TARGET = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.075, 0.0, 0.0], [1.0, 0.0, 0.0]])
+SPEED = TARGET.norm(dim=1) / 0.1  # m/s: 0, 1, 0.75, 10; the errors are 0.2, 0.3, 0.075 and 0.4 m
+
+
+@pytest.mark.parametrize(
+    'label, cloud, constant_weight, expected',
+    [
+        ('one cloud', [0, 0, 0, 0], False, (0.1 * 0.2 + 0.3 + 0.55 * 0.075 + 0.4) / 4),
+        ('each cloud counts the same', [0, 0, 0, 1], False, ((0.02 + 0.3 + 0.04125) / 3 + 0.4) / 2),
+        ('a cloud without points does not count', [0, 0, 0, 3], False, ((0.02 + 0.3 + 0.04125) / 3 + 0.4) / 2),
+        ('as in the released code', [0, 0, 0, 0], True, 0.1 * (0.2 + 0.3 + 0.075 + 0.4) / 4),
+    ],
+)
+def test_zeroflow_loss(label, cloud, constant_weight, expected):
+    loss = zeroflow_loss(FLOW, TARGET, SPEED, torch.tensor(cloud), constant_weight=constant_weight)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_fastflow3d_loss():
+    is_foreground = torch.tensor([False, True, False, True])
+    loss = fastflow3d_loss(FLOW, TARGET, is_foreground, torch.tensor([0, 0, 1, 1]))
+    expected = ((0.1 * 0.2 + 0.3) / 2 + (0.1 * 0.075 + 0.4) / 2) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-6)

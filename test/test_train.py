@@ -2,33 +2,34 @@
 """Training: samples, resuming, and that a student learns."""
 
 import dataclasses
-import json
-from pathlib import Path
+import os
+import subprocess
+import sys
+import time
 
-import numpy as np
 import pytest
+import yaml
+from processes import ROOT
 
 torch = pytest.importorskip('torch', reason='training needs torch')
+
+pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from train_world import GRID, TINY, make_labels, source  # noqa: E402
 
 from training import train as train_program  # noqa: E402
 from training.checkpoint import load_checkpoint  # noqa: E402
 from training.clip_store import ClipStore  # noqa: E402
 from training.config import load_config  # noqa: E402
+from training.losses import balanced_epe  # noqa: E402
+from training.pair_sources import ClipSource, split_labels  # noqa: E402
 from training.samples import PairSamples  # noqa: E402
 from training.schedule import Phase, TrainConfig  # noqa: E402
+from training.student_training import collate  # noqa: E402
+from training.students import build_student  # noqa: E402
+from training.train import train  # noqa: E402
 from zeroflow_ros.errors import ConfigError  # noqa: E402
-from zeroflow_ros.pillars import PillarGrid  # noqa: E402
-
-GRID = PillarGrid(256, 0.4, -2.0, 4.0)
-TINY = TrainConfig(
-    num_clips=1,
-    num_sweeps=2,
-    warm_up=Phase(steps=2, batch=2, cells=32, near_mover=1.0, min_height=0.3),
-    crops=Phase(steps=1, batch=1, cells=32),
-    full=Phase(steps=1, batch=1, cells=256),
-    save_every=2,
-    num_workers=0,
-)
 
 
 @pytest.fixture(scope='module')
@@ -39,101 +40,109 @@ def clips(tmp_path_factory):
     return folder
 
 
-def test_samples_are_a_function_of_their_number(clips):
-    samples = PairSamples(TINY, ClipStore(clips, 2), GRID)
-    for number in ((0, 0), (2, 0), (3, 0)):
-        first, again = samples[number], samples[number]
-        for one, other in zip(
-            first.clouds + first.rows + first.flows, again.clouds + again.rows + again.flows, strict=True
-        ):
-            np.testing.assert_array_equal(one, other)
-    assert not np.array_equal(samples[0, 0].clouds[0], samples[0, 1].clouds[0])
+@pytest.fixture
+def labels(clips):
+    return make_labels(clips)
 
 
-def test_samples_lie_in_the_grid_of_their_phase(clips):
-    samples = PairSamples(TINY, ClipStore(clips, 2), GRID)
-    for step in (0, 2, 3):
-        sample, grid = samples[step, 0], TINY.phase(step).grid(GRID)
-        for points, rows, flow in zip(sample.clouds, sample.rows, sample.flows, strict=True):
-            assert len(points) and (grid.assign(points) >= 0).all()
-            assert len(rows) == len(flow) and (np.diff(rows) > 0).all()
-    assert [len(step) for step in samples.batches(1)] == [2, 1, 1]
+def run(config, out, *options):
+    """Start `python -m training.train` with a configuration on the clips of a folder."""
+    out.mkdir()
+    (out / 'c.yaml').write_text(yaml.safe_dump(dataclasses.asdict(config)))
+    return subprocess.Popen(
+        [sys.executable, '-m', 'training.train', '--config', out / 'c.yaml', '--out', out, *map(str, options)],
+        cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': '1'}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
-def test_flow_of_a_crop_leads_to_the_other_cloud(clips):
-    exact = dataclasses.replace(
-        TINY.augmentation, height=0.0, ego_translation=0.0, ego_yaw=0.0, thin=0.0, jitter=0.0, scale=0.0
+def assert_same_weights(one, other):
+    for key, value in one.state_dict.items():
+        torch.testing.assert_close(other.state_dict[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path):
+    config = dataclasses.replace(TINY, accumulate=2, crops=Phase(1, 2, 32), full=Phase(2, 2, 32))
+    whole = load_checkpoint(train(config, tmp_path / 'whole', source(clips)))
+    last = tmp_path / 'parts' / 'last.pt'
+    process = run(config, last.parent, '--clips', clips)
+    deadline = time.monotonic() + 240
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    said, _ = process.communicate(timeout=20)
+    assert last.is_file(), said
+    killed_at = load_checkpoint(last).provenance['step']
+    parts = load_checkpoint(train(config, tmp_path / 'parts', source(clips)))
+    assert 1 <= killed_at < parts.provenance['step'] == config.steps == 5
+    assert_same_weights(whole, parts)
+    for key in ('exp_avg', 'exp_avg_sq'):
+        torch.testing.assert_close(parts.optimizer['state'][0][key], whole.optimizer['state'][0][key])
+    assert logged(last.parent) == logged(tmp_path / 'whole')
+    assert [step for step, _ in logged(last.parent)] == [1, 2, 3, 4, 5]
+
+
+def logged(out):
+    """Return (step, loss) of each line of the log, as TensorBoard shows them."""
+    events = EventAccumulator(str(out / 'tensorboard'))
+    events.Reload()
+    return [(event.step, round(event.value, 5)) for event in events.Scalars('loss')]
+
+
+def test_two_processes_train_what_one_does_in_two_parts(clips, tmp_path):
+    config = dataclasses.replace(
+        TINY, loss='zeroflow', warm_up=Phase(1, 4, 32), crops=Phase(0, 1, 32), full=Phase(1, 2, 32), clip_norm=0.0
     )
-    samples = PairSamples(dataclasses.replace(TINY, augmentation=exact), ClipStore(clips, 2), GRID)
-    sample = samples[0, 0]
-    moving = np.linalg.norm(sample.flows[0], axis=1) > 0.1
-    assert moving.any()
-    moved = sample.clouds[0][sample.rows[0]] + sample.flows[0]
-
-    def nearest(points):
-        return np.median(np.linalg.norm(points[:, None] - sample.clouds[1][None], axis=2).min(1))
-
-    still = sample.clouds[0][sample.rows[0]]
-    assert nearest(moved[moving][:200]) < 0.5 * nearest(still[moving][:200])
-
-
-def test_a_damaged_clip_is_simulated_again(clips, tmp_path):
-    store = ClipStore(tmp_path, 2)
-    path = store.ensure(0)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    pair = store.pair(0, 0, 1)
-    again = ClipStore(clips, 2).pair(0, 0, 1)
-    np.testing.assert_array_equal(pair.points0, again.points0)
-    np.testing.assert_array_equal(pair.flow1, again.flow1)
-
-
-def test_a_stopped_training_goes_on_to_the_same_weights(clips, tmp_path):
-    whole = load_checkpoint(train_program.train(TINY, tmp_path / 'whole', clips))
-
-    class StopError(Exception):
-        pass
-
-    saved = train_program._save
-
-    def save_and_stop(student, optimizer, config, progress, path):
-        saved(student, optimizer, config, progress, path)
-        if progress['step'] == 2:
-            raise StopError
-
-    train_program._save = save_and_stop
-    try:
-        with pytest.raises(StopError):
-            train_program.train(TINY, tmp_path / 'parts', clips)
-    finally:
-        train_program._save = saved
-    assert load_checkpoint(tmp_path / 'parts' / 'last.pt').provenance['step'] == 2
-    parts = load_checkpoint(train_program.train(TINY, tmp_path / 'parts', clips))
-    assert parts.provenance['step'] == TINY.steps == 4
-    for key, value in whole.state_dict.items():
-        torch.testing.assert_close(parts.state_dict[key], value, atol=1e-6, rtol=1e-5)
-    steps = [json.loads(line)['step'] for line in (tmp_path / 'parts' / 'log.jsonl').read_text().splitlines()]
-    assert steps == [0, 1, 2, 3]
+    parts = load_checkpoint(train(dataclasses.replace(config, accumulate=2), tmp_path / 'parts', source(clips)))
+    process = run(config, tmp_path / 'both', '--clips', clips, '--accelerator', 'cpu', '--devices', 2)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    both = load_checkpoint(tmp_path / 'both' / 'last.pt')
+    assert both.provenance['step'] == 2
+    for key, _ in build_student(config.student).named_parameters():  # batch norm counts in each process by itself
+        torch.testing.assert_close(both.state_dict[key], parts.state_dict[key], atol=1e-5, rtol=1e-4)
 
 
 def test_another_configuration_does_not_continue_a_training(clips, tmp_path):
-    train_program.train(TINY, tmp_path, clips)
+    train(TINY, tmp_path, source(clips))
     with pytest.raises(ConfigError, match='another configuration'):
-        train_program.train(dataclasses.replace(TINY, lr=1e-4), tmp_path, clips)
+        train(dataclasses.replace(TINY, lr=1e-4), tmp_path, source(clips))
+    with pytest.raises(ConfigError, match='other data'):
+        train(TINY, tmp_path, ClipSource(ClipStore(clips, 2), 1, first_seed=7))
     longer = dataclasses.replace(TINY, full=dataclasses.replace(TINY.full, steps=2))
-    last = load_checkpoint(train_program.train(longer, tmp_path, clips, change_config=True))
+    last = load_checkpoint(train(longer, tmp_path, source(clips), change_config=True))
     assert last.provenance['step'] == 5
     assert [part['until_step'] for part in last.provenance['history']] == [4]
 
 
-def test_a_student_learns_to_flow_one_crop(clips):
-    from training.losses import balanced_epe
-    from training.students import build_student
+def test_mixed_precision_keeps_coordinates_exact(clips):
+    """Offsets of 1 cm at 50 m must not vanish."""
+    student = build_student('fastflow3d_lite').train()
+    student.grid = TINY.warm_up.grid(GRID)
+    sample = PairSamples(TINY, source(clips), GRID)[0, 0]
+    batch = collate([sample])
+    exact = torch.cat(student.forward_both(batch.clouds, batch.rows)[0])
+    seen = []
+    student.embedder.feature_net.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = torch.cat(student.forward_both(batch.clouds, batch.rows)[0])
+    assert set(seen) == {torch.float32} and mixed.dtype == torch.float32
+    assert 0 < (mixed - exact).abs().max() < 0.05  # m; bfloat16 maps
 
+
+def test_pseudo_labels_train_a_student(labels, tmp_path):
+    config = dataclasses.replace(TINY, loss='zeroflow', epochs=1, full=Phase(0, 3, 32), precision='bf16-mixed')
+    checkpoint = load_checkpoint(train(config, tmp_path, split_labels(labels, 0.1)[0]))
+    assert checkpoint.provenance['step'] == 2 + 1 + 3  # 9 pairs in batches of 3
+    assert checkpoint.provenance['supervision'] == 'pseudo-labels'
+    assert all(torch.isfinite(value).all() for value in checkpoint.state_dict.values())
+
+
+def test_a_student_learns_to_flow_one_crop(clips):
     torch.manual_seed(0)
     student = build_student('fastflow3d_lite').train()
     student.grid = TINY.warm_up.grid(GRID)
-    sample = PairSamples(TINY, ClipStore(clips, 2), GRID)[0, 0]
+    sample = PairSamples(TINY, source(clips), GRID)[0, 0]
     clouds, rows, flows = (tuple(map(torch.from_numpy, part)) for part in (sample.clouds, sample.rows, sample.flows))
     target = torch.cat(flows)
     speed = target.norm(dim=1) / sample.dt
@@ -159,6 +168,9 @@ def test_a_student_learns_to_flow_one_crop(clips):
         ('wrong type', 'num_clips: many', 'should be a int'),
         ('a list', '[1]', 'mapping'),
         ('not YAML', '{', 'not YAML'),
+        ('unknown loss', 'loss: l2', 'one of balanced_epe, zeroflow'),
+        ('unknown precision', 'precision: int8', '32-true'),
+        ('nothing left to train on', 'held_out: 1.0', 'below 1'),
         ('cells that do not divide', 'crops: {steps: 1, batch: 1, cells: 30}', 'multiples of 8'),
     ],
 )
@@ -166,11 +178,6 @@ def test_wrong_configurations(tmp_path, label, text, says):
     (tmp_path / 'c.yaml').write_text(text)
     with pytest.raises(ConfigError, match=says):
         load_config(TrainConfig, tmp_path / 'c.yaml')
-
-
-def test_the_shipped_configuration_loads():
-    config = load_config(TrainConfig, Path(__file__).parents[1] / 'config' / 'train_lite_simulation.yaml')
-    assert config.student == 'fastflow3d_lite' and config.steps > 1000
 
 
 def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):

@@ -17,12 +17,14 @@ class Checkpoint:
 
     student: name. state_dict: of the student. provenance: what it was trained on, how far, with which code.
     optimizer: its state, None in a checkpoint that is only for use.
+    lightning: what else pytorch-lightning needs to go on.
     """
 
     student: str
     state_dict: dict
     provenance: dict
     optimizer: dict | None = None
+    lightning: dict | None = None
 
     def save(self, path: Path) -> None:
         """Write atomically: a reader sees the old file or the new one, never half of one."""
@@ -60,7 +62,7 @@ def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f'{path} is not a checkpoint that can be read safely: {first_line}') from error
     if isinstance(content, dict) and 'zeroflow_ros_checkpoint' in content:
-        fields = {name: content.get(name) for name in ('student', 'state_dict', 'provenance', 'optimizer')}
+        fields = {name: content.get(name) for name in Checkpoint.__dataclass_fields__}
         checkpoint = Checkpoint(**fields)
     elif isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
         checkpoint = _from_zeroflow(path, content, student)

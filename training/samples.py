@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training samples: augmented crops of sweep pairs with the flow of both clouds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from training.clip_store import ClipStore, TrainingPair
+from training.clip_store import TrainingPair
+from training.pair_sources import PairSource
 from training.schedule import Phase, TrainConfig
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.pillars import PillarGrid
 
-_MOVES = 0.03  # m over the pair: fast enough to centre a crop on
 _FEWEST_POINTS, _TRIES = 50, 50
+_CROPS_OF_A_PAIR = 2  # reading a pair costs more than cropping it
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Sample:
     """Two clouds of a crop in one frame, and what the loss needs of them.
 
     clouds: two (N, 3) float32 [m], all inside the phase's grid. rows: two (K,) row numbers of the points to score.
-    flows: two (K, 3) float32 [m], theirs, to the time of the other cloud. dt: seconds.
+    flows: two (K, 3) float32 [m], theirs, to the time of the other cloud; all known. dt: seconds.
     """
 
     clouds: tuple[np.ndarray, np.ndarray]
@@ -32,65 +34,106 @@ class Sample:
 class PairSamples:
     """Sample (step, i) is a function of the seed, the step and i alone, so a resumed training sees the same ones."""
 
-    def __init__(self, config: TrainConfig, clips: ClipStore, grid: PillarGrid):
+    def __init__(self, config: TrainConfig, source: PairSource, grid: PillarGrid):
         self.config = config
-        self.clips = clips
+        self.source = source
         self.grid = grid
 
-    def batches(self, start: int) -> list[list[tuple[int, int]]]:
-        """Return the sample numbers of each step from `start` on."""
-        steps = range(start, self.config.steps)
-        return [[(step, i) for i in range(self.config.phase(step).batch)] for step in steps]
+    def batches(self, start: int, *, rank: int = 0, world: int = 1) -> Iterator[list[tuple[int, int]]]:
+        """Yield the sample numbers of one process: config.accumulate parts of each step from `start` on, endlessly.
+
+        Raises: ConfigError when a batch cannot be shared out evenly.
+        """
+        num_parts = world * self.config.accumulate
+        for phase in self.config.phases:
+            if phase.steps and phase.batch % num_parts:
+                raise ConfigError(
+                    f'A batch of {phase.batch} does not divide among {world} processes x accumulate '
+                    f'{self.config.accumulate}; set batch to a multiple of {num_parts}.'
+                )
+        return self._batches(start, rank, num_parts)
+
+    def _batches(self, step: int, rank: int, num_parts: int) -> Iterator[list[tuple[int, int]]]:
+        while True:
+            size = self.config.phase(step).batch // num_parts
+            for part in range(rank * self.config.accumulate, (rank + 1) * self.config.accumulate):
+                yield [(step, i) for i in range(part * size, (part + 1) * size)]
+            step += 1
 
     def __getitem__(self, number: tuple[int, int]) -> Sample:
-        """Return one sample; a crop with hardly a point in it is drawn again.
+        """Return one sample; a crop with hardly a point in it, or without a known flow, is drawn again.
 
         Raises: DataError when there is none to be had, as in clips without a street.
         """
         rng = np.random.default_rng((self.config.seed, *number))
         for attempt in range(_TRIES):
-            sample = self._draw(number[0], (*number, attempt), rng)
-            if min(map(len, sample.clouds)) >= _FEWEST_POINTS:
+            sample = self._draw(*number, attempt, rng)
+            if min(map(len, sample.clouds)) >= _FEWEST_POINTS and any(map(len, sample.rows)):
                 return sample
-        raise DataError(f'{_TRIES} crops of {self.clips.folder} had fewer than {_FEWEST_POINTS} points.')
+        raise DataError(
+            f'{_TRIES} crops of {self.source.about["data"]} had fewer than {_FEWEST_POINTS} points, or no known flow.'
+        )
 
-    def _draw(self, step: int, number: tuple[int, int, int], rng: np.random.Generator) -> Sample:
+    def _draw(self, step: int, i: int, attempt: int, rng: np.random.Generator) -> Sample:
         config = self.config
         phase = config.phase(step)
         grid = phase.grid(self.grid)
-        pair = self._pair(step, number[1] // 2 + config.num_clips * number[2])
+        is_crop = grid.cells < self.grid.cells
+        pair = self._pair(step, i // _CROPS_OF_A_PAIR if is_crop else i, attempt)
         clouds, flows = (pair.points0, pair.points1), (pair.flow0, pair.flow1)
-        if grid.cells < self.grid.cells:
-            clouds, flows = crop(clouds, flows, grid, phase, rng)
+        mover_flow = config.mover_speed * pair.dt
+        if is_crop and len(pair.points0):
+            clouds, flows = crop(clouds, flows, grid, phase, mover_flow, rng)
         clouds, flows = config.augmentation(clouds, flows, rng)
         inside = [grid.assign(points) >= 0 for points in clouds]
         clouds = tuple(np.ascontiguousarray(points[keep]) for points, keep in zip(clouds, inside, strict=True))
         flows = [flow[keep] for flow, keep in zip(flows, inside, strict=True)]
-        rows = tuple(self._scored(flow, rng) for flow in flows)
+        rows = tuple(self._scored(flow, mover_flow, rng) for flow in flows)
         flows = tuple(np.ascontiguousarray(flow[chosen]) for flow, chosen in zip(flows, rows, strict=True))
         return Sample(clouds, rows, flows, pair.dt)
 
     @lru_cache(maxsize=1)  # noqa: B019 - lives as long as the training
-    def _pair(self, step: int, number: int) -> TrainingPair:
-        """Return a pair of sweeps; two samples in a row share one, because reading it costs more than using it."""
-        rng = np.random.default_rng((self.config.seed, step, number, 1))
-        first = int(rng.integers(self.config.num_sweeps - 1))
-        seed = self.config.first_seed + int(rng.integers(self.config.clips_in_use(step)))
-        return self.clips.pair(seed, first, first + 1)
+    def _pair(self, step: int, number: int, attempt: int) -> TrainingPair:
+        """Return the pair of some samples of a step: each pair once in a pass over the source, in random order."""
+        in_use, total = self.source.in_use(step), len(self.source)
+        if in_use < total or attempt:
+            rng = np.random.default_rng((self.config.seed, step, number, attempt, 1))
+            return self.source[int(rng.integers(in_use))]
+        epoch, place = divmod(self._pairs_before(step) + number, total)
+        return self.source[int(self._order(epoch)[place])]
 
-    def _scored(self, flow: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return row numbers: at most scored_points that move and as many that do not, drawn at random."""
-        moves = faster(flow, 0.0)
-        groups = (np.flatnonzero(moves), np.flatnonzero(~moves))
+    @lru_cache(maxsize=1)  # noqa: B019
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.config.seed, epoch, 2)).permutation(len(self.source))
+
+    def _pairs_before(self, step: int) -> int:
+        """Return how many pairs the steps before this one draw."""
+        pairs = 0
+        for phase in self.config.phases[:2]:
+            steps = min(step, phase.steps)
+            pairs += steps * self._pairs_of_a_step(phase)
+            step -= steps
+        return pairs + step * self._pairs_of_a_step(self.config.full)
+
+    def _pairs_of_a_step(self, phase: Phase) -> int:
+        return -(-phase.batch // _CROPS_OF_A_PAIR) if phase.cells < self.grid.cells else phase.batch
+
+    def _scored(self, flow: np.ndarray, mover_flow: float, rng: np.random.Generator) -> np.ndarray:
+        """Return row numbers of known flow: at most scored_points that move and as many that do not, at random."""
+        known, moves = ~np.isnan(flow).any(axis=1), faster(flow, mover_flow)
+        if not self.config.scored_points:
+            return np.flatnonzero(known)
+        groups = (np.flatnonzero(known & moves), np.flatnonzero(known & ~moves))
         return np.sort(np.concatenate([rng.permutation(group)[: self.config.scored_points] for group in groups]))
 
 
-def crop(clouds, flows, grid: PillarGrid, phase: Phase, rng: np.random.Generator):
+def crop(clouds, flows, grid: PillarGrid, phase: Phase, mover_flow: float, rng: np.random.Generator):
     """Return the parts of both clouds and flows around a point that becomes the origin (its height stays).
 
     Kept are 1.5 times the grid's extent, so that the corners are filled after a turn.
+    mover_flow: a point with more flow than this moves [m].
     """
-    moving = np.flatnonzero(faster(flows[0], _MOVES))
+    moving = np.flatnonzero(faster(flows[0], mover_flow))
     any_row = int(rng.integers(len(clouds[0])))
     centre_row = rng.choice(moving) if len(moving) and rng.random() < phase.near_mover else any_row
     centre = np.append(clouds[0][centre_row, :2] + rng.uniform(-0.4, 0.4, 2) * grid.half_extent, 0).astype(np.float32)
@@ -105,6 +148,9 @@ def crop(clouds, flows, grid: PillarGrid, phase: Phase, rng: np.random.Generator
 
 
 def faster(flow: np.ndarray, limit: float) -> np.ndarray:
-    """Return which of flow (N, 3) [m] has a component beyond the limit; by columns: ten times faster than by rows."""
+    """Return which of flow (N, 3) [m] has a component beyond the limit; by columns: ten times faster than by rows.
+
+    Unknown flow (NaN) has not.
+    """
     x, y, z = np.abs(flow).T
     return (x > limit) | (y > limit) | (z > limit)

@@ -1,129 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a student supervised on the exact flow of simulated clips.
+"""Train a student on the exact flow of simulated clips, or on the pseudo-labels of a teacher.
 
 usage: python3 -m training.train --config config/train_lite_simulation.yaml --out runs/lite
+       python3 -m training.train --config config/train_lite.yaml --labels out/labels --out runs/distilled
+       python3 -m training.train --config config/train_zeroflow.yaml --labels LABELS --out runs/zeroflow --devices 8
 
 Clips are simulated when first needed. Stop it at any moment and start it again: it goes on from the last checkpoint,
-with the same samples that it would have seen. The result is OUT/last.pt; export it with
-`python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
+with the same samples that it would have seen. Several GPUs share each batch; on several computers, start it with
+torchrun or under SLURM, with --nodes. Watch it with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it
+with `python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
 """
 
 import argparse
 import dataclasses
 import json
+import logging
 import sys
-import time
+import warnings
 from pathlib import Path
 
 from training.clip_store import ClipStore
 from training.config import load_config
-from training.samples import PairSamples
+from training.pair_sources import ClipSource, PairSource, split_labels
 from training.schedule import TrainConfig
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
+from zeroflow_ros.report import write_json
 
 
-def train(config: TrainConfig, out: Path, clips_folder: Path, *, change_config: bool = False) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Computers:
+    """What trains.
+
+    accelerator: 'auto', 'cpu' or 'gpu'. devices: number on each computer, 'auto': all GPUs, or one CPU process.
+    nodes: number of computers.
+    """
+
+    accelerator: str = 'auto'
+    devices: str = 'auto'
+    nodes: int = 1
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    source: PairSource,
+    *,
+    change_config: bool = False,
+    computers: Computers | None = None,
+) -> Path:
     """Train to the end, from the last checkpoint in `out` if there is one; return the last checkpoint's path.
 
-    change_config: go on with another configuration than that of the checkpoint, which is written down in it.
+    change_config: go on with another configuration or other data than those of the checkpoint, which is written down
+        in it.
 
     Raises: ConfigError when that checkpoint has another configuration; ZeroFlowError when training diverges.
     """
     import torch
-    from torch.utils.data import DataLoader
-    from tqdm import tqdm
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import TQDMProgressBar
+    from pytorch_lightning.loggers import TensorBoardLogger
 
-    from training.checkpoint import load_checkpoint
-    from training.losses import balanced_epe
+    from training.provenance import provenance
+    from training.samples import PairSamples
+    from training.student_training import StudentCheckpoints, StudentTraining
     from training.students import build_student
 
+    config = config.for_pairs(len(source))
+    last = out / 'last.pt'
+    about = {
+        **source.about, 'direction': 'both', 'ground': 'keep', 'z_origin': 'ground', 'licence': config.licence,
+        'loss': config.loss, 'config': json.loads(json.dumps(dataclasses.asdict(config))), 'history': [],
+    }  # fmt: skip
+    start = 0
+    if last.is_file():
+        start, about['history'] = _continued(last, about, change_config)
+        if start >= config.steps:
+            return last
+    logging.getLogger('pytorch_lightning').setLevel(logging.WARNING)
+    computers = computers or Computers()
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    last = out / 'last.pt'
-    as_json = json.loads(json.dumps(dataclasses.asdict(config)))
-    student = build_student(config.student).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    start, history = 0, []
-    if last.is_file():
-        checkpoint = load_checkpoint(last)
-        history = checkpoint.provenance.get('history', [])
-        if checkpoint.provenance.get('config') != as_json:
-            if not change_config:
-                raise ConfigError(
-                    f'{last} was trained with another configuration. Choose another --out, or give --change-config '
-                    'to go on with this one.'
-                )
-            history = [
-                *history,
-                {'until_step': checkpoint.provenance['step'], 'config': checkpoint.provenance['config']},
-            ]
-        student.load_state_dict(checkpoint.state_dict)
-        optimizer.load_state_dict(checkpoint.optimizer)
-        start = checkpoint.provenance['step']
-    (out / 'config.json').write_text(json.dumps(as_json, indent=1))
-    full_grid = student.grid
-    samples = PairSamples(config, ClipStore(clips_folder, config.num_sweeps), full_grid)
-    loader = DataLoader(samples, batch_sampler=samples.batches(start), num_workers=config.num_workers, collate_fn=list,
-                        prefetch_factor=4 if config.num_workers else None)  # fmt: skip
-    began = time.monotonic()
-    bar = tqdm(loader, initial=start, total=config.steps, unit='step', disable=not sys.stderr.isatty())
-    with (out / 'log.jsonl').open('a') as log:
-        for step, batch in enumerate(bar, start):
-            for group in optimizer.param_groups:
-                group['lr'] = config.learning_rate(step)
-            student.grid = config.phase(step).grid(full_grid)
-            clouds = [tuple(map(torch.from_numpy, sample.clouds)) for sample in batch]
-            rows = [tuple(map(torch.from_numpy, sample.rows)) for sample in batch]
-            predicted = student.forward_both(clouds, rows)  # both directions of time
-            flow = torch.cat([flow for both in predicted for flow in both])
-            target = torch.cat([torch.from_numpy(flow) for sample in batch for flow in sample.flows])
-            dt = torch.cat([torch.full((len(flow),), sample.dt) for sample in batch for flow in sample.flows])
-            speed = torch.linalg.vector_norm(target, dim=1) / dt
-            loss = balanced_epe(flow, target, speed, still_weight=config.still_weight)
-            if not torch.isfinite(loss):
-                raise ZeroFlowError(
-                    f'The loss of step {step} is {loss.item()}; start again with a lower lr than {config.lr}.'
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(student.parameters(), config.clip_norm)
-            optimizer.step()
-            line = {'step': step, 'loss': round(loss.item(), 5), **_mover_scores(flow.detach(), target)}
-            log.write(json.dumps(line | {'seconds': round(time.monotonic() - began, 1)}) + '\n')
-            log.flush()
-            bar.set_postfix(loss=f'{loss.item():.3f}')
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                _save(student, optimizer, config, {'step': step + 1, 'config': as_json, 'history': history}, last)
+    student = build_student(config.student)
+    training = StudentTraining(config, student, PairSamples(config, source, student.grid))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module='pytorch_lightning|lightning_fabric')  # advice; errors stay errors
+        trainer = Trainer(
+            accelerator=computers.accelerator, devices=computers.devices, num_nodes=computers.nodes,
+            precision=config.precision, max_steps=config.steps, max_epochs=-1,
+            accumulate_grad_batches=config.accumulate, gradient_clip_val=config.clip_norm or None,
+            use_distributed_sampler=False,
+            logger=TensorBoardLogger(out, name='', version='tensorboard', purge_step=start + 1 if start else None),
+            plugins=[StudentCheckpoints(last, config.student, provenance() | about)],
+            callbacks=[TQDMProgressBar()] if sys.stderr.isatty() else [], enable_progress_bar=sys.stderr.isatty(),
+            enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+        if trainer.is_global_zero:
+            write_json(out / 'config.json', about['config'])
+        trainer.fit(training, ckpt_path=last if start else None)
     return last
 
 
-def _mover_scores(flow, target) -> dict:
-    """Return the summed error and the summed length of the true flow of moving points: their ratio is a running EPE."""
-    import torch
+def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, list]:
+    """Return the step of a checkpoint and the history of its configurations."""
+    from training.checkpoint import load_checkpoint
 
-    moves = torch.linalg.vector_norm(target, dim=1) > 0.05
-    error, length = (
-        torch.linalg.vector_norm((flow - target)[moves], dim=1),
-        torch.linalg.vector_norm(target[moves], dim=1),
-    )
-    return {'mover_error': round(error.sum().item(), 3), 'mover_flow': round(length.sum().item(), 3)}
-
-
-def _save(student, optimizer, config: TrainConfig, progress: dict, path: Path) -> None:
-    from training.checkpoint import Checkpoint
-    from training.provenance import provenance
-
-    about = {
-        'data': f'simulation, {config.num_clips} clips of {config.num_sweeps} sweeps, seeds from {config.first_seed}',
-        'supervision': 'exact flow of the simulation',
-        'direction': 'both',
-        'ground': 'keep',
-        'z_origin': 'ground',
-        'licence': 'Apache-2.0',
-        **progress,
-    }
-    Checkpoint(config.student, student.state_dict(), provenance() | about, optimizer.state_dict()).save(path)
+    checkpoint = load_checkpoint(last)
+    before = checkpoint.provenance
+    if checkpoint.lightning is None:
+        raise ConfigError(f'{last} lacks the state of its training, so it cannot go on. Choose another --out.')
+    history = before.get('history', [])
+    parts = ('config', 'data', 'supervision')
+    if any(before.get(part) != about[part] for part in parts):
+        if not change_config:
+            different = [part for part in parts if before.get(part) != about[part]]
+            raise ConfigError(
+                f'{last} was trained with another configuration or other data ({", ".join(different)} differ). Choose '
+                'another --out, or give --change-config to go on with this one.'
+            )
+        history = [*history, {'until_step': before['step'], **{part: before.get(part) for part in parts}}]
+    return before['step'], history
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,12 +130,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--out', type=Path, required=True, help='folder of the checkpoint, the log and the effective config'
     )
+    parser.add_argument('--labels', type=Path, help='folder of pseudo-labels; without it, simulated clips')
     parser.add_argument('--clips', type=Path, default=Path('out/clips'), help='folder of the simulated clips')
     parser.add_argument('--change-config', action='store_true', help='go on from a checkpoint of another configuration')
+    parser.add_argument('--accelerator', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.add_argument('--devices', default='auto', help='GPUs, or processes on CPUs (default: all GPUs, or one)')
+    parser.add_argument('--nodes', type=int, default=1, help='computers (default: 1)')
     options = parser.parse_args(arguments)
     try:
         config = load_config(TrainConfig, options.config)
-        last = train(config, options.out, options.clips, change_config=options.change_config)
+        if options.labels:
+            from training.pseudo_labels import LabelStore
+
+            source, _ = split_labels(LabelStore(options.labels), config.held_out)
+        else:
+            source = ClipSource(ClipStore(options.clips, config.num_sweeps), config.num_clips, config.first_seed)
+        computers = Computers(options.accelerator, options.devices, options.nodes)
+        last = train(config, options.out, source, change_config=options.change_config, computers=computers)
     except ZeroFlowError as error:
         print(f'training.train: {error}', file=sys.stderr)
         return 1

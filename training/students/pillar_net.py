@@ -173,16 +173,20 @@ class PillarStudent(nn.Module):
 
         All points must be inside the grid. Both directions of time share the pseudo-images.
         rows: for each pair, the row numbers of the points of each cloud whose flow is wanted.
+        Under autocast only the maps have low precision: bfloat16 would round coordinates of 50 m to 0.25 m.
         """
-        encoded = [(self.pseudo_image(points0), self.pseudo_image(points1)) for points0, points1 in pairs]
+        full_precision = torch.autocast(pairs[0][0].device.type, enabled=False)
+        with full_precision:
+            encoded = [(self.pseudo_image(points0), self.pseudo_image(points1)) for points0, points1 in pairs]
         images0, images1 = (torch.stack([both[cloud][0] for both in encoded]) for cloud in (0, 1))
         flows = []
         for cloud, images in enumerate(((images0, images1), (images1, images0))):
             flows.append([])
-            for sample, hidden in enumerate(self.hidden(torch.cat(images, 1))):
+            for sample, hidden in enumerate(self.hidden(torch.cat(images, 1)).float()):
                 wanted = rows[sample][cloud]
                 _, cell_index, offsets = encoded[sample][cloud]
-                flows[-1].append(self.head_flow(hidden, cell_index[wanted], offsets[wanted]))
+                with full_precision:
+                    flows[-1].append(self.head_flow(hidden, cell_index[wanted], offsets[wanted]))
         return list(zip(*flows, strict=True))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TEACHERS = {
     'nsfp': ('nsfp', 'NSFP'),
     'fast_nsf': ('fast_nsf', 'FastNSF'),
+    'rigid': ('rigid', 'Rigid'),
 }
 
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a drive to a model file; the teacher alone is a stand-in, with the true flow of a box over a plane."""
+
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
+pytest.importorskip('onnxscript', reason='export needs onnxscript')
+
+from training.agreement import agreement
+from training.distill import Distillation, distill, main
+from training.pair_sources import split_labels
+from training.pseudo_labels import LabelStore, PseudoLabel
+from training.schedule import Phase, TrainConfig
+from training.students import build_student
+from zeroflow_ros.engine import load_engine
+from zeroflow_ros.errors import DataError, ZeroFlowError
+
+TINY = TrainConfig(
+    warm_up=Phase(1, 2, 32, near_mover=1.0, min_height=0.3), crops=Phase(1, 2, 32), full=Phase(1, 2, 32), held_out=0.25,
+    save_every=1, num_workers=0, num_threads=1,
+)  # fmt: skip
+MOVE = np.array([0.5, 0.0, 0.0], np.float32)  # m over the pair
+
+
+def label(key, seed):
+    """Return a label: a plane that stands, a box that moves, and points that the teacher was not asked about."""
+    rng = np.random.default_rng(seed)
+    plane = np.column_stack([rng.uniform(-6, 6, (400, 2)), np.zeros(400)])
+    box = rng.uniform([1, 1, 0.5], [4, 3, 1.5], (200, 3))
+    far = rng.uniform([-6, -6, 0.5], [6, 6, 1.0], (50, 3))
+    clouds = [np.concatenate([plane, box + k * MOVE, far]).astype(np.float32) for k in (0, 1)]
+    flows = [np.repeat([[0, 0, 0], sign * MOVE, [np.nan] * 3], [400, 200, 50], axis=0) for sign in (1, -1)]
+    is_ground = np.arange(650) < 400
+    return PseudoLabel(key, *clouds, *(flow.astype(np.float32) for flow in flows), is_ground, is_ground, 0.1)
+
+
+class Programs:
+    """Runs the programs in this process; writes labels itself. `fail`: the module that fails, when it is asked to."""
+
+    def __init__(self):
+        self.ran, self.fail, self.failed_pairs = [], '', 0
+
+    def __call__(self, module, *words):
+        self.ran.append(module.rsplit('.')[-1])
+        if module == self.fail:
+            return 2
+        words = [str(word) for word in words]
+        if module != 'training.label':
+            return import_module(module).main(words)
+        folder = words[words.index('--out') + 1]
+        store = LabelStore.create(folder, {'teacher': 'box'}, {})
+        for k in range(4):
+            if not store.is_intact(f'drive/{k}'):
+                store.write(label(f'drive/{k}', k))
+        (store.folder / 'jobs').mkdir(exist_ok=True)
+        report = {'done': 4, 'failed': self.failed_pairs}
+        (store.folder / 'jobs' / 'shard_1_of_1.json').write_text(json.dumps(report))
+        return int(self.failed_pairs > 0)
+
+
+@pytest.fixture
+def job(tmp_path):
+    drive = tmp_path / 'drive.mcap'
+    drive.write_bytes(b'clouds')
+    return Distillation((str(drive),), tmp_path / 'model.onnx', tmp_path / 'work', config=TINY, calibration_pairs=0)
+
+
+def test_from_a_drive_to_a_model_and_nothing_twice(job, capsys):
+    programs = Programs()
+    programs.fail = 'training.train'
+    with pytest.raises(ZeroFlowError, match='Training ended with status 2'):
+        distill(job, programs)
+    programs.fail = 'export.to_onnx'
+    with pytest.raises(ZeroFlowError, match='Exporting'):
+        distill(job, programs)
+    programs.fail = ''
+    [model] = distill(job, programs)
+    assert programs.ran == ['label', 'train', 'train', 'to_onnx', 'to_onnx']
+    card = load_engine(model).card
+    assert card.training['supervision'] == 'pseudo-labels' and card.training['step'] == 3
+    assert '"fast"' in capsys.readouterr().out  # the box at 5 m/s, in the agreement
+
+    model.unlink()
+    distill(job, programs)
+    assert model.is_file() and len(programs.ran) == 5
+    [damaged] = job.work.glob('label_*/labels/drive/2.label')
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100])
+    distill(job, programs)
+    assert damaged.read_bytes() == whole and programs.ran[5:] == ['label']
+
+
+@pytest.mark.parametrize('failed_pairs, goes_on', [(0, True), (1, False)])
+def test_many_pairs_without_a_label_are_an_error(job, failed_pairs, goes_on):
+    programs = Programs()
+    programs.failed_pairs, programs.fail = failed_pairs, 'training.train'
+    with pytest.raises(ZeroFlowError) as error:
+        distill(job, programs)
+    assert isinstance(error.value, DataError) is not goes_on
+    assert ('1 of 5 pairs failed' in str(error.value)) is not goes_on
+
+
+def test_agreement_of_a_student_that_says_zero(tmp_path):
+    store = LabelStore.create(tmp_path, {'teacher': 'box'}, {})
+    store.write(label('drive/0', 0))
+    student = build_student('fastflow3d_lite').eval()
+    _, last = student.head_layers()
+    last.weight.data.zero_()
+    last.bias.data.zero_()
+    report = agreement(student, split_labels(store, 0.0)[0])
+    assert report == {
+        'still': {'points': 800, 'epe': 0.0},
+        'fast': {'points': 400, 'epe': 0.5, 'normalised_epe': 1.0},  # both directions of 200 points
+    }
+
+
+def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
+    assert main(['drive', '--config', str(tmp_path / 'none.yaml'), '--out', str(tmp_path / 'model.onnx')]) == 1
+    assert 'none.yaml' in capsys.readouterr().err
