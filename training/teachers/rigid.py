@@ -2,7 +2,6 @@
 """Our fast teacher: what stands still is explained by both sweeps, what does not moves as rigid pieces."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -12,6 +11,7 @@ from zeroflow_ros.errors import ConfigError
 
 _LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too little of its heading
 _MAX_TURN = 0.15  # rad over a pair: 86 degrees a second
+_TALL = 1.7  # height of a voxel over its side: a LiDAR's rings are farther apart than its points in a ring
 _STEPS = 6  # of refinement
 _COARSE, _FINE, _AROUND = 0.4, 0.1, 0.3  # m: steps of the two searches, and how far the second reaches
 _SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # looked at of a piece, and of the sweep that it moves into
@@ -24,7 +24,8 @@ _BORDER = 0.3  # m around a moved piece in which points of the other sweep ought
 class RigidConfig:
     """Settings of the rigid teacher.
 
-    voxel, voxel_height: points in touching voxels are one piece [m]. min_points: of a piece that may move.
+    voxels: points in touching voxels of this side are one piece [m]; each next size looks at what still stands then,
+    for a person at a wall is one piece with it at first. min_points: of a piece that may move.
     max_extent: a longer piece stands: buildings, hedges [m]. max_speed: [m/s].
     cut: distances between sweeps count up to this [m]. kernel: distance at which a partner has a quarter of its
     weight in the refinement [m]; below 0.1 the two copies that two LiDARs at 50 ms of phase make of a fast car are
@@ -34,8 +35,7 @@ class RigidConfig:
     slowness: misfit that a metre of motion must pay for. min_motion: [m]. seed: of the points that are looked at.
     """
 
-    voxel: float = 0.3
-    voxel_height: float = 0.5
+    voxels: tuple[float, ...] = (0.3, 0.15)
     min_points: int = 8
     max_extent: float = 15.0
     max_speed: float = 32.0
@@ -50,7 +50,7 @@ class RigidConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ('voxel', 'voxel_height', 'min_points', 'max_speed', 'cut', 'kernel', 'refine_points'):
+        for name in ('min_points', 'max_speed', 'cut', 'kernel', 'refine_points'):
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} of the rigid teacher should be above 0, got {getattr(self, name)}.')
 
@@ -74,9 +74,14 @@ class Rigid:
             return np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32)
         sweeps = [np.asarray(points, np.float64) for points in (points0, points1)]
         trees = [cKDTree(points) for points in sweeps]
-        forward = _Direction(self.config, *sweeps, *trees, dt).flow()
-        backward = _Direction(self.config, *sweeps[::-1], *trees[::-1], dt).flow()
-        return forward.astype(np.float32), backward.astype(np.float32)
+        flows = []
+        for order in (slice(None), slice(None, None, -1)):
+            direction = _Direction(self.config, *sweeps[order], *trees[order], dt)
+            flow = np.zeros_like(direction.source)
+            for voxel in self.config.voxels:
+                direction.move_pieces(np.flatnonzero(~flow.any(1)), np.array([voxel, voxel, _TALL * voxel]), flow)
+            flows.append(flow.astype(np.float32))
+        return flows[0], flows[1]
 
 
 class _Direction:
@@ -88,35 +93,34 @@ class _Direction:
         cut = config.cut
         misfit = np.minimum(target_tree.query(source, distance_upper_bound=cut)[0], cut)
         back, nearest = source_tree.query(target, distance_upper_bound=cut)
-        back = np.minimum(back, cut)
-        piece = _pieces(source, np.array([config.voxel, config.voxel, config.voxel_height]))
-        num_pieces = piece.max() + 1
-        order = np.argsort(piece, kind='stable')
-        starts = np.searchsorted(piece[order], np.arange(num_pieces + 1))
-        self.rows = [order[start:end] for start, end in pairwise(starts)]
-        near_piece = np.append(piece, -1)[nearest]
-        # Points of the target that a piece explains where it stands do not speak for another that would move there.
-        self.stands_with = np.where(back < _STANDS, near_piece, -1)
-        count = np.bincount(piece)
-        has_near = near_piece >= 0
-        num_near = np.bincount(near_piece[has_near], minlength=num_pieces)
-        mean_back = np.bincount(near_piece[has_near], back[has_near], num_pieces) / np.maximum(num_near, 1)
-        both = np.bincount(piece, misfit) / count + np.where(num_near > 0, mean_back, cut)
-        self.candidates = np.flatnonzero((count >= config.min_points) & (both > config.min_misfit))
+        self.misfit, self.back, self.nearest = misfit, np.minimum(back, cut), nearest
         reach = config.max_speed * dt
         self.coarse, self.fine = _disc(reach, _COARSE), _disc(_AROUND, _FINE)
         self.field = _Field(target, reach + 1, cut)
 
-    def flow(self) -> np.ndarray:
-        """Return the flow (N, 3) [m] of the source."""
-        flow = np.zeros_like(self.source)
-        for number in self.candidates:
-            points = self.source[self.rows[number]]
-            motion = self._motion(number, points)
+    def move_pieces(self, rows: np.ndarray, voxel: np.ndarray, flow: np.ndarray) -> None:
+        """Write the flow [m] of the pieces that move into flow (N, 3); rows: of the source that make the pieces."""
+        config = self.config
+        if len(rows) == 0:
+            return
+        piece = np.full(len(self.source) + 1, -1)  # the last row is the neighbour of what has none
+        piece[rows] = _pieces(self.source[rows], voxel)
+        order = rows[np.argsort(piece[rows], kind='stable')]
+        starts = np.searchsorted(piece[order], np.arange(piece.max() + 2))
+        near_piece = piece[self.nearest]
+        # Points of the target that a piece explains where it stands do not speak for another that would move there.
+        self.stands_with = np.where(self.back < _STANDS, near_piece, -1)
+        count, num_pieces = np.diff(starts), piece.max() + 1
+        has_near = near_piece >= 0
+        num_near = np.bincount(near_piece[has_near], minlength=num_pieces)
+        mean_back = np.bincount(near_piece[has_near], self.back[has_near], num_pieces) / np.maximum(num_near, 1)
+        both = np.bincount(piece[rows], self.misfit[rows]) / count + np.where(num_near > 0, mean_back, config.cut)
+        for number in np.flatnonzero((count >= config.min_points) & (both > config.min_misfit)):
+            mine = order[starts[number] : starts[number + 1]]
+            motion = self._motion(number, self.source[mine])
             if motion is not None:
                 rotation, shift = motion
-                flow[self.rows[number]] = points @ rotation.T + shift - points
-        return flow
+                flow[mine] = self.source[mine] @ rotation.T + shift - self.source[mine]
 
     def _motion(self, number: int, points: np.ndarray):
         """Return (rotation (3, 3), shift (3,)) of a piece, None when it stands."""
