@@ -27,7 +27,7 @@ RUN_BY = {
         'test_launch.py::test_replay_plays_a_bag_through_the_node'
     ),
     '.venv/bin/python -m training.train --config config/train_lite_simulation.yaml --out runs/lite': (
-        'test_train.py::test_a_stopped_training_goes_on_to_the_same_weights'
+        'test_train.py::test_a_killed_training_goes_on_to_the_same_weights'
     ),
     '.venv/bin/python -m export.to_onnx runs/lite/last.pt --out model.onnx': (
         'test_export.py::test_both_forms_carry_the_card'

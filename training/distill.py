@@ -41,7 +41,7 @@ class Distillation:
     drives: tuple[str, ...]
     out: Path
     work: Path
-    teacher: str = 'nsfp'
+    teacher: str = 'rigid'
     teacher_config: Path | None = None
     config: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     processes: int = 1
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, help='model file; the 8-bit form lies beside it')
     parser.add_argument('--work', type=Path, default=Path('out/distill'), help='all that is made on the way '
                         '(default: %(default)s)')  # fmt: skip
-    parser.add_argument('--teacher', default='nsfp', help='method that labels (default: %(default)s)')
+    parser.add_argument('--teacher', default='rigid', help='method that labels (default: %(default)s)')
     parser.add_argument('--teacher-config', type=Path, help='YAML with settings of the teacher')
     parser.add_argument('--config', type=Path, default=Path(__file__).parents[1] / 'config' / 'train_lite.yaml',
                         help='YAML of the training (default: config/train_lite.yaml)')  # fmt: skip

@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         'training.label', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('datasets', nargs='+', metavar='DATASET_SPEC', help='what to label')
-    parser.add_argument('--teacher', required=True, help='name of the method, as nsfp')
+    parser.add_argument('--teacher', default='rigid', help='name of the method (default: %(default)s)')
     parser.add_argument('--config', type=Path, help='YAML with those settings of the teacher that are not its defaults')
     parser.add_argument('--out', type=Path, required=True, help='folder of the label store')
     parser.add_argument('--shard', type=_shard, default=(1, 1), metavar='K/N', help='do the K-th of N parts')

@@ -53,6 +53,8 @@ class RigidConfig:
         for name in ('min_points', 'max_speed', 'cut', 'kernel', 'refine_points'):
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} of the rigid teacher should be above 0, got {getattr(self, name)}.')
+        if not self.voxels or min(self.voxels) <= 0:
+            raise ConfigError(f'voxels of the rigid teacher should be some sizes above 0, got {self.voxels}.')
 
 
 class Rigid:
