@@ -96,7 +96,8 @@ def test_wheel_names_every_extra_and_only_the_vehicle_package(tmp_path):
     }  # fmt: skip
     assert 'zeroflow_ros/models/fastflow3d_lite.onnx' in names
     assert set(metadata.get_all('Provides-Extra')) == {
-        'ros', 'speed', 'replay', 'registration', 'ground', 'simulation', 'training', 'export', 'tensorrt', 'ray', 'test'
+        'ros', 'speed', 'replay', 'registration', 'ground', 'simulation', 'training', 'export', 'tensorrt', 'ray',
+        'test',
     }  # fmt: skip
     requirements = metadata.get_all('Requires-Dist')
     assert [r for r in requirements if 'torch' in r] == ['torch==2.13.0; extra == "training"']
