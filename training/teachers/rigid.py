@@ -13,6 +13,7 @@ _LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too litt
 _MAX_TURN = 0.15  # rad over a pair: 86 degrees a second
 _TALL = 1.7  # height of a voxel over its side: a LiDAR's rings are farther apart than its points in a ring
 _STEPS = 6  # of refinement
+_POLISH_STEPS, _POLISH_POINTS, _POLISH_KERNEL = 5, 300, 0.1  # of the last fit, whose start is good; kernel [m]
 _COARSE, _FINE, _AROUND = 0.4, 0.1, 0.3  # m: steps of the two searches, and how far the second reaches
 _SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # looked at of a piece, and of the sweep that it moves into
 _NUM_STARTS, _APART = 4, 0.6  # places where refinement starts, and how far apart they are [m]
@@ -35,7 +36,7 @@ class RigidConfig:
     slowness: misfit that a metre of motion must pay for. min_motion: [m]. seed: of the points that are looked at.
     """
 
-    voxels: tuple[float, ...] = (0.3, 0.15)
+    voxels: tuple[float, ...] = (0.3, 0.1)
     min_points: int = 8
     max_extent: float = 15.0
     max_speed: float = 32.0
@@ -143,7 +144,7 @@ class _Direction:
             misfit = self._misfit(some, rotation, shift) + self._reverse(number, points, tree, rotation, shift)
             if misfit + config.slowness * moved < best_misfit and moved > config.min_motion:
                 best, best_misfit = (rotation, shift), misfit + config.slowness * moved
-        return best
+        return self._polish(number, points, tree, *best, length > _LARGE) if best else None
 
     def _search(self, points: np.ndarray) -> list[np.ndarray]:
         """Return shifts (2,) over ground from which to refine; none when no shift is much better than none."""
@@ -173,16 +174,26 @@ class _Direction:
             has_partner = np.isfinite(distance)
             if has_partner.sum() < 5:
                 break
-            mine, partner = points[has_partner], self.target[index[has_partner]]
-            weight = 1 / (1 + (distance[has_partner] / self.config.kernel) ** 2) ** 2
-            weight /= weight.sum()
-            turn = _turn(mine, partner, weight) if may_turn else 0.0
-            if abs(turn) > _MAX_TURN:
-                turn = 0.0
-            cosine, sine = np.cos(turn), np.sin(turn)
-            rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-            shift = weight @ (partner - mine @ rotation.T)
-            shift[2] = 0  # roads are level over the way of a tenth of a second
+            weight = _weight(distance[has_partner], self.config.kernel)
+            rotation, shift = _fit(points[has_partner], self.target[index[has_partner]], weight, may_turn)
+        return rotation, shift
+
+    def _polish(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray, may_turn: bool):
+        """Return (rotation, shift) after some steps with partners in both senses: what is seen in part pulls less."""
+        some = self._some(points, _POLISH_POINTS)
+        for step in range(_POLISH_STEPS):
+            reach = max(0.4 * 0.8**step, 2 * _POLISH_KERNEL)
+            distance, index = self.tree.query(some @ rotation.T + shift, distance_upper_bound=reach)
+            there = np.isfinite(distance)
+            around = self._some(self._around(number, points @ rotation.T + shift), _POLISH_POINTS)
+            back, back_index = tree.query((around - shift) @ rotation, distance_upper_bound=reach)
+            here = np.isfinite(back)
+            if min(there.sum(), here.sum()) < 5:
+                break
+            mine = np.concatenate([some[there], points[back_index[here]]])
+            partner = np.concatenate([self.target[index[there]], around[here]])
+            weights = [_weight(d, _POLISH_KERNEL) / len(d) for d in (distance[there], back[here])]
+            rotation, shift = _fit(mine, partner, np.concatenate(weights), may_turn)
         return rotation, shift
 
     def _misfit(self, points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> float:
@@ -193,16 +204,18 @@ class _Direction:
     def _reverse(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray) -> float:
         """Return the mean distance [m] of the target's points around the moved piece to it, each cut."""
         cut = self.config.cut
-        moved = points @ rotation.T + shift
-        low, high = moved.min(0) - _BORDER, moved.max(0) + _BORDER
-        rows = np.array(self.tree.query_ball_point((low + high) / 2, np.linalg.norm(high - low) / 2), int)
-        around = self.target[rows]
-        stands_with = self.stands_with[rows]
-        around = around[((around > low) & (around < high)).all(1) & ((stands_with < 0) | (stands_with == number))]
+        around = self._around(number, points @ rotation.T + shift)
         if len(around) < 3:
             return cut / 2
         back = (self._some(around, _REVERSE_POINTS) - shift) @ rotation
         return np.minimum(tree.query(back, distance_upper_bound=cut)[0], cut).mean()
+
+    def _around(self, number: int, moved: np.ndarray) -> np.ndarray:
+        """Return the target's points around a moved piece, without those that other pieces explain where they stand."""
+        low, high = moved.min(0) - _BORDER, moved.max(0) + _BORDER
+        rows = np.array(self.tree.query_ball_point((low + high) / 2, np.linalg.norm(high - low) / 2), int)
+        around, stands_with = self.target[rows], self.stands_with[rows]
+        return around[((around > low) & (around < high)).all(1) & ((stands_with < 0) | (stands_with == number))]
 
     def _some(self, points: np.ndarray, most: int) -> np.ndarray:
         return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
@@ -251,6 +264,23 @@ def _disc(radius: float, step: float) -> np.ndarray:
     line = np.arange(-round(radius / step), round(radius / step) + 1) * step
     x, y = np.meshgrid(line, line, indexing='ij')
     return np.stack([x, y], axis=-1)[x**2 + y**2 <= radius**2 + 1e-9]
+
+
+def _weight(distance: np.ndarray, kernel: float) -> np.ndarray:
+    return 1 / (1 + (distance / kernel) ** 2) ** 2
+
+
+def _fit(source: np.ndarray, target: np.ndarray, weight: np.ndarray, may_turn: bool):
+    """Return the (rotation, shift) over ground that takes source (N, 3) best onto target (N, 3), weighted (N,)."""
+    weight = weight / weight.sum()
+    turn = _turn(source, target, weight) if may_turn else 0.0
+    if abs(turn) > _MAX_TURN:
+        turn = 0.0
+    cosine, sine = np.cos(turn), np.sin(turn)
+    rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    shift = weight @ (target - source @ rotation.T)
+    shift[2] = 0  # roads are level over the way of a tenth of a second
+    return rotation, shift
 
 
 def _turn(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
