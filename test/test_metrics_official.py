@@ -118,9 +118,9 @@ def packages():
         if find_spec(name) is None:
             pytest.skip(f'needs the package {name}; `make test` installs it')
     with pytest.MonkeyPatch.context() as patch:
-        for name in NOT_USED:
-            if find_spec(name.split('.')[0]) is None:
-                patch.setitem(sys.modules, name, MagicMock())
+        absent = [name for name in NOT_USED if find_spec(name.split('.')[0]) is None]  # before any has a stand-in
+        for name in absent:
+            patch.setitem(sys.modules, name, MagicMock())
         yield (
             importlib.import_module('av2.evaluation.scene_flow.eval'),
             importlib.import_module('bucketed_scene_flow_eval.eval'),
