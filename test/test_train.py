@@ -83,10 +83,13 @@ def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path):
 
 
 def logged(out):
-    """Return (step, loss) of each line of the log, as TensorBoard shows them."""
+    """Return (step, loss) of each line of the log, by step.
+
+    Two files that were begun in the same second are read in the order of their process numbers.
+    """
     events = EventAccumulator(str(out / 'tensorboard'))
     events.Reload()
-    return [(event.step, round(event.value, 5)) for event in events.Scalars('loss')]
+    return sorted({(event.step, round(event.value, 5)) for event in events.Scalars('loss')})
 
 
 def test_two_processes_train_what_one_does_in_two_parts(clips, tmp_path):
