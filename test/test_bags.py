@@ -228,3 +228,15 @@ def test_a_flow_cloud_becomes_a_message(tmp_path):
     again = decode_message(encode_message(flow_cloud_message(message.header, cloud), POINT_CLOUD), POINT_CLOUD)
     assert [f.name for f in again.fields][-5:] == ['vx', 'vy', 'vz', 'speed', 'flow_valid']
     assert (again.width, again.header.frame_id, bytes(again.data)) == (4000, 'lidar', bytes(cloud.data))
+
+
+def test_ctrl_c_while_a_bag_is_opened_for_writing_leaves_nothing_behind(tmp_path, monkeypatch):
+    from rosbags.rosbag2 import Writer
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writer, 'open', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        BagWriter(tmp_path / 'new')
+    assert not list(tmp_path.iterdir())

@@ -170,11 +170,15 @@ class BagWriter:
         self._connections = {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
-        # Version 8: Humble cannot read the quality of service that version 9 writes.
-        self._writer = Writer(self._temporary / self.path.stem, version=8, storage_plugin=StoragePlugin.MCAP)
-        if compress:
-            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
+        try:
+            # Version 8: Humble cannot read the quality of service that version 9 writes.
+            self._writer = Writer(self._temporary / self.path.stem, version=8, storage_plugin=StoragePlugin.MCAP)
+            if compress:
+                self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.open()
+        except BaseException:  # Ctrl-C too: there is no `with` block yet that would tidy up
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
 
     def __enter__(self) -> 'BagWriter':
         return self
