@@ -2,6 +2,8 @@
 """The node as users meet it: a process, real DDS, the model in the package."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
 from flow_node import NodeProcess, Vehicle, cloud, column, scene, stamp_of  # noqa: E402
-from processes import run  # noqa: E402
+from processes import ROOT, environment, run  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
 
 from zeroflow_ros.node import STAGES  # noqa: E402
@@ -234,3 +236,41 @@ def test_stops_at_once_on_sigint(node, vehicle):
     code, seconds = node.stop(signal.SIGINT)
     assert (code, 'Traceback' in node.log) == (0, False), node.log
     assert seconds < 3  # about 0.5 s on an idle machine
+
+
+TRY_OUT = """
+import gc
+import sys
+from numba.core.registry import CPUDispatcher
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import PointCloud2
+
+sys.path.insert(0, 'test')
+from flow_node import cloud, scene
+from zeroflow_ros import node
+from zeroflow_ros.engine import load_engine
+from zeroflow_ros.pipeline import FlowPipeline
+from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
+from zeroflow_ros.sweep import SweepPair
+
+def compilations():
+    found = [each for each in gc.get_objects() if type(each) is CPUDispatcher]
+    return {d.py_func.__name__: len(d.signatures) for d in found if d.py_func.__module__ == 'zeroflow_ros.compiled'}
+
+pipeline = FlowPipeline(load_engine())
+node._try_out(pipeline)
+before = compilations()
+msg = deserialize_message(serialize_message(cloud(scene(), 10**9)), PointCloud2)
+points = decode_cloud(msg).points
+estimate = pipeline.estimate(SweepPair(points, points, node.np.eye(4), 0.1))
+flow_cloud(msg, estimate.velocity, estimate.flow_valid)
+assert compilations() == before, (before, compilations())
+del before['moved']  # is part of others
+assert len(before) == 7 and all(before.values()), before
+"""
+
+
+def test_nothing_is_compiled_after_the_node_said_it_is_ready():
+    pytest.importorskip('numba', reason='without numba nothing is compiled at all')
+    done = subprocess.run([sys.executable, '-c', TRY_OUT], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import numpy as np
 _compiled = numba.njit(cache=True, nogil=True, error_model='numpy')
 # Sums may change their order, which lets them be vectorised. Not for code that meets NaN.
 _compiled_finite = numba.njit(cache=True, nogil=True, error_model='numpy', fastmath={'reassoc', 'contract', 'nsz'})
-_HALF, _SQRT_HALF, _LEAK = np.float32(0.5), np.float32(0.5**0.5), np.float32(0.1)
+_HALF, _SQRT_HALF = np.float32(0.5), np.float32(0.5**0.5)
 
 
 @_compiled
@@ -119,13 +119,14 @@ def replace(image, pillar_of_cell, old_cells, cells, pooled):
 
 
 @lru_cache
-def point_flow(num_hidden, has_gelu):
+def point_flow(num_hidden, leak):
     """Return the compiled function that writes the flow (N, 3) of each point, for H = num_hidden; see `PointHead`.
 
+    leak: slope of the activation below 0; None for GELU.
     It takes points, matrix, cell_index; the centres (G * G, 3) and the row of hidden of each cell (G * G,); hidden
     (G * G * H,); the weights of offset and output, (6 * H,), and the bias (3,). Rows without a cell become NaN.
     """
-    H = num_hidden
+    H, has_gelu, leak = num_hidden, leak is None, np.float32(leak or 0)
 
     def point_flow(points, matrix, cell_index, centres, row_of_cell, hidden, weight, bias, flow):
         for i in range(len(points)):
@@ -145,7 +146,7 @@ def point_flow(num_hidden, has_gelu):
                 if has_gelu:
                     value *= _HALF * (1 + np.float32(math.erf(value * _SQRT_HALF)))
                 else:
-                    value = max(value, _LEAK * value)
+                    value = max(value, leak * value)
                 vx += value * weight[3 * H + h]
                 vy += value * weight[4 * H + h]
                 vz += value * weight[5 * H + h]

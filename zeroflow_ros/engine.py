@@ -36,7 +36,7 @@ class Engine(Protocol):
         watch: gets the times of 'pillars' and 'inference'.
         network_T_source, network_T_target: (4, 4), from the frame of each cloud into that of the network, in which
         the flow is.
-        """  # fmt: skip
+        """
 
 
 def load_engine(model_path: str | Path = '', *, name: str = 'onnxruntime', num_threads: int = 2) -> Engine:

@@ -7,6 +7,7 @@
 Parameters: config/node.yaml. Topics: see README.md.
 """
 
+import array
 import math
 import signal
 import sys
@@ -23,14 +24,14 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Float64
 from visualization_msgs.msg import Marker
 
 from zeroflow_ros.arrows import pick_arrows
 from zeroflow_ros.cloud_input import CloudInput
 from zeroflow_ros.ego_motion import open_ego_motion
-from zeroflow_ros.engine import DEFAULT_MODEL, Engine, load_engine
+from zeroflow_ros.engine import DEFAULT_MODEL, load_engine
 from zeroflow_ros.errors import ConfigError, ModelError, ZeroFlowError
 from zeroflow_ros.flow_worker import FlowWorker
 from zeroflow_ros.health import Health, Level
@@ -39,8 +40,8 @@ from zeroflow_ros.messages import arrow_marker, diagnostic_array, flow_message, 
 from zeroflow_ros.model_card import REMEDY
 from zeroflow_ros.parameters import changed, read_parameters
 from zeroflow_ros.pipeline import FlowPipeline
-from zeroflow_ros.point_cloud import flow_cloud
-from zeroflow_ros.stopwatch import Stopwatch
+from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
+from zeroflow_ros.sweep import SweepPair
 
 FLOW, MARKERS = '~/output/flow', '~/output/markers'
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
@@ -133,11 +134,11 @@ class FlowNode(Node):
         """
         p = self.parameters
         engine = load_engine(p.model_path, name=p.engine, num_threads=p.num_threads)
-        _try_out(engine)
         pipeline = FlowPipeline(
             engine, output_on=p.output_on, sensor_height=None if math.isnan(p.sensor_height) else p.sensor_height,
             ego_motion_removed=p.ego_motion != 'none',
         )  # fmt: skip
+        _try_out(pipeline)
         card = engine.card
         self.nominal_dt = card.nominal_dt
         self._model_facts = {
@@ -214,17 +215,26 @@ class FlowNode(Node):
         self._diagnostics.publish(diagnostic_array(self.get_clock().now().to_msg(), statuses))
 
 
-def _try_out(engine: Engine) -> None:
-    """Run the engine once: what compiles or allocates at first use must not make the first sweeps late.
+def _try_out(pipeline: FlowPipeline) -> None:
+    """Take a small cloud all the way: what compiles or allocates at first use must not make the first sweeps late.
 
     Raises: ModelError when the model does not run.
     """
     side = np.linspace(-20, 20, 40, dtype=np.float32)
-    points = np.stack(np.meshgrid(side, side, np.float32(1)), axis=-1).reshape(-1, 3)
+    rows = np.stack(np.meshgrid(side, side, [np.float32(1)], [np.float32(0)]), axis=-1).reshape(-1, 4)
+    fields = [
+        PointField(name=name, offset=4 * k, datatype=PointField.FLOAT32, count=1)
+        for k, name in enumerate(('x', 'y', 'z', 'intensity'))
+    ]
+    msg = PointCloud2(height=1, width=len(rows), fields=fields, point_step=16, row_step=rows.nbytes)
+    msg.data = array.array('B', rows.tobytes())
+    points, card = decode_cloud(msg).points, pipeline.engine.card
     try:
-        engine.infer(points, points, Stopwatch())
+        estimate = pipeline.estimate(SweepPair(points, points, np.eye(4), card.nominal_dt))
     except Exception as error:  # engines raise a dozen unrelated types
-        raise ModelError(f'The model {engine.card.name} opens but does not run: {error}. {REMEDY}') from error
+        raise ModelError(f'The model {card.name} opens but does not run: {error}. {REMEDY}') from error
+    flow_cloud(msg, estimate.velocity, estimate.flow_valid)
+    pipeline.reset()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -68,7 +68,7 @@ class OnnxRuntimeEngine:
         network_T_source: np.ndarray = IDENTITY,
         network_T_target: np.ndarray = IDENTITY,
     ) -> np.ndarray:
-        """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""  # fmt: skip
+        """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""
         return self._form.infer(source, target, network_T_source, network_T_target, watch)
 
 
@@ -91,8 +91,6 @@ class _Dense:
         self._binding.bind_input('images', 'cpu', 0, self._network_images.dtype, shape, place)
         self._binding.bind_output('hidden', 'cpu', 0, np.float32, self._hidden.shape, self._hidden.ctypes.data)
         self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
-        one = np.zeros((1, 3), np.float32)  # what is compiled compiles here, not in the first sweep
-        self.infer(one, one, IDENTITY, IDENTITY, Stopwatch())
 
     def infer(self, source, target, network_T_source, network_T_target, watch):
         with watch('pillars'):

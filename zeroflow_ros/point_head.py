@@ -71,11 +71,11 @@ class PointHead:
         points: (N, 3) float32 [m]. network_T_points: (4, 4), into the frame of the grid. cell_index: (N,) int32, -1
         outside. hidden: (G / b, G / b, b, b, H) float32: row and column of the block of b x b cells, and in it.
         Compiled where numba is installed, else in numpy.
-        """  # fmt: skip
+        """
         if compiled is None:
             self.flow_numpy(points, network_T_points, cell_index, hidden, out)
             return
-        write = compiled.point_flow(len(self.offset_weight), self.activation == 'gelu')
+        write = compiled.point_flow(len(self.offset_weight), None if self.activation == 'gelu' else LEAK)
         matrix = network_T_points[:3].astype(np.float32)
         write(points, matrix, cell_index, self.grid.centres, self.row_of_cell, hidden.reshape(-1), self._packed,
               self.bias, out)  # fmt: skip
