@@ -72,7 +72,7 @@ class WallTeacher:
     def __init__(self, config: WallConfig):
         self.config = config
 
-    def label(self, points0, points1, dt):
+    def label(self, points0, points1, dt, *, times=None):
         if len(points0) - 30 == self.config.die_at:
             os._exit(9)
         if self.config.diary:

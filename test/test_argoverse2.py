@@ -32,6 +32,7 @@ def write_log(log, points=POINTS):
     """Write a log of three sweeps; the vehicle drives 1 m along x of the city between them."""
     for stamp in STAMPS:
         columns = dict(zip('xyz', points.astype(np.float16).T, strict=True))
+        columns['offset_ns'] = np.arange(len(points), dtype=np.int32) * 1_000_000
         write(log / 'sensors' / 'lidar' / f'{stamp}.feather', **columns)
     still, stamps = np.zeros(4), [STAMPS[2], 50_000_000, STAMPS[0], STAMPS[1]]  # in no order, and one in between
     write(log / 'city_SE3_egovehicle.feather', timestamp_ns=np.array(stamps),
@@ -66,16 +67,22 @@ def test_all_consecutive_pairs_of_all_logs(tmp_path):
     assert item.key == 'a/100001000' and item.truth is None and item.pair.dt == pytest.approx(0.1)
     np.testing.assert_allclose(item.pair.ego0_T_ego1[:3, 3], [1, 0, 0], atol=1e-9)
     np.testing.assert_array_equal(item.pair.points0, POINTS.astype(np.float16).astype(np.float32))
+    for times in item.times:
+        np.testing.assert_allclose(times, np.arange(6) * 1e-3)  # s
     assert len(open_dataset(f'av2:{tmp_path / "train" / "b"}')) == 2
     with pytest.raises(IndexError):
         dataset[4]
 
 
-def test_ground_is_what_is_at_most_40_cm_above_the_map(tmp_path):
+def test_ground_is_what_is_at_most_30_cm_above_the_map_or_what_is_asked_for(tmp_path):
     write_log(tmp_path / 'log')
-    item = open_dataset(f'av2:{tmp_path / "log"}')[0]
     # On it, 0.35 m above, 0.55 m above, below, off the map, and where the map does not know.
+    item = open_dataset(f'av2:{tmp_path / "log"}')[0]
+    assert item.is_ground0.tolist() == [True, False, False, True, False, False]
+    item = open_dataset(f'av2:{tmp_path / "log"}?ground_margin=0.4')[0]
     assert item.is_ground0.tolist() == [True, True, False, True, False, False]
+    with pytest.raises(DataError, match='Known are: ground_margin'):
+        open_dataset(f'av2:{tmp_path / "log"}?ground=0.4')
     heights = tmp_path / 'log' / 'map' / 'log_ground_height_surface____PIT.npy'
     shutil.copytree(tmp_path / 'log', tmp_path / 'sloped')
     sloped = np.load(heights)
@@ -187,11 +194,9 @@ def test_the_real_log_agrees_with_its_labels(shared_data):
     labelled, item = labelled_pair(log), open_dataset(str(shared_data / AV2_LOG))[0]
     np.testing.assert_array_equal(labelled.flow, read_labelled_pair(shared_data / AV2_LOG).flow)
     np.testing.assert_array_equal(item.truth.flow, labelled.flow)
-    # The labels were made with 0.3 m above the map: 0.4 m finds all of their ground, and 1.4 % of the points more.
     in_city = transforms.apply(log.city_T_ego[0], labelled.pair.points0.astype(np.float64))
     of_map = GroundMap(log.path).is_ground(in_city)
-    assert (of_map == labelled.is_ground).mean() > 0.985
-    assert (labelled.is_ground & ~of_map).sum() < 20
+    assert (of_map == labelled.is_ground).mean() > 0.998
     np.testing.assert_array_equal(item.is_ground0, labelled.is_ground)  # what the published scores leave out
     truth = annotated_flow(log, 0, labelled.pair)
     error = np.linalg.norm(truth.flow - labelled.flow, axis=1)

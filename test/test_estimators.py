@@ -63,7 +63,7 @@ def test_nearest_neighbour_without_points_on_either_side_is_zero():
 def test_a_teacher_gets_what_it_is_promised_and_its_flow_finds_its_rows(monkeypatch):
     seen = []
 
-    def label(points0, points1, dt):
+    def label(points0, points1, dt, *, times=None):
         seen.append((points0, points1, dt))
         return np.full_like(points0, 2), np.zeros_like(points1)
 

@@ -209,10 +209,30 @@ def test_a_teacher_sees_both_sweeps_on_the_ground_of_ego0_and_its_flow_comes_bac
     np.testing.assert_array_equal(made.flow0[~item.is_ground0][:-2], flow0)
     assert np.isnan(made.flow0[-2:]).all() and np.isnan(made.points0[-1]).all() and np.isfinite(made.points0[-2]).all()
     assert not made.flow0[item.is_ground0].any() and (made.flow1[~item.is_ground1] == -1).all()
-    assert made.dt == 0.1 and made.input_sha256 == checksum(item.pair) != checksum(label_world.pair('a', 40).pair)
+    assert made.dt == 0.1 and made.input_sha256 == checksum(item) != checksum(label_world.pair('a', 40))
     for wrong in (flow0[1:], np.where(flow0 == 1, np.nan, flow0)):
         with pytest.raises(DataError, match='the teacher owed finite flow'):
             seen.label(wrong, -np.ones_like(cloud1))
+
+
+def test_a_teacher_hears_when_the_points_that_it_sees_were_measured():
+    item = label_world.pair('drive/0', 40)
+    times = tuple(np.arange(len(ground), dtype=np.float32) for ground in (item.is_ground0, item.is_ground1))
+    timed, heard = dataclasses.replace(item, times=times), []
+
+    class Listener:
+        def label(self, points0, points1, dt, *, times=None):
+            heard.append(times)
+            return np.zeros_like(points0), np.zeros_like(points1)
+
+    for each in (item, timed):
+        teacher_input(each, Crop()).labelled_by(Listener())
+    assert heard[0] is None
+    np.testing.assert_array_equal(heard[1][0], np.flatnonzero(~item.is_ground0))
+    np.testing.assert_array_equal(heard[1][1], np.flatnonzero(~item.is_ground1))
+    assert checksum(timed) != checksum(item)  # other times, other labels
+    with pytest.raises(ValueError, match='times'):
+        dataclasses.replace(item, times=(times[0][1:], times[1]))
 
 
 def test_the_crop_takes_the_lower_edge_and_leaves_the_upper():

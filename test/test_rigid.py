@@ -62,6 +62,54 @@ def test_a_car_that_turns_has_the_flow_of_its_turn():
     assert np.linalg.norm(flow0 - (transforms.apply(turn, car) - car), axis=1).mean() < 0.05  # m; 0.63 m of motion
 
 
+# Height over length of a car that comes nose first [m].
+PROFILE = np.array([[0, 0.3], [0, 0.75], [1.1, 1.0], [2.0, 1.45], [3.6, 1.45], [4.4, 0.9], [4.4, 0.3]])
+
+
+def ringed_car(x, elevations):
+    """Return the points (N, 3) of a car whose nose is at x, where beams from 1.9 m above the origin meet it [m]."""
+    points = []
+    for slope in np.tan(elevations):
+        ways = []
+        for (x0, z0), (x1, z1) in zip(PROFILE[:-1] + [x, -1.9], PROFILE[1:] + [x, -1.9], strict=True):
+            share = (slope * x0 - z0) / ((z1 - z0) - slope * (x1 - x0))
+            if 0 <= share <= 1:
+                ways.append(x0 + share * (x1 - x0))
+        if ways:
+            points += [[min(ways), y, 1.9 + slope * min(ways)] for y in np.linspace(-0.9, 0.9, 40)]
+    return np.array(points)
+
+
+def test_the_rings_on_a_car_do_not_hold_it_back():
+    rings, motion = np.radians(np.arange(-15, -1, 1.6)), 0.8
+    before, after = (ringed_car(x, rings).astype(np.float32) for x in (6.0, 6.0 - motion))
+    flow0, flow1 = Rigid().label(before, after, DT)
+    for flow, expected in ((flow0, -motion), (flow1, motion)):
+        assert np.linalg.norm(flow.mean(0) - [expected, 0, 0]) < 0.05
+
+
+def two_lidars(x, speed):
+    """Return two sweeps (N, 4) of a car that comes with its nose at x: points [m], and when they were measured [s]."""
+    seen = [[], []]
+    for first, time in ((-15, 0.08), (-13.8, 0.03)):
+        for sweep, stamp in enumerate((0.0, DT)):
+            points = ringed_car(x - speed * (stamp + time), np.radians(np.arange(first, -1, 2.4)))
+            seen[sweep].append(np.column_stack([points, np.full(len(points), time)]))
+    return [np.concatenate(parts).astype(np.float32) for parts in seen]
+
+
+def test_two_lidars_that_see_a_car_at_different_times():
+    speed, timed, blind = 8.0, [], []
+    for x in (5.0, 5.5, 6.0, 6.5, 7.0):
+        sweeps = two_lidars(x, speed)
+        clouds, times = [sweep[:, :3] for sweep in sweeps], tuple(sweep[:, 3] for sweep in sweeps)
+        for errors, given in ((timed, times), (blind, None)):
+            for flow, sign in zip(Rigid().label(*clouds, DT, times=given), (-1, 1), strict=True):
+                errors.append(np.linalg.norm(flow.mean(0) - [sign * speed * DT, 0, 0]))
+    assert np.mean(timed) < 0.1  # m, of 0.8
+    assert np.mean(blind) > 1.5 * np.mean(timed)  # the car of one LiDAR is taken for that of the other
+
+
 def test_the_same_clouds_give_the_same_flow_and_stay_as_they_are():
     before, after = street(0).astype(np.float32), (street(5) + [0.4, 0, 0]).astype(np.float32)
     copies = before.copy(), after.copy()

@@ -102,8 +102,7 @@ class TeacherEstimator:
         """Return its flow: zero on the ground, NaN where it is not asked."""
         from training.teacher_input import Crop, teacher_input
 
-        asked = teacher_input(item, Crop())
-        return asked.label(*self._teacher.label(*asked.clouds, asked.dt)).flow0
+        return teacher_input(item, Crop()).labelled_by(self._teacher).flow0
 
 
 class LabelEstimator:

@@ -115,10 +115,10 @@ def label_one(job: LabelJob, number: int) -> Outcome:
         return Outcome(key, 'kept')
     try:
         item = source[index]
-        if intact and bench.store.is_intact(key, checksum(item.pair)):
+        if intact and bench.store.is_intact(key, checksum(item)):
             return Outcome(key, 'kept')
         seen = teacher_input(item, job.crop)
-        label = seen.label(*bench.teacher.label(*seen.clouds, seen.dt))
+        label = seen.labelled_by(bench.teacher)
     except Exception as error:  # whatever a reader or a teacher makes of one pair, the other pairs are not to blame
         first_line = (str(error).strip() or 'no reason given').splitlines()[0]
         return Outcome(key, 'failed', f'{type(error).__name__}: {first_line}')

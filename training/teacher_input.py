@@ -8,10 +8,10 @@ import numpy as np
 
 from training.datasets.pairs import DatasetPair
 from training.pseudo_labels import PseudoLabel
+from training.teachers.teacher import Teacher, Times
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.ground import ground_height
-from zeroflow_ros.sweep import SweepPair
 
 _NEAR = 25.0  # m: ground flags this near say how high the ground is where no plane can be fitted
 
@@ -43,7 +43,8 @@ class TeacherInput:
     """A pair in the frame of its label, and the rows that the teacher is asked about.
 
     points0 (N, 3), points1 (M, 3): float32 [m] in ego0, z = 0 on the ground below the vehicle.
-    is_ground0 (N,), is_ground1 (M,): bool. rows0, rows1: row numbers. dt: seconds. input_sha256: of the pair.
+    is_ground0 (N,), is_ground1 (M,): bool. rows0, rows1: row numbers. dt: seconds. times: of all points,
+    see `DatasetPair`. input_sha256: of the pair.
     """
 
     key: str
@@ -54,12 +55,18 @@ class TeacherInput:
     rows0: np.ndarray
     rows1: np.ndarray
     dt: float
+    times: Times | None
     input_sha256: str
 
     @property
     def clouds(self) -> tuple[np.ndarray, np.ndarray]:
         """The two clouds for the teacher: finite, without ground, inside the crop."""
         return self.points0[self.rows0], self.points1[self.rows1]
+
+    def labelled_by(self, teacher: Teacher) -> PseudoLabel:
+        """Return the label that a teacher gives. Raises: whatever it raises, or `label`."""
+        times = self.times and (self.times[0][self.rows0], self.times[1][self.rows1])
+        return self.label(*teacher.label(*self.clouds, self.dt, times=times))
 
     def label(self, flow0: np.ndarray, flow1: np.ndarray) -> PseudoLabel:
         """Return the label with the teacher's flow [m] of both clouds put back into full rows.
@@ -97,13 +104,14 @@ def teacher_input(item: DatasetPair, crop: Crop) -> TeacherInput:
         points[:, 2] -= height
         points[~known] = np.nan
         rows.append(np.flatnonzero(crop.contains(points) & ~is_ground))
-    return TeacherInput(item.key, *clouds, *grounds, *rows, pair.dt, checksum(pair))
+    return TeacherInput(item.key, *clouds, *grounds, *rows, pair.dt, item.times, checksum(item))
 
 
-def checksum(pair: SweepPair) -> str:
+def checksum(item: DatasetPair) -> str:
     """Return the sha256 of all numbers of a pair: two pairs with the same one get the same label."""
-    digest = hashlib.sha256()
-    for array in (pair.points0, pair.points1, np.asarray(pair.ego0_T_ego1, np.float64), np.float64(pair.dt)):
+    digest, pair = hashlib.sha256(), item.pair
+    ego0_T_ego1 = np.asarray(pair.ego0_T_ego1, np.float64)
+    for array in (pair.points0, pair.points1, ego0_T_ego1, np.float64(pair.dt), *(item.times or ())):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

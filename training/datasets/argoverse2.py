@@ -6,16 +6,25 @@ under map/ with its img_Sim2_city.json, and, where there is truth, annotations.f
 first sweep: total flow to the second one, ego motion included, with class, dynamic and is_ground_0.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from training.datasets.argoverse2_log import Argoverse2Log, GroundMap, only_map_file
+from training.datasets import split_options
+from training.datasets.argoverse2_log import GROUND_MARGIN, Argoverse2Log, GroundMap, only_map_file
 from training.datasets.argoverse2_truth import LabelledPair, annotated_flow, has_labels, labelled_pair, true_flow_of
 from training.datasets.pairs import DatasetPair
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
+
+
+@dataclass(frozen=True)
+class Argoverse2Options:
+    """What may be chosen. ground_margin: what is less than this above the map's ground is ground [m]."""
+
+    ground_margin: float = GROUND_MARGIN
 
 
 class Argoverse2Pairs:
@@ -24,7 +33,7 @@ class Argoverse2Pairs:
     Raises: DataError that names what a log lacks.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, options: Argoverse2Options = Argoverse2Options()):
         folder = Path(folder)
         paths = [folder] if _is_log(folder) else _logs(folder)
         if not paths:
@@ -34,6 +43,7 @@ class Argoverse2Pairs:
         for log in self._logs:  # now, and not after hours of labelling
             only_map_file(log.path, '*_ground_height_surface____*.npy')
             only_map_file(log.path, '*img_Sim2_city.json')
+        self._options = options
         self._pairs = [(log, k) for log in self._logs for k in range(len(log.files) - 1)]
 
     def __len__(self) -> int:
@@ -54,12 +64,12 @@ class Argoverse2Pairs:
             pair = log.pair(k)
             truth = annotated_flow(log, k, pair)
         is_ground0, is_ground1 = (
-            ground_map.is_ground(transforms.apply(city_T_ego, points.astype(np.float64)))
+            ground_map.is_ground(transforms.apply(city_T_ego, points.astype(np.float64)), self._options.ground_margin)
             for points, city_T_ego in zip((pair.points0, pair.points1), log.city_T_ego[k : k + 2], strict=True)
         )
         if labelled:
             is_ground0 = labelled.is_ground  # scores compare only where they leave out the same points
-        return DatasetPair(self.key(index), pair, is_ground0, is_ground1, truth)
+        return DatasetPair(self.key(index), pair, is_ground0, is_ground1, truth, log.times(k))
 
 
 def read_labelled_pair(log: Path) -> LabelledPair:
@@ -71,8 +81,8 @@ def read_labelled_pair(log: Path) -> LabelledPair:
 
 
 def open_pairs(text: str) -> Argoverse2Pairs:
-    """Open a log, or a folder of logs."""
-    return Argoverse2Pairs(text)
+    """Open a log, or a folder of logs: PATH[?ground_margin=0.4]."""
+    return Argoverse2Pairs(*split_options(text, Argoverse2Options))
 
 
 def recognises(text: str) -> bool:

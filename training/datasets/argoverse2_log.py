@@ -10,8 +10,8 @@ from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError, EgoMotionError
 from zeroflow_ros.sweep import SweepPair
 
-# Source: ZeroFlow takes 0.4 m above the map's ground, av2 itself 0.3 m.
-_GROUND_MARGIN = 0.4
+# m above the map's ground that still are ground. Source: av2; ZeroFlow takes 0.4.
+GROUND_MARGIN = 0.3
 
 
 class Argoverse2Log:
@@ -51,6 +51,15 @@ class Argoverse2Log:
         dt = (int(self.files[index + 1].stem) - int(self.files[index].stem)) * 1e-9
         return SweepPair(self._points(index), self._points(index + 1), ego0_T_ego1, dt)
 
+    def times(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the times of the points of sweeps `index` and the next, (N,) and (M,) float32 [s] after their stamps.
+
+        Two LiDARs turn in opposite phase, so that a car is seen by one of them 0.05 s before the other.
+        """
+        names = [self.files[k].relative_to(self.path) for k in (index, index + 1)]
+        first, second = (read_columns(self.path, name, 'offset_ns')['offset_ns'] for name in names)
+        return (first * 1e-9).astype(np.float32), (second * 1e-9).astype(np.float32)
+
     def _points(self, index: int) -> np.ndarray:
         sweep = read_columns(self.path, self.files[index].relative_to(self.path), 'x y z')
         return np.stack([sweep[axis] for axis in 'xyz'], axis=1).astype(np.float32)
@@ -73,8 +82,8 @@ class GroundMap:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f'{raster} and {placement} should be a raster and its R, t, s: {error!r}') from error
 
-    def is_ground(self, points: np.ndarray) -> np.ndarray:
-        """Return which of points (N, 3) [m] in the city frame are at most 0.4 m above the ground or below it.
+    def is_ground(self, points: np.ndarray, margin: float = GROUND_MARGIN) -> np.ndarray:
+        """Return which of points (N, 3) [m] in the city frame are at most margin [m] above the ground or below it.
 
         Where the map does not know the ground, no point is.
         """
@@ -85,7 +94,7 @@ class GroundMap:
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         height = np.full(len(points), np.nan)
         height[inside] = self._heights[row[inside], column[inside]]
-        return points[:, 2] <= height + _GROUND_MARGIN  # NaN compares as False
+        return points[:, 2] <= height + margin  # NaN compares as False
 
 
 def only_map_file(log: Path, pattern: str) -> Path:

@@ -50,6 +50,7 @@ class DatasetPair:
     pair: the sweeps in their own vehicle or sensor frames, and the ego motion between them.
     is_ground0 (N,), is_ground1 (M,): bool.
     truth: of sweep 0, or None.
+    times: (N,) and (M,) float32, seconds after the stamp of its sweep that each point was measured; None if unknown.
     """
 
     key: str
@@ -57,6 +58,7 @@ class DatasetPair:
     is_ground0: np.ndarray
     is_ground1: np.ndarray
     truth: TrueFlow | None = None
+    times: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self):
         n, m = len(self.pair.points0), len(self.pair.points1)
@@ -65,6 +67,8 @@ class DatasetPair:
                 f'{self.key}: sweeps of {n} and {m} points need as many ground flags, got {self.is_ground0.shape} and '
                 f'{self.is_ground1.shape}'
             )
+        if self.times is not None and tuple(map(np.shape, self.times)) != ((n,), (m,)):
+            raise ValueError(f'{self.key}: sweeps of {n} and {m} points have {[*map(np.shape, self.times)]} times')
         if self.truth is not None and len(self.truth.flow) != n:
             raise ValueError(f'{self.key}: a sweep of {n} points has true flow for {len(self.truth.flow)}')
 

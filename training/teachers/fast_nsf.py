@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from training.teachers.coordinate_network import CoordinateNetwork, cores
 from training.teachers.distance_field import DistanceField
 from training.teachers.early_stopping import EarlyStopping
+from training.teachers.teacher import Flows, Times
 from zeroflow_ros.errors import ConfigError
 
 
@@ -54,8 +55,8 @@ class FastNSF:
     def __init__(self, config: FastNSFConfig | None = None):
         self.config = config or FastNSFConfig()
 
-    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3), and of points1 back; dt is not used.
+    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float, *, times: Times | None = None) -> Flows:
+        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3) and back; dt and times are not used.
 
         Raises: DataError when the clouds reach too far for the grid.
         """

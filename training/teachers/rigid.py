@@ -7,6 +7,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from training.teachers.misfit_field import MisfitField, disc
+from training.teachers.sharpness import sharpen
+from training.teachers.teacher import Flows, Times
 from zeroflow_ros.errors import ConfigError
 
 _LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too little of its heading
@@ -19,6 +22,9 @@ _SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # looked at of a piece, and of the sw
 _NUM_STARTS, _APART = 4, 0.6  # places where refinement starts, and how far apart they are [m]
 _STANDS = 0.12  # m: a point of the other sweep this near to a piece that stands belongs to that piece
 _BORDER = 0.3  # m around a moved piece in which points of the other sweep ought to be explained by it
+_SHARES = 0.3, 1.7  # of the time between two stamps, between two points that are taken for each other
+_LAG = 2.0  # m/s: partners of the search that were measured at other times count as so much farther apart
+_SHARPEN_FROM = 60  # points of a piece whose surface says more about its motion than its points do
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Rigid:
     Each sweep falls into connected pieces. A piece that the other sweep does not explain where it is looks for the
     motion over ground (x, y, and a turn if it is long) that fits best in both senses: its points to the other sweep,
     and the other sweep's points around the moved piece back to it. Without the second, a wall seen in part slides.
+    Of a large piece the last word has its surface, see `sharpen`: the rings of a LiDAR do not move with a car.
     """
 
     name = 'rigid'
@@ -71,16 +78,19 @@ class Rigid:
     def __init__(self, config: RigidConfig | None = None):
         self.config = config or RigidConfig()
 
-    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3), and of points1 back; dt in seconds."""
+    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float, *, times: Times | None = None) -> Flows:
+        """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3), and of points1 back; see `Teacher`."""
         if len(points0) == 0 or len(points1) == 0:
             return np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32)
-        sweeps = [np.asarray(points, np.float64) for points in (points0, points1)]
-        trees = [cKDTree(points) for points in sweeps]
+        times = times or (np.zeros(len(points0)), np.zeros(len(points1)))
+        sweeps = [
+            np.column_stack([p, _LAG * t]).astype(np.float64) for p, t in zip((points0, points1), times, strict=True)
+        ]
+        trees = [cKDTree(sweep[:, :3]) for sweep in sweeps]
         flows = []
-        for order in (slice(None), slice(None, None, -1)):
-            direction = _Direction(self.config, *sweeps[order], *trees[order], dt)
-            flow = np.zeros_like(direction.source)
+        for order, step in ((slice(None), dt), (slice(None, None, -1), -dt)):
+            direction = _Direction(self.config, *sweeps[order], *trees[order], step)
+            flow = np.zeros((len(direction.source), 3))
             for voxel in self.config.voxels:
                 direction.move_pieces(np.flatnonzero(~flow.any(1)), np.array([voxel, voxel, _TALL * voxel]), flow)
             flows.append(flow.astype(np.float32))
@@ -88,18 +98,24 @@ class Rigid:
 
 
 class _Direction:
-    """The flow of one sweep (`source`) to another (`target`)."""
+    """The flow of one sweep (`source`) to another (`target`), dt seconds later, or earlier.
+
+    A row of either is x, y, z and the time of the point after the stamp of its sweep as a distance, _LAG times it [m].
+    Trees of sweeps know only where points are; `timed_tree`, also when.
+    """
 
     def __init__(self, config, source, target, source_tree, target_tree, dt):
         self.config, self.source, self.target, self.tree = config, source, target, target_tree
+        self.timed_tree = cKDTree(target)
+        self.lag = _LAG * dt
         self.rng = np.random.default_rng(config.seed)
         cut = config.cut
-        misfit = np.minimum(target_tree.query(source, distance_upper_bound=cut)[0], cut)
-        back, nearest = source_tree.query(target, distance_upper_bound=cut)
+        misfit = np.minimum(target_tree.query(source[:, :3], distance_upper_bound=cut)[0], cut)
+        back, nearest = source_tree.query(target[:, :3], distance_upper_bound=cut)
         self.misfit, self.back, self.nearest = misfit, np.minimum(back, cut), nearest
-        reach = config.max_speed * dt
-        self.coarse, self.fine = _disc(reach, _COARSE), _disc(_AROUND, _FINE)
-        self.field = _Field(target, reach + 1, cut)
+        reach = config.max_speed * abs(dt)
+        self.coarse, self.fine = disc(reach, _COARSE), disc(_AROUND, _FINE)
+        self.field = MisfitField(target[:, :3], reach + 1, cut)
 
     def move_pieces(self, rows: np.ndarray, voxel: np.ndarray, flow: np.ndarray) -> None:
         """Write the flow [m] of the pieces that move into flow (N, 3); rows: of the source that make the pieces."""
@@ -107,7 +123,7 @@ class _Direction:
         if len(rows) == 0:
             return
         piece = np.full(len(self.source) + 1, -1)  # the last row is the neighbour of what has none
-        piece[rows] = _pieces(self.source[rows], voxel)
+        piece[rows] = _pieces(self.source[rows, :3], voxel)
         order = rows[np.argsort(piece[rows], kind='stable')]
         starts = np.searchsorted(piece[order], np.arange(piece.max() + 2))
         near_piece = piece[self.nearest]
@@ -122,11 +138,10 @@ class _Direction:
             mine = order[starts[number] : starts[number + 1]]
             motion = self._motion(number, self.source[mine])
             if motion is not None:
-                rotation, shift = motion
-                flow[mine] = self.source[mine] @ rotation.T + shift - self.source[mine]
+                flow[mine] = (_moved(self.source[mine], *motion) - self.source[mine])[:, :3]
 
     def _motion(self, number: int, points: np.ndarray):
-        """Return (rotation (3, 3), shift (3,)) of a piece, None when it stands."""
+        """Return (rotation (3, 3), shift (3,)) of a piece (N, 4), None when it stands."""
         config = self.config
         length = np.ptp(points[:, :2], axis=0).max()
         if length > config.max_extent:
@@ -140,11 +155,17 @@ class _Direction:
         best, best_misfit = None, config.improvement * still
         for start in starts:
             rotation, shift = self._refine(some, start, length > _LARGE)
-            moved = np.linalg.norm((some @ rotation.T + shift - some).mean(0))
+            moved = np.linalg.norm((_moved(some, rotation, shift) - some).mean(0))
             misfit = self._misfit(some, rotation, shift) + self._reverse(number, points, tree, rotation, shift)
             if misfit + config.slowness * moved < best_misfit and moved > config.min_motion:
                 best, best_misfit = (rotation, shift), misfit + config.slowness * moved
-        return self._polish(number, points, tree, *best, length > _LARGE) if best else None
+        if best is None:
+            return None
+        best = self._polish(number, points, tree, *best, length > _LARGE)
+        if length <= _LARGE or len(points) < _SHARPEN_FROM:
+            return best
+        moved = _moved(points, *best)
+        return sharpen(points, self._around(number, moved), *best, self.lag, self.rng)
 
     def _search(self, points: np.ndarray) -> list[np.ndarray]:
         """Return shifts (2,) over ground from which to refine; none when no shift is much better than none."""
@@ -170,12 +191,12 @@ class _Direction:
         rotation, shift = np.eye(3), np.array([*start, 0.0])
         for step in range(_STEPS):
             reach = max(self.config.cut * 0.8**step, 1.5 * self.config.kernel)
-            distance, index = self.tree.query(points @ rotation.T + shift, distance_upper_bound=reach)
+            distance, index = self.timed_tree.query(_moved(points, rotation, shift), distance_upper_bound=reach)
             has_partner = np.isfinite(distance)
             if has_partner.sum() < 5:
                 break
             weight = _weight(distance[has_partner], self.config.kernel)
-            rotation, shift = _fit(points[has_partner], self.target[index[has_partner]], weight, may_turn)
+            rotation, shift = self._fit(points[has_partner], self.target[index[has_partner]], weight, may_turn)
         return rotation, shift
 
     def _polish(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray, may_turn: bool):
@@ -183,71 +204,58 @@ class _Direction:
         some = self._some(points, _POLISH_POINTS)
         for step in range(_POLISH_STEPS):
             reach = max(0.4 * 0.8**step, 2 * _POLISH_KERNEL)
-            distance, index = self.tree.query(some @ rotation.T + shift, distance_upper_bound=reach)
+            distance, index = self.timed_tree.query(_moved(some, rotation, shift), distance_upper_bound=reach)
             there = np.isfinite(distance)
-            around = self._some(self._around(number, points @ rotation.T + shift), _POLISH_POINTS)
-            back, back_index = tree.query((around - shift) @ rotation, distance_upper_bound=reach)
+            around = self._some(self._around(number, _moved(points, rotation, shift)), _POLISH_POINTS)
+            back, back_index = tree.query(_moved_back(around, rotation, shift), distance_upper_bound=reach)
             here = np.isfinite(back)
             if min(there.sum(), here.sum()) < 5:
                 break
             mine = np.concatenate([some[there], points[back_index[here]]])
             partner = np.concatenate([self.target[index[there]], around[here]])
             weights = [_weight(d, _POLISH_KERNEL) / len(d) for d in (distance[there], back[here])]
-            rotation, shift = _fit(mine, partner, np.concatenate(weights), may_turn)
+            rotation, shift = self._fit(mine, partner, np.concatenate(weights), may_turn)
         return rotation, shift
 
     def _misfit(self, points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> float:
         """Return the mean distance [m] of moved points to the target, each cut."""
         cut = self.config.cut
-        return np.minimum(self.tree.query(points @ rotation.T + shift, distance_upper_bound=cut)[0], cut).mean()
+        moved = _moved(points, rotation, shift)
+        return np.minimum(self.timed_tree.query(moved, distance_upper_bound=cut)[0], cut).mean()
 
     def _reverse(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray) -> float:
         """Return the mean distance [m] of the target's points around the moved piece to it, each cut."""
         cut = self.config.cut
-        around = self._around(number, points @ rotation.T + shift)
+        around = self._around(number, _moved(points, rotation, shift))
         if len(around) < 3:
             return cut / 2
-        back = (self._some(around, _REVERSE_POINTS) - shift) @ rotation
+        back = _moved_back(self._some(around, _REVERSE_POINTS), rotation, shift)
         return np.minimum(tree.query(back, distance_upper_bound=cut)[0], cut).mean()
 
     def _around(self, number: int, moved: np.ndarray) -> np.ndarray:
         """Return the target's points around a moved piece, without those that other pieces explain where they stand."""
-        low, high = moved.min(0) - _BORDER, moved.max(0) + _BORDER
+        low, high = moved[:, :3].min(0) - _BORDER, moved[:, :3].max(0) + _BORDER
         rows = np.array(self.tree.query_ball_point((low + high) / 2, np.linalg.norm(high - low) / 2), int)
         around, stands_with = self.target[rows], self.stands_with[rows]
-        return around[((around > low) & (around < high)).all(1) & ((stands_with < 0) | (stands_with == number))]
+        is_inside = ((around[:, :3] > low) & (around[:, :3] < high)).all(1)
+        return around[is_inside & ((stands_with < 0) | (stands_with == number))]
+
+    def _fit(self, source: np.ndarray, target: np.ndarray, weight: np.ndarray, may_turn: bool):
+        """Return the (rotation, shift) over ground that takes source (N, 4) best onto target (N, 4), weighted (N,)."""
+        weight = weight / weight.sum()
+        turn = _turn(source[:, :3], target[:, :3], weight) if may_turn else 0.0
+        if abs(turn) > _MAX_TURN:
+            turn = 0.0
+        cosine, sine = np.cos(turn), np.sin(turn)
+        rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        # Of the motion from stamp to stamp a pair of points shows the share of time that is between the two.
+        share = np.clip(1 + (target[:, 3] - source[:, 3]) / self.lag, *_SHARES)
+        shift = (weight * share) @ (target[:, :3] - source[:, :3] @ rotation.T) / (weight @ share**2)
+        shift[2] = 0  # roads are level over the way of a tenth of a second
+        return rotation, shift
 
     def _some(self, points: np.ndarray, most: int) -> np.ndarray:
         return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
-
-
-class _Field:
-    """Distance [m] from anywhere to the nearest of some points, cut, by lookup in voxels."""
-
-    def __init__(self, points: np.ndarray, margin: float, cut: float, cell: float = 0.2):
-        around = np.array([margin, margin, cut + cell])
-        self.cell, self.low = cell, points.min(0) - around
-        self.shape = np.ceil((points.max(0) + around - self.low) / cell).astype(int) + 1
-        x, y, z = ((points - self.low) / cell).astype(int).T
-        occupied = np.unique((x * self.shape[1] + y) * self.shape[2] + z)
-        self.distance = np.full(self.shape.prod(), cut, np.float32)
-        reach = int(cut / cell)
-        line = np.arange(-reach, reach + 1)
-        offsets = np.stack(np.meshgrid(line, line, line, indexing='ij'), axis=-1).reshape(-1, 3)
-        far = np.linalg.norm(offsets, axis=1) * cell
-        for k in np.argsort(-far):  # near ones last, over what farther ones wrote; ten times as fast as scipy's
-            if far[k] < cut:
-                around = occupied + (offsets[k, 0] * self.shape[1] + offsets[k, 1]) * self.shape[2] + offsets[k, 2]
-                self.distance[around] = far[k]
-
-    def misfit(self, points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-        """Return the mean distance (M,) [m] of points (K, 3) under each of shifts (M, 2) over ground."""
-        x, y = (
-            np.clip(((points[:, axis] + shifts[:, axis, None] - self.low[axis]) / self.cell).astype(np.int32), 0,
-                    self.shape[axis] - 1) for axis in (0, 1)
-        )  # fmt: skip
-        z = np.clip(((points[:, 2] - self.low[2]) / self.cell).astype(np.int32), 0, self.shape[2] - 1)
-        return self.distance[(x * self.shape[1] + y) * self.shape[2] + z].mean(1)
 
 
 def _pieces(points: np.ndarray, voxel: np.ndarray) -> np.ndarray:
@@ -259,28 +267,17 @@ def _pieces(points: np.ndarray, voxel: np.ndarray) -> np.ndarray:
     return number[tuple(index.T)] - 1
 
 
-def _disc(radius: float, step: float) -> np.ndarray:
-    """Return the points (M, 2) of a grid within a radius."""
-    line = np.arange(-round(radius / step), round(radius / step) + 1) * step
-    x, y = np.meshgrid(line, line, indexing='ij')
-    return np.stack([x, y], axis=-1)[x**2 + y**2 <= radius**2 + 1e-9]
+def _moved(points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return points (N, 4) that moved; when they were measured stays as it is."""
+    return np.column_stack([points[:, :3] @ rotation.T + shift, points[:, 3]])
+
+
+def _moved_back(points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    return np.column_stack([(points[:, :3] - shift) @ rotation, points[:, 3]])
 
 
 def _weight(distance: np.ndarray, kernel: float) -> np.ndarray:
     return 1 / (1 + (distance / kernel) ** 2) ** 2
-
-
-def _fit(source: np.ndarray, target: np.ndarray, weight: np.ndarray, may_turn: bool):
-    """Return the (rotation, shift) over ground that takes source (N, 3) best onto target (N, 3), weighted (N,)."""
-    weight = weight / weight.sum()
-    turn = _turn(source, target, weight) if may_turn else 0.0
-    if abs(turn) > _MAX_TURN:
-        turn = 0.0
-    cosine, sine = np.cos(turn), np.sin(turn)
-    rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    shift = weight @ (target - source @ rotation.T)
-    shift[2] = 0  # roads are level over the way of a tenth of a second
-    return rotation, shift
 
 
 def _turn(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:

@@ -5,6 +5,9 @@ from typing import Protocol
 
 import numpy as np
 
+Times = tuple[np.ndarray, np.ndarray]  # (N,) and (M,): seconds after the stamp of its sweep that a point was measured
+Flows = tuple[np.ndarray, np.ndarray]  # (N, 3) and (M, 3) float32 [m]
+
 
 class Teacher(Protocol):
     """A slow method that needs no labels.
@@ -15,9 +18,10 @@ class Teacher(Protocol):
     name: str
     config: object
 
-    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+    def label(self, points0: np.ndarray, points1: np.ndarray, dt: float, *, times: Times | None = None) -> Flows:
         """Return the residual flow [m] of points0 (N, 3) to the time of points1 (M, 3), and of points1 back.
 
         points0, points1: float32 [m], both in ego0, without ground, all finite. dt: seconds between them, positive.
+        times: of the points, None where the sensor does not say; flow is from stamp to stamp either way.
         Returns (N, 3) and (M, 3) float32, all finite; with an empty cloud on either side all flow is zero.
         """

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The motion of a piece at which all its points, of both sweeps and each at its own time, lie on one sharp surface.
+
+A LiDAR's rings lie on a car as the beams of a lamp do: they stay where they are while the car drives through them.
+Points that look for the nearest point of the other sweep find the same ring and say that the car was slow. A surface
+does not mind which of its points were seen.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+_RADIUS = 0.5  # m: more than the gap between two rings on a car
+_FEW, _FEW_SPREAD = 5, 0.11  # fewer neighbours than that are no surface; what they count as [m]
+_POINTS, _EVERY = 200, 2  # of each sweep; of those, every so many-th is looked at
+_ALONG = (-0.45, -0.3, -0.15, 0.15, 0.3, 0.45)  # m along the motion: where the search looks first
+_STEPS, _ROUNDS = np.array([0.075, 0.05, 0.02]), 3  # along [m], across [m], turn [rad]; each round halves them
+_TIE = 0.005  # spread that a metre of correction must pay for: the side of a bus fits wherever it slides
+_GAIN = 0.95  # a correction must lower the spread to this share
+
+
+def sharpen(source: np.ndarray, target: np.ndarray, rotation: np.ndarray, shift: np.ndarray, lag: float,
+            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return a better (rotation (3, 3), shift (3,)) of a piece over ground, or the given one.
+
+    source: (N, 4) of the piece, target: (M, 4) of the other sweep around the moved piece: x, y, z [m], and the time
+    after the stamp of the sweep. lag: that time between the two stamps, in the same unit; negative backward in time.
+    """
+    if len(target) < _FEW:
+        return rotation, shift
+    mine, theirs = (points if len(points) <= _POINTS else points[rng.choice(len(points), _POINTS, replace=False)]
+                    for points in (source, target))  # fmt: skip
+    moved = mine[:, :3] @ rotation.T + shift
+    centre = source[:, :3].mean(0) @ rotation.T + shift
+    motion = (centre - source[:, :3].mean(0))[:2]
+    ahead = motion / max(np.linalg.norm(motion), 1e-9)
+    axes = np.array([ahead, [-ahead[1], ahead[0]]])  # along and across
+    late0, late1 = mine[:, 3:] / lag, theirs[:, 3:] / lag
+    z = np.concatenate([mine[:, 2], theirs[:, 2]])
+
+    def spread_after(correction: np.ndarray) -> float:
+        extra = correction[:2] @ axes
+        xy0 = (moved[:, :2] - centre[:2]) @ _rotation(correction[2])[:2, :2].T + centre[:2] + extra
+        total = motion + extra
+        # All at the time of the target's stamp.
+        xy = np.concatenate([xy0 - total * late0, theirs[:, :2] - total * late1])
+        return spread(np.column_stack([xy, z])) + _TIE * np.hypot(*correction[:2])
+
+    correction, before, after = _search(spread_after)
+    if after > _GAIN * before:
+        return rotation, shift
+    turn, extra = _rotation(correction[2]), np.append(correction[:2] @ axes, 0)
+    return turn @ rotation, turn @ (shift - centre) + centre + extra
+
+
+def spread(points: np.ndarray) -> float:
+    """Return how far points (N, 3) [m] are from lying on a surface: across it, around every other of them."""
+    queries = points[::_EVERY]
+    found = cKDTree(points).query_ball_point(queries, _RADIUS)
+    count = np.array([len(rows) for rows in found])
+    number = np.repeat(np.arange(len(count)), count)
+    near = points[np.concatenate(found).astype(int)] - queries[number]
+    mean = [np.bincount(number, near[:, i]) / count for i in range(3)]
+    covariance = np.empty((len(count), 3, 3))
+    for i in range(3):
+        for j in range(i, 3):
+            both = np.bincount(number, near[:, i] * near[:, j]) / count - mean[i] * mean[j]
+            covariance[:, i, j] = covariance[:, j, i] = both
+    across = np.sqrt(np.maximum(np.linalg.eigvalsh(covariance)[:, 0], 0))
+    return float(np.where(count < _FEW, _FEW_SPREAD, across).mean())
+
+
+def _search(cost: Callable[[np.ndarray], float]) -> tuple[np.ndarray, float, float]:
+    """Return the correction (along, across, turn) of the lowest cost, the cost of none, and its own."""
+    best = np.zeros(3)
+    before = lowest = cost(best)
+    for along in _ALONG:
+        value = cost(np.array([along, 0, 0]))
+        if value < lowest:
+            best, lowest = np.array([along, 0, 0]), value
+    for round_ in range(_ROUNDS):
+        for step in np.diag(_STEPS / 2**round_):
+            for candidate in (best + step, best - step):
+                value = cost(candidate)
+                if value < lowest:
+                    best, lowest = candidate, value
+                    break
+    return best, before, lowest
+
+
+def _rotation(turn: float) -> np.ndarray:
+    cosine, sine = np.cos(turn), np.sin(turn)
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
