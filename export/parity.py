@@ -29,22 +29,14 @@ def load_flow(path: Path) -> tuple[PillarGrid, Flow]:
     """Return a model's grid and its function of two clouds: residual flow [m], NaN outside the grid."""
     if path.suffix == '.onnx':
         engine = load_engine(path, num_threads=NUM_THREADS)
-        return engine.card.grid, lambda source, target: engine.infer(source, target, Stopwatch())
-    import torch
+    else:
+        import torch
 
-    from training.checkpoint import load_checkpoint
+        from training.estimators import checkpoint_engine
 
-    torch.set_num_threads(NUM_THREADS)
-    student = load_checkpoint(path).build()
-
-    def flow(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-        inside = [points[student.grid.assign(points) >= 0] for points in (source, target)]
-        result = np.full((len(source), 3), np.nan, np.float32)
-        with torch.no_grad():
-            result[student.grid.assign(source) >= 0] = student(*map(torch.from_numpy, inside)).numpy()
-        return result
-
-    return student.grid, flow
+        torch.set_num_threads(NUM_THREADS)
+        engine = checkpoint_engine(path)
+    return engine.card.grid, lambda source, target: engine.infer(source, target, Stopwatch())
 
 
 def clouds(grid: PillarGrid, bag: Path | None, num_sweeps: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -23,29 +23,28 @@ import numpy as np
 
 from export.model_file import write_model
 from zeroflow_ros.engine import IDENTITY, load_engine
-from zeroflow_ros.errors import DataError, ZeroFlowError
+from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.model_card import ModelCard
-from zeroflow_ros.pillars import PillarImage
+from zeroflow_ros.pillars import PillarImagePair
 
 _PERCENTILE = 99.999  # of the activations; the few beyond are cut off and leave the others finer steps
 
 
 class PillarRecorder:
-    """An engine that keeps the pillar images that a dense model would get, and flows nothing."""
+    """An engine that makes the pillar images that a dense model would get, and flows nothing.
+
+    images: (1, 2C, G, G), of the last two clouds; written over by the next.
+    """
 
     def __init__(self, card: ModelCard):
         self.card = card
-        cells, num_channels = card.grid.cells, len(card.encoder.weight)
-        self._images = np.zeros((1, 2 * num_channels, cells, cells), np.float32)
-        halves = self._images[0, :num_channels], self._images[0, num_channels:]
-        self._source, self._target = (PillarImage(card.encoder, half) for half in halves)
-        self.recorded: list[np.ndarray] = []
+        self._pillars = PillarImagePair(card.encoder)
+        self.images = self._pillars.images
 
     def infer(self, source, target, watch=None, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
-        """Keep the images of two clouds; return NaN for every point. See `zeroflow_ros.engine.Engine`."""
-        self._source.update(source, network_T_source)
-        self._target.update(target, network_T_target)
-        self.recorded.append(self._images.copy())
+        """Make the images of two clouds; return NaN for every point. See `zeroflow_ros.engine.Engine`."""
+        self._pillars.source.update(source, network_T_source)
+        self._pillars.target.update(target, network_T_target)
         return np.full_like(source, np.nan)
 
 
@@ -58,7 +57,7 @@ def simulated_images(card: ModelCard, clips: Path, num_pairs: int) -> Iterator[n
         pair = store.pair(seed, 1, 2)
         clouds = (pair.points0, pair.points1) if seed % 2 else (pair.points1, pair.points0)
         recorder.infer(*clouds)
-        yield recorder.recorded.pop()
+        yield recorder.images.copy()
 
 
 def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np.ndarray]:
@@ -77,18 +76,17 @@ def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np
             [num_sweeps] = [topic.num_messages for topic in bag.topics if topic.name == name]
             every = max(1, num_sweeps * len(bags) // num_pairs)
             for k, _ in enumerate(estimate_flow(bag, recorder, output_on=output_on)):
-                images = recorder.recorded.pop()
                 if k % every == 0:
                     found += 1
-                    yield images
+                    yield recorder.images.copy()
         if not found:
             raise DataError(f'{path} has no pair of sweeps with ego motion to calibrate on.')
 
 
-def quantize(path: Path, images: Iterator[np.ndarray], out: Path, calibration: str) -> ModelCard:
+def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str) -> ModelCard:
     """Write the 8-bit form of a dense model file atomically and return its card.
 
-    images: (1, 2C, G, G) each, to calibrate on. calibration: what they are, for the card.
+    images: (1, 2C, G, G) each, to calibrate on. of: what they are, for the card, which says how many as well.
     Weights use 7 bits: x86 processors without VNNI add two products in 16 bits, which 8 would overflow.
     """
     import onnx
@@ -100,23 +98,39 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, calibration: s
         raise ZeroFlowError(f'{path} is {card.form}, {card.precision}; only a dense float32 model can be quantised.')
 
     class Reader(quantization.CalibrationDataReader):
+        num_read = 0
+
         def get_next(self):
             batch = next(images, None)
+            self.num_read += batch is not None
             return None if batch is None else {'images': batch}
 
-    logging.getLogger().setLevel(logging.ERROR)  # the library logs advice on the root logger
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    reader = Reader()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), _no_advice():
         prepared, quantised = Path(folder) / 'prepared.onnx', Path(folder) / 'quantised.onnx'
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
-            prepared, quantised, Reader(), per_channel=True, reduce_range=True,
+            prepared, quantised, reader, per_channel=True, reduce_range=True,
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.Percentile, extra_options={'CalibPercentile': _PERCENTILE},
         )  # fmt: skip
         proto = onnx.load(quantised)
+    calibration = f'{reader.num_read} {of}'
     card = dataclasses.replace(card, precision='int8', training={**card.training, 'calibration': calibration})
     return write_model(proto, card, out)
+
+
+@contextlib.contextmanager
+def _no_advice():
+    """Silence the advice that the library logs on the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -131,18 +145,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--pairs', type=int, default=32, help='sweep pairs (default: %(default)s)')
     options = parser.parse_args(arguments)
     try:
+        if options.pairs < 1:
+            raise ConfigError(f'--pairs must be 1 or more, got {options.pairs}.')
         card = load_engine(options.model).card
         if options.bag:
             images = bag_images(card, options.bag, options.pairs)
-            calibration = f'{options.pairs} sweep pairs of {", ".join(path.name for path in options.bag)}'
+            of = f'sweep pairs of {", ".join(path.name for path in options.bag)}'
         else:
-            images = simulated_images(card, options.clips, options.pairs)
-            calibration = f'{options.pairs} simulated sweep pairs'
-        card = quantize(options.model, images, options.out, calibration)
+            images, of = simulated_images(card, options.clips, options.pairs), 'simulated sweep pairs'
+        card = quantize(options.model, images, options.out, of)
     except ZeroFlowError as error:
         print(f'export.quantize: {error}', file=sys.stderr)
         return 1
-    print(f'{options.out}: {card.student}, int8, {options.out.stat().st_size / 1e6:.1f} MB, {calibration}')
+    megabytes = options.out.stat().st_size / 1e6
+    print(f'{options.out}: {card.student}, int8, {megabytes:.1f} MB, {card.training["calibration"]}')
     return 0
 
 

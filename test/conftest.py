@@ -21,6 +21,24 @@ def shared_data() -> Path:
     return path
 
 
+@pytest.fixture(scope='session')
+def clips(tmp_path_factory) -> Path:
+    """Return a folder with one simulated clip in which something moves."""
+    from training.clip_store import ClipStore
+
+    folder = tmp_path_factory.mktemp('clips')
+    ClipStore(folder, 2).ensure(0)
+    return folder
+
+
+@pytest.fixture
+def labels(clips):
+    """Return a store of labels of that clip."""
+    from train_world import make_labels
+
+    return make_labels(clips)
+
+
 @pytest.fixture(params=['compiled', 'numpy'])
 def compiled_or_not(request, monkeypatch):
     """Run a test with the compiled loops and without."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The 8-bit form of a model: what it says of itself, how far its flow is from that of its source, what is refused."""
 
+import logging
+
 import numpy as np
 import pytest
 from tiny_bag import write_bag
@@ -28,7 +30,9 @@ def street_flow(path):
 def test_the_8_bit_form_is_close_smaller_and_says_what_it_is(tmp_path, capsys):
     out = tmp_path / 'new' / 'int8.onnx'
     bag = write_bag(tmp_path / 'drive', num_sweeps=6)
+    level = logging.getLogger().level
     assert quantize.main([str(FLOAT), '--out', str(out), '--bag', str(bag), '--pairs', '3']) == 0
+    assert logging.getLogger().level == level
     assert 'int8, 0.8 MB, 3 sweep pairs of drive' in capsys.readouterr().out
     card, source = load_engine(out).card, load_engine(FLOAT).card
     assert (card.precision, card.form, card.grid) == ('int8', 'dense', source.grid)
@@ -66,10 +70,12 @@ def test_calibration_on_simulated_clips_sees_both_directions_of_time(tmp_path, m
         ('already 8 bits', MODELS / 'fastflow3d_lite_int8.onnx', 6, 'int8; only a dense float32 model'),
         ('no model', 'none.onnx', 6, 'No model file'),
         ('no pair', FLOAT, 1, 'no pair of sweeps'),
+        ('none asked for', FLOAT, 6, '--pairs must be 1 or more'),
     ],
 )
 def test_what_cannot_be_quantised_is_refused(label, model, bag, says, tmp_path, capsys):
     path = write_bag(tmp_path / 'drive', num_sweeps=bag)
-    assert quantize.main([str(model), '--out', str(tmp_path / 'x.onnx'), '--bag', str(path)]) == 1
+    pairs = ['--pairs', '0'] if label == 'none asked for' else []
+    assert quantize.main([str(model), '--out', str(tmp_path / 'x.onnx'), '--bag', str(path), *pairs]) == 1
     assert says in capsys.readouterr().err
     assert not (tmp_path / 'x.onnx').exists()

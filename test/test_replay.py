@@ -175,6 +175,7 @@ ERRORS = {
         lambda tmp: [write_bag(tmp / 'b'), '--start', '0.31', '--duration', '0.01'],
         r'no cloud in this part',
     ),
+    'never': (lambda tmp: [write_bag(tmp / 'b'), '--times', '0'], r'--times must be at least 1'),
     'backwards': (lambda tmp: [write_bag(tmp / 'b'), '--rate', '-1'], r'Expected a rate above 0'),
     'bad remap': (lambda tmp: [write_bag(tmp / 'b'), '--ros-args', '-r', 'nonsense'], r'ROS refuses the arguments'),
     'nobody': (

@@ -6,26 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from train_world import GRID, TINY, Labels, make_labels, source
+from train_world import GRID, TINY, Labels, source
 
 from training.clip_store import ClipStore
 from training.pair_sources import split_labels
 from training.samples import PairSamples
 from training.schedule import Phase
 from zeroflow_ros.errors import ConfigError, DataError
-
-
-@pytest.fixture(scope='module')
-def clips(tmp_path_factory):
-    """A folder with one simulated clip in which something moves."""
-    folder = tmp_path_factory.mktemp('clips')
-    ClipStore(folder, 2).ensure(0)
-    return folder
-
-
-@pytest.fixture
-def labels(clips):
-    return make_labels(clips)
 
 
 def test_samples_are_a_function_of_their_number(clips):

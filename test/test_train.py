@@ -16,7 +16,7 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
-from train_world import GRID, TINY, make_labels, source  # noqa: E402
+from train_world import GRID, TINY, source  # noqa: E402
 
 from training import train as train_program  # noqa: E402
 from training.checkpoint import load_checkpoint  # noqa: E402
@@ -30,19 +30,6 @@ from training.student_training import collate  # noqa: E402
 from training.students import build_student  # noqa: E402
 from training.train import train  # noqa: E402
 from zeroflow_ros.errors import ConfigError  # noqa: E402
-
-
-@pytest.fixture(scope='module')
-def clips(tmp_path_factory):
-    """A folder with one simulated clip in which something moves."""
-    folder = tmp_path_factory.mktemp('clips')
-    ClipStore(folder, 2).ensure(0)
-    return folder
-
-
-@pytest.fixture
-def labels(clips):
-    return make_labels(clips)
 
 
 def run(config, out, *options):

@@ -9,7 +9,7 @@ import numpy as np
 from zeroflow_ros.engine import IDENTITY
 from zeroflow_ros.errors import ModelError
 from zeroflow_ros.model_card import METADATA_KEY, REMEDY, ModelCard, verify_checksum
-from zeroflow_ros.pillars import PillarImage
+from zeroflow_ros.pillars import PillarImagePair
 from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.transforms import apply
 
@@ -77,14 +77,10 @@ class _Dense:
 
     def __init__(self, session, card: ModelCard):
         self._session, self._head = session, card.head
-        cells, num_channels = card.grid.cells, len(card.encoder.weight)
-        images = np.zeros((1, 2 * num_channels, cells, cells), np.float32)
-        self._source = PillarImage(card.encoder, images[0, :num_channels])
-        self._target = PillarImage(card.encoder, images[0, num_channels:])
-        self._images = images
+        self._pillars = PillarImagePair(card.encoder)
         [given] = session.get_inputs()
         # What the network reads: the same buffer, unless it takes another type.
-        self._network_images = images.astype(_DTYPES[given.type], copy=False)
+        self._network_images = self._pillars.images.astype(_DTYPES[given.type], copy=False)
         self._hidden = np.zeros(card.outputs['hidden'], np.float32)
         self._binding = session.io_binding()
         shape, place = self._network_images.shape, self._network_images.ctypes.data
@@ -94,11 +90,11 @@ class _Dense:
 
     def infer(self, source, target, network_T_source, network_T_target, watch):
         with watch('pillars'):
-            target_half = self._other_core.submit(self._target.update, target, network_T_target)
-            cell_index = self._source.update(source, network_T_source)
+            target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
+            cell_index = self._pillars.source.update(source, network_T_source)
             target_half.result()
-            if self._network_images is not self._images:
-                self._network_images[:] = self._images
+            if self._network_images is not self._pillars.images:
+                self._network_images[:] = self._pillars.images
         with watch('inference'):
             self._session.run_with_iobinding(self._binding)
             flow = np.empty((len(source), 3), np.float32)

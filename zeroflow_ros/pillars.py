@@ -184,3 +184,16 @@ class PillarImage:
         compiled.replace(self._image, self._pillar_of_cell, self._pillars, pillars, self._pooled)
         self._pillars = pillars
         return cell_index
+
+
+class PillarImagePair:
+    """The pseudo-images of two clouds side by side, as a dense network reads them.
+
+    images: (1, 2C, G, G) float32. source, target: the PillarImage of its first and its second half.
+    """
+
+    def __init__(self, encoder: PillarEncoder):
+        cells, num_channels = encoder.grid.cells, len(encoder.weight)
+        self.images = np.zeros((1, 2 * num_channels, cells, cells), np.float32)
+        self.source = PillarImage(encoder, self.images[0, :num_channels])
+        self.target = PillarImage(encoder, self.images[0, num_channels:])

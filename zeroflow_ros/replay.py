@@ -151,6 +151,8 @@ class Player:
 
 def play(args, ros_args: list[str], stop: threading.Event) -> None:
     """Play the bag that the parsed command line names, until it ends or `stop` is set."""
+    if args.times < 1:
+        raise ConfigError(f'--times must be at least 1, got {args.times}.')
     try:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
