@@ -9,8 +9,6 @@ from typing import Protocol
 from training.clip_store import ClipStore, TrainingPair
 from zeroflow_ros.errors import DataError
 
-CLIPS_AT_FIRST = 48
-
 
 class PairSource(Protocol):
     """Training pairs by number; reading one twice gives the same one.
@@ -32,11 +30,16 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Pairs of neighbouring sweeps of simulated clips, with exact flow."""
+    """Pairs of neighbouring sweeps of simulated clips, with exact flow.
+
+    clips: where they lie. num_clips: how many, of seeds first_seed and up. clips_at_first: that the first step may draw
+    from; the others are simulated meanwhile.
+    """
 
     clips: ClipStore
     num_clips: int
     first_seed: int = 0
+    clips_at_first: int = 48
 
     @property
     def about(self) -> dict[str, str]:
@@ -51,8 +54,8 @@ class ClipSource:
         return self.num_clips * (self.clips.num_sweeps - 1)
 
     def in_use(self, step: int) -> int:
-        """Return the pairs of 48 clips at first, and of one more every third step, simulated meanwhile."""
-        return min(self.num_clips, CLIPS_AT_FIRST + step // 3) * (self.clips.num_sweeps - 1)
+        """Return the pairs of some clips at first, and of one more every third step."""
+        return min(self.num_clips, self.clips_at_first + step // 3) * (self.clips.num_sweeps - 1)
 
     def __getitem__(self, index: int) -> TrainingPair:
         clip, first = divmod(index, self.clips.num_sweeps - 1)

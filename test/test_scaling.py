@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Students of growing amounts of data: the fit, the picture, and the whole program on two clips."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from training.clip_store import ClipStore
+from training.datasets import open_dataset
+from training.pseudo_labels import LabelStore
+from training.scaling import SCORES, draw_scaling, main, power_law, scaling, sources
+from training.teacher_input import Crop, teacher_input
+from zeroflow_ros.errors import ConfigError
+
+
+def test_a_power_law_is_found_again():
+    amounts = [6, 24, 96, 360]
+    factor, exponent = power_law(amounts, 0.7 * np.array(amounts) ** -0.3)
+    assert (factor, exponent) == (pytest.approx(0.7), pytest.approx(-0.3))
+
+
+def report(error):
+    return {'three_way': {'mean': error, 'BS': error / 4}, 'dynamic_normalised_epe': 3 * error}
+
+
+def test_scores_are_gathered_by_kind_and_drawn(tmp_path):
+    runs = {'distilled': [report(0.2), report(0.1)], 'supervised': [report(0.16), report(0.08)]}
+    result = scaling([10, 20], runs, report(0.12))
+    assert result['scores'].keys() == SCORES.keys()
+    part = result['scores']['dynamic_normalised_epe']
+    assert part['teacher'] == pytest.approx(0.36) and part['supervised']['errors'] == pytest.approx([0.48, 0.24])
+    assert part['distilled']['exponent'] == pytest.approx(-1)  # twice the data, half the error
+    draw_scaling(result, tmp_path / 'scaling.png')
+    assert (tmp_path / 'scaling.png').read_bytes().startswith(b'\x89PNG')
+
+
+class Still:
+    """A teacher that says that nothing moves."""
+
+    def label(self, points0, points1, dt, *, times=None):
+        return np.zeros_like(points0), np.zeros_like(points1)
+
+
+@pytest.fixture
+def labels_of_clips(clips, tmp_path):
+    """Pseudo-labels of two simulated clips."""
+    store = LabelStore.create(tmp_path / 'labels', {'teacher': 'still'}, {})
+    dataset = open_dataset(f'simulation:0-1@{clips}')
+    for index in range(2):
+        store.write(teacher_input(dataset[index], Crop()).labelled_by(Still()))
+    return store
+
+
+def test_both_kinds_learn_from_the_same_clips(labels_of_clips, clips):
+    both = sources(labels_of_clips, ClipStore(clips, 2), 2)
+    assert {name: (len(source), source.in_use(0)) for name, source in both.items()} == {
+        'distilled': (2, 2), 'supervised': (2, 2),
+    }  # fmt: skip
+    pairs = {name: source[1] for name, source in both.items()}
+    assert not np.nan_to_num(pairs['distilled'].flow0).any() and pairs['supervised'].flow0.any()
+    assert len(pairs['distilled'].points0) == len(pairs['supervised'].points0)
+    with pytest.raises(ConfigError, match='lacks 1 of the first 3 clips, as clip_000002'):
+        sources(labels_of_clips, ClipStore(clips, 2), 3)
+
+
+def test_the_program_trains_scores_and_fits(labels_of_clips, clips, tmp_path, capsys):
+    pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
+    config = tmp_path / 'tiny.yaml'
+    crop = {'steps': 1, 'batch': 1, 'cells': 32}
+    config.write_text(
+        yaml.safe_dump({'warm_up': crop, 'crops': crop, 'full': crop, 'num_workers': 0, 'num_threads': 1})
+    )
+    arguments = ['--labels', labels_of_clips.folder, '--clips', clips, '--amounts', '2', '1', '--steps', '2',
+                 '--config', config, '--dataset', f'simulation:0@{clips}', '--out', tmp_path / 'out']  # fmt: skip
+    assert main([str(word) for word in arguments]) == 0
+    made = json.loads((tmp_path / 'out' / 'scaling.json').read_text())
+    assert made['amounts'] == [1, 2] and made['steps'] == 2
+    for kind in ('distilled', 'supervised'):
+        errors = made['scores']['three_way_epe'][kind]['errors']
+        assert len(errors) == 2 and all(0 < error < 10 for error in errors)
+        assert (tmp_path / 'out' / f'{kind}_2' / 'last.pt').is_file()
+    assert made['scores']['dynamic_normalised_epe']['teacher'] < 0.5  # rigid, not the one of the labels
+    assert 'three_way_epe: teacher' in capsys.readouterr().out
+    assert main([str(word) for word in (*arguments[:4], '--amounts', '0', '5', '--out', tmp_path)]) == 1
+    assert 'two amounts or more' in capsys.readouterr().err

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a student gets better with more data: distilled students beside supervised ones, and beside their teacher.
+
+usage:
+  python3 -m training.label simulation:0-399@out/clips --out out/labels
+  python3 -m training.scaling --labels out/labels --clips out/clips --amounts 6 24 96 360 --steps 400 --out out/scaling
+
+For each amount it trains a student on the pseudo-labels of the first so many clips, and one on their exact flow, for
+the same number of steps, and scores all of them and the teacher on clips that none has seen. Run it again after any
+interruption. It writes OUT/scaling.json and OUT/scaling.png, with power laws fitted to the errors.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from training.clip_store import ClipStore
+from training.config import load_config
+from training.evaluate import evaluate, without_nan
+from training.pair_sources import ClipSource, LabelSource, PairSource
+from training.schedule import TrainConfig
+from training.scores import Scope
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
+from zeroflow_ros.report import write_json
+
+KINDS = ('distilled', 'supervised')
+SCORES = {
+    'three_way_epe': ('three-way EPE [m]', lambda report: report['three_way']['mean']),
+    'dynamic_normalised_epe': ('normalised EPE of points that move', lambda report: report['dynamic_normalised_epe']),
+    'static_epe': ('EPE of static background [m]', lambda report: report['three_way']['BS']),
+}
+
+
+def sources(store, clips: ClipStore, amount: int) -> dict[str, PairSource]:
+    """Return the first so many clips as the two kinds of students learn from them: one pair of each.
+
+    store: pseudo-labels of clips from seed 0 on.
+    Raises: ConfigError when the store lacks one.
+    """
+    keys = tuple(f'clip_{seed:06d}' for seed in range(amount))
+    if missing := sorted(set(keys) - set(store.keys())):
+        raise ConfigError(
+            f'{store.folder} lacks {len(missing)} of the first {amount} clips, as {missing[0]}. Label them with: '
+            f'python3 -m training.label simulation:0-{amount - 1}@{clips.folder} --out {store.folder}'
+        )
+    about = {'data': f'simulation, {amount} clips of 2 sweeps, seeds from 0', 'supervision': 'pseudo-labels'}
+    return {
+        'distilled': LabelSource(store, keys, about),
+        'supervised': ClipSource(clips, amount, clips_at_first=amount),
+    }
+
+
+def power_law(amounts, errors) -> tuple[float, float]:
+    """Return (a, b) of the error = a * amount ** b that fits best, by least squares of the logarithms."""
+    b, log_a = np.polyfit(np.log(amounts), np.log(errors), 1)
+    return float(np.exp(log_a)), float(b)
+
+
+def scaling(amounts: list[int], runs: dict[str, list[dict]], teacher: dict) -> dict:
+    """Return the scores by amount, the teacher's, and the power laws; runs: of each kind a report for each amount."""
+    result = {'amounts': amounts, 'scores': {}}
+    for score, (_, value) in SCORES.items():
+        part = {'teacher': value(teacher)}
+        for kind, reports in runs.items():
+            errors = [value(report) for report in reports]
+            factor, exponent = power_law(amounts, errors)
+            part[kind] = {'errors': errors, 'factor': factor, 'exponent': exponent}
+        result['scores'][score] = part
+    return result
+
+
+def draw_scaling(result: dict, path: Path) -> None:
+    """Write a picture of what `scaling` returned: errors over amounts, fitted power laws, and the teacher."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(SCORES), 4.4), layout='constrained')
+    FigureCanvasAgg(figure)
+    amounts = np.array(result['amounts'])
+    for axes, (score, (title, _)) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
+        part = result['scores'][score]
+        for kind, color in zip(KINDS, ('tab:blue', 'tab:orange'), strict=True):
+            law = part[kind]
+            label = f'{kind}: {law["factor"]:.2g} n^{law["exponent"]:.2f}'
+            axes.plot(amounts, law['errors'], 'o', color=color, label=label)
+            axes.plot(amounts, law['factor'] * amounts ** law['exponent'], '--', color=color)
+        axes.axhline(part['teacher'], color='grey', label='their teacher')
+        axes.set(title=title, xlabel='sweep pairs n', xscale='log', yscale='log')
+        axes.set_xticks(amounts, map(str, amounts))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        'training.scaling', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--labels', type=Path, required=True, help='pseudo-labels of simulated clips')
+    parser.add_argument('--clips', type=Path, required=True, help='folder of those clips')
+    parser.add_argument('--amounts', type=int, nargs='+', default=[6, 24, 96, 360], help='sweep pairs to train on')
+    parser.add_argument('--steps', type=int, default=400, help='of each training (default: %(default)s)')
+    parser.add_argument('--config', type=Path, help='YAML with the fields of TrainConfig that differ from the defaults')
+    parser.add_argument('--teacher', default='rigid', help='that made the labels (default: %(default)s)')
+    parser.add_argument('--dataset', default='simulation:1000000-1000019', help='to score on (default: %(default)s)')
+    parser.add_argument('--out', type=Path, required=True)
+    options = parser.parse_args(arguments)
+    amounts = sorted(set(options.amounts))
+    try:
+        if len(amounts) < 2 or amounts[0] < 1:
+            raise ConfigError(f'A power law needs two amounts or more, each 1 or more, got {options.amounts}.')
+        from training.datasets import open_dataset
+        from training.estimators import build_estimator
+        from training.pseudo_labels import LabelStore
+        from training.train import train
+
+        config = load_config(TrainConfig, options.config)
+        config = dataclasses.replace(config.with_steps(options.steps), num_sweeps=2)
+        store, clips = LabelStore(options.labels), ClipStore(options.clips, 2)
+        checkpoints = {kind: [] for kind in KINDS}
+        for amount in reversed(amounts):  # what is missing shows at once
+            for kind, source in sources(store, clips, amount).items():
+                print(f'{kind}, {amount} pairs', file=sys.stderr)
+                checkpoints[kind].insert(0, train(config, options.out / f'{kind}_{amount}', source))
+        teacher = f'teacher:{options.teacher}'
+        estimators = [build_estimator(teacher)]
+        estimators += [build_estimator(str(path)) for paths in checkpoints.values() for path in paths]
+        reports = evaluate(open_dataset(options.dataset), estimators, Scope())
+    except ZeroFlowError as error:
+        print(f'training.scaling: {error}', file=sys.stderr)
+        return 1
+    runs = {kind: [reports[str(path)] for path in paths] for kind, paths in checkpoints.items()}
+    result = scaling(amounts, runs, reports[teacher])
+    write_json(options.out / 'scaling.json', without_nan(result | {'steps': options.steps, 'reports': reports}))
+    draw_scaling(result, options.out / 'scaling.png')
+    for score, part in result['scores'].items():
+        print(f'{score}: teacher {part["teacher"]:.4f}')
+        for kind in KINDS:
+            errors = ', '.join(f'{n}: {e:.4f}' for n, e in zip(amounts, part[kind]['errors'], strict=True))
+            print(f'  {kind:10} {errors}; {part[kind]["factor"]:.3f} n^{part[kind]["exponent"]:.3f}')
+    print(f'Written to {options.out}/scaling.json and scaling.png')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
