@@ -124,7 +124,7 @@ def test_pseudo_labels_train_a_student(labels, tmp_path):
     config = dataclasses.replace(TINY, loss='zeroflow', epochs=1, full=Phase(0, 3, 32), precision='bf16-mixed')
     checkpoint = load_checkpoint(train(config, tmp_path, split_labels(labels, 0.1)[0]))
     assert checkpoint.provenance['step'] == 2 + 1 + 3  # 9 pairs in batches of 3
-    assert checkpoint.provenance['supervision'] == 'pseudo-labels'
+    assert checkpoint.provenance['supervision'] == 'pseudo-labels of the teacher made_up, no human labels'
     assert all(torch.isfinite(value).all() for value in checkpoint.state_dict.values())
 
 

@@ -98,11 +98,16 @@ def split_labels(store, held_out: float) -> tuple[LabelSource, LabelSource]:
             'train on. Label some with: python3 -m training.label'
         )
     parts = {'to train on': keys[:num_train], 'held out': keys[num_train:]}
-    name = Path(store.folder).name
+    name = ', '.join(store.about.get('datasets', [Path(store.folder).name]))
     return tuple(
         LabelSource(store, tuple(part), {
-            'data': f'{len(part)} pairs {what}, of {len(keys)} in {name}, the first {part[0] if part else None}',
-            'supervision': 'pseudo-labels',
+            'data': f'{len(part)} pairs {what}, of {len(keys)} of {name}, the first {part[0] if part else None}',
+            'supervision': supervision(store),
         })
         for what, part in parts.items()
     )  # fmt: skip
+
+
+def supervision(store) -> str:
+    """Return what students of a store of pseudo-labels learn from, for their provenance."""
+    return f'pseudo-labels of the teacher {store.about.get("teacher", "unknown")}, no human labels'

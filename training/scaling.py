@@ -20,7 +20,7 @@ import numpy as np
 from training.clip_store import ClipStore
 from training.config import load_config
 from training.evaluate import evaluate, without_nan
-from training.pair_sources import ClipSource, LabelSource, PairSource
+from training.pair_sources import ClipSource, LabelSource, PairSource, supervision
 from training.schedule import TrainConfig
 from training.scores import Scope
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
@@ -46,7 +46,7 @@ def sources(store, clips: ClipStore, amount: int) -> dict[str, PairSource]:
             f'{store.folder} lacks {len(missing)} of the first {amount} clips, as {missing[0]}. Label them with: '
             f'python3 -m training.label simulation:0-{amount - 1}@{clips.folder} --out {store.folder}'
         )
-    about = {'data': f'simulation, {amount} clips of 2 sweeps, seeds from 0', 'supervision': 'pseudo-labels'}
+    about = {'data': f'simulation, {amount} clips of 2 sweeps, seeds from 0', 'supervision': supervision(store)}
     return {
         'distilled': LabelSource(store, keys, about),
         'supervised': ClipSource(clips, amount, clips_at_first=amount),
