@@ -72,7 +72,7 @@ class SensorHeight:
     One bad sweep (a wall of a truck around the vehicle) must not move the ground under the network.
     """
 
-    def __init__(self, fixed: float | None = None, memory: int = 25):
+    def __init__(self, fixed: float | None = None, memory: int = 10):
         self.fixed = fixed
         self._heights: deque[float] = deque(maxlen=memory)
         self._sweeps = 0
