@@ -53,6 +53,33 @@ def test_flow_of_a_crop_leads_to_the_other_cloud(clips):
     assert nearest(moved[moving][:200]) < 0.5 * nearest(still[moving][:200])
 
 
+def test_pairs_are_read_once_as_long_as_there_is_room(clips):
+    class Counting:
+        about = {'data': 'counted'}  # noqa: RUF012
+        read = []  # noqa: RUF012
+
+        def __len__(self):
+            return 3
+
+        def in_use(self, step):
+            return 3
+
+        def __getitem__(self, index):
+            self.read.append(index)
+            return ClipStore(clips, 2).pair(0, 0, 1)
+
+    for room, num_read in ((3, 3), (0, 6)):
+        counting = Counting()
+        counting.read.clear()
+        config = dataclasses.replace(TINY, warm_up=Phase(0, 2, 32), crops=Phase(0, 2, 32), full=Phase(9, 1, 256),
+                                     cached_pairs=room)  # fmt: skip
+        samples = PairSamples(config, counting, GRID)
+        first = [samples[step, 0] for step in range(6)]  # each of the three twice
+        assert len(counting.read) == num_read
+        again = PairSamples(dataclasses.replace(config, cached_pairs=9), Counting(), GRID)
+        np.testing.assert_array_equal(first[5].clouds[0], again[5, 0].clouds[0])
+
+
 def test_a_damaged_clip_is_simulated_again(clips, tmp_path):
     store = ClipStore(tmp_path, 2)
     path = store.ensure(0)
@@ -85,7 +112,7 @@ def test_the_last_pairs_are_held_out_and_at_least_one_is_left(labels):
 
 
 def test_an_epoch_sees_each_pair_once(labels):
-    config = dataclasses.replace(TINY, full=Phase(steps=4, batch=5, cells=256))
+    config = dataclasses.replace(TINY, full=Phase(steps=4, batch=5, cells=256), cached_pairs=0)
     samples = PairSamples(config, split_labels(labels, 0.0)[0], GRID)
     drawn = []
     samples.source.store.training_pair = lambda key: drawn.append(key)

@@ -45,7 +45,7 @@ class Augmentation:
                 kept = np.flatnonzero(rng.random(len(points)) < keep_share)
                 points, flow = points[kept], flow[kept]
             points = points @ linear.T.astype(np.float32)
-            points += rng.normal(0, self.jitter, points.shape).astype(np.float32)
+            points += np.float32(self.jitter) * rng.standard_normal(points.shape, np.float32)
             points[:, 2] += height
             changed_clouds.append(transforms.apply(ego_error, points) if number else points)
             changed_flows.append(flow @ linear.T.astype(np.float32))

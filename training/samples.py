@@ -38,6 +38,7 @@ class PairSamples:
         self.config = config
         self.source = source
         self.grid = grid
+        self._cache: dict[int, TrainingPair] = {}
 
     def batches(self, start: int, *, rank: int = 0, world: int = 1) -> Iterator[list[tuple[int, int]]]:
         """Yield the sample numbers of one process: config.accumulate parts of each step from `start` on, endlessly.
@@ -98,9 +99,20 @@ class PairSamples:
         in_use, total = self.source.in_use(step), len(self.source)
         if in_use < total or attempt:
             rng = np.random.default_rng((self.config.seed, step, number, attempt, 1))
-            return self.source[int(rng.integers(in_use))]
+            return self._read(int(rng.integers(in_use)))
         epoch, place = divmod(self._pairs_before(step) + number, total)
-        return self.source[int(self._order(epoch)[place])]
+        return self._read(int(self._order(epoch)[place]))
+
+    def _read(self, index: int) -> TrainingPair:
+        """Return a pair of the source, from memory if it is there; what came first goes first."""
+        if index in self._cache:
+            return self._cache[index]
+        pair = self.source[index]
+        if len(self._cache) >= self.config.cached_pairs > 0:
+            del self._cache[next(iter(self._cache))]
+        if self.config.cached_pairs:
+            self._cache[index] = pair
+        return pair
 
     @lru_cache(maxsize=1)  # noqa: B019
     def _order(self, epoch: int) -> np.ndarray:

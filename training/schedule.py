@@ -59,7 +59,8 @@ class TrainConfig:
     mover_speed: a point faster than this by its label moves [m/s].
     precision: one of PRECISIONS; mixed is of the convolutions alone, coordinates stay float32.
     save_every: steps between checkpoints. log_every: between lines of the log. num_threads: of torch.
-    num_workers: processes that read, simulate and augment. seed: of everything random.
+    num_workers: processes that read, simulate and augment. cached_pairs: that each of them keeps in memory; 6 MB for
+        120,000 points, 0: none. seed: of everything random.
     licence: of the student.
     """
 
@@ -87,6 +88,7 @@ class TrainConfig:
     log_every: int = 10
     num_threads: int = 2
     num_workers: int = 1
+    cached_pairs: int = 256
     seed: int = 0
     licence: str = 'Apache-2.0'
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
