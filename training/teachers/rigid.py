@@ -250,9 +250,11 @@ class _Direction:
         rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
         # Of the motion from stamp to stamp a pair of points shows the share of time that is between the two.
         share = np.clip(1 + (target[:, 3] - source[:, 3]) / self.lag, *_SHARES)
-        shift = (weight * share) @ (target[:, :3] - source[:, :3] @ rotation.T) / (weight @ share**2)
-        shift[2] = 0  # roads are level over the way of a tenth of a second
-        return rotation, shift
+        centre = weight @ source[:, :3]
+        turned = (source[:, :3] - centre) @ rotation.T + centre
+        motion = (weight * share) @ (target[:, :3] - turned) / (weight @ share**2)
+        motion[2] = 0  # roads are level over the way of a tenth of a second
+        return rotation, centre - rotation @ centre + motion
 
     def _some(self, points: np.ndarray, most: int) -> np.ndarray:
         return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
