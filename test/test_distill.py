@@ -6,6 +6,8 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import yaml
+from tiny_bag import BOX_SPEED, write_bag
 
 pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
 pytest.importorskip('onnxscript', reason='export needs onnxscript')
@@ -121,3 +123,23 @@ def test_agreement_of_a_student_that_says_zero(tmp_path):
 def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
     assert main(['drive', '--config', str(tmp_path / 'none.yaml'), '--out', str(tmp_path / 'model.onnx')]) == 1
     assert 'none.yaml' in capsys.readouterr().err
+
+
+def test_a_recorded_drive_becomes_models_by_the_programs_themselves(tmp_path, capsys):
+    drive = write_bag(tmp_path / 'drive', num_sweeps=5)
+    config = tmp_path / 'tiny.yaml'
+    phase = {'steps': 1, 'batch': 2, 'cells': 48}
+    config.write_text(yaml.safe_dump({'warm_up': phase, 'crops': phase, 'full': phase, 'num_workers': 0}))
+    out, work = tmp_path / 'model.onnx', tmp_path / 'work'
+    arguments = [drive, '--out', out, '--work', work, '--config', config, '--calibration-pairs', 2]
+    assert main([str(word) for word in arguments]) == 0
+    for path, precision in ((out, 'float32'), (tmp_path / 'model_int8.onnx', 'int8')):
+        card = load_engine(path).card
+        assert card.precision == precision and 'teacher rigid, no human labels' in card.training['supervision']
+        assert f'model_path:={path}' in capsys.readouterr().out or precision == 'int8'
+    [folder] = work.glob('label_*')
+    store = LabelStore(folder)
+    assert len(store.keys()) == 4
+    label = store.read(store.keys()[0])
+    moves = np.nan_to_num(label.flow0[:, 0]) > 0.05
+    assert moves.sum() > 500 and np.median(label.flow0[moves, 0]) == pytest.approx(0.1 * BOX_SPEED, abs=0.05)

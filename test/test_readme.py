@@ -26,17 +26,11 @@ RUN_BY = {
     'ros2 launch zeroflow_ros replay.launch.py bag:=path/to/bag': (
         'test_launch.py::test_replay_plays_a_bag_through_the_node'
     ),
-    '.venv/bin/python -m training.train --config config/train_lite_simulation.yaml --out runs/lite': (
-        'test_train.py::test_a_killed_training_goes_on_to_the_same_weights'
+    '.venv/bin/python -m training.distill drives/*.mcap --out model.onnx': (
+        'test_distill.py::test_a_recorded_drive_becomes_models_by_the_programs_themselves'
     ),
-    '.venv/bin/python -m export.to_onnx runs/lite/last.pt --out model.onnx': (
-        'test_export.py::test_both_forms_carry_the_card'
-    ),
-    '.venv/bin/python -m export.parity runs/lite/last.pt model.onnx': (
-        'test_export.py::test_parity_at_90000_points_with_two_threads'
-    ),
-    '.venv/bin/python -m export.quantize model.onnx --out model_int8.onnx': (
-        'test_quantize.py::test_the_8_bit_form_is_close_smaller_and_says_what_it_is'
+    '.venv/bin/python -m training.distill simulation:0-399@out/clips --out model.onnx': (
+        'test_distill.py::test_a_recorded_drive_becomes_models_by_the_programs_themselves'
     ),
     '.venv/bin/python -m training.evaluate --estimator zero model.onnx --dataset simulation:1000000-1000019': (
         'test_evaluate.py::test_program_scores_the_simulation_and_writes_json_and_a_picture'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a student on the exact flow of simulated clips, or on the pseudo-labels of a teacher.
 
-usage: python3 -m training.train --config config/train_lite_simulation.yaml --out runs/lite
-       python3 -m training.train --config config/train_lite.yaml --labels out/labels --out runs/distilled
+usage: python3 -m training.train --config config/train_lite.yaml --labels out/labels --out runs/distilled
+       python3 -m training.train --out runs/supervised
        python3 -m training.train --config config/train_zeroflow.yaml --labels LABELS --out runs/zeroflow --devices 8
 
 Clips are simulated when first needed. Stop it at any moment and start it again: it goes on from the last checkpoint,
