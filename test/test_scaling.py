@@ -26,10 +26,10 @@ def report(error):
 
 
 def test_scores_are_gathered_by_kind_and_drawn(tmp_path):
-    runs = {'distilled': [report(0.2), report(0.1)], 'supervised': [report(0.16), report(0.08)]}
-    result = scaling([10, 20], runs, report(0.12))
-    assert result['scores'].keys() == SCORES.keys()
-    part = result['scores']['dynamic_normalised_epe']
+    runs = {'distilled': {10: report(0.2), 20: report(0.1)}, 'supervised': {5: report(0.16), 20: report(0.08)}}
+    result = scaling(runs, report(0.12))
+    assert result.keys() == SCORES.keys()
+    part = result['dynamic_normalised_epe']
     assert part['teacher'] == pytest.approx(0.36) and part['supervised']['errors'] == pytest.approx([0.48, 0.24])
     assert part['distilled']['exponent'] == pytest.approx(-1)  # twice the data, half the error
     draw_scaling(result, tmp_path / 'scaling.png')
@@ -72,12 +72,12 @@ def test_the_program_trains_scores_and_fits(labels_of_clips, clips, tmp_path, ca
     config.write_text(
         yaml.safe_dump({'warm_up': crop, 'crops': crop, 'full': crop, 'num_workers': 0, 'num_threads': 1})
     )
-    arguments = ['--labels', labels_of_clips.folder, '--clips', clips, '--amounts', '2', '1', '--steps', '2',
+    arguments = ['--labels', labels_of_clips.folder, '--clips', clips, '--amounts', '2', '1', '--supervised', '2', '1',
                  '--config', config, '--dataset', f'simulation:0@{clips}', '--out', tmp_path / 'out']  # fmt: skip
     assert main([str(word) for word in arguments]) == 0
     made = json.loads((tmp_path / 'out' / 'scaling.json').read_text())
-    assert made['amounts'] == [1, 2] and made['steps'] == 2
     for kind in ('distilled', 'supervised'):
+        assert made['scores']['three_way_epe'][kind]['amounts'] == [1, 2]
         errors = made['scores']['three_way_epe'][kind]['errors']
         assert len(errors) == 2 and all(0 < error < 10 for error in errors)
         assert (tmp_path / 'out' / f'{kind}_2' / 'last.pt').is_file()

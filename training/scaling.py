@@ -3,10 +3,10 @@
 
 usage:
   python3 -m training.label simulation:0-399@out/clips --out out/labels
-  python3 -m training.scaling --labels out/labels --clips out/clips --amounts 6 24 96 360 --steps 400 --out out/scaling
+  python3 -m training.scaling --labels out/labels --clips out/clips --config config/scaling_lite.yaml --out out/scaling
 
-For each amount it trains a student on the pseudo-labels of the first so many clips, and one on their exact flow, for
-the same number of steps, and scores all of them and the teacher on clips that none has seen. Run it again after any
+For each amount it trains a student on the pseudo-labels of the first so many clips, and one on their exact flow, with
+the same configuration, and scores all of them and the teacher on clips that none has seen. Run it again after any
 interruption. It writes OUT/scaling.json and OUT/scaling.png, with power laws fitted to the errors.
 """
 
@@ -59,16 +59,20 @@ def power_law(amounts, errors) -> tuple[float, float]:
     return float(np.exp(log_a)), float(b)
 
 
-def scaling(amounts: list[int], runs: dict[str, list[dict]], teacher: dict) -> dict:
-    """Return the scores by amount, the teacher's, and the power laws; runs: of each kind a report for each amount."""
-    result = {'amounts': amounts, 'scores': {}}
+def scaling(runs: dict[str, dict[int, dict]], teacher: dict) -> dict:
+    """Return by score the teacher's, and of each kind of student errors by amount and the power law.
+
+    runs: of each kind the report by amount. teacher: its report.
+    """
+    result = {}
     for score, (_, value) in SCORES.items():
-        part = {'teacher': value(teacher)}
+        result[score] = {'teacher': value(teacher)}
         for kind, reports in runs.items():
-            errors = [value(report) for report in reports]
-            factor, exponent = power_law(amounts, errors)
-            part[kind] = {'errors': errors, 'factor': factor, 'exponent': exponent}
-        result['scores'][score] = part
+            errors = [value(report) for report in reports.values()]
+            factor, exponent = power_law(list(reports), errors)
+            result[score][kind] = {
+                'amounts': list(reports), 'errors': errors, 'factor': factor, 'exponent': exponent,
+            }  # fmt: skip
     return result
 
 
@@ -79,17 +83,18 @@ def draw_scaling(result: dict, path: Path) -> None:
 
     figure = Figure(figsize=(5.2 * len(SCORES), 4.4), layout='constrained')
     FigureCanvasAgg(figure)
-    amounts = np.array(result['amounts'])
     for axes, (score, (title, _)) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
-        part = result['scores'][score]
+        part = result[score]
         for kind, color in zip(KINDS, ('tab:blue', 'tab:orange'), strict=True):
             law = part[kind]
+            amounts = np.array(law['amounts'])
             label = f'{kind}: {law["factor"]:.2g} n^{law["exponent"]:.2f}'
             axes.plot(amounts, law['errors'], 'o', color=color, label=label)
             axes.plot(amounts, law['factor'] * amounts ** law['exponent'], '--', color=color)
         axes.axhline(part['teacher'], color='grey', label='their teacher')
         axes.set(title=title, xlabel='sweep pairs n', xscale='log', yscale='log')
-        axes.set_xticks(amounts, map(str, amounts))
+        ticks = part[KINDS[0]]['amounts']
+        axes.set_xticks(ticks, map(str, ticks))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -104,45 +109,54 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--labels', type=Path, required=True, help='pseudo-labels of simulated clips')
     parser.add_argument('--clips', type=Path, required=True, help='folder of those clips')
     parser.add_argument('--amounts', type=int, nargs='+', default=[6, 24, 96, 360], help='sweep pairs to train on')
-    parser.add_argument('--steps', type=int, default=400, help='of each training (default: %(default)s)')
+    parser.add_argument('--supervised', type=int, nargs='+', metavar='AMOUNT',
+                        help='amounts to train on exact flow as well (default: all)')  # fmt: skip
     parser.add_argument('--config', type=Path, help='YAML with the fields of TrainConfig that differ from the defaults')
     parser.add_argument('--teacher', default='rigid', help='that made the labels (default: %(default)s)')
     parser.add_argument('--dataset', default='simulation:1000000-1000019', help='to score on (default: %(default)s)')
     parser.add_argument('--out', type=Path, required=True)
     options = parser.parse_args(arguments)
-    amounts = sorted(set(options.amounts))
+    amounts = {'distilled': options.amounts, 'supervised': options.supervised or options.amounts}
+    amounts = {kind: sorted(set(numbers)) for kind, numbers in amounts.items()}
     try:
-        if len(amounts) < 2 or amounts[0] < 1:
-            raise ConfigError(f'A power law needs two amounts or more, each 1 or more, got {options.amounts}.')
+        for numbers in amounts.values():
+            if len(numbers) < 2 or numbers[0] < 1:
+                raise ConfigError(f'A power law needs two amounts or more, each 1 or more, got {numbers}.')
         from training.datasets import open_dataset
         from training.estimators import build_estimator
         from training.pseudo_labels import LabelStore
         from training.train import train
 
         config = load_config(TrainConfig, options.config)
-        config = dataclasses.replace(config.with_steps(options.steps), num_sweeps=2)
         store, clips = LabelStore(options.labels), ClipStore(options.clips, 2)
-        checkpoints = {kind: [] for kind in KINDS}
-        for amount in reversed(amounts):  # what is missing shows at once
-            for kind, source in sources(store, clips, amount).items():
-                print(f'{kind}, {amount} pairs', file=sys.stderr)
-                checkpoints[kind].insert(0, train(config, options.out / f'{kind}_{amount}', source))
+        checkpoints = {kind: {} for kind in KINDS}
+        wanted = [(amount, kind) for kind, numbers in amounts.items() for amount in numbers]
+        for amount, kind in sorted(wanted, reverse=True):  # the most first: what is missing shows at once
+            print(f'{kind}, {amount} pairs', file=sys.stderr)
+            source = sources(store, clips, amount)[kind]
+            checkpoints[kind][amount] = train(config, options.out / f'{kind}_{amount}', source)
         teacher = f'teacher:{options.teacher}'
-        estimators = [build_estimator(teacher)]
-        estimators += [build_estimator(str(path)) for paths in checkpoints.values() for path in paths]
+        paths = [str(path) for by_amount in checkpoints.values() for path in by_amount.values()]
+        estimators = [build_estimator(name) for name in (teacher, *paths)]
         reports = evaluate(open_dataset(options.dataset), estimators, Scope())
     except ZeroFlowError as error:
         print(f'training.scaling: {error}', file=sys.stderr)
         return 1
-    runs = {kind: [reports[str(path)] for path in paths] for kind, paths in checkpoints.items()}
-    result = scaling(amounts, runs, reports[teacher])
-    write_json(options.out / 'scaling.json', without_nan(result | {'steps': options.steps, 'reports': reports}))
+    runs = {
+        kind: {amount: reports[str(by_amount[amount])] for amount in sorted(by_amount)}
+        for kind, by_amount in checkpoints.items()
+    }
+    result = scaling(runs, reports[teacher])
+    write_json(options.out / 'scaling.json', without_nan({
+        'scores': result, 'config': dataclasses.asdict(config), 'reports': reports,
+    }))  # fmt: skip
     draw_scaling(result, options.out / 'scaling.png')
-    for score, part in result['scores'].items():
+    for score, part in result.items():
         print(f'{score}: teacher {part["teacher"]:.4f}')
         for kind in KINDS:
-            errors = ', '.join(f'{n}: {e:.4f}' for n, e in zip(amounts, part[kind]['errors'], strict=True))
-            print(f'  {kind:10} {errors}; {part[kind]["factor"]:.3f} n^{part[kind]["exponent"]:.3f}')
+            law = part[kind]
+            errors = ', '.join(f'{n}: {e:.4f}' for n, e in zip(law['amounts'], law['errors'], strict=True))
+            print(f'  {kind:10} {errors}; {law["factor"]:.3f} n^{law["exponent"]:.3f}')
     print(f'Written to {options.out}/scaling.json and scaling.png')
     return 0
 
