@@ -80,6 +80,7 @@ def draw_scaling(result: dict, path: Path) -> None:
     """Write a picture of what `scaling` returned: errors over amounts, fitted power laws, and the teacher."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, ScalarFormatter
 
     figure = Figure(figsize=(5.2 * len(SCORES), 4.4), layout='constrained')
     FigureCanvasAgg(figure)
@@ -95,7 +96,9 @@ def draw_scaling(result: dict, path: Path) -> None:
         axes.set(title=title, xlabel='sweep pairs n', xscale='log', yscale='log')
         ticks = part[KINDS[0]]['amounts']
         axes.set_xticks(ticks, map(str, ticks))
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=100)
