@@ -13,7 +13,9 @@ def write_model(proto, card: ModelCard, path: Path) -> ModelCard:
     import onnx
 
     card = dataclasses.replace(card, checksum=NO_CHECKSUM)
-    del proto.metadata_props[:]
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]  # torch writes where its code lies on the computer that exports
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, card.to_json()
     onnx.checker.check_model(proto)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from processes import ROOT
 
 torch = pytest.importorskip('torch', reason='export needs torch')
 
@@ -45,6 +46,7 @@ def test_both_forms_carry_the_card(folder):
     assert dense.grid == full.grid and dense.training == {'data': 'test', 'step': 7}
     assert dense.encoder_weight.shape == (16, 9) and full.encoder_weight.shape == (0, 9)
     assert dense.checksum != full.checksum
+    assert not any(str(ROOT).encode() in path.read_bytes() for path in folder.rglob('*.onnx'))
     assert sorted(path.name for path in folder.iterdir()) == ['c.pt', 'm.onnx', 'm_full.onnx']
 
 
