@@ -11,6 +11,7 @@ from training.teachers.misfit_field import MisfitField, disc
 from training.teachers.sharpness import sharpen
 from training.teachers.teacher import Flows, Times
 from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.transforms import rotation_matrix
 
 _LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too little of its heading
 _MAX_TURN = 0.15  # rad over a pair: 86 degrees a second
@@ -246,8 +247,7 @@ class _Direction:
         turn = _turn(source[:, :3], target[:, :3], weight) if may_turn else 0.0
         if abs(turn) > _MAX_TURN:
             turn = 0.0
-        cosine, sine = np.cos(turn), np.sin(turn)
-        rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        rotation = rotation_matrix([0, 0, turn])
         # Of the motion from stamp to stamp a pair of points shows the share of time that is between the two.
         share = np.clip(1 + (target[:, 3] - source[:, 3]) / self.lag, *_SHARES)
         centre = weight @ source[:, :3]

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial import cKDTree
 
+from zeroflow_ros.transforms import rotation_matrix
+
 _RADIUS = 0.5  # m: more than the gap between two rings on a car
 _FEW, _FEW_SPREAD = 5, 0.11  # fewer neighbours than that are no surface; what they count as [m]
 _POINTS, _EVERY = 200, 2  # of each sweep; of those, every so many-th is looked at
@@ -41,7 +43,7 @@ def sharpen(source: np.ndarray, target: np.ndarray, rotation: np.ndarray, shift:
 
     def spread_after(correction: np.ndarray) -> float:
         extra = correction[:2] @ axes
-        xy0 = (moved[:, :2] - centre[:2]) @ _rotation(correction[2])[:2, :2].T + centre[:2] + extra
+        xy0 = (moved[:, :2] - centre[:2]) @ rotation_matrix([0, 0, correction[2]])[:2, :2].T + centre[:2] + extra
         total = motion + extra
         # All at the time of the target's stamp.
         xy = np.concatenate([xy0 - total * late0, theirs[:, :2] - total * late1])
@@ -50,7 +52,7 @@ def sharpen(source: np.ndarray, target: np.ndarray, rotation: np.ndarray, shift:
     correction, before, after = _search(spread_after)
     if after > _GAIN * before:
         return rotation, shift
-    turn, extra = _rotation(correction[2]), np.append(correction[:2] @ axes, 0)
+    turn, extra = rotation_matrix([0, 0, correction[2]]), np.append(correction[:2] @ axes, 0)
     return turn @ rotation, turn @ (shift - centre) + centre + extra
 
 
@@ -87,8 +89,3 @@ def _search(cost: Callable[[np.ndarray], float]) -> tuple[np.ndarray, float, flo
                     best, lowest = candidate, value
                     break
     return best, before, lowest
-
-
-def _rotation(turn: float) -> np.ndarray:
-    cosine, sine = np.cos(turn), np.sin(turn)
-    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
