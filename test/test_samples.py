@@ -55,8 +55,8 @@ def test_flow_of_a_crop_leads_to_the_other_cloud(clips):
 
 def test_pairs_are_read_once_as_long_as_there_is_room(clips):
     class Counting:
-        about = {'data': 'counted'}  # noqa: RUF012
-        read = []  # noqa: RUF012
+        def __init__(self):
+            self.about, self.read = {'data': 'counted'}, []
 
         def __len__(self):
             return 3
@@ -70,7 +70,6 @@ def test_pairs_are_read_once_as_long_as_there_is_room(clips):
 
     for room, num_read in ((3, 3), (0, 6)):
         counting = Counting()
-        counting.read.clear()
         config = dataclasses.replace(TINY, warm_up=Phase(0, 2, 32), crops=Phase(0, 2, 32), full=Phase(9, 1, 256),
                                      cached_pairs=room)  # fmt: skip
         samples = PairSamples(config, counting, GRID)
