@@ -29,7 +29,7 @@ RUN_BY = {
     '.venv/bin/python -m training.distill drives/*.mcap --out model.onnx': (
         'test_distill.py::test_a_recorded_drive_becomes_models_by_the_programs_themselves'
     ),
-    '.venv/bin/python -m training.distill simulation:0-399@out/clips --out model.onnx': (
+    '.venv/bin/python -m training.distill simulation:0-399 --out model.onnx --processes 2': (
         'test_distill.py::test_a_recorded_drive_becomes_models_by_the_programs_themselves'
     ),
     '.venv/bin/python -m training.evaluate --estimator zero model.onnx --dataset simulation:1000000-1000019': (

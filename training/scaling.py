@@ -2,8 +2,8 @@
 """How a student gets better with more data: distilled students beside supervised ones, and beside their teacher.
 
 usage:
-  python3 -m training.label simulation:0-399@out/clips --out out/labels
-  python3 -m training.scaling --labels out/labels --clips out/clips --config config/scaling_lite.yaml --out out/scaling
+  python3 -m training.label simulation:0-399@out/pairs --out out/labels
+  python3 -m training.scaling --labels out/labels --clips out/pairs --config config/scaling_lite.yaml --out out/scaling
 
 For each amount it trains a student on the pseudo-labels of the first so many clips, and one on their exact flow, with
 the same configuration, and scores all of them and the teacher on clips that none has seen. Run it again after any
