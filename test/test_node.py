@@ -15,7 +15,7 @@ from flow_node import NodeProcess, Vehicle, cloud, column, scene, stamp_of  # no
 from processes import ROOT, environment, run  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
 
-from zeroflow_ros.node import STAGES  # noqa: E402
+from zeroflow_ros.outputs import STAGES  # noqa: E402
 
 S = 1_000_000_000
 DEBUG = [f'processing_time/{stage}_ms' for stage in STAGES] + ['pipeline_latency_ms', 'dt_s']

@@ -65,10 +65,10 @@ def test_parameter_table_is_that_of_the_node():
 
 
 def test_topics_and_fields_are_those_of_the_node():
-    node = pytest.importorskip('zeroflow_ros.node', reason='needs rclpy')
-    for topic in (node.FLOW, node.MARKERS, '~/input/pointcloud', '~/input/odometry', '/diagnostics'):
+    outputs = pytest.importorskip('zeroflow_ros.outputs', reason='needs rclpy')
+    for topic in (outputs.FLOW, outputs.MARKERS, '~/input/pointcloud', '~/input/odometry', '/diagnostics'):
         assert f'`{topic}`' in README
-    assert ', '.join(node.STAGES) in README
+    assert ', '.join(outputs.STAGES) in README
 
 
 @pytest.mark.parametrize('page', ['README.md', *(f'docs/{p.name}' for p in sorted((ROOT / 'docs').glob('*.md')))])
