@@ -40,6 +40,12 @@ ARGUMENTS = [
         'num_threads', default_value='', description='CPU threads of the engine; empty: as params_file says.'
     ),
     DeclareLaunchArgument(
+        'autostart',
+        default_value='',
+        choices=['', 'true', 'false'],
+        description='false: a lifecycle manager configures and activates the node; empty: as params_file says.',
+    ),
+    DeclareLaunchArgument(
         'use_sim_time', default_value='false', choices=['true', 'false'], description='Take the time from /clock.'
     ),
     DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal.'),
@@ -76,7 +82,9 @@ def start(context) -> list[Node]:
     use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
     overrides = {name: given[name] for name in ('model_path', 'ego_motion') if given[name]}
     # These get their type as in YAML, and the node checks it.
-    overrides |= {name: LaunchConfiguration(name) for name in ('odometry_T_lidar', 'num_threads') if given[name]}
+    overrides |= {
+        name: LaunchConfiguration(name) for name in ('odometry_T_lidar', 'num_threads', 'autostart') if given[name]
+    }
     flow = Node(
         package='zeroflow_ros',
         executable='flow_node',

@@ -55,6 +55,7 @@ def test_whatever_fails_in_a_sweep_is_counted_and_the_next_one_is_served():
     worker = FlowWorker(FlowPipeline(load_engine(), sensor_height=1.8), NoMotion(), health, listener,
                         parameters=lambda: parameters, now_ns=lambda: S)  # fmt: skip
     worker.start()
+    worker.set_active(True)
     for k in range(3):
         worker.put(cloud(POINTS, S + k * DT_NS))
         deadline = time.monotonic() + 10

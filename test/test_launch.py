@@ -19,9 +19,10 @@ LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 FLOW, REPLAY = (ROOT / 'launch' / name for name in ('flow.launch.py', 'replay.launch.py'))
 FLOW_ARGUMENTS = {
     'input_topic', 'odometry_topic', 'namespace', 'node_name', 'params_file', 'model_path', 'ego_motion', 'num_threads',
-    'odometry_T_lidar',    'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz', 'rviz_config', 'fixed_frame',
+    'odometry_T_lidar', 'autostart', 'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz', 'rviz_config',
+    'fixed_frame',
 }  # fmt: skip
-BY_NAME = ('model_path', 'ego_motion', 'odometry_T_lidar', 'num_threads')  # parameters of the node
+BY_NAME = ('model_path', 'ego_motion', 'odometry_T_lidar', 'num_threads', 'autostart')  # parameters of the node
 
 
 def _calls(path, function: str) -> list[ast.Call]:

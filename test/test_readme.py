@@ -26,6 +26,8 @@ RUN_BY = {
     'ros2 launch zeroflow_ros replay.launch.py bag:=path/to/bag': (
         'test_launch.py::test_replay_plays_a_bag_through_the_node'
     ),
+    'ros2 lifecycle set /flow_node configure': 'test_lifecycle.py::test_a_manager_takes_it_through_its_states',
+    'ros2 lifecycle set /flow_node activate': 'test_lifecycle.py::test_a_manager_takes_it_through_its_states',
     '.venv/bin/python -m training.distill drives/*.mcap --out model.onnx': (
         'test_distill.py::test_a_recorded_drive_becomes_models_by_the_programs_themselves'
     ),

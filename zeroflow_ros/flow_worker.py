@@ -15,7 +15,7 @@ from zeroflow_ros.mailbox import Mailbox
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud
 from zeroflow_ros.stopwatch import Stopwatch
-from zeroflow_ros.sweep import Drop, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.sweep import Drop, Skip, Sweep, SweepBuffer, SweepPair
 from zeroflow_ros.trajectory import check_plausible
 
 _OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
@@ -66,6 +66,8 @@ class FlowWorker:
         self._layout = None
         self._clock_jumped = False
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
+        self.active = False  # whether it publishes; if not, it only keeps the last sweep
+        self._publishing = threading.Lock()
         self.facts: dict = {}  # of the last sweep, for the diagnostics
 
     def start(self) -> None:
@@ -77,6 +79,11 @@ class FlowWorker:
         self._mailbox.close()
         if self._thread.is_alive():
             self._thread.join(timeout=2.0)
+
+    def set_active(self, active: bool) -> None:
+        """Publish from now on, or no more: once this returns, no flow follows."""
+        with self._publishing:
+            self.active = active
 
     def put(self, msg) -> None:
         """Hand over the newest cloud; returns at once."""
@@ -147,8 +154,8 @@ class FlowWorker:
         if reason is not None:
             self._dropped(reason, msg, sweep, last)
             return
-        if not (parameters.always_run or self._outputs.wanted()):
-            health.nobody_listened()
+        if not (self.active and (parameters.always_run or self._outputs.wanted())):
+            health.only_kept(Skip.NOBODY_LISTENS if self.active else Skip.INACTIVE)
             return
         dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
         try:
@@ -164,7 +171,10 @@ class FlowWorker:
         pair = SweepPair(previous.points, sweep.points, ego0_T_ego1, dt)
         estimate = self._pipeline.estimate(pair)
         carrier, points = (msg, sweep.points) if estimate.output_on == 'latest' else (last_msg, previous.points)
-        with watch('publish'):
+        with watch('publish'), self._publishing:
+            if not self.active:  # any more
+                health.only_kept(Skip.INACTIVE)
+                return
             self._outputs.publish_flow(carrier, estimate.velocity, estimate.flow_valid)
         stages_ms = {**watch.stages_ms, **estimate.stages_ms, 'total': (time.perf_counter() - received) * 1e3}
         health.flowed(stages_ms, max_ms=parameters.max_processing_time_ms,
@@ -194,7 +204,7 @@ class FlowWorker:
             Drop.TOO_CLOSE: f'{dt:.3f} s from one sweep to the next; this model works from {low} s. It is dropped.',
         }[reason]
         self._health.dropped(reason, text)
-        if reason is Drop.EMPTY:
+        if reason is Drop.EMPTY and self.active:
             num_rows = msg.height * msg.width
             self._outputs.publish_flow(msg, np.full((num_rows, 3), np.nan, np.float32), np.zeros(num_rows, np.uint8))
         elif reason is Drop.TIME_RESET:

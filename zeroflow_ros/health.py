@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from zeroflow_ros.sweep import Drop
+from zeroflow_ros.sweep import Drop, Skip
 
 PARTS = ('input', 'ego_motion', 'inference', 'model')
 HOLD_S = 5.0  # a trouble counts as present this long after it was last seen: five diagnostic messages show it
@@ -89,7 +89,8 @@ class Health:
     def __init__(self, log: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic):
         self._log, self._clock = log, clock
         self._lock = threading.RLock()
-        self.received = self.published = self.skipped = 0
+        self.received = self.published = 0
+        self.skips: Counter[Skip] = Counter()
         self.drops: Counter[Drop] = Counter()
         self._outcomes: deque[Drop | None] = deque(maxlen=200)
         self._arrivals: deque[float] = deque(maxlen=50)
@@ -145,10 +146,10 @@ class Health:
             text = f'Message in to flow out took {total:.0f} ms, more than max_processing_time_ms ({max_ms:.0f} ms).'
             self.trouble('slow', 'inference', level, text)
 
-    def nobody_listened(self) -> None:
-        """Count a sweep that was only kept as the previous one, because nobody listens."""
+    def only_kept(self, reason: Skip) -> None:
+        """Count a sweep that was only kept as the previous one of the next."""
         with self._lock:
-            self.skipped += 1
+            self.skips[reason] += 1
             self._outcomes.append(None)
 
     def trouble(self, kind: str, part: str, level: Level, text: str, log: str = 'warning') -> None:
@@ -221,7 +222,8 @@ class Health:
             troubles = list(self._troubles.values())
             outcomes = Counter(self._outcomes)
             facts['input'] |= {'received': self.received, 'rate_hz': f'{self.rate():.1f}'}
-            facts['inference'] |= {'published': self.published, 'skipped_nobody_listens': self.skipped}
+            facts['inference'] |= {'published': self.published}
+            facts['inference'] |= {f'skipped_{reason.value}': self.skips[reason] for reason in Skip}
             for reason in Drop:
                 facts[DROPS[reason].part][f'dropped.{reason.value}'] = self.drops[reason]
         for stage, (p50, p95, p99) in self.percentiles().items():

@@ -4,14 +4,18 @@
     ros2 run zeroflow_ros flow_node --ros-args -r '~/input/pointcloud:=/points' -r '~/input/odometry:=/odom'
     python3 -m zeroflow_ros.node --ros-args --params-file config/node.yaml -p ego_motion:=registration
 
+It is a managed (lifecycle) node that configures and activates itself, unless the parameter autostart is false.
 Parameters: config/node.yaml. Topics: see README.md.
 """
 
 import array
+import gc
 import math
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
 
 import numpy as np
 import rclpy
@@ -20,7 +24,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import PointCloud2, PointField
 
@@ -39,12 +43,15 @@ from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.sweep import SweepPair
 
-_WATCH_S = 0.5
+_REPORT_S, _WATCH_S = 1.0, 0.5
 _NO_CLOCK_S = 5.0
 
 
-class FlowNode(Node):
-    """setup() opens the model and the topics, run() takes clouds, teardown() stops; see the module.
+class FlowNode(LifecycleNode):
+    """A managed node: configure opens the model and the topics, activate publishes; see the module.
+
+    Inactive it goes on to take clouds, so that the first one after it is activated makes a pair with the one before.
+    Cleanup gives everything back. What cannot be configured is said, and leaves the node unconfigured.
 
     Raises: ConfigError for a parameter that is unknown or does not make sense.
     """
@@ -57,22 +64,71 @@ class FlowNode(Node):
             for policy in ('history', 'depth', 'reliability')
         ]
         self.parameters = read_parameters(self, others=qos)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         # One line each: rclpy forbids a call site to change its severity.
-        logs = {
+        self._logs = {
             'debug': lambda text: self.get_logger().debug(text),
             'info': lambda text: self.get_logger().info(text),
             'warning': lambda text: self.get_logger().warning(text),
             'error': lambda text: self.get_logger().error(text),
         }
-        self.health = Health(lambda severity, text: logs[severity](text))
-        self._input = self._worker = self._ego_motion = None
+        self._change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
+        self._undo: list[Callable[[], object]] = []  # what gives back what was taken, the last first
 
-    def setup(self) -> None:
-        """Open the model, the source of ego motion, and the outputs.
+    def _on_change_state(self, request, response):
+        """Refuse a transition that this state does not have: rclpy raises there, which would end the node."""
+        try:
+            return self._change_state(request, response)
+        except Exception as error:
+            self.get_logger().warning(f'No such transition from here: {error}')
+            response.success = False
+            return response
+
+    def autostart(self) -> bool:
+        """Configure and activate, as a lifecycle manager would; return whether the node is active now."""
+        success = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == success and self.trigger_activate() == success
+
+    def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition(self._set_up)
+
+    def on_activate(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition(self._activate)
+
+    def on_deactivate(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition(self._deactivate)
+
+    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition(self.tear_down)
+
+    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition(self.tear_down)
+
+    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition(self.tear_down)  # and the node is unconfigured, so that it can be tried again
+
+    def _transition(self, step: Callable[[], None]) -> TransitionCallbackReturn:
+        """Do what a transition does; what goes wrong is said here, rclpy would swallow it."""
+        try:
+            step()
+        except ZeroFlowError as error:
+            self.get_logger().fatal(str(error))
+            self.tear_down()
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            if self.context.ok():  # else it was told to stop meanwhile
+                self.get_logger().fatal(f'{type(error).__name__}: {error}\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def _set_up(self) -> None:
+        """Open the model, the source of ego motion, and the topics.
 
         Raises: ModelError or ConfigError.
         """
         p = self.parameters
+        self.health = Health(lambda severity, text: self._logs[severity](text))
         engine = load_engine(p.model_path, name=p.engine, num_threads=p.num_threads)
         pipeline = FlowPipeline(
             engine, output_on=p.output_on, sensor_height=None if math.isnan(p.sensor_height) else p.sensor_height,
@@ -87,40 +143,51 @@ class FlowNode(Node):
             'licence': card.licence, 'training': card.training,
         }  # fmt: skip
         self._ego_motion = open_ego_motion(self, p, self.health)
+        self._undo.append(self._ego_motion.close)
+        publishers = Publishers(self)
+        self._undo.append(publishers.close)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._undo.append(lambda: self.destroy_publisher(self._diagnostics))
         self._worker = FlowWorker(
-            pipeline, self._ego_motion, self.health, Publishers(self), parameters=lambda: self.parameters,
+            pipeline, self._ego_motion, self.health, publishers, parameters=lambda: self.parameters,
             now_ns=lambda: self.get_clock().now().nanoseconds,
         )  # fmt: skip
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
-
-    def run(self) -> None:
-        """Start to take clouds."""
-        p = self.parameters
         self._worker.start()
+        self._undo.append(self._worker.stop)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Take clouds, watch the topics and the clock, and report."""
         self.health.listening()
-        self._input = CloudInput(self, p.input_reliability, self._worker.put, self.health)
+        self._input = CloudInput(self, self.parameters.input_reliability, self._worker.put, self.health)
+        self._undo.append(self._input.close)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a paused bag stops ROS time, and must not stop these
         self._started = time.monotonic()
-        self._timers_made = [
-            self.create_timer(1.0, self._report, clock=steady),
-            self.create_timer(_WATCH_S, self._input.probe, clock=steady),
-        ]
+        for seconds, callback in ((_REPORT_S, self._report), (_WATCH_S, self._input.probe)):
+            timer = self.create_timer(seconds, callback, clock=steady)
+            self._undo.append(lambda timer=timer: self.destroy_timer(timer))
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
-        self._jump = self.get_clock().create_jump_callback(
-            backward, post_callback=lambda _: self._worker.clock_jumped_back()
-        )
-        name = self._model_facts['name']
+        jump = self.get_clock().create_jump_callback(backward, post_callback=lambda _: self._worker.clock_jumped_back())
+        self._undo.append(jump.unregister)
+
+    def _activate(self) -> None:
+        self._worker.set_active(True)
+        name, p = self._model_facts['name'], self.parameters
         self.get_logger().info(
             f'{name} ({p.engine}, {p.num_threads} threads) gives the {p.output_on} sweep of {self._input.topic} '
             f'velocities on {self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}'
         )
 
-    def teardown(self) -> None:
+    def _deactivate(self) -> None:
+        self._worker.set_active(False)
+        self.get_logger().info('Inactive: no flow until the node is activated again.')
+
+    def tear_down(self) -> None:
         """Stop taking clouds, finish the one at hand, and give everything back."""
-        for part in (self._worker, self._input, self._ego_motion):
-            if part is not None:
-                part.stop() if part is self._worker else part.close()
+        while self._undo:
+            self._undo.pop()()
+        self._input = self._worker = self._ego_motion = self._diagnostics = None
+        gc.collect()  # callbacks and what they belong to hold each other, and the engine
 
     def _on_set_parameters(self, changes) -> SetParametersResult:
         try:
@@ -147,6 +214,7 @@ class FlowNode(Node):
             self.health.trouble('no clock', 'input', Level.WARN, text, log='debug')
         facts = {
             'input': {'topic': self._input.topic, 'reliability': self._input.reliability, **self._worker.facts},
+            'inference': {'active': self._worker.active},
             'ego_motion': {'source': self.parameters.ego_motion},
             'model': self._model_facts,
         }
@@ -191,8 +259,8 @@ def main(args: list[str] | None = None) -> int:
         if rest := remove_ros_args(argv)[1:]:
             raise ConfigError(f'Unknown arguments {rest}. ROS arguments come after --ros-args; see --help.')
         node = FlowNode()
-        node.setup()
-        node.run()
+        if node.parameters.autostart and not node.autostart():
+            return 1 if rclpy.ok() else 0  # 0: told to stop while starting
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -211,7 +279,7 @@ def main(args: list[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn the end into a traceback
         if node is not None:
-            node.teardown()
+            node.tear_down()
             node.destroy_node()
         rclpy.try_shutdown()
     return 0

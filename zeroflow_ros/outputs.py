@@ -42,12 +42,19 @@ class Publishers:
                 'history keep_last or keep_all, an integer depth, and reliability reliable or best_effort.'
             ) from error
 
+    def close(self) -> None:
+        """Take the topics back."""
+        for publisher in self._all():
+            self._node.destroy_publisher(publisher)
+
+    def _all(self) -> tuple:
+        return self._flow, self._markers, *self._debug.values()
+
     def ok(self) -> bool:
         return self._node.context.ok()
 
     def wanted(self) -> bool:
-        publishers = (self._flow, self._markers, *self._debug.values())
-        return any(publisher.get_subscription_count() for publisher in publishers)
+        return any(publisher.get_subscription_count() for publisher in self._all())
 
     def publish_flow(self, msg: PointCloud2, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
         cloud = flow_cloud(msg, velocity, flow_valid, reuse=self._flow_data)

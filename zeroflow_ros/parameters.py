@@ -40,6 +40,7 @@ class Parameters:
     Raises: ConfigError on a value of the wrong type, out of range, or at odds with another one.
     """
 
+    autostart: bool = _parameter(True, 'Configure and activate at start; false: a lifecycle manager does it.')
     model_path: str = _parameter('', 'Model file (.onnx with a model card); empty for the model in the package.')
     engine: str = _parameter('onnxruntime', 'What runs the model.', choices=ENGINES)
     num_threads: int = _parameter(2, 'CPU threads of the engine.', low=1, high=256)

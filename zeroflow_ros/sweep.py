@@ -26,6 +26,13 @@ class Drop(str, Enum):
     ENGINE = 'engine_failed'
 
 
+class Skip(str, Enum):
+    """Why a sweep was only kept as the previous one of the next; the value is the name under which it is counted."""
+
+    NOBODY_LISTENS = 'nobody_listens'
+    INACTIVE = 'inactive'
+
+
 @dataclass(frozen=True)
 class Sweep:
     """One LiDAR revolution.
