@@ -21,11 +21,13 @@ def test_a_record_knows_its_tenths_and_silences():
         ({}, []),
         ({'memory': [(k / 100, 300 + 0.1 * k) for k in range(101)]}, ['grew from 301.5 MB']),
         ({'reports': [0.0, 3.0, 4.0]}, ['No diagnostics for 3.0 s']),
+        ({'latency_ms': [20.0] * 90 + [30.0] * 10}, ['grew from 20.0 ms']),
         ({'served': 99}, ['99 of 100 sweeps']),
     ],
 )
 def test_a_limit_that_is_not_kept_is_said(changes, said):
-    good = {'sent': 100, 'served': 100, 'memory': [(k / 100, 300.0) for k in range(101)], 'reports': [0.0, 1.0, 2.0]}
+    memory = [(k / 100, 300.0) for k in range(101)]
+    good = {'sent': 100, 'served': 100, 'memory': memory, 'latency_ms': [20.0] * 100, 'reports': [0.0, 1.0, 2.0]}
     trouble = trouble_of(Record(**good | changes), wanted=1.0)
     assert len(trouble) == len(said) and all(part in text for part, text in zip(said, trouble, strict=True)), trouble
 
