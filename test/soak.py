@@ -8,8 +8,8 @@ usage:
 
 It drives a node process over DDS, prints what it found, and writes it to OUT. The exit status is 1 when a limit is not
 kept: resident memory of the last tenth within 2 % of the second and median latency within 20 %, a diagnostic message
-every second, and flow for every sweep (95 % of them with --real-time). With --overload: the age of what comes out within two processing times, and
-every sweep that came in accounted for.
+every second, and flow for every sweep (95 % of them with --real-time). With --overload: the age of what comes out
+within two processing times, and every sweep that came in accounted for.
 """
 
 import argparse
@@ -150,9 +150,7 @@ def trouble_of(record: Record, *, wanted: float) -> list[str]:
         trouble.append(f'Resident memory grew from {second:.1f} MB in the second tenth to {last:.1f} MB in the last.')
     before, after = (np.median(record.latency_of_tenth(n)) for n in (1, 9))
     if after > LATENCY_GROWTH * before:
-        trouble.append(
-            f'The median latency grew from {before:.1f} ms in the second tenth to {after:.1f} ms in the last.'
-        )
+        trouble.append(f'The median latency grew from {before:.1f} ms in the second tenth to {after:.1f} in the last.')
     if record.longest_silence() > REPORT_S:
         trouble.append(f'No diagnostics for {record.longest_silence():.1f} s.')
     if record.served < wanted * record.sent:
