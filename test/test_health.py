@@ -152,11 +152,20 @@ def test_rate_and_latencies(health, clock):
         health.arrived()
         clock.now += 0.1
         flowed(health, total=float(k))
-    assert health.rate() == pytest.approx(10.0)
+    assert health.rate() == pytest.approx(10.0) and health.jitter_ms() == pytest.approx(0, abs=1e-6)
     assert health.percentiles()['total'] == pytest.approx((29.5, 56.05, 58.41))  # of 0 ... 59
     assert status(health, 'inference').values['total_ms.p50_p95_p99'] == '29.5 56.0 58.4'
     clock.now += 10
     assert health.rate() == 0.0
+
+
+def test_jitter_is_the_spread_of_the_intervals(health, clock):
+    assert health.jitter_ms() == 0.0
+    for interval in (0.08, 0.12) * 10:
+        clock.now += interval
+        health.arrived()
+    assert health.jitter_ms() == pytest.approx(20, rel=0.01)
+    assert float(status(health, 'input').values['jitter_ms']) == pytest.approx(20, abs=0.3)
 
 
 def test_memory_is_bounded(health):

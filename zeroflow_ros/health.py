@@ -207,6 +207,11 @@ class Health:
                 return 0.0
             return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
 
+    def jitter_ms(self) -> float:
+        """Return the standard deviation of the times between the last clouds [ms]; 0 for fewer than three."""
+        with self._lock:
+            return float(np.std(np.diff(self._arrivals))) * 1e3 if len(self._arrivals) > 2 else 0.0
+
     def percentiles(self) -> dict[str, tuple[float, float, float]]:
         """Return (p50, p95, p99) [ms] of each stage over the last 300 sweeps."""
         with self._lock:
@@ -222,6 +227,7 @@ class Health:
             troubles = list(self._troubles.values())
             outcomes = Counter(self._outcomes)
             facts['input'] |= {'received': self.received, 'rate_hz': f'{self.rate():.1f}'}
+            facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
             facts['inference'] |= {'published': self.published}
             facts['inference'] |= {f'skipped_{reason.value}': self.skips[reason] for reason in Skip}
             for reason in Drop:
