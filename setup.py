@@ -26,7 +26,10 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),
         (f'{SHARE}/launch', sorted(glob('launch/*.launch.py'))),
-        (f'{SHARE}/config', ['config/node.yaml', 'config/flow.rviz', 'config/fastdds_shm.xml']),
+        (
+            f'{SHARE}/config',
+            ['config/node.yaml', 'config/flow.rviz', 'config/foxglove_layout.json', 'config/fastdds_shm.xml'],
+        ),
     ],
     zip_safe=False,
     install_requires=['numpy>=1.21', 'onnxruntime>=1.18', 'pyyaml'],
