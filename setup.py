@@ -10,6 +10,7 @@ from setuptools import setup
 
 NAME = 'zeroflow_ros'
 SHARE = f'share/{NAME}'
+VEHICLE_CONFIGS = ('node.yaml', 'flow.rviz', 'foxglove_layout.json', 'fastdds_shm.xml', 'zeroflow_ros.service')
 
 setup(
     name=NAME,
@@ -26,10 +27,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),
         (f'{SHARE}/launch', sorted(glob('launch/*.launch.py'))),
-        (
-            f'{SHARE}/config',
-            ['config/node.yaml', 'config/flow.rviz', 'config/foxglove_layout.json', 'config/fastdds_shm.xml'],
-        ),
+        (f'{SHARE}/config', [f'config/{name}' for name in VEHICLE_CONFIGS]),
     ],
     zip_safe=False,
     install_requires=['numpy>=1.21', 'onnxruntime>=1.18', 'pyyaml'],

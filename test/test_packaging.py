@@ -35,7 +35,7 @@ def test_colcon_installs_executables_launch_files_and_configuration(workspace):
     assert {path.name for path in workspace.executables.iterdir()} == EXECUTABLES
     launch_files = {path.name for path in (ROOT / 'launch').glob('*.launch.py')}
     assert {path.name for path in (workspace.share / 'launch').iterdir()} == launch_files
-    vehicle_configs = {'node.yaml', 'flow.rviz', 'fastdds_shm.xml', 'foxglove_layout.json'}
+    vehicle_configs = {'node.yaml', 'flow.rviz', 'fastdds_shm.xml', 'foxglove_layout.json', 'zeroflow_ros.service'}
     assert {path.name for path in (workspace.share / 'config').iterdir()} == vehicle_configs
     assert (workspace.share / 'package.xml').is_file()
     index = workspace.prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'
