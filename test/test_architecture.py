@@ -17,7 +17,9 @@ ROS = {
     'launch_ros', 'lifecycle_msgs', 'message_filters', 'nav_msgs', 'rcl_interfaces', 'rclpy', 'rosgraph_msgs',
     'sensor_msgs', 'sensor_msgs_py', 'std_msgs', 'tf2_msgs', 'tf2_py', 'tf2_ros', 'visualization_msgs',
 }  # fmt: skip
-OFFLINE_ONLY = {'torch', 'scipy', 'matplotlib', 'trimesh', 'embreex', 'onnx', 'onnxscript', 'pyarrow', 'pandas'}
+OFFLINE_ONLY = {
+    'torch', 'scipy', 'matplotlib', 'trimesh', 'embreex', 'onnx', 'onnxscript', 'pyarrow', 'pandas', 'rerun',
+}  # fmt: skip
 HIDES_A_NOUN = {'utils', 'util', 'common', 'core', 'helpers', 'helper', 'misc'}
 NOT_OURS = {'.git', '.venv', 'build', 'install', 'log', 'out', 'runs', '__pycache__', '.pytest_cache', '.ruff_cache'}
 
@@ -127,6 +129,7 @@ def test_every_import_is_ours_or_declared():
     named = {re.split(r'[^\w.-]', r)[0].lower().replace('-', '_') for r in requirements}
     declared = {re.sub(r'^ros_(jazzy_)?', '', name) for name in named}
     declared |= {'yaml', 'pytest', 'setuptools', 'distutils', 'catkin_pkg'}  # pyyaml; colcon brings catkin_pkg
+    declared |= {'rerun', 'mcap_ros2'}  # of rerun-sdk and mcap-ros2-support
     declared |= {'tf2_ros', 'tf2_msgs', 'launch', 'launch_ros'}  # not on PyPI: with ROS only
     ours = {*PACKAGES, *(path.stem for path in _modules('test'))}
     wrong = {

@@ -35,7 +35,7 @@ def test_colcon_installs_executables_launch_files_and_configuration(workspace):
     assert {path.name for path in workspace.executables.iterdir()} == EXECUTABLES
     launch_files = {path.name for path in (ROOT / 'launch').glob('*.launch.py')}
     assert {path.name for path in (workspace.share / 'launch').iterdir()} == launch_files
-    vehicle_configs = {'node.yaml', 'flow.rviz', 'fastdds_shm.xml'}
+    vehicle_configs = {'node.yaml', 'flow.rviz', 'fastdds_shm.xml', 'foxglove_layout.json', 'zeroflow_ros.service'}
     assert {path.name for path in (workspace.share / 'config').iterdir()} == vehicle_configs
     assert (workspace.share / 'package.xml').is_file()
     index = workspace.prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'
@@ -97,7 +97,7 @@ def test_wheel_names_every_extra_and_only_the_vehicle_package(tmp_path):
     assert 'zeroflow_ros/models/fastflow3d_lite.onnx' in names
     assert set(metadata.get_all('Provides-Extra')) == {
         'ros', 'speed', 'replay', 'registration', 'ground', 'simulation', 'training', 'export', 'tensorrt', 'ray',
-        'test',
+        'test', 'view',
     }  # fmt: skip
     requirements = metadata.get_all('Requires-Dist')
     assert [r for r in requirements if r.startswith('torch=')] == ['torch==2.13.0; extra == "training"']

@@ -7,11 +7,13 @@ import pytest
 from processes import DOMAIN_ID, started
 
 from zeroflow_ros.bags import Bag, BagWriter
-from zeroflow_ros.recorder import READY
+from zeroflow_ros.cdr import decode_message
+from zeroflow_ros.recorder import _QUEUE, READY
 
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
 STAMP_NS = 1_700_000_000_000_000_000
+TOTAL_TOPIC = '/flow_node/debug/processing_time/total_ms'
 
 
 class FlowPublisher:
@@ -93,6 +95,33 @@ def test_flow_timings_and_diagnostics_are_recorded(publisher, tmp_path, how):
     assert (status['level'], status['worst_level'], status['values']) == (0, 2, {'dropped.gap_too_long': '4'})
     with Bag(out) as bag:
         assert [m.stamp_ns for m in bag.messages(['/flow_node/output/flow'])] == [STAMP_NS + k for k in range(5)]
+        totals = [(m.time_ns, decode_message(m.cdr, m.msgtype).data) for m in bag.messages([TOTAL_TOPIC])]
+        diagnostics = [decode_message(m.cdr, m.msgtype).status[0] for m in bag.messages(['/diagnostics'])]
+    assert [value for _, value in totals] == [0.0, 10.0, 20.0, 30.0, 40.0][-len(totals) :]
+    assert len(totals) >= 4  # one may overtake the first flow
+    assert all(STAMP_NS <= time_ns < STAMP_NS + 5 for time_ns, _ in totals), 'on the time line of the sweeps'
+    assert [int(status.values[0].value) for status in diagnostics] == list(range(5))[-len(diagnostics) :]
+
+
+def test_arrows_are_recorded_on_request(publisher, tmp_path):
+    from visualization_msgs.msg import Marker
+
+    arrows = publisher.node.create_publisher(Marker, '~/output/markers', 10)
+    with started('recorder', '--out', tmp_path / 'flow.mcap', '--markers') as recorder:
+        publish_five(publisher, recorder)
+        deadline = time.monotonic() + 20
+        while not arrows.get_subscription_count() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        marker = Marker(ns='flow')
+        marker.header.stamp.sec, marker.header.stamp.nanosec = STAMP_NS // 10**9, 3
+        arrows.publish(marker)
+        time.sleep(1.0)  # the messages are on their way
+        recorder.send_signal(signal.SIGINT)
+        text, _ = recorder.communicate(timeout=20)
+        assert recorder.returncode == 0, text
+    with Bag(tmp_path / 'flow.mcap') as bag:
+        [found] = bag.messages(['/flow_node/output/markers'])
+    assert found.time_ns == STAMP_NS + 3 and decode_message(found.cdr, found.msgtype).ns == 'flow'
 
 
 def test_without_flow_it_fails_and_says_so(tmp_path):
@@ -119,7 +148,7 @@ def test_a_disk_that_is_too_slow_is_counted_and_a_full_one_is_an_error(tmp_path,
     recorder._on_flow(bytes(12))
     with pytest.raises(DataError, match='incomplete: No space left on device'):
         recorder.finish()
-    for _ in range(40):  # nobody empties the queue of 32 any more
+    for _ in range(_QUEUE + 8):  # nobody empties the queue any more
         recorder._on_flow(bytes(12))
     assert recorder.num_lost == 8
     writer.abort()

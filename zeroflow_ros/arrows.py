@@ -46,7 +46,7 @@ def pick_arrows(
         chosen = chosen[_one_per_cell(points[chosen], cell)]
     tails = points[chosen]
     segments = np.stack([tails, tails + velocity[chosen] * np.float32(seconds)], axis=1)  # (A, 2, 3)
-    return segments, _colors(np.sqrt(speed_squared[chosen]))
+    return segments, _arrow_colors(np.sqrt(speed_squared[chosen]))
 
 
 def _one_per_cell(points: np.ndarray, cell: float) -> np.ndarray:
@@ -72,13 +72,17 @@ def _one_per_cell(points: np.ndarray, cell: float) -> np.ndarray:
     return key[np.flatnonzero(np.diff(cells, prepend=-1))] & (2**_INDEX_BITS - 1)
 
 
-def _colors(speed: np.ndarray) -> np.ndarray:
-    """Return (A, 2, 4) rgba of tail and head by speed (A,) [m/s]."""
-    level = np.round(np.clip(speed / _FASTEST, 0, 1) * (_NUM_COLORS - 1)) / (_NUM_COLORS - 1)  # (A,)
+def speed_colors(speed: np.ndarray) -> np.ndarray:
+    """Return the colours, (N, 3) float32 in [0, 1], of speeds (N,) [m/s]: blue is slow, red 15 m/s and more."""
+    level = np.round(np.clip(speed / _FASTEST, 0, 1) * (_NUM_COLORS - 1)) / (_NUM_COLORS - 1)  # (N,)
     stops = np.linspace(0, 1, len(_SCALE))
+    return np.stack([np.interp(level, stops, _SCALE[:, channel]) for channel in range(3)], axis=1).astype(np.float32)
+
+
+def _arrow_colors(speed: np.ndarray) -> np.ndarray:
+    """Return (A, 2, 4) rgba of tail and head by speed (A,) [m/s]."""
     colors = np.ones((len(speed), 2, 4), np.float32)
-    for channel in range(3):
-        colors[:, 1, channel] = np.interp(level, stops, _SCALE[:, channel])
+    colors[:, 1, :3] = speed_colors(speed)
     colors[:, 0, :3] = colors[:, 1, :3] * np.float32(_TAIL_BRIGHTNESS)
     colors[:, 0, 3] = _TAIL_ALPHA
     return colors

@@ -11,6 +11,9 @@ from zeroflow_ros.errors import DataError
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 ODOMETRY = 'nav_msgs/msg/Odometry'
 TRANSFORMS = 'tf2_msgs/msg/TFMessage'
+NUMBER = 'std_msgs/msg/Float64'
+DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
+MARKER = 'visualization_msgs/msg/Marker'
 
 
 @cache

@@ -107,7 +107,8 @@ def play_and_record(source: Source, out: Path, programs: Programs, args) -> dict
     given = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
     node = programs.start('node', 'zeroflow_ros.node', '--ros-args', *remaps, *given)
     programs.start('recorder', 'zeroflow_ros.recorder', '--out', out / 'flow.mcap', '--replace',
-                   '--report', out / 'recorder.json', '--idle', _IDLE, '--most-flow', source.num_sweeps)  # fmt: skip
+                   '--report', out / 'recorder.json', '--idle', _IDLE, '--most-flow', source.num_sweeps,
+                   *(['--odometry-topic', source.odometry_topic] if source.odometry_topic else []))  # fmt: skip
     programs.wait_until(
         lambda: READY in programs.log('recorder').read_text(errors='replace'), 'node and recorder', timeout=_START
     )

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bag straight through the pipeline: no ROS, at full speed, and no sweep lost on the way."""
 
+import contextlib
 import heapq
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,11 +159,22 @@ def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter) -> Iterator
 
 
 def main(args) -> int:
-    """Run with the arguments that `replay` parsed: write the bag, print the table; return the exit status."""
-    if not args.out:
-        raise ConfigError('--offline needs --out: a directory, or a file ending in .mcap, to write flow to.')
+    """Run with the arguments that `replay` parsed: write the bag, or show it; print the table; return the exit status.
+
+    With nothing to write, a bag that holds flow already is shown as it is.
+    """
+    is_viewed = args.view or args.view_file
+    if not args.out and not is_viewed:
+        raise ConfigError(
+            '--offline needs --out, a directory or a file ending in .mcap to write flow to, or --view or --view-file.'
+        )
     if len(args.topic) > 1:
         raise ConfigError(f'--offline takes one --topic, got {", ".join(args.topic)}.')
+    if is_viewed:
+        from zeroflow_ros import rerun_view  # which needs this module
+
+        if not args.out and rerun_view.has_flow(args.bag, ''.join(args.topic)):
+            return rerun_view.show_file(args)
     pose = args.odometry_T_lidar
     engine = load_engine(args.model, num_threads=args.threads)
     with Bag(args.bag) as bag:
@@ -173,18 +185,25 @@ def main(args) -> int:
         )  # fmt: skip
         if flow.motion.note:
             print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)
-        with BagWriter(args.out, replace=args.replace) as writer:
-            report = _run(flow, bag, writer)
+        with contextlib.ExitStack() as opened:
+            results = flow
+            if args.out:
+                writer = opened.enter_context(BagWriter(args.out, replace=args.replace))
+                results = write_flow(flow, bag.path, writer)
+            if is_viewed:
+                view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace))
+                results = rerun_view.show_results(results, view)
+            report = _run(flow, bag, results)
     report = {'bag': str(bag.path), 'model': engine.card.name, **report}
     if args.report:
         write_json(args.report, report)
     _print(report)
-    print(f'Flow is in {args.out}')
+    print(f'Flow is in {" and ".join(filter(None, [args.out, args.view_file])) or "the Rerun viewer"}')
     return 0
 
 
-def _run(flow: OfflineFlow, bag: Bag, writer: BagWriter) -> dict:
-    """Compute and write everything; return the figures.
+def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
+    """Take all results, which computes, writes and shows them; return the figures.
 
     Raises: DataError when not one sweep got flow.
     """
@@ -194,7 +213,7 @@ def _run(flow: OfflineFlow, bag: Bag, writer: BagWriter) -> dict:
     num_sweeps = num_points = 0
     reason = ''
     start = time.perf_counter()
-    for result in write_flow(flow, bag.path, writer):
+    for result in results:
         num_sweeps += 1
         if result.drop is not None:
             dropped[result.drop.value] += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record what the flow node publishes: the flow as a rosbag2 mcap, its timings and diagnostics as JSON.
+"""Record what the flow node publishes: flow, timings and diagnostics as a rosbag2 mcap, and the figures as JSON.
 
 Stops on Ctrl-C or SIGTERM, or when no flow has come for --idle seconds after the first. Example:
 
@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from zeroflow_ros.bags import BagWriter
-from zeroflow_ros.cdr import ODOMETRY, POINT_CLOUD, header_stamp_ns
+from zeroflow_ros.cdr import DIAGNOSTICS, MARKER, NUMBER, ODOMETRY, POINT_CLOUD, decode_message, header_stamp_ns
 from zeroflow_ros.command_line import split_ros_args, stop_on_signals
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.heap import keep_freed_memory
@@ -23,24 +23,27 @@ from zeroflow_ros.report import write_json
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
 READY = 'Recording'  # begins the log line that says that the node has been found
-_QUEUE = 32  # messages that wait for the disk; 150 MB of flow
+_QUEUE = 320  # messages that wait for the disk, ten a sweep; 150 MB of flow
 _LATENCY, _DT = 'pipeline_latency_ms', 'dt_s'
+_DIAGNOSTICS_TOPIC = '/diagnostics'
 
 
 class Recorder:
     """Subscribes to a flow node and writes off the callback thread.
 
     ros_node: an rclpy node. flow_node: absolute name of the node to record. odometry_topic: recorded too, when given.
-    writer: gets the messages. most_flow: write only so many flow clouds; stamps and timings are kept of all.
+    markers: the arrows too, which the node makes only for those who listen. writer: gets the messages, at the times
+    of the sweeps' stamps. most_flow: write only so many flow clouds; stamps and timings are kept of all.
     """
 
     def __init__(self, ros_node, writer: BagWriter, *, flow_node: str = '/flow_node', odometry_topic: str = '',
-                 most_flow: int | None = None):  # fmt: skip
+                 markers: bool = False, most_flow: int | None = None):  # fmt: skip
         from diagnostic_msgs.msg import DiagnosticArray
         from nav_msgs.msg import Odometry
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import PointCloud2
         from std_msgs.msg import Float64
+        from visualization_msgs.msg import Marker
 
         self._node, self._writer, self._most_flow = ros_node, writer, most_flow
         self.flow_topic = f'{flow_node}/output/flow'
@@ -59,19 +62,24 @@ class Recorder:
         small = QoSProfile(depth=100)
         subscribe(PointCloud2, self.flow_topic, self._on_flow, reliable, raw=True)
         for stage in STAGES:
-            self._subscribe_number(Float64, f'processing_time/{stage}_ms', stage, flow_node, small)
+            self._subscribe_number(Float64, f'{flow_node}/debug/processing_time/{stage}_ms', stage, small)
         for name in (_LATENCY, _DT):
-            self._subscribe_number(Float64, name, name, flow_node, small)
-        subscribe(DiagnosticArray, '/diagnostics', self._on_diagnostics, small)
+            self._subscribe_number(Float64, f'{flow_node}/debug/{name}', name, small)
+        subscribe(DiagnosticArray, _DIAGNOSTICS_TOPIC, self._on_diagnostics, small, raw=True)
+        if markers:
+            topic = f'{flow_node}/output/markers'
+            subscribe(Marker, topic, lambda cdr: self._on_stamped(topic, MARKER, cdr), reliable, raw=True)
         if odometry_topic:
             best_effort = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
-            subscribe(Odometry, odometry_topic, lambda cdr: self._keep(odometry_topic, ODOMETRY, cdr), best_effort,
-                      raw=True)  # fmt: skip
+            subscribe(Odometry, odometry_topic, lambda cdr: self._on_stamped(odometry_topic, ODOMETRY, cdr),
+                      best_effort, raw=True)  # fmt: skip
 
-    def _subscribe_number(self, message_type, topic: str, key: str, flow_node: str, qos) -> None:
-        self._node.create_subscription(
-            message_type, f'{flow_node}/debug/{topic}', lambda msg: self._timings[key].append(msg.data), qos
-        )
+    def _subscribe_number(self, message_type, topic: str, key: str, qos) -> None:
+        def on_number(cdr: bytes) -> None:
+            self._timings[key].append(decode_message(cdr, NUMBER).data)
+            self._keep_beside(topic, NUMBER, cdr)
+
+        self._node.create_subscription(message_type, topic, on_number, qos, raw=True)
 
     def is_connected(self) -> bool:
         """Return whether somebody publishes the flow."""
@@ -80,23 +88,34 @@ class Recorder:
     def _on_flow(self, cdr: bytes) -> None:
         self.last_flow = time.monotonic()
         self.received.append({'stamp_ns': header_stamp_ns(cdr), 'received_wall_ns': time.time_ns()})
-        if self._most_flow is None or len(self.received) <= self._most_flow:
-            self._keep(self.flow_topic, POINT_CLOUD, cdr)
+        self._on_stamped(self.flow_topic, POINT_CLOUD, cdr)
 
-    def _on_diagnostics(self, msg) -> None:
-        for status in msg.status:
-            level = int.from_bytes(status.level, 'little')
+    def _on_stamped(self, topic: str, msgtype: str, cdr: bytes) -> None:
+        if self._is_wanted():
+            self._keep(topic, msgtype, cdr, header_stamp_ns(cdr))
+
+    def _on_diagnostics(self, cdr: bytes) -> None:
+        for status in decode_message(cdr, DIAGNOSTICS).status:
             before = self._diagnostics.get(status.name, {'worst_level': 0})
             self._diagnostics[status.name] = {
-                'level': level,
-                'worst_level': max(level, before['worst_level']),
+                'level': int(status.level),
+                'worst_level': max(int(status.level), before['worst_level']),
                 'message': status.message,
                 'values': {item.key: item.value for item in status.values},
             }
+        self._keep_beside(_DIAGNOSTICS_TOPIC, DIAGNOSTICS, cdr)
 
-    def _keep(self, topic: str, msgtype: str, cdr: bytes) -> None:
+    def _is_wanted(self) -> bool:
+        return self._most_flow is None or len(self.received) <= self._most_flow
+
+    def _keep_beside(self, topic: str, msgtype: str, cdr: bytes) -> None:
+        """Write what has no stamp, or one of another clock, at that of the last sweep: a bag has one time line."""
+        if self.received and self._is_wanted():
+            self._keep(topic, msgtype, cdr, self.received[-1]['stamp_ns'])
+
+    def _keep(self, topic: str, msgtype: str, cdr: bytes, time_ns: int) -> None:
         try:
-            self._queue.put_nowait((topic, msgtype, header_stamp_ns(cdr), cdr))
+            self._queue.put_nowait((topic, msgtype, time_ns, cdr))
         except queue.Full:
             self.num_lost += 1
 
@@ -150,7 +169,7 @@ def record(args, ros_args: list[str], stop: threading.Event) -> None:
         node = rclpy.create_node('recorder', start_parameter_services=False)
         log = node.get_logger()
         recorder = Recorder(node, writer, flow_node=args.flow_node, odometry_topic=args.odometry_topic,
-                            most_flow=args.most_flow)  # fmt: skip
+                            markers=args.markers, most_flow=args.most_flow)  # fmt: skip
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         log.info(f'Waiting for {recorder.flow_topic}')
@@ -190,6 +209,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument('--report', default='', help='JSON file for stamps, timings and diagnostics')
     parser.add_argument('--flow-node', default='/flow_node', help='name of the node; default: /flow_node')
     parser.add_argument('--odometry-topic', default='', help='record this odometry, too')
+    parser.add_argument('--markers', action='store_true', help='record the arrows, too; the node then makes them')
     parser.add_argument('--most-flow', type=int, help='write only so many flow clouds, but report on all')
     parser.add_argument('--idle', type=float, default=0.0, help='stop so many seconds after the last flow')
     own, ros_args = split_ros_args(sys.argv[1:] if args is None else args)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Play a bag on ROS 2: its clouds, odometry, transforms and /clock; or, with --offline, straight through the pipeline.
+"""Play a bag on ROS 2: its clouds, odometry, transforms and /clock; or, with --offline or --view, compute its flow.
 
 Reads any rosbag1 or rosbag2 (sqlite3, mcap), and needs no rosbag2 installation. Examples:
 
   python3 -m zeroflow_ros.replay drive.mcap --rate 0.5 --loop
   python3 -m zeroflow_ros.replay drive.bag --ros-args -r /velodyne_points:=/flow_node/input/pointcloud
   python3 -m zeroflow_ros.replay drive/ --offline --out drive_flow
+  python3 -m zeroflow_ros.replay drive/ --view
+  python3 -m zeroflow_ros.replay out/flow.mcap --view-file out/flow.rrd
 """
 
 import argparse
@@ -220,7 +222,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_offline_arguments(group) -> None:
     group.add_argument('--out', default='', help='rosbag2 directory to write flow to, or a file ending in .mcap')
-    group.add_argument('--replace', action='store_true', help='replace it when it exists')
+    view = group.add_mutually_exclusive_group()
+    view.add_argument('--view', action='store_true',
+                      help='show cloud, flow and way in the Rerun viewer while they are computed; a bag that has flow '
+                      'is shown as it is, unless --out is given')  # fmt: skip
+    view.add_argument('--view-file', default='', metavar='FILE.rrd', help='the same into a file for that viewer')
+    group.add_argument('--replace', action='store_true', help='replace what exists')
     group.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
                        help='auto: odometry when the bag has it, else registration')  # fmt: skip
     group.add_argument('--odometry-topic', default='', help='default: the only one')
@@ -238,7 +245,7 @@ def main(args: list[str] | None = None) -> int:
     parsed = _parser().parse_args(own)
     keep_freed_memory()
     try:
-        if parsed.offline:
+        if parsed.offline or parsed.view or parsed.view_file:
             from zeroflow_ros import offline  # loads the engine, which playing has no need of
 
             return offline.main(parsed)
