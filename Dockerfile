@@ -78,11 +78,9 @@ RUN python3 src/zeroflow_ros/.ci/requirements.py tensorrt \
 USER 1001
 
 # training: no ROS, since bags are read and written without it. PyPI's torch brings its own CUDA, so that the base image
-# needs none; for a machine without a GPU the build argument leaves that out.
+# needs none; for a machine without a GPU give the index of PyTorch's CPU wheels as the build argument PIP_EXTRA_INDEX_URL.
 #
 #   docker build --target training --tag zeroflow_ros:training .
-#   docker build --target training --tag zeroflow_ros:training \
-#     --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .
 #   docker run --rm --gpus all --ipc host --user "$(id -u)" --volume "$PWD:/data" zeroflow_ros:training \
 #     python3 -m training.distill /data/drive.mcap --out /data/model.onnx --work /data/work
 #

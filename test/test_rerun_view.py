@@ -14,7 +14,7 @@ from zeroflow_ros.bags import Bag, BagWriter
 from zeroflow_ros.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.point_cloud import flow_cloud
 from zeroflow_ros.replay import main
-from zeroflow_ros.rerun_view import ARROWS, EGO, POINTS, STILL, UNKNOWN, WAY, point_colors
+from zeroflow_ros.rerun_view import ARROWS, EGO, POINTS, STILL, TRAJECTORY, UNKNOWN, point_colors
 
 NUM_SWEEPS = 5
 STAMPS = [START_NS + k * PERIOD_NS for k in range(NUM_SWEEPS)]
@@ -88,8 +88,8 @@ def test_a_bag_is_shown_while_it_is_computed(chunks, tmp_path, capsys):
     assert 'sweeps 5, flow 4' in said and f'Flow is in {tmp_path}/out/flow.rrd' in said
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['flow.rrd']
     found = chunks(tmp_path / 'out' / 'flow.rrd')
-    points, ego, way = (found[f'/{name}'] for name in (POINTS, EGO, WAY))
-    assert points['stamp'] == ego['stamp'] == way['stamp'] == found[f'/{ARROWS}']['stamp'] == STAMPS[1:]
+    points, ego, trajectory = (found[f'/{name}'] for name in (POINTS, EGO, TRAJECTORY))
+    assert points['stamp'] == ego['stamp'] == trajectory['stamp'] == found[f'/{ARROWS}']['stamp'] == STAMPS[1:]
     for k, positions, colors in zip(range(1, NUM_SWEEPS), points['positions'], points['colors'], strict=True):
         expected = street(k)[:, :3]
         expected = expected[np.isfinite(expected[:, 0])]
@@ -97,7 +97,7 @@ def test_a_bag_is_shown_while_it_is_computed(chunks, tmp_path, capsys):
         assert len(colors) == len(expected) == 3920
     # The vehicle drives along x; the world is the frame of the first sweep.
     np.testing.assert_allclose([t[0][0] for t in ego['translation']], EGO_SPEED * 0.1 * np.arange(1, 5), atol=1e-5)
-    assert [len(strips[0]) for strips in way['strips']] == [1, 2, 3, 4]
+    assert [len(strips[0]) for strips in trajectory['strips']] == [1, 2, 3, 4]
 
 
 def test_flow_on_the_previous_sweep_is_shown_where_that_sweep_was(chunks, tmp_path):
@@ -131,10 +131,10 @@ def test_recorded_flow_is_shown_as_it_is(chunks, tmp_path, capsys):
 def test_recorded_flow_without_odometry_has_no_way_and_says_so(chunks, tmp_path, capsys):
     path = recorded_flow(tmp_path, odometry=False)
     assert main([str(path), '--view-file', str(tmp_path / 'flow.rrd'), '--start', '0.15', '--duration', '0.2']) == 0
-    assert 'way of the vehicle is not shown' in capsys.readouterr().err
+    assert 'trajectory of the vehicle is not shown' in capsys.readouterr().err
     found = chunks(tmp_path / 'flow.rrd')
     assert found[f'/{POINTS}']['stamp'] == STAMPS[2:4]
-    assert not {f'/{EGO}', f'/{WAY}'} & set(found)
+    assert not {f'/{EGO}', f'/{TRAJECTORY}'} & set(found)
 
 
 def test_after_an_unknown_motion_another_way_begins(chunks, tmp_path):
@@ -146,7 +146,7 @@ def test_after_an_unknown_motion_another_way_begins(chunks, tmp_path):
     assert main([str(tmp_path / 'gap'), '--view-file', str(tmp_path / 'flow.rrd')]) == 0
     found = chunks(tmp_path / 'flow.rrd')
     assert found[f'/{EGO}']['stamp'] == [START_NS + k * PERIOD_NS for k in (1, 2, 7)]
-    assert [len(strips[0]) for strips in found[f'/{WAY}']['strips']] == [1, 2, 1]
+    assert [len(strips[0]) for strips in found[f'/{TRAJECTORY}']['strips']] == [1, 2, 1]
 
 
 def _existing(tmp):

@@ -229,7 +229,7 @@ class Health:
             facts['input'] |= {'received': self.received, 'rate_hz': f'{self.rate():.1f}'}
             facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
             facts['inference'] |= {'published': self.published}
-            facts['inference'] |= {f'skipped_{reason.value}': self.skips[reason] for reason in Skip}
+            facts['inference'] |= {reason.value: self.skips[reason] for reason in Skip}
             for reason in Drop:
                 facts[DROPS[reason].part][f'dropped.{reason.value}'] = self.drops[reason]
         for stage, (p50, p95, p99) in self.percentiles().items():

@@ -11,7 +11,7 @@ import queue
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from pathlib import Path
 
 from zeroflow_ros.bags import BagWriter
@@ -23,7 +23,8 @@ from zeroflow_ros.report import write_json
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
 READY = 'Recording'  # begins the log line that says that the node has been found
-_QUEUE = 320  # messages that wait for the disk, ten a sweep; 150 MB of flow
+_MOST_WAITING = 150_000_000  # bytes that wait for the disk: some 35 clouds of LiDAR size
+_MOST_EARLY = 100  # messages without a stamp that came before the first flow
 _LATENCY, _DT = 'pipeline_latency_ms', 'dt_s'
 _DIAGNOSTICS_TOPIC = '/diagnostics'
 
@@ -52,7 +53,9 @@ class Recorder:
         self.num_lost = 0  # came in, but the disk was too slow
         self._timings: dict[str, list[float]] = defaultdict(list)
         self._diagnostics: dict[str, dict] = {}
-        self._queue: queue.Queue = queue.Queue(_QUEUE)
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._early: deque[tuple[str, str, bytes]] = deque(maxlen=_MOST_EARLY)
+        self._taken_bytes = self._written_bytes = 0  # each belongs to one thread
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
@@ -89,6 +92,8 @@ class Recorder:
         self.last_flow = time.monotonic()
         self.received.append({'stamp_ns': header_stamp_ns(cdr), 'received_wall_ns': time.time_ns()})
         self._on_stamped(self.flow_topic, POINT_CLOUD, cdr)
+        while self._early:
+            self._keep_beside(*self._early.popleft())
 
     def _on_stamped(self, topic: str, msgtype: str, cdr: bytes) -> None:
         if self._is_wanted():
@@ -110,14 +115,17 @@ class Recorder:
 
     def _keep_beside(self, topic: str, msgtype: str, cdr: bytes) -> None:
         """Write what has no stamp, or one of another clock, at that of the last sweep: a bag has one time line."""
-        if self.received and self._is_wanted():
+        if not self.received:
+            self._early.append((topic, msgtype, cdr))
+        elif self._is_wanted():
             self._keep(topic, msgtype, cdr, self.received[-1]['stamp_ns'])
 
     def _keep(self, topic: str, msgtype: str, cdr: bytes, time_ns: int) -> None:
-        try:
-            self._queue.put_nowait((topic, msgtype, time_ns, cdr))
-        except queue.Full:
+        if self._taken_bytes - self._written_bytes + len(cdr) > _MOST_WAITING:
             self.num_lost += 1
+            return
+        self._taken_bytes += len(cdr)
+        self._queue.put((topic, msgtype, time_ns, cdr))
 
     def _write(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -125,6 +133,7 @@ class Recorder:
                 self._writer.write(*item)
             except Exception as error:  # a full disk must not look like a node that publishes nothing
                 self._failure = self._failure or error
+            self._written_bytes += len(item[-1])
 
     def finish(self) -> None:
         """Write what still waits.

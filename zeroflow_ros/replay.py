@@ -224,8 +224,8 @@ def _add_offline_arguments(group) -> None:
     group.add_argument('--out', default='', help='rosbag2 directory to write flow to, or a file ending in .mcap')
     view = group.add_mutually_exclusive_group()
     view.add_argument('--view', action='store_true',
-                      help='show cloud, flow and way in the Rerun viewer while they are computed; a bag that has flow '
-                      'is shown as it is, unless --out is given')  # fmt: skip
+                      help='show cloud, flow and trajectory in the Rerun viewer while they are computed; a bag that '
+                      'has flow is shown as it is, unless --out is given')  # fmt: skip
     view.add_argument('--view-file', default='', metavar='FILE.rrd', help='the same into a file for that viewer')
     group.add_argument('--replace', action='store_true', help='replace what exists')
     group.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweeps with flow in the Rerun viewer, or in a file for it: the cloud coloured by speed, arrows, and the way driven.
+"""Sweeps with flow in the Rerun viewer, or in a file for it: the cloud coloured by speed, arrows, and the trajectory.
 
 Needs rerun-sdk, which is imported only to show something. The time line is that of the sweeps' stamps.
 """
@@ -24,12 +24,12 @@ from zeroflow_ros.recorded_flow import MOVING, read_velocity
 from zeroflow_ros.sweep import Drop
 from zeroflow_ros.transforms import from_quaternion
 
-POINTS, ARROWS, EGO, WAY = 'world/ego/points', 'world/ego/arrows', 'world/ego', 'world/way'
+POINTS, ARROWS, EGO, TRAJECTORY = 'world/ego/points', 'world/ego/arrows', 'world/ego', 'world/trajectory'
 TIME_LINE = 'stamp'
 STILL, UNKNOWN = (120, 130, 145), (52, 58, 70)  # grey, so that all colour is left to what moves; dark: no velocity
 _POINT_SIZE = 1.5  # pixels: as far away as near by
 _ARROW_RADIUS = 0.04  # m
-_LONGEST_WAY = 1000  # poses: 100 s at 10 Hz
+_LONGEST_TRAJECTORY = 1000  # poses: 100 s at 10 Hz
 _VIEW_FROM, _VIEW_TO = (-30.0, 0.0, 22.0), (8.0, 0.0, 0.0)  # m in the LiDAR's frame: from behind and above
 # A sweep that is dropped for one of these is not the first of the next pair, whose motion goes on from the last one.
 _NOT_KEPT = (Drop.MALFORMED, Drop.EMPTY, Drop.ZERO_STAMP, Drop.DUPLICATE, Drop.OUT_OF_ORDER, Drop.TOO_CLOSE)
@@ -47,7 +47,7 @@ class RerunView:
         self._rerun = _import_rerun()
         self.path = Path(path).expanduser().absolute() if str(path) else None
         self._temporary: Path | None = None
-        self._way: deque[np.ndarray] = deque(maxlen=_LONGEST_WAY)
+        self._trajectory: deque[np.ndarray] = deque(maxlen=_LONGEST_TRAJECTORY)
         self.num_sweeps = 0
         if self.path is None:
             self._recording = self._open_viewer()
@@ -72,7 +72,7 @@ class RerunView:
         """Show a sweep at its stamp.
 
         points: (N, 3) float32 [m] in the LiDAR's frame, NaN rows are left out. velocity: (N, 3) float32 [m/s], NaN
-        where there is none. world_T_ego: (4, 4) pose of that frame; None where it is unknown, then no way is drawn.
+        where there is none. world_T_ego: (4, 4) pose of that frame; None where it is unknown: no trajectory then.
         """
         rr, recording = self._rerun, self._recording
         recording.set_time(TIME_LINE, timestamp=np.datetime64(stamp_ns, 'ns'))
@@ -84,14 +84,16 @@ class RerunView:
         recording.log(ARROWS, rr.Arrows3D(origins=segments[:, 0], vectors=segments[:, 1] - segments[:, 0],
                                           colors=_bytes(colors[:, 1, :3]), radii=_ARROW_RADIUS))  # fmt: skip
         if world_T_ego is not None:
-            self._way.append(world_T_ego[:3, 3].astype(np.float32))
+            self._trajectory.append(world_T_ego[:3, 3].astype(np.float32))
             recording.log(EGO, rr.Transform3D(translation=world_T_ego[:3, 3], mat3x3=world_T_ego[:3, :3]))
-            recording.log(WAY, rr.LineStrips3D([np.stack(self._way)], radii=_ARROW_RADIUS, colors=[STILL]))
+            recording.log(
+                TRAJECTORY, rr.LineStrips3D([np.stack(self._trajectory)], radii=_ARROW_RADIUS, colors=[STILL])
+            )
         self.num_sweeps += 1
 
     def start_over(self) -> None:
-        """Begin another way: where the next sweep lies from the last one is unknown."""
-        self._way.clear()
+        """Begin another trajectory: where the next sweep lies from the last one is unknown."""
+        self._trajectory.clear()
 
     def _open_viewer(self):
         has_screen = os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')
@@ -153,7 +155,7 @@ def show_recording(bag: Bag, view: RerunView, *, topic: str = '', odometry_topic
     """Show the flow that a bag holds, as it was recorded.
 
     topic, odometry_topic, odometry_T_lidar: as for `OfflineFlow`. start, duration: seconds of the bag; duration 0 is
-    all of it. Returns why the way is not shown, '' when it is.
+    all of it. Returns why the trajectory is not shown, '' when it is.
     Raises: DataError when no sweep lies in that time.
     """
     start_ns = bag.start_ns + round(start * 1e9)
@@ -195,7 +197,7 @@ def show_file(args) -> int:
             odometry_T_lidar=from_quaternion(pose[:3], pose[3:]) if pose else None, duration=args.duration,
         )  # fmt: skip
     if note:
-        print(f'The way of the vehicle is not shown: {note}', file=sys.stderr)
+        print(f'The trajectory of the vehicle is not shown: {note}', file=sys.stderr)
     print(f'{view.num_sweeps} recorded sweeps with flow are in {view.path or "the Rerun viewer"}')
     return 0
 

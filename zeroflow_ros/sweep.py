@@ -29,8 +29,8 @@ class Drop(str, Enum):
 class Skip(str, Enum):
     """Why a sweep was only kept as the previous one of the next; the value is the name under which it is counted."""
 
-    NOBODY_LISTENS = 'nobody_listens'
-    INACTIVE = 'inactive'
+    NOBODY_LISTENS = 'skipped_nobody_listens'
+    INACTIVE = 'skipped_inactive'
 
 
 @dataclass(frozen=True)
