@@ -5,15 +5,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from zeroflow_ros.deskew import Deskew
 from zeroflow_ros.errors import CloudError, EgoMotionError
 from zeroflow_ros.health import Health, Level
 from zeroflow_ros.mailbox import Mailbox
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud
+from zeroflow_ros.point_times import NO_TIMES, time_field, with_times
 from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.sweep import Drop, Sweep, SweepBuffer, SweepPair
 from zeroflow_ros.trajectory import check_plausible
@@ -23,7 +26,6 @@ _JUMP_MARGIN_NS = 100_000_000
 _NEAR_DT = 0.3  # a dt within 30 % of the trained one is nothing to talk about
 _SAMPLE = 8192  # rows that are looked at for numbers the network failed to make
 _OVERTAKEN = 'A newer cloud came before this one was looked at.'
-_TIME_FIELDS = ('t', 'time', 'timestamp', 'time_stamp', 'offset_time')
 
 
 class Outputs(Protocol):
@@ -65,6 +67,7 @@ class FlowWorker:
         self._last_msg = None  # of self._buffer.last
         self._layout = None
         self._clock_jumped = False
+        self._deskew = Deskew() if parameters().deskew else None
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
         self.facts: dict = {}  # of the last sweep, for the diagnostics
 
@@ -119,6 +122,8 @@ class FlowWorker:
         try:
             with watch('decode'):
                 sweep = decode_cloud(msg)
+                if self._deskew is not None:
+                    sweep = with_times(msg, sweep)
         except CloudError as error:
             health.dropped(Drop.MALFORMED, str(error))
             return
@@ -131,7 +136,8 @@ class FlowWorker:
             _keep_every_nth(sweep.points, parameters.max_points)
             health.trouble('subsampled', 'input', Level.WARN, f'{text} Only every n-th point gets a velocity.')
         if not _any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
-            sweep = replace(sweep, points=sweep.points[:0])  # as good as empty: flow from or to nothing is unknown
+            # As good as empty: flow from or to nothing is unknown.
+            sweep = replace(sweep, points=sweep.points[:0], times=None)
         last, last_msg = self._buffer.last, self._last_msg
         starts_over = self._clock_left_behind(last, sweep)
         if starts_over:
@@ -151,12 +157,14 @@ class FlowWorker:
             health.nobody_listened()
             return
         dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
+        seen = {'previous': previous.points, 'latest': sweep.points}  # where arrows begin, deskewed or not
+        lookup = {'timeout': parameters.ego_motion_timeout_s, 'offset_ns': round(parameters.stamp_offset_s * 1e9)}
         try:
+            if self._deskew is not None:
+                with watch('deskew'):
+                    previous, sweep = self._deskew.pair(previous, sweep, partial(self._ego_motion.within, **lookup))
             with watch('ego_motion'):
-                offset_ns = round(parameters.stamp_offset_s * 1e9)
-                ego0_T_ego1 = self._ego_motion.between(
-                    previous, sweep, timeout=parameters.ego_motion_timeout_s, offset_ns=offset_ns
-                )
+                ego0_T_ego1 = self._ego_motion.between(previous, sweep, **lookup)
                 check_plausible(ego0_T_ego1, dt)
         except EgoMotionError as error:
             health.dropped(Drop.EGO_MOTION, str(error))
@@ -170,7 +178,7 @@ class FlowWorker:
         health.flowed(stages_ms, max_ms=parameters.max_processing_time_ms,
                       max_consecutive_ms=parameters.max_consecutive_delay_ms)  # fmt: skip
         self._outputs.publish_debug(carrier, stages_ms, dt)
-        self._outputs.publish_arrows(carrier, points, estimate.velocity)
+        self._outputs.publish_arrows(carrier, seen[estimate.output_on], estimate.velocity)
         self._look_at_flow(points, estimate)
 
     def _dropped(self, reason: Drop, msg, sweep: Sweep, last: Sweep | None) -> None:
@@ -224,9 +232,12 @@ class FlowWorker:
             self._layout = layout
             if msg.is_bigendian:
                 health.say_once('big endian', 'Clouds come in big-endian; they are read as such.', 'info')
-            if times := [name for name in names if name in _TIME_FIELDS]:
-                text = f'The clouds have the field {times[0]}; it is not used, they should come in deskewed.'
+            if (name := time_field(msg)) and self._deskew is None:
+                text = f'The clouds have the field {name}; unless they come in deskewed already, set deskew to true.'
                 health.say_once('time field', text, 'info')
+        if self._deskew is not None and not time_field(msg):
+            health.say_once('no times', f'{NO_TIMES} They are taken as they are.')
+            health.trouble('no times', 'input', Level.WARN, NO_TIMES, log='debug')
         if not sweep.frame_id:
             text = 'The clouds have no frame_id; it is taken to be that of the ego motion. Set it in the driver.'
             health.trouble('no frame_id', 'input', Level.WARN, text)
