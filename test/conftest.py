@@ -42,10 +42,10 @@ def labels(clips):
 @pytest.fixture(params=['compiled', 'numpy'])
 def compiled_or_not(request, monkeypatch):
     """Run a test with the compiled loops and without."""
-    from zeroflow_ros import optional, pillars, pipeline, point_cloud, point_head
+    from zeroflow_ros import deskew, optional, pillars, pipeline, point_cloud, point_head
 
     if optional.compiled is None and request.param == 'compiled':
         pytest.skip('numba is not installed')
     if request.param == 'numpy':
-        for module in (pillars, pipeline, point_cloud, point_head):
+        for module in (deskew, pillars, pipeline, point_cloud, point_head):
             monkeypatch.setattr(module, 'compiled', None)

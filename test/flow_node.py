@@ -188,7 +188,7 @@ def scene(*, num_points=3000, box_x=10.0, seed=0) -> np.ndarray:
 
 def cloud(points, stamp_ns: int, *, frame_id='lidar', types=('f4', 'f4', 'f4', 'f4'), height=1, point_padding=0,
           row_padding=0, is_bigendian=False, names=('x', 'y', 'z', 'intensity')) -> PointCloud2:  # fmt: skip
-    """Return points (N, 3) as a PointCloud2; a fourth field counts the rows."""
+    """Return points (N, 3) as a PointCloud2; a fourth field counts the rows, or is their `time` in a sweep of 0.1 s."""
     points = np.asarray(points, np.float64)
     order = '>' if is_bigendian else '<'
     offsets = np.cumsum([0, *(int(t[1]) for t in types)]).tolist()
@@ -197,6 +197,7 @@ def cloud(points, stamp_ns: int, *, frame_id='lidar', types=('f4', 'f4', 'f4', '
                       'itemsize': point_step})  # fmt: skip
     rows = np.zeros(len(points), dtype)
     columns = dict(zip('xyz', points.T, strict=True)) | {'intensity': np.arange(len(points)) % 200}
+    columns['time'] = 0.1 * np.arange(len(points)) / max(1, len(points))
     for name in names:
         rows[name] = columns[name].astype(np.float64)
     width = len(points) // height

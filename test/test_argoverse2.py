@@ -74,6 +74,26 @@ def test_all_consecutive_pairs_of_all_logs(tmp_path):
         dataset[4]
 
 
+def test_each_sweep_is_read_once(tmp_path, monkeypatch):
+    from training.datasets import argoverse2_log
+
+    dataset, read = open_dataset(str(write_log(tmp_path / 'log'))), []
+
+    def read_columns(log, name, columns):
+        read.append(str(name))
+        return original(log, name, columns)
+
+    original = argoverse2_log.read_columns
+    monkeypatch.setattr(argoverse2_log, 'read_columns', read_columns)
+    first, second = dataset[0], dataset[1]
+    assert sorted(name for name in read if 'lidar' in name) == sorted(
+        f'sensors/lidar/{stamp}.feather' for stamp in STAMPS
+    )
+    first.pair.points1[:], first.times[1][:] = 0, 0  # what one reader does to its arrays is no other's business
+    np.testing.assert_array_equal(second.pair.points0, dataset[1].pair.points0)
+    assert dataset[1].pair.points0.any() and dataset[1].times[0].any()
+
+
 def test_ground_is_what_is_at_most_30_cm_above_the_map_or_what_is_asked_for(tmp_path):
     write_log(tmp_path / 'log')
     # On it, 0.35 m above, 0.55 m above, below, off the map, and where the map does not know.

@@ -11,6 +11,7 @@ from tiny_bag import write_bag
 
 from training.clip_store import ClipStore
 from training.datasets import open_dataset
+from training.datasets.lidar import Category
 from training.datasets.pairs import MetaClass
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
@@ -37,6 +38,9 @@ def test_importing_the_registry_loads_nothing_heavy():
         ('av2:no/such/path', 'no Argoverse 2 log'),
         ('simulation:', 'FIRST-LAST'),
         ('simulation:a-b', 'FIRST-LAST'),
+        ('simulation:0-9?num_sweeps=4', 'of the clips in a folder'),
+        ('simulation:0-9@clips?num_sweeps=1', '2 or more, got 1'),
+        ('bag:drive?deskew=maybe', r'deskew \(bool\)'),
         ('simulation:9-0', '0 <= FIRST <= LAST, got 9-0'),
         ('bag:drive?topci=/points', "'topci=/points' .* is no option. Known are: topic"),
         ('bag:drive?sensor_height=high', 'sensor_height'),
@@ -93,8 +97,31 @@ def test_a_folder_keeps_clips_and_replaces_those_without_categories(tmp_path, si
     assert (tmp_path / f'clip_{SEED:06d}_2.npz').stat().st_mtime_ns == written  # read, not simulated again
 
 
-def test_a_folder_of_clips_of_two_lengths_is_refused(tmp_path):
+def test_a_folder_of_clips_of_two_lengths_wants_to_know_which(tmp_path):
     for name in ('clip_000001_2.npz', 'clip_000001_4.npz'):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r'clips of \[2, 4\] sweeps'):
+    with pytest.raises(DataError, match=r'clips of \[2, 4\] sweeps.*simulation:0-1@.*\?num_sweeps=2'):
         open_dataset(f'simulation:0-1@{tmp_path}')
+    assert open_dataset(f'simulation:0-1@{tmp_path}?num_sweeps=4').store == ClipStore(tmp_path, 4)
+
+
+def test_longer_clips_give_their_first_two_sweeps(tmp_path):
+    from training.datasets.simulation import simulate_clip
+
+    dataset = open_dataset(f'simulation:{SEED}@{tmp_path}?num_sweeps=4')
+    item, clip = dataset[0], simulate_clip(SEED, num_sweeps=4)
+    assert [path.name for path in tmp_path.iterdir()] == [f'clip_{SEED:06d}_4.npz']
+    kept = [sweep.category != Category.EGO for sweep in clip.sweeps[:2]]
+    np.testing.assert_array_equal(item.pair.points0, clip.sweeps[0].points[kept[0]])
+    np.testing.assert_array_equal(item.pair.points1, clip.sweeps[1].points[kept[1]])
+    np.testing.assert_allclose(item.truth.flow, clip.flow(0, 1)[kept[0]], rtol=1e-3, atol=1e-6)  # kept as float16
+    again = open_dataset(f'simulation:{SEED}@{tmp_path}')  # one length: no need to name it
+    assert again.store == dataset.store
+
+
+def test_a_seed_gives_another_street_for_each_number_of_sweeps():
+    """Why clips of one length must not stand in for those of another."""
+    from training.datasets.simulation import simulate_clip
+
+    two, four = (simulate_clip(1, num_sweeps=num_sweeps).sweeps[0].points for num_sweeps in (2, 4))
+    assert len(two) != len(four)

@@ -122,6 +122,35 @@ def test_odometry_between_stamps_is_interpolated_and_the_offset_counts(ros):
     np.testing.assert_allclose(ego0_T_ego1, transforms.yaw_translation(0, 1, 0), atol=1e-9)
 
 
+def test_odometry_within_a_sweep_is_waited_for_and_turns_with_the_sensor(ros):
+    odometry_T_lidar = transforms.yaw_translation(np.pi / 2, 2, 0, 1.7)
+    motion = ros.odometry(odometry_T_lidar)
+    ros.drive(0, POSE0)
+    ros.drive(1, POSE1)
+    late = threading.Timer(0.15, ros.drive, (2, POSE1 @ EGO0_T_EGO1))
+    late.start()
+    offsets_ns = np.array([-DT_NS, -DT_NS // 2, 0, DT_NS])
+    ego_T_then = motion.within(sweep(1), sweep(0), offsets_ns, timeout=5.0, offset_ns=0)
+    late.join()
+    half = transforms.interpolate(np.eye(4), transforms.invert(EGO0_T_EGO1), 0.5)
+    lidar_T_odometry = transforms.invert(odometry_T_lidar)
+    for found, child in zip(ego_T_then, (transforms.invert(EGO0_T_EGO1), half, np.eye(4), EGO0_T_EGO1), strict=True):
+        np.testing.assert_allclose(found, lidar_T_odometry @ child @ odometry_T_lidar, atol=1e-9)
+
+
+def test_odometry_that_does_not_reach_the_end_of_a_sweep_is_an_error(ros):
+    motion = ros.odometry()
+    ros.drive(0, POSE0)
+    ros.drive(1, POSE1)
+    with pytest.raises(EgoMotionError, match=r'needs a pose at 1700000000\.200000000 s.*odometry topic'):
+        motion.within(sweep(1), sweep(0), np.array([0, DT_NS]), timeout=0.05, offset_ns=0)
+
+
+def test_a_sensor_that_stands_still_is_not_deskewed():
+    poses = NoMotion().within(sweep(1), sweep(0), np.array([0, DT_NS]), timeout=0.0, offset_ns=0)
+    np.testing.assert_array_equal(poses, [np.eye(4)] * 2)
+
+
 @pytest.mark.parametrize('frames', [('', 'lidar'), ('lidar', 'lidar'), ('/lidar', 'lidar'), ('base', '')])
 def test_frames_that_say_the_same_need_no_extrinsic(ros, frames):
     motion = ros.odometry()

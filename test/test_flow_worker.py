@@ -9,14 +9,16 @@ rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
 from flow_node import Drive, NodeProcess, Vehicle, cloud, column, stamp_of  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
+from timed_clouds import T0, odom_T_ego, seen, timed_message, world  # noqa: E402
 
 from zeroflow_ros.ego_motion import NoMotion  # noqa: E402
 from zeroflow_ros.engine import load_engine  # noqa: E402
 from zeroflow_ros.flow_worker import FlowWorker  # noqa: E402
-from zeroflow_ros.health import Health  # noqa: E402
+from zeroflow_ros.health import Health, Level  # noqa: E402
 from zeroflow_ros.parameters import Parameters  # noqa: E402
 from zeroflow_ros.pipeline import FlowPipeline  # noqa: E402
 from zeroflow_ros.sweep import Drop  # noqa: E402
+from zeroflow_ros.trajectory import Trajectory  # noqa: E402
 
 S = 1_000_000_000
 DT_NS = S // 10
@@ -66,6 +68,97 @@ def test_whatever_fails_in_a_sweep_is_counted_and_the_next_one_is_served():
     assert ('error', 'This sweep failed: OSError: the line is cut') in lines
     ((stamp_ns, velocity, flow_valid),) = listener.flows
     assert stamp_ns == S + 2 * DT_NS and np.isfinite(velocity[flow_valid > 0]).all() and flow_valid.any()
+
+
+class Driven(NoMotion):
+    """Ego motion of a drive along a curve, from poses that end at `until` seconds."""
+
+    def __init__(self, until=1.0):
+        self._trajectory = Trajectory()
+        for t in np.arange(-0.2, until, 0.01):
+            self._trajectory.add(T0 + round(t * S), odom_T_ego(t))
+
+    def between(self, sweep0, sweep1, *, timeout, offset_ns):
+        return self._trajectory.between(sweep0.stamp_ns, sweep1.stamp_ns)
+
+    def within(self, sweep, other, offsets_ns, *, timeout, offset_ns):
+        return self._trajectory.within(sweep.stamp_ns, offsets_ns)
+
+
+def timed_cloud(k, values=None, *, has_times=True):
+    """Return sweep k of the drive, stamped at its end; values: in the place of the times in seconds."""
+    points = world(6000)
+    times = np.random.default_rng(k).integers(0, 1000, len(points)) * 1e-4 - 0.1
+    values = (times if values is None else values) if has_times else None
+    return timed_message(seen(points, 0.1 * k, times), T0 + k * DT_NS, values, name='time', dtype='f4')
+
+
+def deskewing_worker(motion, *, deskew=True):
+    lines, listener = [], Listener()
+    listener.fails = False
+    health = Health(lambda severity, text: lines.append((severity, text)))
+    parameters = Parameters(deskew=deskew)
+    worker = FlowWorker(FlowPipeline(load_engine(), sensor_height=1.8), motion, health, listener,
+                        parameters=lambda: parameters, now_ns=lambda: T0)  # fmt: skip
+    return worker, health, listener, lines
+
+
+def test_a_static_world_has_less_speed_when_deskewed():
+    speeds, points = {}, {}
+    for deskew in (False, True):
+        worker, health, listener, lines = deskewing_worker(Driven(), deskew=deskew)
+        listener.publish_arrows = lambda msg, points_, velocity, deskew=deskew: points.update({deskew: points_})
+        for k in range(3):
+            worker.process(timed_cloud(k), time.perf_counter())
+        assert health.published == 2 and [stamp_ns for stamp_ns, _, _ in listener.flows] == [T0 + DT_NS, T0 + 2 * DT_NS]
+        speeds[deskew] = np.mean([np.linalg.norm(v[valid > 0], axis=1).mean() for _, v, valid in listener.flows])
+        assert any('set deskew to true' in text for _, text in lines) == (not deskew)
+        assert ('deskew' in health.percentiles()) == deskew
+    assert speeds[True] < 0.5 * speeds[False], speeds
+    np.testing.assert_array_equal(points[True], points[False])  # arrows begin where the cloud shows the points
+
+
+def test_clouds_without_times_are_taken_as_they_are_with_a_warning():
+    worker, health, _, lines = deskewing_worker(Driven())
+    for k in range(3):
+        worker.process(timed_cloud(k, has_times=False), time.perf_counter())
+    assert health.published == 2 and health.drops == {Drop.FIRST: 1}
+    assert sum('have no field t, time' in text for severity, text in lines if severity == 'warning') == 1
+    status = next(s for s in health.statuses() if s.part == 'input')
+    assert status.level == Level.WARN and 'or do without deskew' in status.message
+
+
+def test_times_without_sense_drop_the_sweep_and_the_next_pair_goes_around_it():
+    worker, health, _, lines = deskewing_worker(Driven())
+    for k in range(3):
+        worker.process(timed_cloud(k, np.full(6000, 7.0) if k == 1 else None), time.perf_counter())
+    assert health.drops == {Drop.FIRST: 1, Drop.MALFORMED: 1} and health.published == 1
+    assert any(severity == 'error' and 'all the same' in text for severity, text in lines)
+
+
+def test_unknown_motion_within_a_sweep_drops_the_pair():
+    worker, health, _, lines = deskewing_worker(Driven(until=0.13))
+    for k in range(3):
+        worker.process(timed_cloud(k), time.perf_counter())
+    assert health.drops == {Drop.FIRST: 1, Drop.EGO_MOTION: 1} and health.published == 1
+    assert any(severity == 'warning' and 'needs a pose at' in text for severity, text in lines)
+
+
+def test_node_deskews_with_odometry():
+    with NodeProcess('-r', '__ns:=/skew', '-p', 'deskew:=true') as node, Vehicle('/skew', markers=False) as vehicle:
+        vehicle.connect(node)
+        layout = {'types': ('f4', 'f4', 'f4', 'f4'), 'names': ('x', 'y', 'z', 'time')}
+        for k in range(3):
+            for tick in range(11):  # 100 Hz, up to the end of the sweep
+                vehicle.drive(S + k * DT_NS + tick * DT_NS // 10, 1e-9 * (k * DT_NS + tick * DT_NS // 10))
+            vehicle.send(msg := cloud(POINTS, S + k * DT_NS, **layout))
+            vehicle.spin(0.1)
+        flow = vehicle.flow_of(S + 2 * DT_NS)
+        assert flow is not None, node.log
+        for name in layout['names']:
+            np.testing.assert_array_equal(column(flow, name), column(msg, name))
+        assert vehicle.status('inference', lambda _, values: 'deskew_ms.p50_p95_p99' in values), node.log
+        assert 'unless they come in deskewed' not in node.log
 
 
 def test_clock_that_goes_back_starts_over_even_by_less_than_a_second():

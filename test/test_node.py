@@ -248,9 +248,11 @@ from sensor_msgs.msg import PointCloud2
 sys.path.insert(0, 'test')
 from flow_node import cloud, scene
 from zeroflow_ros import node
+from zeroflow_ros.deskew import Deskew
 from zeroflow_ros.engine import load_engine
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
+from zeroflow_ros.point_times import with_times
 from zeroflow_ros.sweep import SweepPair
 
 def compilations():
@@ -259,14 +261,18 @@ def compilations():
 
 pipeline = FlowPipeline(load_engine())
 node._try_out(pipeline)
+deskew = Deskew()
 before = compilations()
-msg = deserialize_message(serialize_message(cloud(scene(), 10**9)), PointCloud2)
-points = decode_cloud(msg).points
+msg = cloud(scene(), 10**9, names=('x', 'y', 'z', 'time'))
+msg = deserialize_message(serialize_message(msg), PointCloud2)
+sweep = with_times(msg, decode_cloud(msg))
+still = lambda _sweep, _other, offsets: node.np.stack([node.np.eye(4)] * len(offsets))
+points = deskew.pair(sweep, sweep, still)[0].points
 estimate = pipeline.estimate(SweepPair(points, points, node.np.eye(4), 0.1))
 flow_cloud(msg, estimate.velocity, estimate.flow_valid)
 assert compilations() == before, (before, compilations())
 del before['moved']  # is part of others
-assert len(before) == 7 and all(before.values()), before
+assert len(before) == 8 and all(before.values()), before
 """
 
 

@@ -84,6 +84,8 @@ def test_bad_parameter_is_an_error_that_says_what_to_do(context, argument, said)
 def test_values_must_make_sense_together():
     with pytest.raises(ConfigError, match='fixed_frame'):
         Parameters(ego_motion='tf', fixed_frame='')
+    with pytest.raises(ConfigError, match='deskew'):
+        Parameters(ego_motion='none', deskew=True)
 
 
 def test_parameters_of_ros_itself_are_known(context):

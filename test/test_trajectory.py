@@ -75,6 +75,17 @@ def test_a_world_point_lands_on_itself():
     np.testing.assert_allclose(ego0_T_ego1 @ invert(pose1) @ point, invert(pose0) @ point, atol=1e-9)
 
 
+def test_within_is_between_for_each_offset():
+    trajectory = driven(range(0, 300, 100), lambda ms: yaw_translation(0.001 * ms, 0.01 * ms, 0.002 * ms))
+    offsets_ms = [-80, -1, 0, 60, 120]
+    found = trajectory.within(START + 100 * MS, np.array(offsets_ms) * MS)
+    np.testing.assert_array_equal(found, [between(trajectory, 100, 100 + ms) for ms in offsets_ms])
+    with pytest.raises(
+        EgoMotionError, match=r'from 1699999999\.900000000 s to 1700000000\.200000000 s needs a pose at'
+    ):
+        trajectory.within(START + 100 * MS, np.array([0, -200, 100]) * MS)
+
+
 def test_extrapolation_does_not_magnify_the_noise_of_fast_odometry():
     rng = np.random.default_rng(0)
     trajectory = driven(range(0, 101, 5), lambda ms: yaw_translation(0, 0.01 * ms + rng.normal(0, 0.001), 0))

@@ -35,8 +35,13 @@ def street(k: int, *, num_points: int = 4000, seed: int = 0) -> np.ndarray:
     return cloud
 
 
-def messages(num_sweeps: int, *, store, is_ros1: bool = False, odometry: bool = True, num_points: int = 4000):
-    """Yield (topic, msgtype, time_ns, message): per sweep a transform, odometry and the cloud."""
+def messages(num_sweeps: int, *, store, is_ros1: bool = False, odometry: bool = True, num_points: int = 4000,
+             stamped: float | None = None, spoil=lambda number, cloud: None):  # fmt: skip
+    """Yield (topic, msgtype, time_ns, message): per sweep a transform, odometry and the cloud.
+
+    stamped: share of a revolution that comes before the stamp; None: a sweep is seen at once, and points have no times.
+    spoil: changes a cloud in place; takes its number, too.
+    """
     types = store.types
     sequence = {'seq': 0} if is_ros1 else {}
 
@@ -66,7 +71,23 @@ def messages(num_sweeps: int, *, store, is_ros1: bool = False, odometry: bool = 
             yield ODOMETRY_TOPIC, ODOMETRY, stamp_ns, message
         data = street(k, num_points=num_points).view(np.uint8).reshape(-1)
         cloud = types[POINT_CLOUD](header(stamp_ns, 'lidar'), 1, num_points, fields, False, 16, len(data), data, False)
+        cloud = cloud if stamped is None else _timed(cloud, stamped, types)
+        spoil(k, cloud)
         yield CLOUD_TOPIC, POINT_CLOUD, stamp_ns, cloud
+
+
+def _timed(message, stamped: float, types):
+    """Return a cloud of `street` as a LiDAR sees it that turns once in 0.1 s, with the time `t` of each point in ns."""
+    rows = message.data.view(np.float32).reshape(-1, 4)
+    times = np.random.default_rng(0).integers(0, 1000, len(rows)) * 1e-4 - stamped * 0.1  # s
+    out = np.zeros(len(rows), [(name, '<f4') for name in ('x', 'y', 'z', 'intensity')] + [('t', '<i4')])
+    for name, column in zip(('x', 'y', 'z', 'intensity'), rows.T, strict=True):
+        out[name] = column
+    out['x'] -= EGO_SPEED * times
+    out['t'] = (times * 1e9).round()
+    field = types['sensor_msgs/msg/PointField']('t', 16, 5 if stamped else 6, 1)
+    return types[POINT_CLOUD](message.header, 1, len(rows), [*message.fields, field], False, 20, out.nbytes,
+                              out.view(np.uint8), False)  # fmt: skip
 
 
 def write_bag(path: Path, storage: str = 'mcap', num_sweeps: int = 5, **options) -> Path:

@@ -32,7 +32,7 @@ class BagMotion:
         self.topic = ''
         self.note = ''  # why it is not odometry, where one might expect it
         self._trajectory = Trajectory(_CAPACITY)
-        self._registration = None
+        self._registered = None
         self.odometry_T_lidar = odometry_T_lidar
         if source in ('auto', 'odometry'):
             try:
@@ -77,19 +77,31 @@ class BagMotion:
         if self.source == 'none':
             return np.eye(4)
         if self.source == 'registration':
-            ego0_T_ego1 = self._registration.align(sweep0.points, sweep1.points)
+            ego0_T_ego1 = self._registered.between(sweep0, sweep1)
         else:
             child0_T_child1 = self._trajectory.between(sweep0.stamp_ns, sweep1.stamp_ns)
             ego0_T_ego1 = invert(self.odometry_T_lidar) @ child0_T_child1 @ self.odometry_T_lidar
         check_plausible(ego0_T_ego1, (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9)
         return ego0_T_ego1
 
+    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray) -> np.ndarray:
+        """Return ego_T_then, (K, 4, 4) float64, of the frame of a sweep at offsets (K,) [ns]; see `Deskew.pair`.
+
+        Raises: EgoMotionError when it is unknown.
+        """
+        if self.source == 'none':
+            return np.tile(np.eye(4), (len(offsets_ns), 1, 1))
+        if self.source == 'registration':
+            return self._registered.within(sweep, other, offsets_ns)
+        child_T_then = self._trajectory.within(sweep.stamp_ns, offsets_ns)
+        return invert(self.odometry_T_lidar) @ child_T_then @ self.odometry_T_lidar
+
     def reset(self) -> None:
         """Forget the sweep before; the next one is not near it."""
         if self.source == 'registration':
-            from zeroflow_ros.registration import Registration  # small_gicp is optional
+            from zeroflow_ros.registered_motion import RegisteredMotion  # small_gicp is optional
 
-            self._registration = Registration()
+            self._registered = RegisteredMotion()
 
 
 def static_transform(bag: Bag, target: str, source: str) -> np.ndarray:

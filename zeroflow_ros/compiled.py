@@ -168,6 +168,19 @@ def read_xyz(rows, columns, points):
 
 
 @_compiled
+def deskew(points, times, first, bins_per_second, table, deskewed):
+    """Write points (N, 3) into deskewed, each moved by the row of table (B, 3, 4) that belongs to its time (N,) [s].
+
+    first: the time at which row 0 begins; times before and after the table take its ends. All float32.
+    """
+    last = np.float32(len(table) - 1)
+    for i in range(len(points)):
+        row = np.uint32(min(max((times[i] - first) * bins_per_second, np.float32(0)), last))
+        x, y, z = moved(points, i, table[row])
+        deskewed[i, 0], deskewed[i, 1], deskewed[i, 2] = x, y, z
+
+
+@_compiled
 def to_velocity(flow, per_second, flags, velocity, flow_valid):
     """Write flow (N, 3) times per_second into velocity and flags into flow_valid (N,); NaN and 0 if not all finite."""
     for i in range(len(flow)):

@@ -2,30 +2,24 @@
 """Where the motion between two sweeps comes from: odometry messages, tf, registration of the clouds, or nowhere."""
 
 import threading
-import time
 from typing import Protocol
 
 import numpy as np
-import rclpy
 from nav_msgs.msg import Odometry
-from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.health import Health, Level
 from zeroflow_ros.messages import odometry_pose
 from zeroflow_ros.parameters import Parameters
-from zeroflow_ros.registration import Registration
+from zeroflow_ros.registered_motion import RegisteredMotion
 from zeroflow_ros.sweep import Sweep
+from zeroflow_ros.tf_buffer import TfBuffer
 from zeroflow_ros.trajectory import Trajectory
-from zeroflow_ros.transforms import from_quaternion, interpolate, invert
+from zeroflow_ros.transforms import invert
 
 ODOMETRY_TOPIC = '~/input/odometry'
-_TF_POLL_S = 0.002  # tf2's own waiting sleeps 20 ms at a time
-_TF_CACHE_S = 10.0
 
 
 class EgoMotion(Protocol):
@@ -41,6 +35,13 @@ class EgoMotion(Protocol):
 
         timeout: seconds to wait for what has not come in yet. offset_ns: added to both stamps where they are looked up.
         Raises: EgoMotionError when the motion is unknown; never identity for want of it.
+        """
+
+    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+        """Return ego_T_then, (K, 4, 4) float64: of a sweep's frame at offsets (K,) [ns] from its stamp, in that at it.
+
+        other: the other sweep of the pair. timeout, offset_ns: as for `between`.
+        Raises: EgoMotionError when the motion is unknown.
         """
 
     def reset(self, stamp_ns: int) -> None:
@@ -73,6 +74,9 @@ class NoMotion:
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         return np.eye(4)
 
+    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+        return np.tile(np.eye(4), (len(offsets_ns), 1, 1))
+
     def reset(self, stamp_ns: int) -> None:
         pass
 
@@ -84,28 +88,21 @@ class NoMotion:
 
 
 class RegistrationMotion:
-    """Registers each sweep to the one before; the first guess is that the vehicle goes on as before."""
+    """Registers each sweep to the one before; see `RegisteredMotion`."""
 
     continues = True
 
     def __init__(self):
-        self._registration = Registration()
-        self._last_motion: tuple[np.ndarray, float] | None = None  # and the seconds that it took
+        self._registered = RegisteredMotion()
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
-        dt = (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9
-        guess = None
-        if self._last_motion is not None:
-            motion, last_dt = self._last_motion
-            guess = interpolate(np.eye(4), motion, dt / last_dt)
-        self._last_motion = None
-        ego0_T_ego1 = self._registration.align(sweep0.points, sweep1.points, guess)
-        self._last_motion = ego0_T_ego1, dt
-        return ego0_T_ego1
+        return self._registered.between(sweep0, sweep1)
+
+    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+        return self._registered.within(sweep, other, offsets_ns)
 
     def reset(self, stamp_ns: int) -> None:
-        self._registration.reset()
-        self._last_motion = None
+        self._registered.reset()
 
     def close(self) -> None:
         pass
@@ -128,7 +125,7 @@ class OdometryMotion:
         self._odometry_T_lidar = odometry_T_lidar
         self._from_tf: dict[tuple[str, str], np.ndarray] = {}
         self._child_frame: str | None = None
-        self._tf: _TfBuffer | None = None
+        self._tf: TfBuffer | None = None
         self._trajectory = Trajectory(1000)
         self._grew = threading.Condition()
         # Best effort connects to every publisher, and messages this small are not lost; 100 are 0.5 s at 200 Hz.
@@ -150,17 +147,22 @@ class OdometryMotion:
             self._grew.notify_all()
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
-        stamp0_ns, stamp1_ns = sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns
+        offsets_ns = np.array([sweep1.stamp_ns - sweep0.stamp_ns])
+        return self.within(sweep0, sweep1, offsets_ns, timeout=timeout, offset_ns=offset_ns)[0]
+
+    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+        stamp_ns = sweep.stamp_ns + offset_ns
         with self._grew:
-            self._grew.wait_for(lambda: (self._trajectory.latest_stamp_ns or 0) >= stamp1_ns, timeout)
+            last_ns = stamp_ns + int(offsets_ns.max())
+            self._grew.wait_for(lambda: (self._trajectory.latest_stamp_ns or 0) >= last_ns, timeout)
             child_frame = self._child_frame
         try:
-            child0_T_child1 = self._trajectory.between(stamp0_ns, stamp1_ns)
+            child_T_then = self._trajectory.within(stamp_ns, offsets_ns)
         except EgoMotionError as error:
             topic = self._node.resolve_topic_name(ODOMETRY_TOPIC)
             raise EgoMotionError(f'{error} (odometry topic {topic})') from error
-        child_T_lidar = self._extrinsic(child_frame or '', sweep1.frame_id, timeout)
-        return invert(child_T_lidar) @ child0_T_child1 @ child_T_lidar
+        child_T_lidar = self._extrinsic(child_frame or '', sweep.frame_id, timeout)
+        return invert(child_T_lidar) @ child_T_then @ child_T_lidar
 
     def _extrinsic(self, child_frame: str, lidar_frame: str, timeout: float) -> np.ndarray:
         """Return child_T_lidar, (4, 4).
@@ -175,7 +177,7 @@ class OdometryMotion:
         if frames in self._from_tf:
             return self._from_tf[frames]
         try:
-            self._tf = self._tf or _TfBuffer(self._node)
+            self._tf = self._tf or TfBuffer(self._node)
         except ConfigError as error:
             raise EgoMotionError(
                 f"The odometry moves the frame '{child_frame}', the clouds are in '{lidar_frame}'. Set the parameter "
@@ -207,16 +209,24 @@ class TfMotion:
 
     def __init__(self, node: Node, fixed_frame: str):
         self._fixed_frame = fixed_frame.lstrip('/')
-        self._tf = _TfBuffer(node)
+        self._tf = TfBuffer(node)
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
-        if not sweep1.frame_id:
+        stamp0_ns, stamp1_ns = sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns
+        return self._lookup(sweep1.frame_id, stamp0_ns, stamp1_ns, timeout)
+
+    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+        stamp_ns = sweep.stamp_ns + offset_ns
+        return np.stack([self._lookup(sweep.frame_id, stamp_ns, stamp_ns + ns, timeout) for ns in offsets_ns.tolist()])
+
+    def _lookup(self, frame_id: str, stamp0_ns: int, stamp1_ns: int, timeout: float) -> np.ndarray:
+        """Return the pose of a frame at stamp 1 in itself at stamp 0."""
+        if not frame_id:
             raise EgoMotionError(
                 'The cloud has no frame_id, so tf cannot say how it moved. Make the driver set header.frame_id, or use '
                 'ego_motion registration.'
             )
-        stamp0_ns, stamp1_ns = sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns
-        return self._tf.lookup(sweep0.frame_id, stamp0_ns, sweep1.frame_id, stamp1_ns, self._fixed_frame, timeout)
+        return self._tf.lookup(frame_id, stamp0_ns, frame_id, stamp1_ns, self._fixed_frame, timeout)
 
     def reset(self, stamp_ns: int) -> None:
         self._tf.buffer.clear()
@@ -226,65 +236,3 @@ class TfMotion:
 
     def describe(self) -> str:
         return f"ego motion from tf through '{self._fixed_frame}'"
-
-
-class _TfBuffer:
-    """tf2's buffer, fed by a node and an executor of its own: a busy /tf must not hold up the clouds.
-
-    Raises: ConfigError when tf2_ros is not installed.
-    """
-
-    def __init__(self, node: Node):
-        try:
-            import tf2_ros
-        except ImportError as error:
-            raise ConfigError(
-                f'ego_motion from tf needs the ROS package tf2_ros, which cannot be imported ({error}). Install '
-                'ros-$ROS_DISTRO-tf2-ros-py, or use ego_motion odometry or registration.'
-            ) from error
-        self._error = tf2_ros.TransformException
-        self._main_node = node
-        self._node = rclpy.create_node(
-            f'{node.get_name()}_tf', namespace=node.get_namespace(), context=node.context,
-            cli_args=['--ros-args', '-r', f'__node:={node.get_name()}_tf'], start_parameter_services=False,
-        )  # fmt: skip
-        self.buffer = tf2_ros.Buffer(cache_time=Duration(seconds=_TF_CACHE_S))
-        self._listener = tf2_ros.TransformListener(self.buffer, self._node)
-        self._executor = SingleThreadedExecutor(context=node.context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name='tf', daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
-
-    def lookup(self, target: str, target_ns: int, source: str, source_ns: int, fixed: str, timeout: float):
-        """Return target_T_source, (4, 4), each frame at its own stamp; a stamp of 0 is the latest one.
-
-        Raises: EgoMotionError that says what was looked up, and why tf does not know.
-        """
-        times = Time(nanoseconds=target_ns), Time(nanoseconds=source_ns)
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if self.buffer.can_transform_full(target, times[0], source, times[1], fixed):
-                break
-            time.sleep(_TF_POLL_S)
-        try:
-            found = self.buffer.lookup_transform_full(target, times[0], source, times[1], fixed).transform
-        except self._error as error:
-            use_sim_time = self._main_node.get_parameter('use_sim_time').value
-            raise EgoMotionError(
-                f"tf does not know '{source}' at {source_ns * 1e-9:.6f} s in '{target}' at {target_ns * 1e-9:.6f} s "
-                f"through '{fixed}' (waited {timeout:.2f} s, use_sim_time {str(use_sim_time).lower()}): {error}. Check "
-                'that tf is published on the clock of the clouds, and the parameter fixed_frame.'
-            ) from error
-        t, q = found.translation, found.rotation
-        return from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
-
-    def close(self) -> None:
-        self._executor.shutdown(timeout_sec=0.5)
-        self._thread.join(timeout=0.5)
-        self._node.destroy_node()

@@ -5,25 +5,25 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from zeroflow_ros.deskew import Deskew
 from zeroflow_ros.errors import CloudError, EgoMotionError
 from zeroflow_ros.health import Health, Level
+from zeroflow_ros.lookout import Lookout
 from zeroflow_ros.mailbox import Mailbox
-from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
+from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud
+from zeroflow_ros.point_times import with_times
 from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.sweep import Drop, Skip, Sweep, SweepBuffer, SweepPair
 from zeroflow_ros.trajectory import check_plausible
 
-_OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
 _JUMP_MARGIN_NS = 100_000_000
-_NEAR_DT = 0.3  # a dt within 30 % of the trained one is nothing to talk about
-_SAMPLE = 8192  # rows that are looked at for numbers the network failed to make
 _OVERTAKEN = 'A newer cloud came before this one was looked at.'
-_TIME_FIELDS = ('t', 'time', 'timestamp', 'time_stamp', 'offset_time')
 
 
 class Outputs(Protocol):
@@ -63,12 +63,13 @@ class FlowWorker:
         self._mailbox = Mailbox()
         self._buffer = SweepBuffer(pipeline.engine.card.dt_range)
         self._last_msg = None  # of self._buffer.last
-        self._layout = None
         self._clock_jumped = False
+        self._deskew = Deskew() if parameters().deskew else None
+        deskews = self._deskew is not None
+        self.lookout = Lookout(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns)
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
         self.active = False  # whether it publishes; if not, it only keeps the last sweep
         self._publishing = threading.Lock()
-        self.facts: dict = {}  # of the last sweep, for the diagnostics
 
     def start(self) -> None:
         """Start the thread."""
@@ -126,10 +127,12 @@ class FlowWorker:
         try:
             with watch('decode'):
                 sweep = decode_cloud(msg)
+                if self._deskew is not None:
+                    sweep = with_times(msg, sweep)
         except CloudError as error:
             health.dropped(Drop.MALFORMED, str(error))
             return
-        self._look_at(msg, sweep)
+        self.lookout.cloud(msg, sweep)
         if len(sweep.points) > parameters.max_points:
             text = f'{len(sweep.points)} points are more than max_points ({parameters.max_points}).'
             if parameters.over_max_points == 'drop':
@@ -138,7 +141,8 @@ class FlowWorker:
             _keep_every_nth(sweep.points, parameters.max_points)
             health.trouble('subsampled', 'input', Level.WARN, f'{text} Only every n-th point gets a velocity.')
         if not _any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
-            sweep = replace(sweep, points=sweep.points[:0])  # as good as empty: flow from or to nothing is unknown
+            # As good as empty: flow from or to nothing is unknown.
+            sweep = replace(sweep, points=sweep.points[:0], times=None)
         last, last_msg = self._buffer.last, self._last_msg
         starts_over = self._clock_left_behind(last, sweep)
         if starts_over:
@@ -158,12 +162,14 @@ class FlowWorker:
             health.only_kept(Skip.NOBODY_LISTENS if self.active else Skip.INACTIVE)
             return
         dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
+        seen = {'previous': previous.points, 'latest': sweep.points}  # where arrows begin, deskewed or not
+        lookup = {'timeout': parameters.ego_motion_timeout_s, 'offset_ns': round(parameters.stamp_offset_s * 1e9)}
         try:
+            if self._deskew is not None:
+                with watch('deskew'):
+                    previous, sweep = self._deskew.pair(previous, sweep, partial(self._ego_motion.within, **lookup))
             with watch('ego_motion'):
-                offset_ns = round(parameters.stamp_offset_s * 1e9)
-                ego0_T_ego1 = self._ego_motion.between(
-                    previous, sweep, timeout=parameters.ego_motion_timeout_s, offset_ns=offset_ns
-                )
+                ego0_T_ego1 = self._ego_motion.between(previous, sweep, **lookup)
                 check_plausible(ego0_T_ego1, dt)
         except EgoMotionError as error:
             health.dropped(Drop.EGO_MOTION, str(error))
@@ -180,8 +186,8 @@ class FlowWorker:
         health.flowed(stages_ms, max_ms=parameters.max_processing_time_ms,
                       max_consecutive_ms=parameters.max_consecutive_delay_ms)  # fmt: skip
         self._outputs.publish_debug(carrier, stages_ms, dt)
-        self._outputs.publish_arrows(carrier, points, estimate.velocity)
-        self._look_at_flow(points, estimate)
+        self._outputs.publish_arrows(carrier, seen[estimate.output_on], estimate.velocity)
+        self.lookout.flow(points, estimate)
 
     def _dropped(self, reason: Drop, msg, sweep: Sweep, last: Sweep | None) -> None:
         """Say why a sweep makes no pair, and start over where it must."""
@@ -220,65 +226,6 @@ class FlowWorker:
             return False
         self._clock_jumped = False
         return last.stamp_ns > ahead_ns
-
-    def _look_at(self, msg, sweep: Sweep) -> None:
-        """Warn of clouds that can be worked with but should not be as they are."""
-        health = self._health
-        layout = (msg.point_step, msg.is_bigendian, tuple((f.name, f.offset, f.datatype) for f in msg.fields))
-        if layout != self._layout:
-            names = [field.name for field in msg.fields]
-            if self._layout is not None:
-                health.trouble(
-                    'layout', 'input', Level.OK, f'The layout of the clouds changed; fields now: {names}.', 'info'
-                )
-            self._layout = layout
-            if msg.is_bigendian:
-                health.say_once('big endian', 'Clouds come in big-endian; they are read as such.', 'info')
-            if times := [name for name in names if name in _TIME_FIELDS]:
-                text = f'The clouds have the field {times[0]}; it is not used, they should come in deskewed.'
-                health.say_once('time field', text, 'info')
-        if not sweep.frame_id:
-            text = 'The clouds have no frame_id; it is taken to be that of the ego motion. Set it in the driver.'
-            health.trouble('no frame_id', 'input', Level.WARN, text)
-        num_nan = int(np.count_nonzero(np.isnan(sweep.points[:, 0])))
-        if 2 * num_nan > len(sweep.points):
-            text = f'{num_nan} of {len(sweep.points)} points are NaN or infinite.'
-            health.trouble('nan', 'input', Level.WARN, text)
-        now_ns = self._now_ns()
-        behind = (now_ns - sweep.stamp_ns) * 1e-9
-        if now_ns and sweep.stamp_ns and abs(behind) > _OTHER_CLOCK_S:
-            text = (
-                f'Clouds are stamped {behind:.1f} s before the clock of this node: the sensor has another clock, or '
-                'a bag is played and use_sim_time is not set (or set without need). Flow needs differences of stamps '
-                'only, but tf will fail.'
-            )
-            health.say_once('other clock', text)
-            health.trouble('other clock', 'input', Level.WARN, text, log='debug')
-        self.facts = {'frame_id': sweep.frame_id, 'points': len(sweep.points), 'nan_points': num_nan,
-                      'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
-
-    def _look_at_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
-        """Warn of flow that cannot be right."""
-        card = self._pipeline.engine.card
-        if abs(estimate.dt / card.nominal_dt - 1) > _NEAR_DT:
-            text = f'{estimate.dt:.3f} s between sweeps; the model was trained on {card.nominal_dt} s.'
-            self._health.say_once('other dt', text)
-            self._health.trouble('other dt', 'input', Level.WARN, text, log='debug')
-        num_valid = int(np.count_nonzero(estimate.flow_valid))
-        self.facts = {**self.facts, 'valid_points': num_valid, 'dt_s': f'{estimate.dt:.4f}',
-                      'sensor_height_m': f'{estimate.sensor_height:.2f}'}  # fmt: skip
-        # Rows inside the grid that have no velocity: the network made something that is no number.
-        step = max(1, len(points) // _SAMPLE)
-        height = estimate.sensor_height if card.z_origin == 'ground' else 0.0
-        inside = card.grid.assign(points[::step] + np.array([0, 0, height], np.float32)) >= 0
-        failed = np.count_nonzero(inside & (estimate.flow_valid[::step] == 0))
-        if failed and card.ground == 'keep':
-            level = Level.ERROR if failed > 0.01 * np.count_nonzero(inside) else Level.WARN
-            text = f'The model gave no number for {failed} of {np.count_nonzero(inside)} points that it should know.'
-            self._health.trouble('network nan', 'inference', level, text)
-        elif num_valid == 0:
-            text = f'No point is {card.grid.z_min} to {card.grid.z_max} m high above the ground. Check that z is up.'
-            self._health.trouble('out of range', 'input', Level.WARN, text)
 
 
 def _any_within(points: np.ndarray, reach: float) -> bool:

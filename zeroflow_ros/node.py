@@ -213,7 +213,7 @@ class FlowNode(LifecycleNode):
             self.health.say_once('no clock', text)
             self.health.trouble('no clock', 'input', Level.WARN, text, log='debug')
         facts = {
-            'input': {'topic': self._input.topic, 'reliability': self._input.reliability, **self._worker.facts},
+            'input': {'topic': self._input.topic, 'reliability': self._input.reliability, **self._worker.lookout.facts},
             'inference': {'active': self._worker.active},
             'ego_motion': {'source': self.parameters.ego_motion},
             'model': self._model_facts,

@@ -15,10 +15,12 @@ import numpy as np
 from zeroflow_ros.bag_motion import BagMotion
 from zeroflow_ros.bags import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagWriter
 from zeroflow_ros.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
+from zeroflow_ros.deskew import Deskew
 from zeroflow_ros.engine import Engine, load_engine
 from zeroflow_ros.errors import CloudError, ConfigError, DataError, EgoMotionError
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
+from zeroflow_ros.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
 from zeroflow_ros.report import latency_table, percentiles, write_json
 from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.sweep import Drop, Sweep, SweepBuffer, SweepPair
@@ -50,17 +52,23 @@ class OfflineFlow:
     """Iterates over the sweeps of a bag in order, and gives each one a `SweepResult`.
 
     topic: of the clouds, '' for the only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
+    deskew: move points to the stamps of their sweeps, where clouds have times.
     output_on, sensor_height: see `FlowPipeline`. start, duration: seconds of the bag; duration 0 is all of it.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for a choice that is none.
     """
 
     def __init__(self, bag: Bag, engine: Engine, *, topic: str = '', ego_motion: str = 'auto',
                  odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, output_on: str = 'latest',
-                 sensor_height: float | None = None, start: float = 0.0, duration: float = 0.0):  # fmt: skip
+                 sensor_height: float | None = None, deskew: bool = False, start: float = 0.0,
+                 duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
         first = decode_message(next(bag.messages([self.topic])).cdr, POINT_CLOUD)
         self.motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'),
                                 odometry_topic=odometry_topic, odometry_T_lidar=odometry_T_lidar)  # fmt: skip
+        if deskew and self.motion.source == 'none':
+            raise ConfigError('--deskew needs to know the motion; choose another --ego-motion than none.')
+        self._deskew = Deskew() if deskew else None
+        self.has_times = time_field(first) is not None
         self._bag, self._engine = bag, engine
         self._buffer = SweepBuffer(engine.card.dt_range)
         self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height,
@@ -77,13 +85,14 @@ class OfflineFlow:
     def __iter__(self) -> Iterator[SweepResult]:
         topics = [self.topic] + ([self.motion.topic] if self.motion.topic else [])
         waiting: deque[BagMessage] = deque()
+        ahead_ns = round(LONGEST_SWEEP * 1e9) if self._deskew else 0
         # Odometry from a second before and after, so that the first and the last sweep lie between two poses.
         for message in self._bag.messages(topics, start_ns=self._start_ns - 10**9, end_ns=self._end_ns + 10**9):
             if message.topic != self.topic:
                 self.motion.add_odometry(message.cdr)
             elif self._start_ns <= message.time_ns < self._end_ns:
                 waiting.append(message)
-            while waiting and (self.motion.knows(waiting[0].stamp_ns) or len(waiting) > _MOST_WAITING):
+            while waiting and (self.motion.knows(waiting[0].stamp_ns + ahead_ns) or len(waiting) > _MOST_WAITING):
                 yield self._take(waiting.popleft())
         while waiting:
             yield self._take(waiting.popleft())
@@ -98,6 +107,7 @@ class OfflineFlow:
         try:
             with watch('decode'):
                 sweep = decode_cloud(message)
+                sweep = with_times(message, sweep) if self._deskew else sweep
         except CloudError as error:
             return dropped(Drop.MALFORMED, str(error))
         previous, drop = self._buffer.push(sweep)
@@ -108,6 +118,9 @@ class OfflineFlow:
         if drop is not None:
             return dropped(drop)
         try:
+            if self._deskew:
+                with watch('deskew'):
+                    previous, sweep = self._deskew.pair(previous, sweep, self.motion.within)
             with watch('ego_motion'):
                 ego0_T_ego1 = self.motion.between(previous, sweep)
         except EgoMotionError as error:
@@ -181,10 +194,12 @@ def main(args) -> int:
         flow = OfflineFlow(
             bag, engine, topic=''.join(args.topic), ego_motion=args.ego_motion, odometry_topic=args.odometry_topic,
             odometry_T_lidar=from_quaternion(pose[:3], pose[3:]) if pose else None, output_on=args.output_on,
-            sensor_height=args.sensor_height, start=args.start, duration=args.duration,
+            sensor_height=args.sensor_height, deskew=args.deskew, start=args.start, duration=args.duration,
         )  # fmt: skip
         if flow.motion.note:
             print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)
+        if args.deskew and not flow.has_times:
+            print(f'{NO_TIMES} They are taken as they are.', file=sys.stderr)
         with contextlib.ExitStack() as opened:
             results = flow
             if args.out:

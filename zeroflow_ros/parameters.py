@@ -60,6 +60,10 @@ class Parameters:
     ego_motion_timeout_s: float = _parameter(
         0.1, 'How long a sweep waits for its odometry or tf [s].', low=0.0, high=5.0, live=True
     )
+    deskew: bool = _parameter(
+        False, 'Move each point to where it would have been seen at the stamp, by its time and the ego motion; for '
+        'clouds that have times and do not come in deskewed.'
+    )  # fmt: skip
     input_reliability: str = _parameter(
         'auto', 'QoS of the input cloud; auto: reliable where every publisher offers it.', choices=RELIABILITY
     )
@@ -89,6 +93,11 @@ class Parameters:
             _check(f, getattr(self, f.name))
         if self.ego_motion == 'tf' and not self.fixed_frame:
             raise ConfigError("With ego_motion 'tf', fixed_frame must name a frame such as 'odom'; it is empty.")
+        if self.deskew and self.ego_motion == 'none':
+            raise ConfigError(
+                "With ego_motion 'none' nobody knows how to deskew. Set deskew to false, or ego_motion to odometry, tf "
+                'or registration.'
+            )
         if self.odometry_T_lidar:
             try:
                 self.extrinsic()

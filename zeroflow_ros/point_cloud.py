@@ -133,6 +133,24 @@ def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: arra
     return FlowCloud(rows.height, rows.width, fields, rows.is_bigendian, point_step, row_step, data)
 
 
+def read_field(msg, name: str) -> np.ndarray:
+    """Return one field of every row of a PointCloud2, (N,) in its own type but native byte order; a copy.
+
+    Raises: CloudError as decode_cloud does, and when there is no such field or it holds several numbers.
+    """
+    rows, fields = _check_rows(msg), _fields(msg)
+    if rows.height * rows.width:
+        _xyz_columns(fields, rows.is_bigendian, rows.point_step)
+    found = [field for field in fields if field[0] == name]
+    if len(found) != 1 or found[0][3] != 1 or found[0][2] not in _DATATYPES:
+        raise CloudError(f'A cloud must have one number {name!r} a point. Fields seen: {_describe(fields)}.')
+    _, offset, datatype, _ = found[0]
+    dtype = np.dtype(_DATATYPES[datatype][0])
+    if not rows.height * rows.width:
+        return np.empty(0, dtype)
+    return rows.view(dtype.newbyteorder('>' if rows.is_bigendian else '<'), offset).reshape(-1).astype(dtype)
+
+
 class _Rows(SimpleNamespace):
     """The bytes of a cloud that are known to hold what the header says."""
 
@@ -150,7 +168,7 @@ class _Rows(SimpleNamespace):
             return None
         return self.data.view(np.uint32).reshape(self.shape[0], -1)
 
-    def view(self, dtype: str, offset: int) -> np.ndarray:
+    def view(self, dtype, offset: int) -> np.ndarray:
         """Return what lies `offset` bytes into every point; no copy, alignment does not matter."""
         return np.ndarray(self.shape, dtype, buffer=self.data, offset=offset, strides=self.strides)
 

@@ -40,15 +40,20 @@ class Sweep:
     points: (N, 3) float32 [m] in `frame_id`; rows without a return are NaN and keep their place.
     stamp_ns: ROS time [ns].
     frame_id: coordinate frame of the points.
+    times: (N,) float32 [s] after the stamp at which each point was measured, all finite; None where it is unknown or
+        not asked for.
     """
 
     points: np.ndarray
     stamp_ns: int
     frame_id: str = ''
+    times: np.ndarray | None = None
 
     def __post_init__(self):
         if self.points.ndim != 2 or self.points.shape[1] != 3 or self.points.dtype != np.float32:
             raise ValueError(f'points must be (N, 3) float32, got {self.points.shape} {self.points.dtype}')
+        if self.times is not None and self.times.shape != (len(self.points),):
+            raise ValueError(f'{len(self.points)} points need as many times, got {self.times.shape}')
 
 
 @dataclass(frozen=True)

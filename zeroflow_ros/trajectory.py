@@ -92,18 +92,25 @@ class Trajectory:
 
         Raises: EgoMotionError when the poses do not reach either stamp, or are more than 0.5 s apart around it.
         """
+        return self.within(stamp0_ns, np.array([stamp1_ns - stamp0_ns]))[0]
+
+    def within(self, stamp_ns: int, offsets_ns: np.ndarray) -> np.ndarray:
+        """Return ego_T_then, (K, 4, 4) float64: of the ego frame at each offset (K,) [ns] from a stamp, in that at it.
+
+        Raises: EgoMotionError as `between` does.
+        """
+        stamps_ns = [stamp_ns, *(stamp_ns + ns for ns in offsets_ns.tolist())]
         with self._lock:
-            odom_T_ego0 = self._at(stamp0_ns)
-            odom_T_ego1 = self._at(stamp1_ns)
-            known = self._describe()
-        for stamp_ns, pose in ((stamp0_ns, odom_T_ego0), (stamp1_ns, odom_T_ego1)):
-            if pose is None:
-                raise EgoMotionError(
-                    f'The motion from {_seconds(stamp0_ns)} to {_seconds(stamp1_ns)} needs a pose at '
-                    f'{_seconds(stamp_ns)}, but {known}. Check that odometry is published, at 2 Hz or more, and that '
-                    'its stamps come from the clock of the clouds (use_sim_time on replay).'
-                )
-        return invert(odom_T_ego0) @ odom_T_ego1
+            poses = [self._at(then_ns) for then_ns in stamps_ns]
+            missing = next((then_ns for then_ns, pose in zip(stamps_ns, poses, strict=True) if pose is None), None)
+            known = '' if missing is None else self._describe()
+        if missing is not None:
+            raise EgoMotionError(
+                f'The motion from {_seconds(min(stamps_ns))} to {_seconds(max(stamps_ns))} needs a pose at '
+                f'{_seconds(missing)}, but {known}. Check that odometry is published, at 2 Hz or more, and that its '
+                'stamps come from the clock of the clouds (use_sim_time on replay).'
+            )
+        return invert(poses[0]) @ np.stack(poses[1:])
 
     def _at(self, stamp_ns: int) -> np.ndarray | None:
         """Return odom_T_ego at a stamp, or None where the poses do not say."""

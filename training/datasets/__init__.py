@@ -7,7 +7,7 @@
   bag:PATH+BOXES.json         with true flow inside tracked boxes
   av2:FOLDER                  one Argoverse 2 Sensor log, or a folder of logs
 
-A bare path is recognised by what lies there. Options follow a question mark: bag:PATH?topic=/lidar/points.
+A bare path is recognised by what lies there. Options follow a question mark: bag:PATH?topic=/lidar/points&deskew=true.
 """
 
 from importlib import import_module
@@ -24,6 +24,7 @@ _SCHEMES = {
     'bag': 'training.datasets.rosbag',
     'av2': 'training.datasets.argoverse2',
 }
+_TRUTH = {'true': True, 'false': False}
 
 
 def open_dataset(spec: str) -> 'PairDataset':
@@ -56,7 +57,7 @@ def split_options(text: str, kind: type) -> tuple[str, object]:
     for option in filter(None, after.split('&')):
         name, _, value = option.partition('=')
         try:
-            values[name] = known[name](value)
+            values[name] = _TRUTH[value] if known[name] is bool else known[name](value)
         except (KeyError, ValueError) as error:
             listed = ', '.join(f'{name} ({type_.__name__})' for name, type_ in known.items())
             raise DataError(f'{option!r} in {text!r} is no option. Known are: {listed}.') from error

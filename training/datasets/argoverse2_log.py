@@ -2,6 +2,7 @@
 """One Argoverse 2 Sensor log: sweeps, poses, and the height of the ground from its map."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,20 +50,16 @@ class Argoverse2Log:
         """Return sweeps `index` and the next."""
         ego0_T_ego1 = transforms.invert(self.city_T_ego[index]) @ self.city_T_ego[index + 1]
         dt = (int(self.files[index + 1].stem) - int(self.files[index].stem)) * 1e-9
-        return SweepPair(self._points(index), self._points(index + 1), ego0_T_ego1, dt)
+        points0, points1 = (_read_sweep(self.path, self.files[k])[0].copy() for k in (index, index + 1))
+        return SweepPair(points0, points1, ego0_T_ego1, dt)
 
     def times(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the times of the points of sweeps `index` and the next, (N,) and (M,) float32 [s] after their stamps.
 
         Two LiDARs turn in opposite phase, so that a car is seen by one of them 0.05 s before the other.
         """
-        names = [self.files[k].relative_to(self.path) for k in (index, index + 1)]
-        first, second = (read_columns(self.path, name, 'offset_ns')['offset_ns'] for name in names)
-        return (first * 1e-9).astype(np.float32), (second * 1e-9).astype(np.float32)
-
-    def _points(self, index: int) -> np.ndarray:
-        sweep = read_columns(self.path, self.files[index].relative_to(self.path), 'x y z')
-        return np.stack([sweep[axis] for axis in 'xyz'], axis=1).astype(np.float32)
+        times0, times1 = (_read_sweep(self.path, self.files[k])[1].copy() for k in (index, index + 1))
+        return times0, times1
 
 
 class GroundMap:
@@ -95,6 +92,14 @@ class GroundMap:
         height = np.full(len(points), np.nan)
         height[inside] = self._heights[row[inside], column[inside]]
         return points[:, 2] <= height + margin  # NaN compares as False
+
+
+@lru_cache(maxsize=2)  # a pair asks for points and for times; the newer sweep is the older one of the next pair
+def _read_sweep(log: Path, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points (N, 3) float32 [m] of a sweep, and their times (N,) float32 [s] after its stamp."""
+    sweep = read_columns(log, file.relative_to(log), 'x y z offset_ns')
+    points = np.stack([sweep[axis] for axis in 'xyz'], axis=1).astype(np.float32)
+    return points, (sweep['offset_ns'] * 1e-9).astype(np.float32)
 
 
 def only_map_file(log: Path, pattern: str) -> Path:

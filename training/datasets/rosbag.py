@@ -21,9 +21,11 @@ from training.datasets.tracked_boxes import TrackedBoxes
 from zeroflow_ros.bag_motion import BagMotion
 from zeroflow_ros.bags import Bag, BagMessage
 from zeroflow_ros.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.deskew import Deskew, SweepMotion, deskew
 from zeroflow_ros.errors import CloudError, DataError, EgoMotionError
 from zeroflow_ros.ground import SensorHeight, is_ground
 from zeroflow_ros.point_cloud import decode_cloud
+from zeroflow_ros.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
 from zeroflow_ros.sweep import Drop, Sweep, SweepBuffer, SweepPair
 
 _DT_RANGE = (0.04, 0.25)  # s: one sweep, or two, at 10 to 20 Hz; as the models are made for
@@ -36,22 +38,28 @@ class BagOptions:
 
     topic, odometry_topic: '' for the only one. sensor_height: of the clouds' frame above the ground [m]; 0: it is seen
     in the sweeps. ego_motion: odometry, tf, registration or none; auto is the first that works, but never none.
+    deskew: move points to the stamps of their sweeps, by their times and the ego motion.
     """
 
     topic: str = ''
     odometry_topic: str = ''
     ego_motion: str = 'auto'
     sensor_height: float = 0.0
+    deskew: bool = False
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a sweep is in the bag: the number of its cloud, when it was recorded, and how many were before it then."""
+    """Where a sweep is in the bag: the number of its cloud, when it was recorded, and how many were before it then.
+
+    motion: by which it is deskewed; None: it is taken as it is.
+    """
 
     number: int
     time_ns: int
     ordinal: int
     stamp_ns: int
+    motion: SweepMotion | None = None
 
 
 class BagPairs:
@@ -60,6 +68,7 @@ class BagPairs:
     skipped: how many clouds gave no pair with the one before, by reason; the first one is not counted, and clouds in
         another frame than the first make none. boxes: true flow, or None.
     ego_motion, note: the source of ego motion, and why it is not odometry. sensor_height: [m].
+    has_times, times_note: whether pairs say when each point was measured, and why not where the clouds say something.
     Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks what was asked for.
     """
 
@@ -68,6 +77,7 @@ class BagPairs:
         place = self.path.resolve()
         self.name = place.name if place.is_dir() else place.stem
         self.skipped: Counter[str] = Counter()
+        self.has_times, self.times_note = True, ''
         self._pairs: list[tuple[_Place, _Place, np.ndarray]] = []
         with Bag(path) as bag:
             self.topic = bag.point_cloud_topic(options.topic)
@@ -83,11 +93,13 @@ class BagPairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, ego0_T_ego1 = self._pairs[index]
-        points0, is_ground0 = _read_sweep(self.path, self.topic, place0, self.sensor_height)
-        points1, is_ground1 = _read_sweep(self.path, self.topic, place1, self.sensor_height)
-        pair = SweepPair(points0.copy(), points1.copy(), ego0_T_ego1, (place1.stamp_ns - place0.stamp_ns) * 1e-9)
+        read = (self.path, self.topic, self.sensor_height, self.has_times)
+        (sweep0, is_ground0), (sweep1, is_ground1) = _read_sweep(place0, *read), _read_sweep(place1, *read)
+        dt = (place1.stamp_ns - place0.stamp_ns) * 1e-9
+        pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), ego0_T_ego1, dt)
         truth = self.boxes and self.boxes.true_flow(pair, place0.number, place1.number)
-        return DatasetPair(self.key(index), pair, is_ground0.copy(), is_ground1.copy(), truth)
+        times = (sweep0.times.copy(), sweep1.times.copy()) if self.has_times else None
+        return DatasetPair(self.key(index), pair, is_ground0.copy(), is_ground1.copy(), truth, times)
 
     def _index(self, bag: Bag, options: BagOptions) -> None:
         total = next(topic.num_messages for topic in bag.topics if topic.name == self.topic)
@@ -96,14 +108,20 @@ class BagPairs:
                 f'{self.boxes.path} has boxes for {len(self.boxes.sweeps)} sweeps, {self.path} has {total} clouds on '
                 f'{self.topic}. They belong together only with one list of boxes for each cloud.'
             )
-        frame_id = _first_frame(bag, self.topic)
+        first = _first_cloud(bag, self.topic)
+        frame_id = first.header.frame_id.lstrip('/')
         motion = _open_motion(bag, frame_id, options)
+        deskewing = Deskew() if options.deskew else None
+        self.has_times = time_field(first) is not None
+        if deskewing and (motion.source == 'none' or not self.has_times):
+            raise DataError(f'{self.path} cannot be deskewed: {NO_TIMES if not self.has_times else "no ego motion."}')
         self.ego_motion, self.note = motion.source, motion.note
         buffer, height, last, reason = SweepBuffer(_DT_RANGE), SensorHeight(options.sensor_height or None), None, ''
         title = f'{self.name}, ego motion by {motion.source}'
-        for number, recorded, ordinal in tqdm(_in_order(bag, self.topic, motion), title, total, delay=2, disable=None):
+        in_order = _in_order(bag, self.topic, motion, round(LONGEST_SWEEP * 1e9) if deskewing else 0)
+        for number, recorded, ordinal in tqdm(in_order, title, total, delay=2, disable=None):
             try:
-                sweep = _decode(recorded)
+                sweep = self._decode(recorded, options.deskew)
             except (CloudError, DataError) as error:
                 self.skipped[Drop.MALFORMED.value] += 1
                 reason = str(error)
@@ -120,6 +138,11 @@ class BagPairs:
                 self.sensor_height = height.update(sweep.points)
             if drop is None:
                 try:
+                    if deskewing:
+                        previous, sweep = deskewing.pair(previous, sweep, motion.within)
+                        before, last = (
+                            replace(place, motion=m) for place, m in zip((before, last), deskewing.motions, strict=True)
+                        )
                     self._pairs.append((before, last, motion.between(previous, sweep)))
                 except EgoMotionError as error:
                     drop, reason = Drop.EGO_MOTION, str(error)
@@ -133,6 +156,27 @@ class BagPairs:
                 f'{self.path}: no sweep shows enough ground to tell how high the sensor stands. Say it, in metres: '
                 f'bag:{self.path}?sensor_height=1.7'
             )
+
+    def _decode(self, recorded: BagMessage, must_have_times: bool) -> Sweep:
+        """Return a sweep with its times; one without a single return is empty.
+
+        Where times make no sense and nobody asks to deskew, the bag goes on without any.
+        """
+        message = decode_message(recorded.cdr, POINT_CLOUD)
+        sweep = decode_cloud(message)
+        if not np.isfinite(sweep.points).any():
+            return replace(sweep, points=sweep.points[:0])
+        if not self.has_times or sweep.stamp_ns == 0:
+            return sweep
+        try:
+            if time_field(message) is None:  # the layout may change on the way
+                raise CloudError(NO_TIMES)
+            return with_times(message, sweep)
+        except CloudError as error:
+            if must_have_times:
+                raise
+            self.has_times, self.times_note = False, str(error)
+            return sweep
 
 
 def open_pairs(text: str) -> BagPairs:
@@ -155,15 +199,19 @@ def _split_boxes(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next
-def _read_sweep(path: Path, topic: str, place: _Place, sensor_height: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a sweep, and which are ground."""
+def _read_sweep(place: _Place, path: Path, topic: str, height: float, has_times: bool) -> tuple[Sweep, np.ndarray]:
+    """Return a sweep, and which points are ground; height: of the sensor [m]."""
     with Bag(path) as bag:  # opened anew: processes that share an open file disturb each other
         messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
         recorded = next(islice(messages, place.ordinal, None), None)
     if recorded is None or recorded.stamp_ns != place.stamp_ns:
         raise DataError(f'{path} has changed since it was opened: cloud {place.number} is gone. Open it again.')
-    points = decode_cloud(decode_message(recorded.cdr, POINT_CLOUD)).points
-    return points, is_ground(points, sensor_height)
+    message = decode_message(recorded.cdr, POINT_CLOUD)
+    sweep = decode_cloud(message)
+    sweep = with_times(message, sweep) if has_times else sweep
+    if place.motion is not None:
+        sweep = replace(sweep, points=deskew(sweep.points, sweep.times, place.motion))
+    return sweep, is_ground(sweep.points, height)
 
 
 def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | TfMotion:
@@ -188,24 +236,21 @@ def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | Tf
     return motion
 
 
-def _first_frame(bag: Bag, topic: str) -> str:
-    """Return the frame of the first cloud that can be read."""
+def _first_cloud(bag: Bag, topic: str):
+    """Return the first cloud that can be read."""
     for recorded in bag.messages([topic]):
         try:
-            return decode_message(recorded.cdr, POINT_CLOUD).header.frame_id.lstrip('/')
+            return decode_message(recorded.cdr, POINT_CLOUD)
         except DataError:
             continue
     raise DataError(f'{bag.path}: no message on {topic} can be read as a {POINT_CLOUD}.')
 
 
-def _decode(recorded: BagMessage) -> Sweep:
-    """Return a sweep; one without a single return is empty."""
-    sweep = decode_cloud(decode_message(recorded.cdr, POINT_CLOUD))
-    return sweep if np.isfinite(sweep.points).any() else replace(sweep, points=sweep.points[:0])
+def _in_order(bag: Bag, topic: str, motion: BagMotion, ahead_ns: int):
+    """Yield (number, message, how many clouds were recorded at its very time before it), once its motion is known.
 
-
-def _in_order(bag: Bag, topic: str, motion: BagMotion):
-    """Yield (number, message, how many clouds were recorded at its very time before it), once its motion is known."""
+    ahead_ns: how long after its stamp the motion must be known, too.
+    """
     waiting: deque[tuple[int, BagMessage, int]] = deque()
     number, ordinal, last_ns = -1, 0, None
     for recorded in bag.messages([topic, motion.topic]):
@@ -215,10 +260,10 @@ def _in_order(bag: Bag, topic: str, motion: BagMotion):
             number, ordinal = number + 1, ordinal + 1 if recorded.time_ns == last_ns else 0
             last_ns = recorded.time_ns
             waiting.append((number, recorded, ordinal))
-        while waiting and (_is_known(waiting[0][1], motion) or len(waiting) > _MOST_WAITING):
+        while waiting and (_is_known(waiting[0][1], motion, ahead_ns) or len(waiting) > _MOST_WAITING):
             yield waiting.popleft()
     yield from waiting
 
 
-def _is_known(recorded: BagMessage, motion: BagMotion) -> bool:
-    return len(recorded.cdr) < 12 or motion.knows(recorded.stamp_ns)
+def _is_known(recorded: BagMessage, motion: BagMotion, ahead_ns: int) -> bool:
+    return len(recorded.cdr) < 12 or motion.knows(recorded.stamp_ns + ahead_ns)

@@ -2,11 +2,13 @@
 """Pairs of simulated clips, whose flow, classes and ground are known of every point."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from training.clip_store import ClipStore
+from training.datasets import split_options
 from training.datasets.lidar import Category
 from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
 from zeroflow_ros import transforms
@@ -63,22 +65,37 @@ class SimulatedPairs:
         )
 
 
-def open_pairs(text: str) -> SimulatedPairs:
-    """Open SEED, FIRST-LAST or FIRST-LAST@FOLDER; a folder holds clips of one length, 2 sweeps where it holds none.
+@dataclass(frozen=True)
+class SimulationOptions:
+    """What may be chosen. num_sweeps: of the clips in the folder; 0: the one length that it holds, 2 where none."""
 
-    Raises: DataError when the text reads otherwise, or the folder holds clips of several lengths.
+    num_sweeps: int = 0
+
+
+def open_pairs(text: str) -> SimulatedPairs:
+    """Open SEED, FIRST-LAST, FIRST-LAST@FOLDER or FIRST-LAST@FOLDER?num_sweeps=4.
+
+    Of clips of any length the first two sweeps are taken. A seed gives another street for each length, for more is
+    built along a longer drive; so clips of one length never stand in for those of another.
+    Raises: DataError when the text reads otherwise, or the folder holds clips of several lengths and none is named.
     """
+    text, options = split_options(text, SimulationOptions)
     seeds, _, folder = text.partition('@')
     match = re.fullmatch(r'(\d+)(?:-(\d+))?', seeds)
     if not match:
         raise DataError(f'Simulated clips are named FIRST-LAST or FIRST-LAST@FOLDER, as in 0-9, got {text!r}.')
     first, last = int(match[1]), int(match[2] or match[1])
+    if options.num_sweeps and (options.num_sweeps < 2 or not folder):
+        raise DataError(f'num_sweeps is of the clips in a folder, 2 or more, got {options.num_sweeps} for {text!r}.')
     if not folder:
         return SimulatedPairs(first, last)
-    lengths = {int(path.stem.rpartition('_')[2]) for path in Path(folder).glob('clip_[0-9]*_[0-9]*.npz')}
-    if len(lengths) > 1:
-        raise DataError(f'{folder} holds clips of {sorted(lengths)} sweeps; keep one length in a folder.')
-    return SimulatedPairs(first, last, ClipStore(Path(folder), lengths.pop() if lengths else 2))
+    lengths = sorted({int(path.stem.rpartition('_')[2]) for path in Path(folder).glob('clip_[0-9]*_[0-9]*.npz')})
+    if len(lengths) > 1 and not options.num_sweeps:
+        raise DataError(
+            f'{folder} holds clips of {lengths} sweeps, which are different drives. Say which to use: '
+            f'simulation:{text}?num_sweeps={lengths[0]}'
+        )
+    return SimulatedPairs(first, last, ClipStore(Path(folder), options.num_sweeps or (lengths or [2])[0]))
 
 
 def recognises(text: str) -> bool:

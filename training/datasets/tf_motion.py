@@ -65,6 +65,14 @@ class TfMotion:
         check_plausible(ego0_T_ego1, (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9)
         return ego0_T_ego1
 
+    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray) -> np.ndarray:
+        """Return ego_T_then, (K, 4, 4) float64, of the frame of a sweep at offsets (K,) [ns]; see `Deskew.pair`.
+
+        Raises: EgoMotionError when a transform is missing.
+        """
+        poses = [self._pose(sweep.stamp_ns + ns) for ns in offsets_ns.tolist()]
+        return invert(self._pose(sweep.stamp_ns)) @ np.stack(poses)
+
     def reset(self) -> None:
         """Nothing to forget."""
 

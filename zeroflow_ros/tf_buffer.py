@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transforms of ROS, asked for at two times at once."""
+
+import threading
+import time
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.time import Time
+
+from zeroflow_ros.errors import ConfigError, EgoMotionError
+from zeroflow_ros.transforms import from_quaternion
+
+_POLL_S = 0.002  # tf2's own waiting sleeps 20 ms at a time
+_CACHE_S = 10.0
+
+
+class TfBuffer:
+    """tf2's buffer, fed by a node and an executor of its own: a busy /tf must not hold up the clouds.
+
+    Raises: ConfigError when tf2_ros is not installed.
+    """
+
+    def __init__(self, node: Node):
+        try:
+            import tf2_ros
+        except ImportError as error:
+            raise ConfigError(
+                f'ego_motion from tf needs the ROS package tf2_ros, which cannot be imported ({error}). Install '
+                'ros-$ROS_DISTRO-tf2-ros-py, or use ego_motion odometry or registration.'
+            ) from error
+        self._error = tf2_ros.TransformException
+        self._main_node = node
+        self._node = rclpy.create_node(
+            f'{node.get_name()}_tf', namespace=node.get_namespace(), context=node.context,
+            cli_args=['--ros-args', '-r', f'__node:={node.get_name()}_tf'], start_parameter_services=False,
+        )  # fmt: skip
+        self.buffer = tf2_ros.Buffer(cache_time=Duration(seconds=_CACHE_S))
+        self._listener = tf2_ros.TransformListener(self.buffer, self._node)
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name='tf', daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def lookup(self, target: str, target_ns: int, source: str, source_ns: int, fixed: str, timeout: float):
+        """Return target_T_source, (4, 4), each frame at its own stamp; a stamp of 0 is the latest one.
+
+        Raises: EgoMotionError that says what was looked up, and why tf does not know.
+        """
+        times = Time(nanoseconds=target_ns), Time(nanoseconds=source_ns)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.buffer.can_transform_full(target, times[0], source, times[1], fixed):
+                break
+            time.sleep(_POLL_S)
+        try:
+            found = self.buffer.lookup_transform_full(target, times[0], source, times[1], fixed).transform
+        except self._error as error:
+            use_sim_time = self._main_node.get_parameter('use_sim_time').value
+            raise EgoMotionError(
+                f"tf does not know '{source}' at {source_ns * 1e-9:.6f} s in '{target}' at {target_ns * 1e-9:.6f} s "
+                f"through '{fixed}' (waited {timeout:.2f} s, use_sim_time {str(use_sim_time).lower()}): {error}. Check "
+                'that tf is published on the clock of the clouds, and the parameter fixed_frame.'
+            ) from error
+        t, q = found.translation, found.rotation
+        return from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+
+    def close(self) -> None:
+        self._executor.shutdown(timeout_sec=0.5)
+        self._thread.join(timeout=0.5)
+        self._node.destroy_node()
