@@ -57,7 +57,7 @@ class OfflineFlow:
                  odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, output_on: str = 'latest',
                  sensor_height: float | None = None, start: float = 0.0, duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
-        first = decode_message(next(bag.messages([self.topic])).cdr, POINT_CLOUD)
+        first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
         self.motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'),
                                 odometry_topic=odometry_topic, odometry_T_lidar=odometry_T_lidar)  # fmt: skip
         self._bag, self._engine = bag, engine
