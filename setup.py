@@ -57,7 +57,15 @@ setup(
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],
         # colcon 0.21 needs setuptools < 80 for --symlink-install; launch_testing needs pytest < 9.
-        'test': ['pytest<9', 'pytest-xdist', 'ruff==0.17.6', 'colcon-common-extensions', 'setuptools<80', 'wheel'],
+        'test': [
+            'pytest<9',
+            'pytest-xdist',
+            'hypothesis>=6.100,<7',
+            'ruff==0.17.6',
+            'colcon-common-extensions',
+            'setuptools<80',
+            'wheel',
+        ],
     },
     entry_points={
         'console_scripts': [
