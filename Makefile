@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmark soak clean
+.PHONY: help demo test lint format benchmark soak fuzz clean
 
 help:
 	@echo 'make demo [BAG=path]  watch a bag, or a simulated drive, turn into scene flow: table, out/flow.png, out/flow.mcap'
@@ -25,6 +25,7 @@ help:
 	@echo 'make lint             linters only;  make format  lets them repair'
 	@echo 'make benchmark        latency of the embedded model on this machine'
 	@echo "make soak [ARGS=..]   the node for an hour's worth of sweeps, or overloaded: does it stay as it was?"
+	@echo 'make fuzz [ARGS=..]   37,000 hostile clouds, model files, bags and YAML files, a quarter of an hour'
 	@echo 'make clean            remove what was made here, .venv too'
 
 demo: $(VENV)/.demo-ready
@@ -47,8 +48,11 @@ benchmark: $(VENV)/.test-ready
 soak: $(VENV)/.test-ready
 	@PYTHONPATH=. $(BIN)/python test/soak.py $(ARGS)
 
+fuzz: $(VENV)/.test-ready
+	@$(BIN)/python test/fuzz.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .ruff_cache .hypothesis test/.hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python-ready:

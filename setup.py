@@ -62,6 +62,7 @@ setup(
         'test': [
             'pytest<9',
             'pytest-xdist',
+            'hypothesis>=6.100,<7',
             'ruff==0.17.6',
             'colcon-common-extensions',
             'setuptools<80',

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import sqlite3
+import tracemalloc
+
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -240,3 +243,26 @@ def test_ctrl_c_while_a_bag_is_opened_for_writing_leaves_nothing_behind(tmp_path
     with pytest.raises(KeyboardInterrupt):
         BagWriter(tmp_path / 'new')
     assert not list(tmp_path.iterdir())
+
+
+def test_length_beyond_the_file_takes_no_memory(tmp_path):
+    path = write_bag(tmp_path / 'bag', num_sweeps=2) / 'bag.mcap'
+    content = bytearray(path.read_bytes())
+    content[9:17] = (2**40).to_bytes(8, 'little')  # the length of the header, the first record
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match='Truncated record'):
+            Bag(path)
+        assert tracemalloc.get_traced_memory()[1] < 1e7  # bytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_index_that_promises_messages_there_are_none_of(tmp_path):
+    path = write_bag(tmp_path / 'bag', 'sqlite3', 2)
+    [storage] = path.glob('*.db3')
+    with sqlite3.connect(storage) as database:
+        database.execute('delete from messages')
+    with Bag(path) as bag, pytest.raises(DataError, match='holds none: its index is damaged'):
+        bag.first(CLOUD_TOPIC)

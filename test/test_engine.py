@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from zeroflow_ros.engine import DEFAULT_MODEL, load_engine
 from zeroflow_ros.errors import ConfigError, ModelError
-from zeroflow_ros.model_card import METADATA_KEY
+from zeroflow_ros.model_card import METADATA_KEY, ModelCard, stamp_checksum
 from zeroflow_ros.stopwatch import Stopwatch
 
 
@@ -91,8 +91,6 @@ def test_an_edited_model_is_refused(tmp_path, edit, says):
 
 
 def test_a_card_that_does_not_fit_the_tensors_is_refused(tmp_path):
-    from zeroflow_ros.model_card import ModelCard, stamp_checksum
-
     def edit(proto):
         rename_input(proto)
         [entry] = [p for p in proto.metadata_props if p.key == METADATA_KEY]
@@ -122,6 +120,39 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path, content):
     (tmp_path / 'm.onnx').write_bytes(content)
     with pytest.raises(ModelError, match=r'm\.onnx'):
         load_engine(tmp_path / 'm.onnx')
+
+
+def test_text_in_a_model_file_that_is_not_utf8_is_refused(tmp_path):
+    content = DEFAULT_MODEL.read_bytes()
+    key = METADATA_KEY.encode()
+    assert content.count(key) == 1
+    (tmp_path / 'm.onnx').write_bytes(content.replace(key, b'\xff' * len(key)))
+    with pytest.raises(ModelError, match='cannot load'):
+        load_engine(tmp_path / 'm.onnx')
+
+
+def test_model_that_takes_another_type_is_refused(tmp_path):
+    def edit(proto):
+        proto.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+        cast = helper.make_node('Cast', ['images'], ['images_float'], to=TensorProto.FLOAT)
+        for node in proto.graph.node:
+            node.input[:] = ['images_float' if name == 'images' else name for name in node.input]
+        proto.graph.node.insert(0, cast)
+        [entry] = [p for p in proto.metadata_props if p.key == METADATA_KEY]
+        entry.value = entry.value.replace(ModelCard.from_json(entry.value).checksum, '0' * 64)
+
+    path = tmp_path / 'double.onnx'
+    edited_model(path, edit)
+    [entry] = [p for p in onnx.load(path).metadata_props if p.key == METADATA_KEY]
+    stamp_checksum(path, ModelCard.from_json(entry.value))
+    with pytest.raises(ModelError, match=r'images of tensor\(double\), expected one of'):
+        load_engine(path)
+
+
+@pytest.mark.parametrize('path', ['~nobody-of-that-name/m.onnx', 'm' * 5000, 'm\0.onnx'])
+def test_path_that_the_system_refuses_is_no_model_file(path):
+    with pytest.raises(ModelError, match='No model file at'):
+        load_engine(path)
 
 
 def test_a_missing_file_and_an_unknown_engine_are_named(tmp_path):

@@ -63,6 +63,7 @@ def changed(**values):
         ('missing field', changed(grid=None), r"lacks \['grid'\]"),
         ('unknown field', changed(colour='red'), r"unknown fields \['colour'\]"),
         ('future schema', changed(schema=99), 'schema 99'),
+        ('a megabyte of choice', changed(ground='x' * 10**6), 'ground'),
         ('wrong choice', changed(ground='sometimes'), 'ground'),
         ('three sweeps', changed(num_sweeps=3), 'takes 3 sweeps'),
         ('dt outside its range', changed(nominal_dt=1.0), 'dt_range'),
@@ -79,11 +80,22 @@ def changed(**values):
         ('another output', changed(outputs={'flow': ['n', 3]}), 'hidden'),
         ('blocks that do not fit', changed(outputs={'hidden': [2, 2, 3, 3, 5]}), 'blocks of 3'),
         ('name is a number', changed(name=3), 'expected a str'),
+        ('grid for gigabytes', changed(grid={'cells': 10**6, 'cell': 0.5, 'z_min': -1, 'z_max': 3}), '2 to 4096'),
+        ('cells that are no integer', changed(grid={'cells': 8.0, 'cell': 0.5, 'z_min': -1, 'z_max': 3}), '2 to 4096'),
+        ('grid of another model', changed(grid={'cells': 4, 'cell': 0.5, 'z_min': -1, 'z_max': 3}), 'belong to'),
+        ('shape that is a number', changed(inputs={'images': 5}), 'the shape of a tensor'),
+        ('full model with other tensors', changed(form='full'), "the inputs 'points0'"),
+        ('no checksum', changed(checksum=''), '64 hexadecimal digits'),
+        ('checksum that is no text', changed(checksum='\ud800' * 64), 'surrogates not allowed'),
+        ('half a character in the name', changed(name='\ud800'), 'surrogates not allowed'),
+        ('dt without end', changed(dt_range=[0.05, 1e999]), 'dt_range'),
+        ('number beyond all floats', changed(nominal_dt=10**400), 'does not make sense'),
     ],
 )
 def test_a_wrong_card_is_refused_with_the_command_that_writes_one(label, text, says):
     with pytest.raises(ModelError, match=says) as refused:
         ModelCard.from_json(text)
+    assert len(str(refused.value)) < 2000
     assert 'export.to_onnx' in str(refused.value) or 'sweeps' in str(refused.value)
 
 

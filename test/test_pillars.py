@@ -45,7 +45,8 @@ def test_offset_is_from_the_centre_of_the_pillar():
     np.testing.assert_allclose(offsets, [[0.1 - 0.25, -0.2 + 0.25, 0.5 - 1.0]], atol=1e-6)
 
 
-@pytest.mark.parametrize('wrong', [{'cells': 7}, {'cells': 0}, {'cell': 0.0}, {'z_min': 3.0}])
+@pytest.mark.parametrize('wrong', [{'cells': 7}, {'cells': 0}, {'cell': 0.0}, {'z_min': 3.0}, {'cells': 4098},
+                                   {'cells': 8.0}, {'cell': 1e-320}, {'cell': np.inf}, {'z_max': np.inf}])  # fmt: skip
 def test_a_grid_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match='pillar grid'):
         PillarGrid(**{'cells': 8, 'cell': 0.5, 'z_min': -1.0, 'z_max': 3.0, **wrong})

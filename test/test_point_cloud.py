@@ -184,6 +184,11 @@ MALFORMED = [
     ('four billion points', message(ONE, width=GIANT, row_step=16), 'rows shorter'),
     ('four billion rows', message(ONE, height=GIANT, width=1, row_step=16), 'less data'),
     ('no data', message(b'', width=GIANT, height=GIANT, row_step=GIANT * 16), 'less data'),
+    ('60,000 fields of one name', message(ONE, [*XYZ, *[('t', 12, 4, 1)] * 60_000]), 'at most 256 fields.*has 60003'),
+    ('empty, with 60,000 fields', message(b'', [('t', 0, 4, 1)] * 60_000, width=0), 'at most 256 fields'),
+    ('a megabyte of name', message(ONE, [*XYZ, ('t' * 10**6, 12, 4, 1)]), 'a name of 1000000'),
+    ('a megabyte of frame', message(ONE, frame='f' * 10**6), 'frame_id.*at most 256 characters'),
+    ('a million points of a byte', message(bytes(10**6), point_step=1), "'x' ends outside the 1 bytes"),
     ('data not bytes', message('text', width=1), 'must be a buffer of bytes, got str'),
 ]  # fmt: skip
 

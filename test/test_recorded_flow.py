@@ -51,3 +51,14 @@ def test_big_endian_velocities_and_clouds_without(recording, tmp_path):
     message.fields = message.fields[:4]
     with pytest.raises(DataError, match='x, y, z, intensity has no velocity'):
         read_velocity(message)
+
+
+def test_velocity_of_another_type_is_none_and_an_empty_cloud_has_none(recording):
+    path, _ = recording
+    with Bag(path) as bag:
+        message = decode_message(next(bag.messages(['/flow'])).cdr, POINT_CLOUD)
+    message.height, message.width, message.row_step, message.data = 1, 0, 0, message.data[:0]
+    assert read_velocity(message).shape == (0, 3)
+    message.fields[4].datatype = 2  # a byte at the end of a point has no room for a float
+    with pytest.raises(DataError, match='each one float32'):
+        read_velocity(message)

@@ -89,11 +89,22 @@ def test_points_outside_the_image_are_not_known(tmp_path):
         ([[BOX | {'center': [1, 2]}]], {}, 'a box needs'),
         ([[BOX | {'yaw': float('nan')}]], {}, 'a box needs'),
         ([['car']], {}, 'a box needs'),
+        ([[BOX | {'yaw': 10**400}]], {}, 'a box needs'),
+        ([[BOX | {'center': '123'}]], {}, 'a box needs'),
+        ([[BOX | {'center': [1e308, 0, 0]}]], {}, 'a box needs'),
+        ([[BOX | {'track_id': [1]}]], {}, 'a box needs'),
         ([5], {}, 'should be a JSON file of tracked boxes'),
         ([[BOX]], {'lidar_to_image_3x4': [[1, 2], [3, 4]]}, 'should be 3 rows of 4'),
+        ([[BOX]], {'lidar_to_image_3x4': [[10**400] * 4] * 3}, 'should be 3 rows of 4'),
         ([[BOX]], {'lidar_to_image_3x4': np.eye(3, 4).tolist()}, 'image_size_wh'),
     ],
 )
 def test_what_are_no_boxes_is_refused(tmp_path, sweeps, more, said):
     with pytest.raises(DataError, match=said):
         read(tmp_path, *sweeps, **more)
+
+
+def test_brackets_in_brackets_are_no_boxes(tmp_path):
+    (tmp_path / 'boxes.json').write_text('[' * 100_000)
+    with pytest.raises(DataError, match='should be a JSON file of tracked boxes'):
+        TrackedBoxes.read(tmp_path / 'boxes.json')

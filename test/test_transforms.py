@@ -37,7 +37,7 @@ def test_quaternion_by_hand(quaternion, rotation):
 @pytest.mark.parametrize(
     ('translation', 'quaternion'),
     [([0, 0, 0], [0, 0, 0, 0]), ([np.nan, 0, 0], [0, 0, 0, 1]), ([0, np.inf, 0], [0, 0, 0, 1]),
-     ([0, 0, 0], [0, 0, np.nan, 1]), ([0, 0, 0], [0, 0, np.inf, 1])],
+     ([0, 0, 0], [0, 0, np.nan, 1]), ([0, 0, 0], [0, 0, np.inf, 1]), ([0, 0, 0], [0, 0, 1e200, 1e200])],
 )  # fmt: skip
 def test_a_pose_that_is_none(translation, quaternion):
     with pytest.raises(EgoMotionError, match='finite translation and a quaternion of length 1'):

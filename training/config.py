@@ -3,12 +3,42 @@
 
 import dataclasses
 import difflib
+import os
+import reprlib
 import typing
 from pathlib import Path
 
 import yaml
 
 from zeroflow_ros.errors import ConfigError
+
+_LARGEST = 2**63  # integers that every other program can read, and that fit a float
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases: with them a kilobyte of YAML stands for gigabytes, and no configuration repeats itself."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(
+                f'it has the alias *{event.anchor[:40]}; write out what it stands for{event.start_mark}'
+            )
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path):
+    """Return what a YAML file holds.
+
+    Raises: ConfigError when there is none, or it is not YAML.
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(f'No configuration file at {path}.')
+    try:
+        return yaml.load(Path(path).read_text(), _Loader)
+    except (yaml.YAMLError, OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # Not only YAMLError: 2024-13-01 is a ValueError, `!!bool maybe` a KeyError, ten thousand brackets a recursion.
+        raise ConfigError(f'{path} is not YAML: {str(error)[:500]}') from error
 
 
 def load_config(kind: type, path: Path | None):
@@ -18,12 +48,7 @@ def load_config(kind: type, path: Path | None):
     """
     if path is None:
         return kind()
-    if not Path(path).is_file():
-        raise ConfigError(f'No configuration file at {path}.')
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path} is not YAML: {error}') from error
+    values = read_yaml(path)
     return build_config(kind, {} if values is None else values, str(path))
 
 
@@ -39,14 +64,26 @@ def build_config(kind: type, values, where: str):
     arguments = {}
     for name, value in values.items():
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
+            name = str(name)[:80]
+            near = difflib.get_close_matches(name, fields, n=1)
             raise ConfigError(f'{where}: unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else '.'))
         expected = fields[name]
+        if type(value) is int and abs(value) >= _LARGEST:
+            raise ConfigError(f'{where}: {name} is an integer of {value.bit_length()} bits; at most 63 are taken.')
         if dataclasses.is_dataclass(expected):
             value = build_config(expected, value, f'{where}: {name}')
         elif expected is float and type(value) is int:
             value = float(value)
+        elif typing.get_origin(expected) is tuple:
+            value = _numbers(value, f'{where}: {name}')
         elif isinstance(expected, type) and type(value) is not expected:
-            raise ConfigError(f'{where}: {name} should be a {expected.__name__}, got {value!r}.')
+            raise ConfigError(f'{where}: {name} should be a {expected.__name__}, got {reprlib.repr(value)}.')
         arguments[name] = value
     return kind(**arguments)
+
+
+def _numbers(value, where: str) -> tuple[float, ...]:
+    """Return a list of numbers as a tuple. Raises: ConfigError when it is none."""
+    if not isinstance(value, list | tuple) or any(type(n) not in (int, float) or abs(n) >= _LARGEST for n in value):
+        raise ConfigError(f'{where} should be a list of numbers, got {reprlib.repr(value)}.')
+    return tuple(map(float, value))

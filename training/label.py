@@ -46,16 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def read_settings(path: Path | None) -> dict:
     """Return the mapping in a YAML file, {} for None. Raises: ConfigError when there is no file or no mapping."""
-    import yaml
+    from training.config import read_yaml
 
-    if path is None:
-        return {}
-    if not path.is_file():
-        raise ConfigError(f'No configuration file at {path}.')
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path} is not YAML: {error}') from error
+    settings = {} if path is None else read_yaml(path)
     if not isinstance(settings, dict | None):
         raise ConfigError(f'{path} should be a mapping of settings, got {type(settings).__name__}.')
     return settings or {}

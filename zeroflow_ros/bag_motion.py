@@ -49,7 +49,7 @@ class BagMotion:
         topic = bag.odometry_topic(requested)
         if not topic:
             raise DataError(f'{bag.path} has no topic of {ODOMETRY}. It has:\n{bag.list_topics()}')
-        child_frame = decode_message(next(bag.messages([topic])).cdr, ODOMETRY).child_frame_id.lstrip('/')
+        child_frame = decode_message(bag.first(topic).cdr, ODOMETRY).child_frame_id.lstrip('/')
         if self.odometry_T_lidar is None:
             self.odometry_T_lidar = static_transform(bag, child_frame, frame_id)
         self.topic = topic

@@ -4,6 +4,7 @@
 Messages travel as CDR, the bytes that ROS 2 itself sends; those of a rosbag1 are converted when they are read.
 """
 
+import io
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from zeroflow_ros.errors import DataError
 STATIC_TRANSFORMS_TOPIC = '/tf_static'
 _RENAMED = {'tf/msg/tfMessage': TRANSFORMS}  # ROS 1 before tf2: the same bytes under an older name
 _STORAGE_SUFFIXES = ('.mcap', '.db3', '.bag')
+_REPAIR = 'A recording that was cut off can be repaired with `ros2 bag reindex`, `mcap recover` or `rosbag reindex`.'
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,20 @@ class BagMessage:
         return header_stamp_ns(self.cdr)
 
 
+class _Storage(type(Path())):
+    """A path whose files are read no further than they reach: a damaged length must not take gigabytes."""
+
+    def open(self, mode='r', *args, **kwargs):
+        return _BoundedReader(io.FileIO(self)) if mode == 'rb' else super().open(mode, *args, **kwargs)
+
+
+class _BoundedReader(io.BufferedReader):
+    def read(self, size=-1):
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
 class Bag:
     """A recording, opened for reading: `with Bag(path) as bag`.
 
@@ -51,13 +67,13 @@ class Bag:
     """
 
     def __init__(self, path: str | Path):
-        self.path = _storage(Path(path).expanduser())
+        self.path = _storage(Path(os.path.expanduser(path)))
         try:
             if self.path.suffix == '.bag':
                 from rosbags.rosbag1 import Reader
             else:
                 from rosbags.rosbag2 import Reader
-            self._reader = Reader(self.path)
+            self._reader = Reader(_Storage(self.path))
             self._reader.open()
         except Exception as error:
             raise _unreadable(self.path, error) from error
@@ -128,6 +144,15 @@ class Bag:
             except Exception as error:
                 raise _unreadable(self.path, error) from error
             yield BagMessage(connection.topic, msgtype, time_ns, cdr)
+
+    def first(self, topic: str) -> BagMessage:
+        """Return the first message of a topic.
+
+        Raises: DataError when there is none, whatever the index of the bag says.
+        """
+        for message in self.messages([topic]):
+            return message
+        raise DataError(f'{self.path} lists messages on {topic}, but holds none: its index is damaged. {_REPAIR}')
 
     def _list_topics(self) -> list[Topic]:
         topics: dict[str, Topic] = {}
@@ -247,10 +272,7 @@ def _storage(path: Path) -> Path:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DataError(
-        f'{path} cannot be read as a rosbag: {reason} '
-        'A recording that was cut off can be repaired with `ros2 bag reindex`, `mcap recover` or `rosbag reindex`.'
-    )
+    return DataError(f'{path} cannot be read as a rosbag: {reason[:500]} {_REPAIR}')
 
 
 def _offered_qos(topic: str):

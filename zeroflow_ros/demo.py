@@ -66,7 +66,7 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto') -> Source:
     """
     with Bag(path) as bag:
         topic = bag.point_cloud_topic(topic)
-        first = decode_message(next(bag.messages([topic])).cdr, POINT_CLOUD)
+        first = decode_message(bag.first(topic).cdr, POINT_CLOUD)
         motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'))
         pose = ()
         if motion.source == 'odometry':

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs a model file: one protocol, and the choice of engine by name."""
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -46,10 +47,12 @@ def load_engine(model_path: str | Path = '', *, name: str = 'onnxruntime', num_t
     """
     if name not in ENGINES:
         raise ConfigError(f'Unknown engine {name!r}; expected one of {ENGINES}.')
-    path = Path(model_path).expanduser() if str(model_path) else DEFAULT_MODEL
-    if not path.is_file():
+    # os.path, for Path raises on ~somebody unknown, on a name that is too long, and on one with a zero in it.
+    path = Path(os.path.expanduser(model_path)) if str(model_path) else DEFAULT_MODEL
+    if not os.path.isfile(path):
         raise ModelError(
-            f'No model file at {path}. Give model_path an .onnx file, or leave it empty for the model in the package.'
+            f'No model file at {str(path)[:300]}. Give model_path an .onnx file, or leave it empty for the model in '
+            'the package.'
         )
     from zeroflow_ros.onnxruntime_engine import OnnxRuntimeEngine
 

@@ -105,6 +105,8 @@ class FlowWorker:
                     continue
                 try:
                     self.process(*item, overtaken=overtaken)
+                except CloudError as error:  # legal, but with velocities it would not be
+                    self._health.dropped(Drop.MALFORMED, str(error))
                 except Exception as error:  # whatever it is, the next sweep is a new chance
                     if not self._outputs.ok():
                         return

@@ -4,6 +4,9 @@
 import dataclasses
 import hashlib
 import json
+import math
+import re
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,10 +85,11 @@ class ModelCard:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ModelError(
-                    f'The model card has {name} {getattr(self, name)!r}, expected one of {choices}. {REMEDY}'
+                    f'The model card has {name} {reprlib.repr(getattr(self, name))}, expected one of {choices}. '
+                    f'{REMEDY}'
                 )
         low, high = self.dt_range
-        if not 0 < low <= self.nominal_dt <= high:
+        if not (0 < low <= self.nominal_dt <= high and math.isfinite(high)):
             raise ModelError(
                 f'The model card has dt_range {self.dt_range} around nominal_dt {self.nominal_dt}. {REMEDY}'
             )
@@ -106,7 +110,7 @@ class ModelCard:
         """The point head that runs after a dense model."""
         hidden = self.outputs.get('hidden')
         if not isinstance(hidden, list) or len(hidden) != 5 or not isinstance(hidden[2], int):
-            raise ValueError(f"a dense model has the output 'hidden' with 5 axes, not {self.outputs}")
+            raise ValueError(f"a dense model has the output 'hidden' with 5 axes, not {reprlib.repr(self.outputs)}")
         weights = self.head_offset_weight, self.head_weight, self.head_bias
         return PointHead(self.grid, hidden[2], *weights, self.head_activation)
 
@@ -131,15 +135,18 @@ class ModelCard:
             raise ModelError(f'The model card should be a JSON object, got {type(values).__name__}. {REMEDY}')
         known = {f.name: f for f in dataclasses.fields(ModelCard)}
         missing = sorted(set(known) - set(values))
-        unknown = sorted(set(values) - set(known))
+        unknown = [name[:40] for name in sorted(set(values) - set(known))[:5]]
         if missing or unknown:
             raise ModelError(f'The model card lacks {missing} and has the unknown fields {unknown}. {REMEDY}')
         for name, kind in (('name', str), ('student', str), ('licence', str), ('checksum', str), ('inputs', dict),
                            ('outputs', dict), ('training', dict), ('versions', dict), ('num_sweeps', int),
                            ('schema', int)):  # fmt: skip
             if not isinstance(values[name], kind):
-                raise ModelError(f'The model card has {name} {values[name]!r}, expected a {kind.__name__}. {REMEDY}')
+                raise ModelError(
+                    f'The model card has {name} {reprlib.repr(values[name])}, expected a {kind.__name__}. {REMEDY}'
+                )
         try:
+            json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair would break logs and diagnostics
             values['grid'] = PillarGrid(**values['grid'])
             values['nominal_dt'] = float(values['nominal_dt'])
             low, high = values['dt_range']
@@ -147,11 +154,33 @@ class ModelCard:
             for name, shape in _WEIGHTS.items():
                 values[name] = np.asarray(values[name], np.float32).reshape(shape)
             card = ModelCard(**values)
-            if card.form == 'dense':
-                card.encoder, card.head  # noqa: B018 - checks that the shapes fit
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ModelError(f'The model card does not make sense: {error}. {REMEDY}') from error
+            card.check_tensors()
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ModelError(f'The model card does not make sense: {str(error)[:400]}. {REMEDY}') from error
         return card
+
+    def check_tensors(self) -> None:
+        """Check the checksum's form, and that grid and weights fit the tensors: memory is taken by them.
+
+        Raises: ValueError.
+        """
+        if not re.fullmatch('[0-9a-f]{64}', self.checksum):
+            raise ValueError(f'a checksum has 64 hexadecimal digits, not {self.checksum[:80]!r}')
+        for shape in (*self.inputs.values(), *self.outputs.values()):
+            if not isinstance(shape, list) or not all(type(size) in (int, str) for size in shape):
+                raise ValueError(f'the shape of a tensor is a list of numbers and names, not {reprlib.repr(shape)}')
+        if self.form == 'full':
+            if self.inputs.keys() != {'points0', 'points1'} or self.outputs.keys() != {'flow'}:
+                raise ValueError("a full model has the inputs 'points0' and 'points1' and the output 'flow'")
+            return
+        cells, blocks, head = self.grid.cells, self.grid.cells // self.head.block, self.head
+        inputs = {'images': [1, 2 * len(self.encoder.weight), cells, cells]}
+        outputs = {'hidden': [blocks, blocks, head.block, head.block, len(head.offset_weight)]}
+        if (self.inputs, self.outputs) != (inputs, outputs):
+            raise ValueError(
+                f'grid and weights belong to {inputs} and {outputs}, not to {reprlib.repr(self.inputs)} and '
+                f'{reprlib.repr(self.outputs)}'
+            )
 
 
 def stamp_checksum(path: Path, card: ModelCard) -> ModelCard:

@@ -62,7 +62,7 @@ class OfflineFlow:
                  sensor_height: float | None = None, deskew: bool = False, start: float = 0.0,
                  duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
-        first = decode_message(next(bag.messages([self.topic])).cdr, POINT_CLOUD)
+        first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
         self.motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'),
                                 odometry_topic=odometry_topic, odometry_T_lidar=odometry_T_lidar)  # fmt: skip
         if deskew and self.motion.source == 'none':

@@ -38,10 +38,10 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+            metadata = self._session.get_modelmeta().custom_metadata_map  # raises where a text is not UTF-8
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             first_line = str(error).strip().splitlines()[0]
             raise ModelError(f'ONNX Runtime cannot load {path}: {first_line} {REMEDY}') from error
-        metadata = self._session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in metadata:
             raise ModelError(
                 f'{path} is an ONNX file without a model card, so its frames and units are unknown. {REMEDY}'
@@ -53,6 +53,9 @@ class OnnxRuntimeEngine:
         self._form = form(self._session, self.card)
 
     def _check_tensors(self, path: Path) -> None:
+        tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+        if wrong := [f'{t.name} of {t.type}' for t in tensors if t.type not in _DTYPES]:
+            raise ModelError(f'{path} has {", ".join(wrong)}, expected one of {", ".join(_DTYPES)}. {REMEDY}')
         found = ({i.name: list(i.shape) for i in self._session.get_inputs()},
                  {o.name: list(o.shape) for o in self._session.get_outputs()})  # fmt: skip
         for kind, said, has in zip(('inputs', 'outputs'), (self.card.inputs, self.card.outputs), found, strict=True):

@@ -104,7 +104,7 @@ class Parameters:
             except (EgoMotionError, ValueError) as error:
                 raise ConfigError(
                     'odometry_T_lidar must be [x, y, z, qx, qy, qz, qw] with a quaternion of length 1, got '
-                    f'{list(self.odometry_T_lidar)}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
+                    f'{_shown(list(self.odometry_T_lidar))}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
                 ) from error
 
     def extrinsic(self):
@@ -131,14 +131,21 @@ def _check(f: dataclasses.Field, value) -> None:
     if low is not None and not low <= value <= high:
         raise ConfigError(f"Parameter '{f.name}' must be from {low} to {high}, got {value}.")
     if choices and value not in choices:
-        raise ConfigError(f"Parameter '{f.name}' must be one of {', '.join(choices)}, got {value!r}.")
+        raise ConfigError(f"Parameter '{f.name}' must be one of {', '.join(choices)}, got {_shown(value)}.")
     if f.type is float and math.isinf(value):
         raise ConfigError(f"Parameter '{f.name}' must be finite, got {value}.")
 
 
 def _in_yaml(value) -> str:
     names = {bool: 'the bool', int: 'the integer', float: 'the double', str: 'the string', tuple: 'the list'}
-    return f'{names.get(type(value), type(value).__name__)} {list(value) if isinstance(value, tuple) else repr(value)}'
+    return (
+        f'{names.get(type(value), type(value).__name__)} {_shown(list(value) if isinstance(value, tuple) else value)}'
+    )
+
+
+def _shown(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f'{text[:200]}...'
 
 
 def _plain(parameter: Parameter):
@@ -163,6 +170,7 @@ def read_parameters(node: Node, *, others: Iterable[str] = ()) -> Parameters:
             given[name] = _plain(parameter)
             node.undeclare_parameter(name)
         elif name not in others and not name.startswith(prefixes):
+            name = name[:80]
             nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"Unknown parameter '{name}'; the nearest known one is '{nearest}'. Known are {', '.join(fields)}."

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pillars: which grid cell a point falls in, and the learned image of all cells (CPU)."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +9,9 @@ import numpy as np
 
 from zeroflow_ros.optional import compiled
 from zeroflow_ros.transforms import apply
+
+_MIN_SIDE, _MAX_SIDE = 1e-3, 1e3  # m
+_MAX_CELLS = 4096  # along one side: float32 holds every cell index exactly up to 2**24
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,12 @@ class PillarGrid:
     z_max: float
 
     def __post_init__(self):
-        if self.cells < 2 or self.cells % 2 or not self.cell > 0 or not self.z_min < self.z_max:
+        if type(self.cells) is not int or not 2 <= self.cells <= _MAX_CELLS or self.cells % 2:
+            raise ValueError(f'A pillar grid needs an even number of cells, 2 to {_MAX_CELLS}: {self}')
+        heights = math.isfinite(self.z_min) and math.isfinite(self.z_max) and self.z_min < self.z_max
+        if not (_MIN_SIDE <= self.cell <= _MAX_SIDE and heights):
             raise ValueError(
-                f'A pillar grid needs an even number of cells, a positive cell side and z_min < z_max: {self}'
+                f'A pillar grid needs cells of {_MIN_SIDE} to {_MAX_SIDE} m and finite heights z_min < z_max: {self}'
             )
 
     @property

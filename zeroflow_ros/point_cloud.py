@@ -23,6 +23,8 @@ _DATATYPES = {
 _UINT8, _FLOAT32, _FLOAT64 = 2, 7, 8
 _NUMPY_FLOAT = {_FLOAT32: 'f4', _FLOAT64: 'f8'}
 _MAX_UINT32 = 2**32 - 1
+_MAX_FIELDS = 256  # drivers send 4 to 20; a message of 2 MB has room for 60,000, and each is looked at several times
+_MAX_NAME = 256  # characters of a field or a frame: they go into logs, diagnostics and every output
 _PADDING_NAMES = ('', '_')  # PCL's names for bytes without a meaning; they may repeat
 _FLOW_FIELDS = ('vx', 'vy', 'vz', 'speed', 'flow_valid')
 _FLOW_BYTES = 20  # four float32, one uint8 and three bytes of padding, so that the next row is aligned again
@@ -58,11 +60,12 @@ def decode_cloud(msg) -> Sweep:
     """
     rows = _check_rows(msg)
     stamp_ns = int(msg.header.stamp.sec) * 1_000_000_000 + int(msg.header.stamp.nanosec)
-    frame_id = msg.header.frame_id.lstrip('/')
+    frame_id, fields = _frame_id(msg), _fields(msg)
+    if rows.height * rows.width == 0:
+        return Sweep(np.empty((0, 3), np.float32), stamp_ns, frame_id)
+    # Before memory is taken: that of points with room for coordinates is no larger than the message.
+    columns = _xyz_columns(fields, rows.is_bigendian, rows.point_step)
     points = np.empty((rows.height * rows.width, 3), np.float32)
-    if len(points) == 0:
-        return Sweep(points, stamp_ns, frame_id)
-    columns = _xyz_columns(_fields(msg), rows.is_bigendian, rows.point_step)
     words = rows.words()
     if words is not None and all(dtype == '<f4' and offset % 4 == 0 for offset, dtype in columns):
         compiled.read_xyz(words.view(np.float32), tuple(offset // 4 for offset, _ in columns), points)
@@ -99,8 +102,8 @@ def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: arra
     row_step = rows.width * point_step if num_points else 0
     if max(point_step, row_step) > _MAX_UINT32:
         raise CloudError(
-            f'With velocities a row of this cloud has {row_step} bytes, but a PointCloud2 cannot say more than '
-            f'{_MAX_UINT32}. Publish smaller clouds.'
+            f'With velocities a point of this cloud has {point_step} bytes and a row {row_step}, but a PointCloud2 '
+            f'cannot say more than {_MAX_UINT32}. Publish smaller clouds.'
         )
     fields_in = _fields(msg)
     if num_points:
@@ -202,7 +205,25 @@ def _check_rows(msg) -> _Rows:
     return _Rows(data, height, width, point_step, row_step, bool(msg.is_bigendian))
 
 
+def _frame_id(msg) -> str:
+    """Return the frame of a cloud. Raises: CloudError when it is too long to be a name."""
+    frame_id = msg.header.frame_id.lstrip('/')
+    if len(frame_id) > _MAX_NAME:
+        raise CloudError(
+            f'The frame_id of a cloud must have at most {_MAX_NAME} characters, but has {len(frame_id)}: '
+            f'{frame_id[:40]!r}... Set it in the driver.'
+        )
+    return frame_id
+
+
 def _fields(msg) -> tuple[Field, ...]:
+    """Return the fields of a cloud. Raises: CloudError when there are too many, or one has too long a name."""
+    longest = max((len(field.name) for field in msg.fields), default=0)
+    if len(msg.fields) > _MAX_FIELDS or longest > _MAX_NAME:
+        raise CloudError(
+            f'A cloud must have at most {_MAX_FIELDS} fields with names of at most {_MAX_NAME} characters, but has '
+            f'{len(msg.fields)}, and a name of {longest}. Fix the publisher.'
+        )
     return tuple((field.name, int(field.offset), int(field.datatype), int(field.count)) for field in msg.fields)
 
 

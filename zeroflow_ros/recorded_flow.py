@@ -12,17 +12,22 @@ from zeroflow_ros.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.point_cloud import decode_cloud
 
+_FLOAT32 = 7  # of sensor_msgs/PointField
 MOVING = 0.5  # m/s: slower may be noise of the ego motion
 
 
 def read_velocity(message) -> np.ndarray:
     """Return vx vy vz of every row of a flow cloud, (N, 3) float32 [m/s].
 
+    message: one that `decode_cloud` has taken, so that its fields lie inside its points.
     Raises: DataError when the cloud has no velocity.
     """
-    offsets = {field.name: field.offset for field in message.fields}
+    offsets = {f.name: f.offset for f in message.fields if (f.datatype, f.count) == (_FLOAT32, 1)}
     if not {'vx', 'vy', 'vz'} <= offsets.keys():
-        raise DataError(f'A cloud with the fields {", ".join(offsets)} has no velocity: expected vx, vy and vz.')
+        names = ', '.join(field.name for field in message.fields[:24])
+        raise DataError(f'A cloud with the fields {names} has no velocity: expected vx, vy and vz, each one float32.')
+    if message.height * message.width == 0:
+        return np.empty((0, 3), np.float32)
     shape, strides = (message.height, message.width), (message.row_step, message.point_step)
     dtype = '>f4' if message.is_bigendian else '<f4'
     columns = [

@@ -41,8 +41,9 @@ def from_quaternion(translation, quaternion_xyzw) -> np.ndarray:
     """
     t = np.asarray(translation, np.float64)
     q = np.asarray(quaternion_xyzw, np.float64)
-    length = np.linalg.norm(q)
-    if not (np.isfinite(t).all() and np.isfinite(q).all()) or length < 1e-6:
+    with np.errstate(over='ignore'):
+        length = np.linalg.norm(q)  # infinite for numbers beyond 1e154, and q / length then no rotation at all
+    if not (np.isfinite(t).all() and np.isfinite(length)) or length < 1e-6:
         raise EgoMotionError(
             f'A pose needs a finite translation and a quaternion of length 1, got translation {t.tolist()} and '
             f'quaternion {q.tolist()}. Check the source of odometry.'

@@ -17,6 +17,7 @@ from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.sweep import SweepPair
 
+_FARTHEST = 1e6  # m: no LiDAR sees a box there, and its flow would not fit float32
 # Boxes are annotated tightly: 0.1 m around length and width, and the lowest 0.15 m left out, which is ground.
 _MARGIN, _GROUND_MARGIN = 0.1, 0.15
 
@@ -62,17 +63,21 @@ class TrackedBoxes:
         sweeps, content = read_boxes(path), json.loads(Path(path).read_text())
         for box in (box for boxes in sweeps for box in boxes):
             if not _is_complete(box):
-                raise DataError(f'{path}: a box needs track_id, category, center, size_lwh and yaw, got {box}.')
+                raise DataError(
+                    f'{path}: a box needs track_id, category, center, size_lwh and yaw, got {str(box)[:300]}.'
+                )
             if box['category'].lower() not in _META_CLASS:
-                raise DataError(f'{path} has a box of {box["category"]!r}. Known are: {", ".join(_META_CLASS)}.')
+                category = box['category'][:80]
+                raise DataError(f'{path} has a box of {category!r}. Known are: {", ".join(_META_CLASS)}.')
         if 'lidar_to_image_3x4' not in content:
             return cls(Path(path), sweeps)
         try:
             lidar_to_image = np.array(content['lidar_to_image_3x4'], np.float64).reshape(3, 4)
             size = np.array(content['image_size_wh'], np.float64).reshape(2)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            reason = repr(error)[:300]
             raise DataError(
-                f'{path}: lidar_to_image_3x4 should be 3 rows of 4, and image_size_wh two numbers: {error!r}'
+                f'{path}: lidar_to_image_3x4 should be 3 rows of 4, and image_size_wh two numbers: {reason}'
             ) from error
         return cls(Path(path), sweeps, lidar_to_image, size)
 
@@ -108,8 +113,9 @@ def read_boxes(path: Path) -> list[list[dict]]:
     """
     try:
         return [list(boxes) for boxes in json.loads(Path(path).read_text())['sweeps']]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{path} should be a JSON file of tracked boxes with an entry "sweeps": {error!r}') from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = repr(error)[:300]
+        raise DataError(f'{path} should be a JSON file of tracked boxes with an entry "sweeps": {reason}') from error
 
 
 def box_points(points: np.ndarray, boxes: list[dict], previous: list[dict], ego0_T_ego1: np.ndarray, dt: float,
@@ -143,9 +149,11 @@ def _pose(box: dict) -> np.ndarray:
 
 
 def _is_complete(box) -> bool:
+    """Return whether a box has all it needs, numbers where numbers belong, and a name that can be looked up."""
     try:
-        numbers = np.array([*box['center'], *box['size_lwh'], box['yaw']], np.float64)
-        named = isinstance(box['category'], str) and box['track_id'] is not None
-    except (KeyError, TypeError, ValueError):
+        numbers = [*box['center'], *box['size_lwh'], box['yaw']]
+        named = isinstance(box['category'], str) and isinstance(box['track_id'], str | int)
+    except (KeyError, TypeError):
         return False
-    return named and numbers.shape == (7,) and bool(np.isfinite(numbers).all())
+    plain = all(type(number) in (int, float) and -_FARTHEST <= number <= _FARTHEST for number in numbers)  # and not NaN
+    return named and plain and len(box['center']) == 3 and len(box['size_lwh']) == 3
