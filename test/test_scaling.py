@@ -32,7 +32,10 @@ def test_scores_are_gathered_by_kind_and_drawn(tmp_path):
     part = result['dynamic_normalised_epe']
     assert part['teacher'] == pytest.approx(0.36) and part['supervised']['errors'] == pytest.approx([0.48, 0.24])
     assert part['distilled']['exponent'] == pytest.approx(-1)  # twice the data, half the error
-    draw_scaling(result, tmp_path / 'scaling.png')
+    single = scaling({**runs, 'supervised': {20: report(0.08)}}, report(0.12))
+    assert single['dynamic_normalised_epe']['supervised']['exponent'] is None  # no law through one point
+    for each in (result, single):
+        draw_scaling(each, tmp_path / 'scaling.png')
     assert (tmp_path / 'scaling.png').read_bytes().startswith(b'\x89PNG')
 
 

@@ -60,7 +60,7 @@ def power_law(amounts, errors) -> tuple[float, float]:
 
 
 def scaling(runs: dict[str, dict[int, dict]], teacher: dict) -> dict:
-    """Return by score the teacher's, and of each kind of student errors by amount and the power law.
+    """Return by score the teacher's, and of each kind of student errors by amount and the power law, if it has two.
 
     runs: of each kind the report by amount. teacher: its report.
     """
@@ -69,7 +69,7 @@ def scaling(runs: dict[str, dict[int, dict]], teacher: dict) -> dict:
         result[score] = {'teacher': value(teacher)}
         for kind, reports in runs.items():
             errors = [value(report) for report in reports.values()]
-            factor, exponent = power_law(list(reports), errors)
+            factor, exponent = power_law(list(reports), errors) if len(reports) > 1 else (None, None)
             result[score][kind] = {
                 'amounts': list(reports), 'errors': errors, 'factor': factor, 'exponent': exponent,
             }  # fmt: skip
@@ -89,9 +89,9 @@ def draw_scaling(result: dict, path: Path) -> None:
         for kind, color in zip(KINDS, ('tab:blue', 'tab:orange'), strict=True):
             law = part[kind]
             amounts = np.array(law['amounts'])
-            label = f'{kind}: {law["factor"]:.2g} n^{law["exponent"]:.2f}'
-            axes.plot(amounts, law['errors'], 'o', color=color, label=label)
-            axes.plot(amounts, law['factor'] * amounts ** law['exponent'], '--', color=color)
+            axes.plot(amounts, law['errors'], 'o', color=color, label=f'{kind}{_law(law)}')
+            if law['factor'] is not None:
+                axes.plot(amounts, law['factor'] * amounts ** law['exponent'], '--', color=color)
         axes.axhline(part['teacher'], color='grey', label='their teacher')
         axes.set(title=title, xlabel='sweep pairs n', xscale='log', yscale='log')
         ticks = part[KINDS[0]]['amounts']
@@ -102,6 +102,10 @@ def draw_scaling(result: dict, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=100)
+
+
+def _law(part: dict) -> str:
+    return '' if part['factor'] is None else f': {part["factor"]:.2g} n^{part["exponent"]:.2f}'
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,9 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     amounts = {'distilled': options.amounts, 'supervised': options.supervised or options.amounts}
     amounts = {kind: sorted(set(numbers)) for kind, numbers in amounts.items()}
     try:
-        for numbers in amounts.values():
-            if len(numbers) < 2 or numbers[0] < 1:
-                raise ConfigError(f'A power law needs two amounts or more, each 1 or more, got {numbers}.')
+        if len(amounts['distilled']) < 2 or min(map(min, amounts.values())) < 1:
+            raise ConfigError(f'A power law needs two amounts or more, each 1 or more, got {amounts}.')
         from training.datasets import open_dataset
         from training.estimators import build_estimator
         from training.pseudo_labels import LabelStore
@@ -159,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         for kind in KINDS:
             law = part[kind]
             errors = ', '.join(f'{n}: {e:.4f}' for n, e in zip(law['amounts'], law['errors'], strict=True))
-            print(f'  {kind:10} {errors}; {law["factor"]:.3f} n^{law["exponent"]:.3f}')
+            print(f'  {kind:10} {errors}{_law(law)}')
     print(f'Written to {options.out}/scaling.json and scaling.png')
     return 0
 
