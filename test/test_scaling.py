@@ -73,7 +73,9 @@ def test_the_program_trains_scores_and_fits(labels_of_clips, clips, tmp_path, ca
     config = tmp_path / 'tiny.yaml'
     crop = {'steps': 1, 'batch': 1, 'cells': 32}
     config.write_text(
-        yaml.safe_dump({'warm_up': crop, 'crops': crop, 'full': crop, 'num_workers': 0, 'num_threads': 1})
+        yaml.safe_dump(
+            {**{name: dict(crop) for name in ('warm_up', 'crops', 'full')}, 'num_workers': 0, 'num_threads': 1}
+        )
     )
     arguments = ['--labels', labels_of_clips.folder, '--clips', clips, '--amounts', '2', '1', '--supervised', '2', '1',
                  '--config', config, '--dataset', f'simulation:0@{clips}', '--out', tmp_path / 'out']  # fmt: skip
