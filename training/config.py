@@ -12,18 +12,24 @@ import yaml
 
 from zeroflow_ros.errors import ConfigError
 
+_MOST_ALIASES = 16  # of one another: 324 times what is written, at the worst
 _LARGEST = 2**63  # integers that every other program can read, and that fit a float
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases: with them a kilobyte of YAML stands for gigabytes, and no configuration repeats itself."""
+    """Takes few aliases: with many, of aliases, a kilobyte of YAML stands for gigabytes."""
+
+    num_aliases = 0
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.YAMLError(
-                f'it has the alias *{event.anchor[:40]}; write out what it stands for{event.start_mark}'
-            )
+            self.num_aliases += 1
+            if self.num_aliases > _MOST_ALIASES:
+                event = self.peek_event()
+                raise yaml.YAMLError(
+                    f'it has more than {_MOST_ALIASES} aliases; write out what *{event.anchor[:40]} stands for'
+                    f'{event.start_mark}'
+                )
         return super().compose_node(parent, index)
 
 
