@@ -35,6 +35,9 @@ class Outputs(Protocol):
     def publish_flow(self, msg, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
         """Publish the cloud of a message with velocities (N, 3) [m/s] and flow_valid (N,)."""
 
+    def publish_dynamic_points(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
+        """Publish the rows that move of the flow just published, if anybody listens to them; points (N, 3) [m]."""
+
     def publish_arrows(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
         """Publish arrows, if anybody listens to them; points (N, 3) [m]."""
 
@@ -169,6 +172,7 @@ class FlowWorker:
         stages_ms = {**watch.stages_ms, **estimate.stages_ms, 'total': (time.perf_counter() - received) * 1e3}
         health.flowed(stages_ms, max_ms=parameters.max_processing_time_ms,
                       max_consecutive_ms=parameters.max_consecutive_delay_ms)  # fmt: skip
+        self._outputs.publish_dynamic_points(carrier, points, estimate.velocity)
         self._outputs.publish_debug(carrier, stages_ms, dt)
         self._outputs.publish_arrows(carrier, points, estimate.velocity)
         self._look_at_flow(points, estimate)
@@ -196,7 +200,9 @@ class FlowWorker:
         self._health.dropped(reason, text)
         if reason is Drop.EMPTY:
             num_rows = msg.height * msg.width
-            self._outputs.publish_flow(msg, np.full((num_rows, 3), np.nan, np.float32), np.zeros(num_rows, np.uint8))
+            unknown = np.full((num_rows, 3), np.nan, np.float32)
+            self._outputs.publish_flow(msg, unknown, np.zeros(num_rows, np.uint8))
+            self._outputs.publish_dynamic_points(msg, unknown, unknown)
         elif reason is Drop.TIME_RESET:
             self._ego_motion.reset(sweep.stamp_ns)
             self._pipeline.reset()

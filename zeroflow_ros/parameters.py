@@ -73,6 +73,12 @@ class Parameters:
         0.5, 'An arrow is as long as the way of its point in this time [s].', low=0.01, high=10.0, live=True
     )
     arrow_cell: float = _parameter(1.0, 'One arrow per cell of this side [m].', low=0.05, high=50.0, live=True)
+    dynamic_min_speed: float = _parameter(
+        0.5, 'Slowest point in ~/output/dynamic_points [m/s].', low=0.0, high=100.0, live=True
+    )
+    cluster_dynamic_points: bool = _parameter(
+        False, 'Give ~/output/dynamic_points a field cluster_id: points of one body have one number.', live=True
+    )
     max_processing_time_ms: float = _parameter(
         200.0, 'Message in to flow out: longer is a warning [ms].', low=1.0, high=60_000.0, live=True
     )
