@@ -77,6 +77,28 @@ def decode_cloud(msg) -> Sweep:
     return Sweep(points, stamp_ns, frame_id)
 
 
+def decode_velocity(msg) -> np.ndarray:
+    """Read vx, vy and vz of every row of a flow cloud, (N, 3) float32 [m/s], NaN where there is none.
+
+    Raises: CloudError when the message contradicts itself or has no such fields.
+    """
+    rows, by_name = _check_rows(msg), {field[0]: field for field in _fields(msg)}
+    velocity = np.empty((rows.height * rows.width, 3), np.float32)
+    for axis, name in enumerate(_FLOW_FIELDS[:3]):
+        _, offset, datatype, count = by_name.get(name, ('', 0, 0, 0))
+        if datatype not in _NUMPY_FLOAT or count != 1 or offset + _num_bytes(by_name[name]) > rows.point_step:
+            raise CloudError(
+                f'A cloud with velocity must have vx, vy and vz, each one float32 or float64 inside point_step, but '
+                f'{name} is missing or something else. Fields seen: {_describe(_fields(msg))}. Subscribe to '
+                '~/output/dynamic_points or ~/output/flow of the flow node, or name yours so.'
+            )
+        if len(velocity):
+            dtype = ('>' if rows.is_bigendian else '<') + _NUMPY_FLOAT[datatype]
+            with np.errstate(over='ignore'):
+                velocity[:, axis].reshape(rows.shape)[...] = rows.view(dtype, offset)
+    return velocity
+
+
 def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: array.array | None = None) -> FlowCloud:
     """Return the cloud of `msg` with vx vy vz speed (float32, m/s) and flow_valid (uint8) behind every row.
 
