@@ -74,7 +74,7 @@ class Parameters:
     )
     arrow_cell: float = _parameter(1.0, 'One arrow per cell of this side [m].', low=0.05, high=50.0, live=True)
     dynamic_min_speed: float = _parameter(
-        0.5, 'Slowest point in ~/output/dynamic_points [m/s].', low=0.0, high=100.0, live=True
+        0.4, 'Slowest point in ~/output/dynamic_points [m/s].', low=0.0, high=100.0, live=True
     )
     cluster_dynamic_points: bool = _parameter(
         False, 'Give ~/output/dynamic_points a field cluster_id: points of one body have one number.', live=True

@@ -93,7 +93,8 @@ class Tracker:
                dt: float) -> list[MovingObject]:  # fmt: skip
         """Take the next sweep and return the objects in it.
 
-        points: (N, 3) float32 [m], all of the sweep; with only those that move it works, but says more that is false.
+        points: (N, 3) float32 [m], those that move or all of the sweep; what moves in truth is known a little better
+        where the tracker sees what stands, too.
         velocity: (N, 3) float32 over ground [m/s], axes of the points' frame, NaN where there is none.
         ego0_T_ego1: (4, 4), maps this sweep's frame into that of the one before. dt: seconds between the two. Both are
         of no account for the first sweep.
