@@ -30,7 +30,8 @@ from zeroflow_ros.clusters import cluster_moving
 from zeroflow_ros.dynamic_points import moving_rows
 from zeroflow_ros.engine import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
-from zeroflow_ros.report import write_json
+from zeroflow_ros.report import percentiles, write_json
+from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.tracker import MovingObject, Tracker, TrackerOptions
 
 DYNAMIC_MIN_SPEED = 0.4  # m/s, the default of the flow node's parameter dynamic_min_speed
@@ -74,14 +75,17 @@ def open_drives(spec: str, engine, *, num_sweeps: int, sensor: str | None = None
 def evaluate(drives: list, make_trackers: dict) -> dict[str, dict]:
     """Return the report of each way to make objects. make_trackers: by name, what makes a fresh one."""
     scores = {name: TrackScores() for name in make_trackers}
+    update_ms: dict[str, list[float]] = {name: [] for name in make_trackers}
     for drive in tqdm(drives, unit='drive', disable=not sys.stderr.isatty()):
         trackers = {name: make() for name, make in make_trackers.items()}
         found: list[tuple] = []
         for sweep in drive.sweeps():
-            objects = {
-                name: tracker.update(sweep.points, sweep.velocity, sweep.ego0_T_ego1, sweep.dt)
-                for name, tracker in trackers.items()
-            }
+            objects = {}
+            for name, tracker in trackers.items():
+                watch = Stopwatch()
+                with watch('update'):
+                    objects[name] = tracker.update(sweep.points, sweep.velocity, sweep.ego0_T_ego1, sweep.dt)
+                update_ms[name].append(watch.stages_ms['update'])
             found.append((sweep.number, sweep.time, objects))
         truths = drive.objects()  # of a recording only now: a velocity is between two sweeps, before and after
         for number, time, objects in found:
@@ -89,7 +93,7 @@ def evaluate(drives: list, make_trackers: dict) -> dict[str, dict]:
                 known = drive.is_known(np.array([each.center for each in those]).reshape(-1, 3))
                 kept = [each for each, is_known in zip(those, known, strict=True) if is_known]
                 scores[name].add(drive.name, time, kept, truths[number])
-    return {name: score.report() for name, score in scores.items()}
+    return {name: score.report() | {'update_ms': percentiles(update_ms[name])} for name, score in scores.items()}
 
 
 def read_options(settings: list[str]) -> TrackerOptions:
@@ -113,20 +117,20 @@ def report_text(spec: str, reports: dict[str, dict]) -> str:
     """Return the reports on one dataset as a table for a person to read."""
     first = next(iter(reports.values()))
     categories = list(first['recall_by_category'])
-    columns = ('recall', 'settled', 'false', 'fragments', 'm/s', 'mean', 'm', 'switches')
+    columns = ('recall', 'settled', 'false', 'fragments', 'm/s', 'mean', 'm', 'ms', 'switches')
     titles = [f'{category} ({first["due_by_category"][category]})' for category in categories]
     lines = [
         f'{spec}: {first["sweeps"]} sweeps, {first["due"]} sightings of moving objects',
-        ' ' * 8 + ''.join(f'{title:>10}' for title in columns) + ''.join(f'{title:>18}' for title in titles),
+        ' ' * 8 + ''.join(f'{title:>10}' for title in columns) + ''.join(f'{title:>21}' for title in titles),
     ]
     for name, r in reports.items():
         numbers = (
             r['recall'], r['settled_recall'], r['false_per_sweep'], r['fragments_per_sweep'],
-            r['velocity_error_median'], r['velocity_error_mean'], r['center_error_median'],
+            r['velocity_error_median'], r['velocity_error_mean'], r['center_error_median'], r['update_ms']['p50'],
         )  # fmt: skip
         lines.append(
             f'{name:8}' + ''.join(f'{number:10.2f}' for number in numbers) + f'{r["switches"]:10}'
-            + ''.join(f'{r["recall_by_category"][category]:18.2f}' for category in categories)
+            + ''.join(f'{r["recall_by_category"][category]:21.2f}' for category in categories)
         )  # fmt: skip
     return '\n'.join(lines)
 

@@ -165,15 +165,24 @@ class Tracker:
         return track.seen_before <= _SEEN_BEFORE
 
     def _begin_tracks(self, bodies: BodyBoxes, usable: np.ndarray, taken: set[int]) -> None:
-        known = [track for track in self._tracks if track.confirmed]
-        for body in np.flatnonzero(usable):
-            center = bodies.center[body]
-            if body in taken or any(_is_part_of(center[:2], track, self._time) for track in known):
-                continue
-            track = Track(self._next_id)
-            track.see(self._time, center, bodies.size[body], bodies.velocity[body])
-            self._tracks.append(track)
-            self._next_id += 1
+        is_part = self._are_parts(bodies.center[:, :2])
+        for body in np.flatnonzero(usable & ~is_part):
+            if body not in taken:
+                track = Track(self._next_id)
+                track.see(self._time, bodies.center[body], bodies.size[body], bodies.velocity[body])
+                self._tracks.append(track)
+                self._next_id += 1
+
+    def _are_parts(self, places: np.ndarray) -> np.ndarray:
+        """Return which of places (B, 2) lie in or near the box of an object, (B,) bool."""
+        found = np.zeros(len(places), bool)
+        for track in self._tracks:
+            if track.confirmed:
+                cosine, sine = np.cos(track.yaw), np.sin(track.yaw)
+                x, y = (places - track.at(self._time)).T
+                along, across = np.abs(x * cosine + y * sine), np.abs(y * cosine - x * sine)
+                found |= (along < track.size[0] / 2 + _NEAR) & (across < track.size[1] / 2 + _NEAR)
+        return found
 
     def _coasts(self, track: Track, dt: float) -> float:
         return self.options.coast_s if track.confirmed else 1.5 * dt
@@ -185,10 +194,3 @@ class Tracker:
         velocity = ego_T_world[:3, :3] @ np.append(track.velocity, track.climb)
         yaw = float(np.arctan2(velocity[1], velocity[0]))
         return MovingObject(track.track_id, center, track.size, yaw, velocity, unseen_s, track.num_hits)
-
-
-def _is_part_of(place: np.ndarray, track: Track, time: float) -> bool:
-    """Return whether a place (2,) lies in or near the box of a track."""
-    way, (cosine, sine) = place - track.at(time), (np.cos(track.yaw), np.sin(track.yaw))
-    along, across = abs(way[0] * cosine + way[1] * sine), abs(way[1] * cosine - way[0] * sine)
-    return bool(along < track.size[0] / 2 + _NEAR and across < track.size[1] / 2 + _NEAR)
