@@ -93,8 +93,7 @@ class Tracker:
                dt: float) -> list[MovingObject]:  # fmt: skip
         """Take the next sweep and return the objects in it.
 
-        points: (N, 3) float32 [m], those that move or all of the sweep; what moves in truth is known a little better
-        where the tracker sees what stands, too.
+        points: (N, 3) float32 [m], those that move or all of the sweep: the objects are nearly the same.
         velocity: (N, 3) float32 over ground [m/s], axes of the points' frame, NaN where there is none.
         ego0_T_ego1: (4, 4), maps this sweep's frame into that of the one before. dt: seconds between the two. Both are
         of no account for the first sweep.
@@ -185,7 +184,7 @@ class Tracker:
         return found
 
     def _coasts(self, track: Track, dt: float) -> float:
-        return self.options.coast_s if track.confirmed else 1.5 * dt
+        return self.options.coast_s + 1e-6 if track.confirmed else 1.5 * dt  # without a margin rounding decides
 
     def _object(self, track: Track) -> MovingObject:
         ego_T_world = transforms.invert(self._world_T_ego)
