@@ -74,6 +74,7 @@ setup(
     entry_points={
         'console_scripts': [
             f'flow_node = {NAME}.node:main',
+            f'object_tracker = {NAME}.object_tracker:main',
             f'replay = {NAME}.replay:main',
             f'recorder = {NAME}.recorder:main',
             f'demo = {NAME}.demo:main',

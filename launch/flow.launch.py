@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the scene-flow node, and RViz if asked to.
+"""Start the scene-flow node, and the object tracker and RViz if asked to.
 
 ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points odometry_topic:=/odom
 ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points ego_motion:=registration prefix:='taskset -c 2,3'
+ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points odometry_topic:=/odom objects:=true
 """
 
 from launch import LaunchDescription
@@ -58,6 +59,12 @@ ARGUMENTS = [
         choices=['true', 'false'],
         description='Give Fast DDS a shared memory that clouds fit in; the driver needs the profile most.',
     ),
+    DeclareLaunchArgument(
+        'objects', default_value='false', choices=['true', 'false'], description='Start the object tracker, too.'
+    ),
+    DeclareLaunchArgument(
+        'objects_params_file', default_value='', description='Parameters of the object tracker; empty: its defaults.'
+    ),
     DeclareLaunchArgument('rviz', default_value='false', choices=['true', 'false'], description='Open RViz.'),
     DeclareLaunchArgument(
         'rviz_config', default_value=PathJoinSubstitution([CONFIG, 'flow.rviz']), description='Configuration of RViz.'
@@ -77,7 +84,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context) -> list[Node]:
-    """Return the node and RViz, with the values of the launch arguments."""
+    """Return the node, the object tracker and RViz, with the values of the launch arguments."""
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
     overrides = {name: given[name] for name in ('model_path', 'ego_motion') if given[name]}
@@ -99,6 +106,24 @@ def start(context) -> list[Node]:
         prefix=given['prefix'] or None,
         output='screen',
     )
+    # Sweeps are registered by what stands; else what moves is enough.
+    moving = 'flow' if given['ego_motion'] == 'registration' else 'dynamic_points'
+    motion = {'ego_motion': given['ego_motion']} if given['ego_motion'] else {}
+    motion |= {'odometry_T_lidar': LaunchConfiguration('odometry_T_lidar')} if given['odometry_T_lidar'] else {}
+    objects = Node(
+        package='zeroflow_ros',
+        executable='object_tracker',
+        name='object_tracker',
+        namespace=given['namespace'],
+        parameters=[*filter(None, [given['objects_params_file']]), motion | use_sim_time],
+        remappings=[
+            ('~/input/dynamic_points', f'{given["node_name"]}/output/{moving}'),
+            ('~/input/odometry', given['odometry_topic']),
+        ],
+        ros_arguments=['--log-level', given['log_level']],
+        condition=IfCondition(given['objects']),
+        output='screen',
+    )
     rviz = Node(
         package='rviz2',
         executable='rviz2',
@@ -109,9 +134,11 @@ def start(context) -> list[Node]:
         remappings=[
             ('/flow_node/input/pointcloud', given['input_topic']),
             ('/flow_node/output/flow', f'{given["node_name"]}/output/flow'),
+            ('/flow_node/output/dynamic_points', f'{given["node_name"]}/output/dynamic_points'),
             ('/flow_node/output/markers', f'{given["node_name"]}/output/markers'),
+            ('/object_tracker/output/objects', 'object_tracker/output/objects'),
         ],
         condition=IfCondition(given['rviz']),
         output='log',
     )
-    return [flow, rviz]
+    return [flow, objects, rviz]

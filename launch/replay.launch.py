@@ -4,6 +4,7 @@
 Takes the arguments of flow.launch.py, too.
 ros2 launch zeroflow_ros replay.launch.py bag:=drive.mcap
 ros2 launch zeroflow_ros replay.launch.py bag:=drive/ rate:=0.5 loop:=true rviz:=false
+ros2 launch zeroflow_ros replay.launch.py bag:=drive.mcap objects:=true
 """
 
 from launch import LaunchDescription

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ('zeroflow_ros', 'training', 'export')
 ROS_MODULES = {
-    'messages', 'parameters', 'ego_motion', 'tf_buffer', 'cloud_input', 'node', 'outputs', 'replay', 'recorder', 'demo',
+    'messages', 'parameters', 'ego_motion', 'tf_buffer', 'cloud_input', 'node', 'outputs', 'object_markers',
+    'object_tracker', 'replay', 'recorder', 'demo',
 }  # fmt: skip
 ROS = {
     'ament_index_python', 'builtin_interfaces', 'diagnostic_msgs', 'diagnostic_updater', 'geometry_msgs', 'launch',

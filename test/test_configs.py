@@ -71,8 +71,11 @@ def _displays(rviz, kind: str) -> dict[str, dict]:
 
 def test_rviz_shows_the_topics_of_the_node(rviz):
     assert rviz['Visualization Manager']['Global Options']['Fixed Frame'] == 'odom'
-    assert set(_displays(rviz, 'PointCloud2')) == {'/flow_node/input/pointcloud', FLOW_TOPIC}
+    assert set(_displays(rviz, 'PointCloud2')) == {
+        '/flow_node/input/pointcloud', FLOW_TOPIC, '/flow_node/output/dynamic_points'
+    }  # fmt: skip
     assert set(_displays(rviz, 'Marker')) == {'/flow_node/output/markers'}
+    assert set(_displays(rviz, 'MarkerArray')) == {'/object_tracker/output/objects'}
     names = [display['Name'] for display in rviz['Visualization Manager']['Displays']]
     clock = next(panel for panel in rviz['Panels'] if panel['Class'] == 'rviz_common/Time')
     assert clock['SyncSource'] in names
@@ -84,9 +87,10 @@ def test_rviz_colours_the_flow_by_a_field_that_it_has(rviz):
         height=1, width=1, fields=fields, is_bigendian=False, point_step=12, row_step=12, data=bytes(12)
     )
     cloud = flow_cloud(message, np.zeros((1, 3), np.float32), np.zeros(1, np.uint8))
-    flow = _displays(rviz, 'PointCloud2')[FLOW_TOPIC]
-    assert flow['Channel Name'] in [name for name, *_ in cloud.fields]
-    assert flow['Color Transformer'] == 'Intensity' and not flow['Use rainbow']  # a rainbow of NaN is undefined
+    for topic in (FLOW_TOPIC, '/flow_node/output/dynamic_points'):
+        flow = _displays(rviz, 'PointCloud2')[topic]
+        assert flow['Channel Name'] in [name for name, *_ in cloud.fields]
+        assert flow['Color Transformer'] == 'Intensity' and not flow['Use rainbow']  # a rainbow of NaN is undefined
 
 
 def test_fast_dds_profile_takes_a_cloud_in_one_piece():

@@ -43,6 +43,9 @@ class Listener:
             raise OSError('the line is cut')
         self.flows.append((stamp_of(msg), velocity, flow_valid))
 
+    def publish_dynamic_points(self, msg, points, velocity):
+        pass
+
     def publish_arrows(self, msg, points, velocity):
         pass
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zeroflow_ros.errors import ModelError
-from zeroflow_ros.ground import SensorHeight, ground_height, is_ground
+from zeroflow_ros.ground import SensorHeight, above_ground, ground_height, is_ground
 
 HEIGHT = 1.73  # m, of the sensor above the ground
 
@@ -161,3 +161,34 @@ def test_is_ground_without_patchwork_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'pypatchworkpp', None)
     with pytest.raises(ModelError, match='pip install pypatchworkpp'):
         is_ground(FLAT, HEIGHT)
+
+
+FEW = np.array([[0.5, 0.5, -1.7], [0.6, 0.4, -1.69], [3.5, 0.5, -1.72]], np.float32)
+
+
+@pytest.mark.parametrize(
+    'label, points, above',
+    [
+        ('no points', np.zeros((0, 3), np.float32), []),
+        ('one point is the lowest', FEW[:1], [False]),
+        ('flat', FEW, [False] * 3),
+        ('a foot and a knee', np.append(FEW, [[0.5, 0.4, -1.5], [0.5, 0.4, -1.3]], axis=0), [False] * 4 + [True]),
+        ('a slope of 8 %', [[k, 0.5, 0.08 * k] for k in range(40)], [False] * 40),
+        ('a step of 1 m two cells on is seen', [[0.5, 0.5, 0], [1.5, 0.5, 1]], [False, True]),
+        ('farther it is other ground', [[0.5, 0.5, 0], [2.5, 0.5, 1]], [False, False]),
+        ('without a place', [[np.nan] * 3, [0, 0, np.inf], [0, np.inf, 0], [500, 0, 9], [0, 0, -1e30]], [False] * 5),
+        ('at the edge', [[-127.9, 127.9, 0], [-127.9, 127.9, 1], [127.9, -127.9, 5]], [False, True, False]),
+    ],
+)
+def test_above_ground_is_relative_to_the_lowest_around(label, points, above):
+    found = above_ground(np.array(points, np.float32).reshape(-1, 3), 0.3)
+    assert found.dtype == bool and found.tolist() == above
+
+
+def test_above_ground_on_a_street():
+    """What a LiDAR sees of a sloped street with cars: nearly all of the ground is found to be ground."""
+    ground = rings(slope_x=0.05)
+    assert above_ground(ground, 0.3).mean() < 0.01
+    risen = boxes(ground, np.random.default_rng(3))
+    tall = risen[:, 2] - ground[:, 2] > 0.5
+    assert above_ground(risen, 0.3)[tall].mean() > 0.9

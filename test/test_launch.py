@@ -20,7 +20,7 @@ FLOW, REPLAY = (ROOT / 'launch' / name for name in ('flow.launch.py', 'replay.la
 FLOW_ARGUMENTS = {
     'input_topic', 'odometry_topic', 'namespace', 'node_name', 'params_file', 'model_path', 'ego_motion', 'num_threads',
     'odometry_T_lidar', 'autostart', 'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz', 'rviz_config',
-    'fixed_frame',
+    'fixed_frame', 'objects', 'objects_params_file',
 }  # fmt: skip
 BY_NAME = ('model_path', 'ego_motion', 'odometry_T_lidar', 'num_threads', 'autostart')  # parameters of the node
 
@@ -55,13 +55,15 @@ def test_flow_uses_the_arguments_that_it_declares():
     used = re.findall(r"given\['(\w+)'\]|LaunchConfiguration\('(\w+)'\)", FLOW.read_text())
     used = {name for pair in used for name in pair if name}
     assert used <= arguments
-    assert arguments - used == set(BY_NAME)
+    assert arguments - used == {'model_path', 'num_threads'} < set(BY_NAME)
 
 
 def test_flow_overrides_parameters_that_the_node_has():
     parameters = pytest.importorskip('zeroflow_ros.parameters', reason='needs rclpy')
     names = {field.name for field in dataclasses.fields(parameters.Parameters)}
     assert set(BY_NAME) <= names
+    tracker = pytest.importorskip('zeroflow_ros.object_tracker', reason='needs rclpy')
+    assert {'ego_motion', 'odometry_T_lidar'} <= {field.name for field in dataclasses.fields(tracker.ObjectParameters)}
     choices = ast.literal_eval(_arguments(FLOW)['ego_motion']['choices'])
     assert choices == ['', *parameters.EGO_MOTION]
 
@@ -79,8 +81,11 @@ def test_launch_file_starts_what_is_installed(path):
 
 def test_flow_remaps_topics_that_the_node_has():
     sources = ''.join(path.read_text() for path in (ROOT / 'zeroflow_ros').glob('*.py'))
-    remapped = re.findall(r"\('(?:~|/flow_node)/((?:input|output)/\w+)'", FLOW.read_text())
-    assert set(remapped) == {'input/pointcloud', 'input/odometry', 'output/flow', 'output/markers'}
+    remapped = re.findall(r"\('(?:~|/flow_node|/object_tracker)/((?:input|output)/\w+)'", FLOW.read_text())
+    assert set(remapped) == {
+        'input/pointcloud', 'input/odometry', 'input/dynamic_points', 'output/flow', 'output/dynamic_points',
+        'output/markers', 'output/objects',
+    }  # fmt: skip
     assert all(f"'~/{topic}'" in sources for topic in remapped)
 
 
@@ -148,6 +153,22 @@ def test_replay_plays_a_bag_through_the_node(workspace, tmp_path):
     assert f'input_topic:={CLOUD_TOPIC}' in text and 'ego_motion:=odometry' in text
     assert 'Played 20 sweeps' in text and 'was required: shutting down' in text
     assert len(re.findall('has finished cleanly', text)) == 2, text
+
+
+def test_objects_are_tracked_beside_the_node(workspace, tmp_path):
+    from flow_node import Vehicle
+    from visualization_msgs.msg import MarkerArray
+
+    bag = write_bag(tmp_path / 'drive', num_sweeps=20)
+    process = _launch(workspace, f'replay.launch.py bag:={bag} rate:=0.5 rviz:=false objects:=true')
+    with Vehicle() as vehicle:
+        arrays = []
+        vehicle.node.create_subscription(MarkerArray, '/object_tracker/output/objects', arrays.append, 10)
+        vehicle.wait_for(lambda: process.poll() is not None, 60)
+        text = _finish(process)
+        assert process.returncode == 0 and arrays, text
+    assert 'Objects of /flow_node/output/dynamic_points go to /object_tracker/output/objects' in text
+    assert len(re.findall('has finished cleanly', text)) == 3, text
 
 
 def test_two_nodes_run_in_two_namespaces(workspace):

@@ -15,7 +15,7 @@ from workspace import ROOT, Workspace, copy_checkout
 
 import zeroflow_ros
 
-EXECUTABLES = {'flow_node', 'replay', 'recorder', 'demo'}
+EXECUTABLES = {'flow_node', 'object_tracker', 'replay', 'recorder', 'demo'}
 ROS_PACKAGE = re.compile(r'rclpy|tf2_ros|\w+_(msgs|interfaces)')
 WHERE = """
 import importlib.util

@@ -68,7 +68,8 @@ def test_parameter_table_is_that_of_the_node():
 
 def test_topics_and_fields_are_those_of_the_node():
     outputs = pytest.importorskip('zeroflow_ros.outputs', reason='needs rclpy')
-    for topic in (outputs.FLOW, outputs.MARKERS, '~/input/pointcloud', '~/input/odometry', '/diagnostics'):
+    published = (outputs.FLOW, outputs.DYNAMIC_POINTS, outputs.MARKERS, '/diagnostics')
+    for topic in (*published, '~/input/pointcloud', '~/input/odometry'):
         assert f'`{topic}`' in README
     assert ', '.join(outputs.STAGES) in README
 

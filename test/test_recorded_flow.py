@@ -49,7 +49,7 @@ def test_big_endian_velocities_and_clouds_without(recording, tmp_path):
     message.is_bigendian, message.data = True, message.data.reshape(-1, 4)[:, ::-1].reshape(-1).copy()
     np.testing.assert_array_equal(read_velocity(message), velocities[0])
     message.fields = message.fields[:4]
-    with pytest.raises(DataError, match='x, y, z, intensity has no velocity'):
+    with pytest.raises(DataError, match=r"must have vx, vy and vz.*'intensity'"):
         read_velocity(message)
 
 

@@ -35,6 +35,9 @@ class Outputs(Protocol):
     def publish_flow(self, msg, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
         """Publish the cloud of a message with velocities (N, 3) [m/s] and flow_valid (N,)."""
 
+    def publish_dynamic_points(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
+        """Publish the rows that move of the flow just published, if anybody listens to them; points (N, 3) [m]."""
+
     def publish_arrows(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
         """Publish arrows, if anybody listens to them; points (N, 3) [m]."""
 
@@ -82,7 +85,7 @@ class FlowWorker:
             self._thread.join(timeout=2.0)
 
     def set_active(self, active: bool) -> None:
-        """Publish from now on, or no more: once this returns, no flow follows."""
+        """Publish from now on, or no more: once this returns, nothing follows."""
         with self._publishing:
             self.active = active
 
@@ -179,16 +182,18 @@ class FlowWorker:
         pair = SweepPair(previous.points, sweep.points, ego0_T_ego1, dt)
         estimate = self._pipeline.estimate(pair)
         carrier, points = (msg, sweep.points) if estimate.output_on == 'latest' else (last_msg, previous.points)
-        with watch('publish'), self._publishing:
+        with self._publishing:
             if not self.active:  # any more
                 health.only_kept(Skip.INACTIVE)
                 return
-            self._outputs.publish_flow(carrier, estimate.velocity, estimate.flow_valid)
-        stages_ms = {**watch.stages_ms, **estimate.stages_ms, 'total': (time.perf_counter() - received) * 1e3}
-        health.flowed(stages_ms, max_ms=parameters.max_processing_time_ms,
-                      max_consecutive_ms=parameters.max_consecutive_delay_ms)  # fmt: skip
-        self._outputs.publish_debug(carrier, stages_ms, dt)
-        self._outputs.publish_arrows(carrier, seen[estimate.output_on], estimate.velocity)
+            with watch('publish'):
+                self._outputs.publish_flow(carrier, estimate.velocity, estimate.flow_valid)
+            stages_ms = {**watch.stages_ms, **estimate.stages_ms, 'total': (time.perf_counter() - received) * 1e3}
+            health.flowed(stages_ms, max_ms=parameters.max_processing_time_ms,
+                          max_consecutive_ms=parameters.max_consecutive_delay_ms)  # fmt: skip
+            self._outputs.publish_dynamic_points(carrier, points, estimate.velocity)
+            self._outputs.publish_debug(carrier, stages_ms, dt)
+            self._outputs.publish_arrows(carrier, seen[estimate.output_on], estimate.velocity)
         self.lookout.flow(points, estimate)
 
     def _dropped(self, reason: Drop, msg, sweep: Sweep, last: Sweep | None) -> None:
@@ -214,7 +219,9 @@ class FlowWorker:
         self._health.dropped(reason, text)
         if reason is Drop.EMPTY and self.active:
             num_rows = msg.height * msg.width
-            self._outputs.publish_flow(msg, np.full((num_rows, 3), np.nan, np.float32), np.zeros(num_rows, np.uint8))
+            unknown = np.full((num_rows, 3), np.nan, np.float32)
+            self._outputs.publish_flow(msg, unknown, np.zeros(num_rows, np.uint8))
+            self._outputs.publish_dynamic_points(msg, unknown, unknown)
         elif reason is Drop.TIME_RESET:
             self._ego_motion.reset(sweep.stamp_ns)
             self._pipeline.reset()

@@ -37,7 +37,7 @@ from zeroflow_ros.health import Health, Level
 from zeroflow_ros.heap import keep_freed_memory
 from zeroflow_ros.messages import diagnostic_array
 from zeroflow_ros.model_card import REMEDY
-from zeroflow_ros.outputs import FLOW, MARKERS, Publishers
+from zeroflow_ros.outputs import DYNAMIC_POINTS, FLOW, MARKERS, Publishers
 from zeroflow_ros.parameters import changed, read_parameters
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
@@ -60,7 +60,7 @@ class FlowNode(LifecycleNode):
         super().__init__('flow_node', automatically_declare_parameters_from_overrides=True, **node_arguments)
         qos = [
             f'qos_overrides.{self.resolve_topic_name(topic)}.publisher.{policy}'
-            for topic in (FLOW, MARKERS)
+            for topic in (FLOW, DYNAMIC_POINTS, MARKERS)
             for policy in ('history', 'depth', 'reliability')
         ]
         self.parameters = read_parameters(self, others=qos)

@@ -10,11 +10,13 @@ from std_msgs.msg import Float64
 from visualization_msgs.msg import Marker
 
 from zeroflow_ros.arrows import pick_arrows
+from zeroflow_ros.clusters import cluster_moving
+from zeroflow_ros.dynamic_points import dynamic_cloud, moving_rows
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.messages import arrow_marker, flow_message, stamp_ns
 from zeroflow_ros.point_cloud import flow_cloud
 
-FLOW, MARKERS = '~/output/flow', '~/output/markers'
+FLOW, DYNAMIC_POINTS, MARKERS = '~/output/flow', '~/output/dynamic_points', '~/output/markers'
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
 
 
@@ -24,7 +26,8 @@ class Publishers:
     def __init__(self, node: Node):
         self._node = node
         self._flow = self._overridable(PointCloud2, FLOW)
-        self._flow_data = None
+        self._cloud = None  # that was published last, whose memory the next one takes over
+        self._dynamic = self._overridable(PointCloud2, DYNAMIC_POINTS)
         self._markers = self._overridable(Marker, MARKERS)
         names = {stage: f'processing_time/{stage}_ms' for stage in STAGES}
         names |= {'latency': 'pipeline_latency_ms', 'dt': 'dt_s'}
@@ -48,7 +51,7 @@ class Publishers:
             self._node.destroy_publisher(publisher)
 
     def _all(self) -> tuple:
-        return self._flow, self._markers, *self._debug.values()
+        return self._flow, self._dynamic, self._markers, *self._debug.values()
 
     def ok(self) -> bool:
         return self._node.context.ok()
@@ -57,9 +60,17 @@ class Publishers:
         return any(publisher.get_subscription_count() for publisher in self._all())
 
     def publish_flow(self, msg: PointCloud2, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
-        cloud = flow_cloud(msg, velocity, flow_valid, reuse=self._flow_data)
-        self._flow_data = cloud.data  # publish() copies, so that the next sweep may have it
-        self._flow.publish(flow_message(msg, cloud))
+        reuse = self._cloud.data if self._cloud is not None else None  # publish() copies, so that it is free again
+        self._cloud = flow_cloud(msg, velocity, flow_valid, reuse=reuse)
+        self._flow.publish(flow_message(msg, self._cloud))
+
+    def publish_dynamic_points(self, msg: PointCloud2, points: np.ndarray, velocity: np.ndarray) -> None:
+        if not self._dynamic.get_subscription_count():
+            return
+        p = self._node.parameters
+        rows = moving_rows(velocity, p.dynamic_min_speed)
+        cluster_id = cluster_moving(points[rows], velocity[rows]) if p.cluster_dynamic_points else None
+        self._dynamic.publish(flow_message(msg, dynamic_cloud(self._cloud, rows, cluster_id)))
 
     def publish_arrows(self, msg: PointCloud2, points: np.ndarray, velocity: np.ndarray) -> None:
         if not self._markers.get_subscription_count():

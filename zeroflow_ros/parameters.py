@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's ROS parameters: one frozen dataclass, declared with description, range and type."""
+"""The flow node's ROS parameters: one frozen dataclass, declared with description, range and type."""
 
 import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
@@ -14,23 +14,20 @@ from rclpy.parameter import Parameter
 from zeroflow_ros import transforms
 from zeroflow_ros.engine import ENGINES
 from zeroflow_ros.errors import ConfigError, EgoMotionError
+from zeroflow_ros.parameter_fields import SAID, check_fields, shown
+from zeroflow_ros.parameter_fields import parameter as _parameter
 from zeroflow_ros.pipeline import OUTPUT_ON
 
 EGO_MOTION = ('odometry', 'tf', 'registration', 'none')
 RELIABILITY = ('auto', 'reliable', 'best_effort')
 OVER_MAX_POINTS = ('drop', 'subsample')
 _TYPES = {
-    bool: (Parameter.Type.BOOL, 'a bool', 'true'),
-    int: (Parameter.Type.INTEGER, 'an integer', '10'),
-    float: (Parameter.Type.DOUBLE, 'a double', '10.0'),
-    str: (Parameter.Type.STRING, 'a string', "'text'"),
-    tuple: (Parameter.Type.DOUBLE_ARRAY, 'a list of doubles', '[0.0, 1.0]'),
+    bool: Parameter.Type.BOOL,
+    int: Parameter.Type.INTEGER,
+    float: Parameter.Type.DOUBLE,
+    str: Parameter.Type.STRING,
+    tuple: Parameter.Type.DOUBLE_ARRAY,
 }
-
-
-def _parameter(default, doc: str, *, low=None, high=None, choices: tuple = (), live: bool = False):
-    """Describe one parameter; low and high are both given or both absent, a live one may change while running."""
-    return field(default=default, metadata={'doc': doc, 'low': low, 'high': high, 'choices': choices, 'live': live})
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,12 @@ class Parameters:
         0.5, 'An arrow is as long as the way of its point in this time [s].', low=0.01, high=10.0, live=True
     )
     arrow_cell: float = _parameter(1.0, 'One arrow per cell of this side [m].', low=0.05, high=50.0, live=True)
+    dynamic_min_speed: float = _parameter(
+        0.4, 'Slowest point in ~/output/dynamic_points [m/s].', low=0.0, high=100.0, live=True
+    )
+    cluster_dynamic_points: bool = _parameter(
+        False, 'Give ~/output/dynamic_points a field cluster_id: points of one body have one number.', live=True
+    )
     max_processing_time_ms: float = _parameter(
         200.0, 'Message in to flow out: longer is a warning [ms].', low=1.0, high=60_000.0, live=True
     )
@@ -89,23 +92,13 @@ class Parameters:
     )
 
     def __post_init__(self):
-        for f in dataclasses.fields(self):
-            _check(f, getattr(self, f.name))
-        if self.ego_motion == 'tf' and not self.fixed_frame:
-            raise ConfigError("With ego_motion 'tf', fixed_frame must name a frame such as 'odom'; it is empty.")
+        check_fields(self)
+        check_ego_motion(self)
         if self.deskew and self.ego_motion == 'none':
             raise ConfigError(
                 "With ego_motion 'none' nobody knows how to deskew. Set deskew to false, or ego_motion to odometry, tf "
                 'or registration.'
             )
-        if self.odometry_T_lidar:
-            try:
-                self.extrinsic()
-            except (EgoMotionError, ValueError) as error:
-                raise ConfigError(
-                    'odometry_T_lidar must be [x, y, z, qx, qy, qz, qw] with a quaternion of length 1, got '
-                    f'{_shown(list(self.odometry_T_lidar))}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
-                ) from error
 
     def extrinsic(self):
         """Return odometry_T_lidar as (4, 4); None when it is not set."""
@@ -117,35 +110,18 @@ class Parameters:
         return transforms.from_quaternion((x, y, z), quaternion)
 
 
-def _check(f: dataclasses.Field, value) -> None:
-    """Raise ConfigError unless `value` is of the type and in the range of the parameter."""
-    _, expected, example = _TYPES[f.type]
-    if f.type is float and type(value) is int:
-        example = str(float(value))
-    if type(value) is not f.type or (f.type is tuple and any(type(number) is not float for number in value)):
-        raise ConfigError(
-            f"Parameter '{f.name}' must be {expected}, got {_in_yaml(value)}. In YAML write it like {example}, on the "
-            f'command line like -p {f.name}:={example.replace(" ", "")}.'
-        )
-    low, high, choices = f.metadata['low'], f.metadata['high'], f.metadata['choices']
-    if low is not None and not low <= value <= high:
-        raise ConfigError(f"Parameter '{f.name}' must be from {low} to {high}, got {value}.")
-    if choices and value not in choices:
-        raise ConfigError(f"Parameter '{f.name}' must be one of {', '.join(choices)}, got {_shown(value)}.")
-    if f.type is float and math.isinf(value):
-        raise ConfigError(f"Parameter '{f.name}' must be finite, got {value}.")
-
-
-def _in_yaml(value) -> str:
-    names = {bool: 'the bool', int: 'the integer', float: 'the double', str: 'the string', tuple: 'the list'}
-    return (
-        f'{names.get(type(value), type(value).__name__)} {_shown(list(value) if isinstance(value, tuple) else value)}'
-    )
-
-
-def _shown(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f'{text[:200]}...'
+def check_ego_motion(parameters) -> None:
+    """Raise ConfigError where ego_motion, fixed_frame and odometry_T_lidar do not make sense together."""
+    if parameters.ego_motion == 'tf' and not parameters.fixed_frame:
+        raise ConfigError("With ego_motion 'tf', fixed_frame must name a frame such as 'odom'; it is empty.")
+    if parameters.odometry_T_lidar:
+        try:
+            parameters.extrinsic()
+        except (EgoMotionError, ValueError) as error:
+            raise ConfigError(
+                'odometry_T_lidar must be [x, y, z, qx, qy, qz, qw] with a quaternion of length 1, got '
+                f'{shown(list(parameters.odometry_T_lidar))}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
+            ) from error
 
 
 def _plain(parameter: Parameter):
@@ -154,14 +130,15 @@ def _plain(parameter: Parameter):
     return value if isinstance(value, bool | int | float | str) or value is None else tuple(value)
 
 
-def read_parameters(node: Node, *, others: Iterable[str] = ()) -> Parameters:
-    """Take what the user gave (YAML, command line), check it, and declare every parameter.
+def read_parameters(node: Node, kind: type = Parameters, *, others: Iterable[str] = ()):
+    """Take what the user gave (YAML, command line), check it, and declare every parameter; return a `kind`.
 
     node: created with automatically_declare_parameters_from_overrides, so that unknown names can be seen.
+    kind: a dataclass whose fields are made by `parameter_fields.parameter`.
     others: names that other parts declare; one that ends in '.' stands for all that begin with it.
     Raises: ConfigError that names an unknown parameter and the nearest known one, or a bad value.
     """
-    fields = {f.name: f for f in dataclasses.fields(Parameters)}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     others = ('use_sim_time', 'start_type_description_service', 'qos_overrides./clock.', *others)
     prefixes = tuple(name for name in others if name.endswith('.'))
     given = {}
@@ -175,11 +152,11 @@ def read_parameters(node: Node, *, others: Iterable[str] = ()) -> Parameters:
             raise ConfigError(
                 f"Unknown parameter '{name}'; the nearest known one is '{nearest}'. Known are {', '.join(fields)}."
             )
-    parameters = Parameters(**given)
+    parameters = kind(**given)
     for name, f in fields.items():
         value = getattr(parameters, name)
         # An empty list has no type of its own in ROS: declared by its type it stays unset.
-        default = list(value) or _TYPES[tuple][0] if f.type is tuple else value
+        default = list(value) or _TYPES[tuple] if f.type is tuple else value
         node.declare_parameter(name, default, _descriptor(f))
     return parameters
 
@@ -196,23 +173,23 @@ def _descriptor(f: dataclasses.Field) -> ParameterDescriptor:
     return descriptor
 
 
-def changed(parameters: Parameters, changes: Iterable[Parameter]) -> Parameters:
+def changed(parameters, changes: Iterable[Parameter]):
     """Return the parameters with those changed at run time; names that are not ours are passed over.
 
     Raises: ConfigError when the new values do not make sense together.
     """
-    names = {f.name for f in dataclasses.fields(Parameters)}
+    names = {f.name for f in dataclasses.fields(parameters)}
     return dataclasses.replace(parameters, **{p.name: _plain(p) for p in changes if p.name in names})
 
 
-def parameter_table() -> str:
-    """Return all parameters as a Markdown table, for the README."""
+def parameter_table(kind: type = Parameters) -> str:
+    """Return all parameters of a node as a Markdown table, for its page."""
     lines = ['| parameter | type | default | live | meaning |', '|---|---|---|---|---|']
-    for f in dataclasses.fields(Parameters):
+    for f in dataclasses.fields(kind):
         default = {'': "''", (): 'not set'}.get(f.default, f.default)
         meaning = f.metadata['doc'] + (f' `{"`, `".join(f.metadata["choices"])}`' if f.metadata['choices'] else '')
         live = 'yes' if f.metadata['live'] else ''
-        lines.append(f'| `{f.name}` | {_TYPES[f.type][1].split(" ", 1)[1]} | {default} | {live} | {meaning} |')
+        lines.append(f'| `{f.name}` | {SAID[f.type][0].split(" ", 1)[1]} | {default} | {live} | {meaning} |')
     return '\n'.join(lines)
 
 

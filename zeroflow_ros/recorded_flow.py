@@ -9,10 +9,9 @@ import numpy as np
 from zeroflow_ros.bags import Bag
 from zeroflow_ros.bird_view import draw
 from zeroflow_ros.cdr import POINT_CLOUD, decode_message
-from zeroflow_ros.errors import DataError
-from zeroflow_ros.point_cloud import decode_cloud
+from zeroflow_ros.errors import CloudError, DataError
+from zeroflow_ros.point_cloud import decode_cloud, decode_velocity
 
-_FLOAT32 = 7  # of sensor_msgs/PointField
 MOVING = 0.5  # m/s: slower may be noise of the ego motion
 
 
@@ -22,19 +21,10 @@ def read_velocity(message) -> np.ndarray:
     message: one that `decode_cloud` has taken, so that its fields lie inside its points.
     Raises: DataError when the cloud has no velocity.
     """
-    offsets = {f.name: f.offset for f in message.fields if (f.datatype, f.count) == (_FLOAT32, 1)}
-    if not {'vx', 'vy', 'vz'} <= offsets.keys():
-        names = ', '.join(field.name for field in message.fields[:24])
-        raise DataError(f'A cloud with the fields {names} has no velocity: expected vx, vy and vz, each one float32.')
-    if message.height * message.width == 0:
-        return np.empty((0, 3), np.float32)
-    shape, strides = (message.height, message.width), (message.row_step, message.point_step)
-    dtype = '>f4' if message.is_bigendian else '<f4'
-    columns = [
-        np.ndarray(shape, dtype, buffer=message.data, offset=offsets[name], strides=strides).reshape(-1)
-        for name in ('vx', 'vy', 'vz')
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    try:
+        return decode_velocity(message)
+    except CloudError as error:
+        raise DataError(str(error)) from error
 
 
 def read_flow(path: str | Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

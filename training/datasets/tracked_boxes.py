@@ -95,9 +95,9 @@ class TrackedBoxes:
             flow[box.rows] = -box.velocity * pair.dt
             meta_class[box.rows] = _META_CLASS[box.category.lower()]
             num_boxes[box.rows] += 1
-        return TrueFlow(flow, meta_class, (num_boxes == 1) & self._is_seen(pair.points0))
+        return TrueFlow(flow, meta_class, (num_boxes == 1) & self.is_seen(pair.points0))
 
-    def _is_seen(self, points: np.ndarray) -> np.ndarray:
+    def is_seen(self, points: np.ndarray) -> np.ndarray:
         """Return which of points (N, 3) are inside the image."""
         if self.lidar_to_image is None:
             return np.ones(len(points), bool)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the bytes of a PointCloud2 lie, and whether what its header says of them can be true."""
+
+from functools import lru_cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from zeroflow_ros.errors import CloudError
+
+# datatype -> (name, bytes). 9 to 11 are PCL's, in sensor_msgs since common_interfaces pull request 301.
+DATATYPES = {
+    1: ('int8', 1), 2: ('uint8', 1), 3: ('int16', 2), 4: ('uint16', 2), 5: ('int32', 4), 6: ('uint32', 4),
+    7: ('float32', 4), 8: ('float64', 8), 9: ('int64', 8), 10: ('uint64', 8), 11: ('bool', 1),
+}  # fmt: skip
+UINT8, FLOAT32, FLOAT64 = 2, 7, 8
+NUMPY_FLOAT = {FLOAT32: 'f4', FLOAT64: 'f8'}
+_MAX_FIELDS = 256  # drivers send 4 to 20; a message of 2 MB has room for 60,000, and each is looked at several times
+_MAX_NAME = 256  # characters of a field or a frame: they go into logs, diagnostics and every output
+_PADDING_NAMES = ('', '_')  # PCL's names for bytes without a meaning; they may repeat
+
+Field = tuple[str, int, int, int]  # name, offset, datatype, count
+
+
+class Rows(SimpleNamespace):
+    """The bytes of a cloud that are known to hold what the header says."""
+
+    def __init__(self, data, height, width, point_step, row_step, is_bigendian):
+        # Without row padding the cloud is one long row: numpy's inner loops then run over all of it.
+        shape = (height * width,) if row_step == width * point_step else (height, width)
+        strides = (point_step,) if len(shape) == 1 else (row_step, point_step)
+        order = '>' if is_bigendian else '<'
+        super().__init__(data=data, height=height, width=width, point_step=point_step, is_bigendian=is_bigendian,
+                         order=order, shape=shape, strides=strides)  # fmt: skip
+
+    def words(self) -> np.ndarray | None:
+        """Return the points as (N, point_step / 4) uint32; None where compiled loops cannot take them as such."""
+        is_plain = self.point_step % 4 == 0 and not self.is_bigendian and len(self.shape) == 1 and self.shape[0]
+        if not is_plain or self.data.ctypes.data % 4:
+            return None
+        return self.data.view(np.uint32).reshape(self.shape[0], -1)
+
+    def view(self, dtype, offset: int) -> np.ndarray:
+        """Return what lies `offset` bytes into every point; no copy, alignment does not matter."""
+        return np.ndarray(self.shape, dtype, buffer=self.data, offset=offset, strides=self.strides)
+
+
+def check_rows(msg) -> Rows:
+    """Return the rows of a message whose header agrees with the length of its data.
+
+    Raises: CloudError.
+    """
+    height, width, point_step, row_step = int(msg.height), int(msg.width), int(msg.point_step), int(msg.row_step)
+    try:
+        data = np.frombuffer(msg.data, np.uint8)
+    except (TypeError, ValueError, BufferError) as error:
+        raise CloudError(f'The data of a cloud must be a buffer of bytes, got {type(msg.data).__name__}.') from error
+    trouble = ''
+    if min(height, width, point_step, row_step) < 0:
+        trouble = 'a negative number'
+    elif height and width and point_step == 0:
+        trouble = 'points of 0 bytes'
+    elif row_step < width * point_step and height:
+        trouble = f'rows shorter than their points ({width} x {point_step} = {width * point_step} bytes)'
+    elif height * row_step != len(data):
+        longer = 'less' if len(data) < height * row_step else 'more'
+        trouble = f'{longer} data than the header says ({height} x {row_step} = {height * row_step} bytes)'
+    if trouble:
+        raise CloudError(
+            f'A cloud with height {height}, width {width}, point_step {point_step}, row_step {row_step} and '
+            f'{len(data)} bytes of data has {trouble}. Fields seen: {describe_fields(read_fields(msg))}. The publisher '
+            'must set row_step >= width * point_step and send height * row_step bytes.'
+        )
+    return Rows(data, height, width, point_step, row_step, bool(msg.is_bigendian))
+
+
+def read_frame_id(msg) -> str:
+    """Return the frame of a cloud. Raises: CloudError when it is too long to be a name."""
+    frame_id = msg.header.frame_id.lstrip('/')
+    if len(frame_id) > _MAX_NAME:
+        raise CloudError(
+            f'The frame_id of a cloud must have at most {_MAX_NAME} characters, but has {len(frame_id)}: '
+            f'{frame_id[:40]!r}... Set it in the driver.'
+        )
+    return frame_id
+
+
+def read_fields(msg) -> tuple[Field, ...]:
+    """Return the fields of a cloud. Raises: CloudError when there are too many, or one has too long a name."""
+    longest = max((len(field.name) for field in msg.fields), default=0)
+    if len(msg.fields) > _MAX_FIELDS or longest > _MAX_NAME:
+        raise CloudError(
+            f'A cloud must have at most {_MAX_FIELDS} fields with names of at most {_MAX_NAME} characters, but has '
+            f'{len(msg.fields)}, and a name of {longest}. Fix the publisher.'
+        )
+    return tuple((field.name, int(field.offset), int(field.datatype), int(field.count)) for field in msg.fields)
+
+
+@lru_cache(maxsize=64)
+def xyz_columns(fields: tuple[Field, ...], is_bigendian: bool, point_step: int) -> tuple[tuple[int, str], ...]:
+    """Return (offset, numpy dtype) of x, y and z; computed once per distinct layout.
+
+    Raises: CloudError.
+    """
+    for field in fields:
+        name, offset, datatype, count = field
+        if datatype not in DATATYPES:
+            raise _layout_error(f'field {name!r} has the unknown datatype {datatype}', fields)
+        if offset < 0 or count < 0 or offset + num_bytes(field) > point_step:
+            raise _layout_error(f'field {name!r} ends outside the {point_step} bytes of a point', fields)
+    names = [field[0] for field in fields if field[0] not in _PADDING_NAMES]
+    repeated = sorted({name for name in names if names.count(name) > 1})[:3] if len(set(names)) < len(names) else []
+    if repeated:
+        raise _layout_error(f'several fields are called {", ".join(map(repr, repeated))}', fields)
+    by_name = {field[0]: field for field in fields}
+    missing = [name for name in 'xyz' if name not in by_name]
+    if missing:
+        raise _layout_error(f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing', fields)
+    columns = []
+    for name in 'xyz':
+        _, offset, datatype, count = by_name[name]
+        if datatype not in NUMPY_FLOAT:
+            raise _layout_error(f'{name} is {DATATYPES[datatype][0]}', fields)
+        if count != 1:
+            raise _layout_error(f'{name} has count {count}', fields)
+        end = offset + num_bytes(by_name[name])
+        for other in fields:  # fields may share bytes among themselves (rgb as one float), but not with a coordinate
+            if other[0] != name and other[1] < end and other[1] + num_bytes(other) > offset:
+                raise _layout_error(f'{name} and {other[0]!r} share bytes', fields)
+        columns.append((offset, ('>' if is_bigendian else '<') + NUMPY_FLOAT[datatype]))
+    return tuple(columns)
+
+
+def num_bytes(field: Field) -> int:
+    return DATATYPES[field[2]][1] * field[3]
+
+
+def _layout_error(trouble: str, fields: tuple[Field, ...]) -> CloudError:
+    return CloudError(
+        f'A cloud must have x, y and z, each one float32 or float64 inside point_step, but {trouble}. Fields seen: '
+        f'{describe_fields(fields)}. Fix the publisher, or subscribe to a topic whose clouds have coordinates.'
+    )
+
+
+def describe_fields(fields: tuple[Field, ...]) -> str:
+    """Say which fields there are; at most 24 of them, for a broken message may hold thousands."""
+    said = [
+        f'{name[:40]!r} {DATATYPES.get(datatype, (f"datatype {datatype}",))[0]}'
+        f'{"" if count == 1 else f"[{count}]"} at {offset}'
+        for name, offset, datatype, count in fields[:24]
+    ]
+    more = f' and {len(fields) - len(said)} more' if len(fields) > len(said) else ''
+    return ', '.join(said) + more if said else 'none'

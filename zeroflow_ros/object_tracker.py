@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The object tracker: the moving points of the flow node in, boxes with a velocity and a lasting number out.
+
+    ros2 run zeroflow_ros object_tracker --ros-args -r '~/input/odometry:=/odom' \
+        -r '~/input/dynamic_points:=/flow_node/output/dynamic_points'
+    python3 -m zeroflow_ros.object_tracker --ros-args -p ego_motion:=tf -p confirm_hits:=3
+
+An example of what can be built on the flow: no classes, no training, any kind of object. See docs/downstream.md.
+"""
+
+import signal
+import sys
+from dataclasses import dataclass
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import PointCloud2
+from visualization_msgs.msg import MarkerArray
+
+from zeroflow_ros.ego_motion import open_ego_motion
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
+from zeroflow_ros.health import Health
+from zeroflow_ros.heap import keep_freed_memory
+from zeroflow_ros.messages import diagnostic_array
+from zeroflow_ros.object_markers import object_markers
+from zeroflow_ros.object_worker import ObjectWorker
+from zeroflow_ros.parameter_fields import same_parameter
+from zeroflow_ros.parameters import Parameters, changed, check_ego_motion, parameter_table, read_parameters
+from zeroflow_ros.tracker import TrackerOptions
+
+INPUT, OUTPUT = '~/input/dynamic_points', '~/output/objects'
+_DEPTH = 5  # of the input: half a second; a sweep that is lost costs more than one that is late
+_LIFETIME = 0.3  # s: two lost sweeps do not make a box blink, and old ones do not stay
+_SILENCE_S = 2.0
+_PARTS = {'input': 'input', 'ego_motion': 'ego_motion', 'inference': 'tracking'}
+
+
+@dataclass(frozen=True)
+class ObjectParameters(TrackerOptions):
+    """All parameters of the object tracker: what counts as an object, and where the ego motion comes from.
+
+    Raises: ConfigError on a value of the wrong type, out of range, or at odds with another one.
+    """
+
+    ego_motion: str = same_parameter(Parameters, 'ego_motion')
+    fixed_frame: str = same_parameter(Parameters, 'fixed_frame')
+    odometry_T_lidar: tuple = same_parameter(Parameters, 'odometry_T_lidar')
+    stamp_offset_s: float = same_parameter(Parameters, 'stamp_offset_s')
+    ego_motion_timeout_s: float = same_parameter(Parameters, 'ego_motion_timeout_s')
+
+    extrinsic = Parameters.extrinsic
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ego_motion(self)
+
+
+class ObjectTracker(Node):
+    """Takes clouds from its making on, until close().
+
+    Raises: ConfigError for a parameter that is unknown or does not make sense.
+    """
+
+    def __init__(self, **node_arguments):
+        super().__init__('object_tracker', automatically_declare_parameters_from_overrides=True, **node_arguments)
+        self.parameters = read_parameters(self, ObjectParameters)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        # One line each: rclpy forbids a call site to change its severity.
+        logs = {
+            'debug': lambda text: self.get_logger().debug(text),
+            'info': lambda text: self.get_logger().info(text),
+            'warning': lambda text: self.get_logger().warning(text),
+            'error': lambda text: self.get_logger().error(text),
+        }
+        self._health = Health(lambda severity, text: logs[severity](text))
+        reliable = ReliabilityPolicy.RELIABLE
+        self._objects = self.create_publisher(MarkerArray, OUTPUT, QoSProfile(depth=1, reliability=reliable))
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._ego_motion = open_ego_motion(self, self.parameters, self._health)
+        self._worker = ObjectWorker(
+            self._ego_motion, self._health, self._publish, parameters=lambda: self.parameters, is_open=self.context.ok
+        )
+        self._worker.start()
+        self._topic = self.resolve_topic_name(INPUT)
+        self.create_subscription(PointCloud2, INPUT, self._worker.put, QoSProfile(depth=_DEPTH, reliability=reliable))
+        self.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(
+            f'Objects of {self._topic} go to {self.resolve_topic_name(OUTPUT)}; {self._ego_motion.describe()}'
+        )
+
+    def _publish(self, msg: PointCloud2, objects: list) -> None:
+        self._objects.publish(object_markers(msg.header, objects, _LIFETIME))
+
+    def _on_set_parameters(self, changes) -> SetParametersResult:
+        try:
+            self.parameters = changed(self.parameters, changes)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _report(self) -> None:
+        """Publish what the diagnostics know; a report that fails must not end the node."""
+        try:
+            self._health.watch_silence(_SILENCE_S, self._describe_input)
+            name = self.get_fully_qualified_name().lstrip('/')
+            statuses = [
+                (f'{name}: {_PARTS[s.part]}', s.level, s.message, s.values)
+                for s in self._health.statuses({'input': {'topic': self._topic}})
+                if s.part in _PARTS
+            ]
+            self._diagnostics.publish(diagnostic_array(self.get_clock().now().to_msg(), statuses))
+        except Exception as error:
+            if self.context.ok():
+                self.get_logger().error(f'The diagnostics failed: {type(error).__name__}: {error}')
+
+    def _describe_input(self) -> str:
+        count = self.count_publishers(self._topic)
+        remedy = f"Remap it: --ros-args -r '{INPUT}:=/flow_node/output/dynamic_points'."
+        return f'{self._topic} has {count} publisher{"s" * (count != 1)}. {remedy if not count else "It is silent."}'
+
+    def close(self) -> None:
+        """Stop taking clouds, finish the one at hand, and give everything back."""
+        self._worker.stop()
+        self._ego_motion.close()
+        self.destroy_node()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop; return the exit code."""
+    argv = sys.argv if args is None else [sys.argv[0], *args]
+    if {'-h', '--help'} & set(argv):
+        print(__doc__)
+        return 0
+    if '--parameters' in argv:
+        print(parameter_table(ObjectParameters))
+        return 0
+    node, started = None, False
+    keep_freed_memory()
+    try:
+        rclpy.init(args=argv)
+        started = True
+        if rest := remove_ros_args(argv)[1:]:
+            raise ConfigError(f'Unknown arguments {rest}. ROS arguments come after --ros-args; see --help.')
+        node = ObjectTracker()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ZeroFlowError as error:
+        rclpy.logging.get_logger('object_tracker').fatal(str(error))
+        return 1
+    except Exception as error:  # rcl has several types of error for a YAML file or an argument that it cannot read
+        if started and not rclpy.ok():  # told to stop while starting
+            return 0
+        if node is not None:
+            raise
+        rclpy.logging.get_logger('object_tracker').fatal(f'ROS refuses an argument or a parameter file: {error}')
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn the end into a traceback
+        if node is not None:
+            node.close()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
