@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from training.teachers.agreement import agreed
 from training.teachers.misfit_field import MisfitField, disc
 from training.teachers.sharpness import sharpen
 from training.teachers.teacher import Flows, Times
@@ -71,7 +72,8 @@ class Rigid:
     Each sweep falls into connected pieces. A piece that the other sweep does not explain where it is looks for the
     motion over ground (x, y, and a turn if it is long) that fits best in both senses: its points to the other sweep,
     and the other sweep's points around the moved piece back to it. Without the second, a wall seen in part slides.
-    Of a large piece the last word has its surface, see `sharpen`: the rings of a LiDAR do not move with a car.
+    Of a large piece its surface says how it moves, see `sharpen`: the rings of a LiDAR do not move with a car. A piece
+    stands after all unless the other direction of time found the same motion, see `agreed`.
     """
 
     name = 'rigid'
@@ -88,14 +90,14 @@ class Rigid:
             np.column_stack([p, _LAG * t]).astype(np.float64) for p, t in zip((points0, points1), times, strict=True)
         ]
         trees = [cKDTree(sweep[:, :3]) for sweep in sweeps]
-        flows = []
-        for order, step in ((slice(None), dt), (slice(None, None, -1), -dt)):
-            direction = _Direction(self.config, *sweeps[order], *trees[order], step)
-            flow = np.zeros((len(direction.source), 3))
-            for voxel in self.config.voxels:
-                direction.move_pieces(np.flatnonzero(~flow.any(1)), np.array([voxel, voxel, _TALL * voxel]), flow)
-            flows.append(flow.astype(np.float32))
-        return flows[0], flows[1]
+        there, back = (
+            _Direction(self.config, *sweeps[order], *trees[order], step).move()
+            for order, step in ((slice(None), dt), (slice(None, None, -1), -dt))
+        )
+        return (
+            agreed(points0, *there, trees[1], back[0]).astype(np.float32),
+            agreed(points1, *back, trees[0], there[0]).astype(np.float32),
+        )
 
 
 class _Direction:
@@ -118,8 +120,15 @@ class _Direction:
         self.coarse, self.fine = disc(reach, _COARSE), disc(_AROUND, _FINE)
         self.field = MisfitField(target[:, :3], reach + 1, cut)
 
-    def move_pieces(self, rows: np.ndarray, voxel: np.ndarray, flow: np.ndarray) -> None:
-        """Write the flow [m] of the pieces that move into flow (N, 3); rows: of the source that make the pieces."""
+    def move(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the flow (N, 3) [m] of the source, and the number (N,) of the piece that moves as one, -1 if none."""
+        self.flow, self.moving = np.zeros((len(self.source), 3)), np.full(len(self.source), -1)
+        for voxel in self.config.voxels:
+            self._move_pieces(np.flatnonzero(self.moving < 0), np.array([voxel, voxel, _TALL * voxel]))
+        return self.flow, self.moving
+
+    def _move_pieces(self, rows: np.ndarray, voxel: np.ndarray) -> None:
+        """Move what moves of the pieces that these rows of the source make."""
         config = self.config
         if len(rows) == 0:
             return
@@ -139,7 +148,8 @@ class _Direction:
             mine = order[starts[number] : starts[number + 1]]
             motion = self._motion(number, self.source[mine])
             if motion is not None:
-                flow[mine] = (_moved(self.source[mine], *motion) - self.source[mine])[:, :3]
+                self.flow[mine] = (_moved(self.source[mine], *motion) - self.source[mine])[:, :3]
+                self.moving[mine] = self.moving.max() + 1
 
     def _motion(self, number: int, points: np.ndarray):
         """Return (rotation (3, 3), shift (3,)) of a piece (N, 4), None when it stands."""
