@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ('zeroflow_ros', 'training', 'export')
 ROS_MODULES = {
     'messages', 'parameters', 'ego_motion', 'tf_buffer', 'cloud_input', 'node', 'outputs', 'object_markers',
-    'object_tracker', 'replay', 'recorder', 'demo',
+    'object_tracker', 'ros_program', 'replay', 'recorder', 'demo',
 }  # fmt: skip
 ROS = {
     'ament_index_python', 'builtin_interfaces', 'diagnostic_msgs', 'diagnostic_updater', 'geometry_msgs', 'launch',

@@ -11,36 +11,31 @@ Parameters: config/node.yaml. Topics: see README.md.
 import array
 import gc
 import math
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import PointCloud2, PointField
 
 from zeroflow_ros.cloud_input import CloudInput
 from zeroflow_ros.ego_motion import open_ego_motion
 from zeroflow_ros.engine import DEFAULT_MODEL, load_engine
-from zeroflow_ros.errors import ConfigError, ModelError, ZeroFlowError
+from zeroflow_ros.errors import ModelError, ZeroFlowError
 from zeroflow_ros.flow_worker import FlowWorker
 from zeroflow_ros.health import Health, Level
-from zeroflow_ros.heap import keep_freed_memory
 from zeroflow_ros.messages import diagnostic_array
 from zeroflow_ros.model_card import REMEDY
 from zeroflow_ros.outputs import DYNAMIC_POINTS, FLOW, MARKERS, Publishers
-from zeroflow_ros.parameters import changed, read_parameters
+from zeroflow_ros.parameters import follow_changes, read_parameters
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
+from zeroflow_ros.ros_program import log_of, run_node
 from zeroflow_ros.sweep import SweepPair
 
 _REPORT_S, _WATCH_S = 1.0, 0.5
@@ -64,14 +59,7 @@ class FlowNode(LifecycleNode):
             for policy in ('history', 'depth', 'reliability')
         ]
         self.parameters = read_parameters(self, others=qos)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
-        # One line each: rclpy forbids a call site to change its severity.
-        self._logs = {
-            'debug': lambda text: self.get_logger().debug(text),
-            'info': lambda text: self.get_logger().info(text),
-            'warning': lambda text: self.get_logger().warning(text),
-            'error': lambda text: self.get_logger().error(text),
-        }
+        follow_changes(self)
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
         self._undo: list[Callable[[], object]] = []  # what gives back what was taken, the last first
@@ -128,7 +116,7 @@ class FlowNode(LifecycleNode):
         Raises: ModelError or ConfigError.
         """
         p = self.parameters
-        self.health = Health(lambda severity, text: self._logs[severity](text))
+        self.health = Health(log_of(self))
         engine = load_engine(p.model_path, name=p.engine, num_threads=p.num_threads)
         pipeline = FlowPipeline(
             engine, output_on=p.output_on, sensor_height=None if math.isnan(p.sensor_height) else p.sensor_height,
@@ -189,12 +177,10 @@ class FlowNode(LifecycleNode):
         self._input = self._worker = self._ego_motion = self._diagnostics = None
         gc.collect()  # callbacks and what they belong to hold each other, and the engine
 
-    def _on_set_parameters(self, changes) -> SetParametersResult:
-        try:
-            self.parameters = changed(self.parameters, changes)
-        except ConfigError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
+    def close(self) -> None:
+        """Give everything back, the node too."""
+        self.tear_down()
+        self.destroy_node()
 
     def _report(self) -> None:
         try:
@@ -251,38 +237,7 @@ def main(args: list[str] | None = None) -> int:
     if {'-h', '--help'} & set(argv):
         print(__doc__)
         return 0
-    node, started = None, False
-    keep_freed_memory()
-    try:
-        rclpy.init(args=argv)
-        started = True
-        if rest := remove_ros_args(argv)[1:]:
-            raise ConfigError(f'Unknown arguments {rest}. ROS arguments come after --ros-args; see --help.')
-        node = FlowNode()
-        if node.parameters.autostart and not node.autostart():
-            return 1 if rclpy.ok() else 0  # 0: told to stop while starting
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ZeroFlowError as error:
-        rclpy.logging.get_logger('flow_node').fatal(str(error))
-        return 1
-    except Exception as error:
-        if started and not rclpy.ok():  # told to stop while starting
-            return 0
-        if node is not None:
-            raise
-        # rcl has several types of error for a YAML file or an argument that it cannot read.
-        text = f'ROS refuses an argument or a parameter file: {error}. In YAML leave out what has no value ([], ~).'
-        rclpy.logging.get_logger('flow_node').fatal(text)
-        return 1
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn the end into a traceback
-        if node is not None:
-            node.tear_down()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node('flow_node', argv, FlowNode, start=lambda node: not node.parameters.autostart or node.autostart())
 
 
 if __name__ == '__main__':

@@ -8,30 +8,24 @@
 An example of what can be built on the flow: no classes, no training, any kind of object. See docs/downstream.md.
 """
 
-import signal
 import sys
 from dataclasses import dataclass
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from zeroflow_ros.ego_motion import open_ego_motion
-from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.health import Health
-from zeroflow_ros.heap import keep_freed_memory
 from zeroflow_ros.messages import diagnostic_array
 from zeroflow_ros.object_markers import object_markers
 from zeroflow_ros.object_worker import ObjectWorker
 from zeroflow_ros.parameter_fields import same_parameter
-from zeroflow_ros.parameters import Parameters, changed, check_ego_motion, parameter_table, read_parameters
+from zeroflow_ros.parameters import Parameters, check_ego_motion, follow_changes, parameter_table, read_parameters
+from zeroflow_ros.ros_program import log_of, run_node
 from zeroflow_ros.tracker import TrackerOptions
 
 INPUT, OUTPUT = '~/input/dynamic_points', '~/output/objects'
@@ -70,15 +64,8 @@ class ObjectTracker(Node):
     def __init__(self, **node_arguments):
         super().__init__('object_tracker', automatically_declare_parameters_from_overrides=True, **node_arguments)
         self.parameters = read_parameters(self, ObjectParameters)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
-        # One line each: rclpy forbids a call site to change its severity.
-        logs = {
-            'debug': lambda text: self.get_logger().debug(text),
-            'info': lambda text: self.get_logger().info(text),
-            'warning': lambda text: self.get_logger().warning(text),
-            'error': lambda text: self.get_logger().error(text),
-        }
-        self._health = Health(lambda severity, text: logs[severity](text))
+        follow_changes(self)
+        self._health = Health(log_of(self))
         reliable = ReliabilityPolicy.RELIABLE
         self._objects = self.create_publisher(MarkerArray, OUTPUT, QoSProfile(depth=1, reliability=reliable))
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -96,13 +83,6 @@ class ObjectTracker(Node):
 
     def _publish(self, msg: PointCloud2, objects: list) -> None:
         self._objects.publish(object_markers(msg.header, objects, _LIFETIME))
-
-    def _on_set_parameters(self, changes) -> SetParametersResult:
-        try:
-            self.parameters = changed(self.parameters, changes)
-        except ConfigError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
 
     def _report(self) -> None:
         """Publish what the diagnostics know; a report that fails must not end the node."""
@@ -140,33 +120,7 @@ def main(args: list[str] | None = None) -> int:
     if '--parameters' in argv:
         print(parameter_table(ObjectParameters))
         return 0
-    node, started = None, False
-    keep_freed_memory()
-    try:
-        rclpy.init(args=argv)
-        started = True
-        if rest := remove_ros_args(argv)[1:]:
-            raise ConfigError(f'Unknown arguments {rest}. ROS arguments come after --ros-args; see --help.')
-        node = ObjectTracker()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ZeroFlowError as error:
-        rclpy.logging.get_logger('object_tracker').fatal(str(error))
-        return 1
-    except Exception as error:  # rcl has several types of error for a YAML file or an argument that it cannot read
-        if started and not rclpy.ok():  # told to stop while starting
-            return 0
-        if node is not None:
-            raise
-        rclpy.logging.get_logger('object_tracker').fatal(f'ROS refuses an argument or a parameter file: {error}')
-        return 1
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn the end into a traceback
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
-    return 0
+    return run_node('object_tracker', argv, ObjectTracker)
 
 
 if __name__ == '__main__':

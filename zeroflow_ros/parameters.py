@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -180,6 +180,19 @@ def changed(parameters, changes: Iterable[Parameter]):
     """
     names = {f.name for f in dataclasses.fields(parameters)}
     return dataclasses.replace(parameters, **{p.name: _plain(p) for p in changes if p.name in names})
+
+
+def follow_changes(node: Node) -> None:
+    """From now on let the live parameters of a node change `node.parameters`, or say why they cannot."""
+
+    def on_set(changes) -> SetParametersResult:
+        try:
+            node.parameters = changed(node.parameters, changes)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(on_set)
 
 
 def parameter_table(kind: type = Parameters) -> str:
