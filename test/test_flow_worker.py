@@ -103,6 +103,7 @@ def deskewing_worker(motion, *, deskew=True):
     parameters = Parameters(deskew=deskew)
     worker = FlowWorker(FlowPipeline(load_engine(), sensor_height=1.8), motion, health, listener,
                         parameters=lambda: parameters, now_ns=lambda: T0)  # fmt: skip
+    worker.set_active(True)
     return worker, health, listener, lines
 
 

@@ -55,7 +55,7 @@ def test_flow_uses_the_arguments_that_it_declares():
     used = re.findall(r"given\['(\w+)'\]|LaunchConfiguration\('(\w+)'\)", FLOW.read_text())
     used = {name for pair in used for name in pair if name}
     assert used <= arguments
-    assert arguments - used == {'model_path', 'num_threads'} < set(BY_NAME)
+    assert arguments - used == {'model_path', 'num_threads', 'autostart'} < set(BY_NAME)
 
 
 def test_flow_overrides_parameters_that_the_node_has():
