@@ -217,16 +217,21 @@ class FlowWorker:
             Drop.TOO_CLOSE: f'{dt:.3f} s from one sweep to the next; this model works from {low} s. It is dropped.',
         }[reason]
         self._health.dropped(reason, text)
-        if reason is Drop.EMPTY and self.active:
-            num_rows = msg.height * msg.width
-            unknown = np.full((num_rows, 3), np.nan, np.float32)
-            self._outputs.publish_flow(msg, unknown, np.zeros(num_rows, np.uint8))
-            self._outputs.publish_dynamic_points(msg, unknown, unknown)
+        if reason is Drop.EMPTY:
+            self._publish_without_flow(msg)
         elif reason is Drop.TIME_RESET:
             self._ego_motion.reset(sweep.stamp_ns)
             self._pipeline.reset()
         elif reason is Drop.FRAME_CHANGED:
             self._pipeline.reset()
+
+    def _publish_without_flow(self, msg) -> None:
+        num_rows = msg.height * msg.width
+        unknown = np.full((num_rows, 3), np.nan, np.float32)
+        with self._publishing:
+            if self.active:
+                self._outputs.publish_flow(msg, unknown, np.zeros(num_rows, np.uint8))
+                self._outputs.publish_dynamic_points(msg, unknown, unknown)
 
     def _clock_left_behind(self, last: Sweep | None, sweep: Sweep) -> bool:
         """Return whether the clock went back between the last sweep and this one."""
