@@ -23,6 +23,16 @@ from visualization_msgs.msg import Marker
 DATATYPES = {'f4': 7, 'f8': 8, 'i4': 5, 'u1': 2, 'u2': 4}
 
 
+def spin_until(executor, predicate, timeout: float):
+    """Spin until the predicate holds; return what it gave, or None after the timeout."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if found := predicate():
+            return found
+        executor.spin_once(timeout_sec=0.02)
+    return None
+
+
 class NodeProcess:
     """The node, started with ROS arguments; killed at the end. Lines of its log are in `lines`."""
 
@@ -99,12 +109,7 @@ class Vehicle:
 
     def wait_for(self, predicate, timeout=20.0):
         """Spin until the predicate holds; return what it gave, or None after the timeout."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if found := predicate():
-                return found
-            self._executor.spin_once(timeout_sec=0.02)
-        return None
+        return spin_until(self._executor, predicate, timeout)
 
     def spin(self, seconds: float):
         self.wait_for(lambda: False, seconds)

@@ -2,7 +2,6 @@
 """The object tracker as users meet it: a process, real DDS, and a drive whose objects are known."""
 
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from flow_node import cloud, stamp_of  # noqa: E402
+from flow_node import cloud, spin_until, stamp_of  # noqa: E402
 from processes import DOMAIN_ID, ROOT, run, started  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sensor_msgs.msg import PointCloud2  # noqa: E402
@@ -60,12 +59,7 @@ class Consumer:
         self.statuses |= {s.name: (s, {v.key: v.value for v in s.values}) for s in msg.status}
 
     def wait_for(self, predicate, timeout=20.0):
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if found := predicate():
-                return found
-            self._executor.spin_once(timeout_sec=0.02)
-        return None
+        return spin_until(self._executor, predicate, timeout)
 
     def __enter__(self):
         return self
