@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from export.parity import load_flow
-from zeroflow_ros.engine import Engine, load_engine
+from zeroflow_ros.engine import Engine, engine_of
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.report import hardware, latency_table, percentiles, write_json
@@ -113,9 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--json', type=Path, help='write the figures here as well')
     options = parser.parse_args(arguments)
     try:
-        runs = [
-            PipelineRun(name or 'embedded', load_engine(name, num_threads=options.threads)) for name in options.model
-        ]
+        runs = [PipelineRun(name or 'embedded', engine_of(name, num_threads=options.threads)) for name in options.model]
         if options.checkpoint:
             runs.append(TorchRun(options.checkpoint))
         num_pairs = options.warm_up + options.pairs

@@ -37,7 +37,7 @@ class PillarRecorder:
     """
 
     def __init__(self, card: ModelCard):
-        self.card = card
+        self.card, self.runs_on = card, 'nothing'
         self._pillars = PillarImagePair(card.encoder)
         self.images = self._pillars.images
 

@@ -55,20 +55,22 @@ def _dense(student, precision: str):
     """Return (module, example arguments, dynamic axes) of the dense form."""
     import torch
 
+    dtype = torch.float16 if precision == 'float16' else torch.float32
+
     class Dense(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.student = student
 
         def forward(self, images):
-            rows = student.hidden_rows(student.hidden(images).flatten(0, 1))  # [0] would be a copy
+            maps = student.hidden(images.to(dtype))
+            rows = student.hidden_rows(maps.flatten(0, 1))  # [0] would be a copy
             blocks, block = student.grid.cells // student.head_block, student.head_block
             return rows.reshape(blocks, blocks, block, block, -1).to(torch.float32)
 
-    dtype = torch.float16 if precision == 'float16' else torch.float32
     student.to(dtype)
     shape = (1, 2 * student.num_channels, student.grid.cells, student.grid.cells)
-    return Dense().eval(), {'images': torch.zeros(shape, dtype=dtype)}, {'images': None}
+    return Dense().eval(), {'images': torch.zeros(shape)}, {'images': None}
 
 
 def _full(student):

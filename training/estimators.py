@@ -10,12 +10,12 @@ import numpy as np
 
 from training.datasets.pairs import DatasetPair
 from zeroflow_ros import transforms
-from zeroflow_ros.engine import IDENTITY, Engine, load_engine
+from zeroflow_ros.engine import ENGINES, IDENTITY, Engine, engine_of, load_engine
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.model_card import ModelCard
 from zeroflow_ros.pipeline import FlowPipeline
 
-KINDS = 'zero, nearest, embedded, MODEL.onnx, CHECKPOINT.pt, teacher:NAME, labels:STORE'
+KINDS = 'zero, nearest, embedded, MODEL.onnx, tensorrt:MODEL.onnx, CHECKPOINT.pt, teacher:NAME, labels:STORE'
 
 
 class Estimator(Protocol):
@@ -46,8 +46,8 @@ def build_estimator(spec: str) -> Estimator:
         return TeacherEstimator(spec, name)
     if kind == 'labels' and name:
         return LabelEstimator(spec, Path(name))
-    if Path(spec).suffix == '.onnx':
-        return ModelEstimator(spec, load_engine(spec))
+    if Path(spec).suffix == '.onnx' or kind in ENGINES:
+        return ModelEstimator(spec, engine_of(spec))
     if Path(spec).suffix in ('.pt', '.ckpt'):
         return ModelEstimator(spec, checkpoint_engine(Path(spec)))
     raise ConfigError(f'Unknown estimator {spec!r}; expected one of: {KINDS}.')
@@ -138,7 +138,7 @@ class TorchEngine:
     """An engine that runs a torch student on the CPU; card: what its ONNX export would say."""
 
     def __init__(self, card: ModelCard, student):
-        self.card = card
+        self.card, self.runs_on = card, 'torch on the CPU'
         self._student = student
 
     def infer(self, source, target, watch, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:

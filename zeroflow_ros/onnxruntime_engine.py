@@ -13,7 +13,7 @@ from zeroflow_ros.pillars import PillarImagePair
 from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.transforms import apply
 
-_DTYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16}
+_TYPE = 'tensor(float)'  # of every tensor that goes in or comes out, whatever the precision inside
 
 
 class OnnxRuntimeEngine:
@@ -31,6 +31,7 @@ class OnnxRuntimeEngine:
                 f'Running a model needs ONNX Runtime, which cannot be imported ({error}). '
                 "Run 'pip install onnxruntime'; the ROS distributions do not package it."
             ) from error
+        self.runs_on = f'onnxruntime {onnxruntime.__version__} on {num_threads} CPU threads'
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # errors reach the caller as exceptions
@@ -54,8 +55,8 @@ class OnnxRuntimeEngine:
 
     def _check_tensors(self, path: Path) -> None:
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
-        if wrong := [f'{t.name} of {t.type}' for t in tensors if t.type not in _DTYPES]:
-            raise ModelError(f'{path} has {", ".join(wrong)}, expected one of {", ".join(_DTYPES)}. {REMEDY}')
+        if wrong := [f'{t.name} of {t.type}' for t in tensors if t.type != _TYPE]:
+            raise ModelError(f'{path} has {", ".join(wrong)}, expected {_TYPE}. {REMEDY}')
         found = ({i.name: list(i.shape) for i in self._session.get_inputs()},
                  {o.name: list(o.shape) for o in self._session.get_outputs()})  # fmt: skip
         for kind, said, has in zip(('inputs', 'outputs'), (self.card.inputs, self.card.outputs), found, strict=True):
@@ -81,13 +82,10 @@ class _Dense:
     def __init__(self, session, card: ModelCard):
         self._session, self._head = session, card.head
         self._pillars = PillarImagePair(card.encoder)
-        [given] = session.get_inputs()
-        # What the network reads: the same buffer, unless it takes another type.
-        self._network_images = self._pillars.images.astype(_DTYPES[given.type], copy=False)
+        images = self._pillars.images
         self._hidden = np.zeros(card.outputs['hidden'], np.float32)
         self._binding = session.io_binding()
-        shape, place = self._network_images.shape, self._network_images.ctypes.data
-        self._binding.bind_input('images', 'cpu', 0, self._network_images.dtype, shape, place)
+        self._binding.bind_input('images', 'cpu', 0, np.float32, images.shape, images.ctypes.data)
         self._binding.bind_output('hidden', 'cpu', 0, np.float32, self._hidden.shape, self._hidden.ctypes.data)
         self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
 
@@ -96,8 +94,6 @@ class _Dense:
             target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
             cell_index = self._pillars.source.update(source, network_T_source)
             target_half.result()
-            if self._network_images is not self._pillars.images:
-                self._network_images[:] = self._pillars.images
         with watch('inference'):
             self._session.run_with_iobinding(self._binding)
             flow = np.empty((len(source), 3), np.float32)
