@@ -36,6 +36,7 @@ def export_onnx(
     if form == 'full' and precision != 'float32':
         raise ZeroFlowError('A full model computes cells from coordinates and must be float32; use --forms dense.')
     student = checkpoint.build()
+    _fold_batch_norms(student)  # in float32, whatever comes after
     beside = _beside(student) if form == 'dense' else {}  # before the student becomes float16
     module, arguments, dynamic = _dense(student, precision) if form == 'dense' else _full(student)
     with warnings.catch_warnings():
@@ -49,6 +50,19 @@ def export_onnx(
     proto = program.model_proto
     card = _card(checkpoint, student, proto, form, precision, name or path.stem, beside)
     return write_model(proto, card, path)
+
+
+def _fold_batch_norms(module) -> None:
+    """Make one layer of each convolution and the batch norm behind it, in place; module is in eval mode."""
+    import torch
+
+    previous = ('', None)
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.BatchNorm2d) and isinstance(previous[1], torch.nn.Conv2d):
+            setattr(module, previous[0], torch.nn.utils.fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, torch.nn.Identity())
+        _fold_batch_norms(child)
+        previous = name, child
 
 
 def _dense(student, precision: str):
