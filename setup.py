@@ -22,7 +22,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=[NAME],
-    package_data={NAME: ['models/*.onnx']},
+    package_data={NAME: ['models/*.onnx', 'pillars.cu']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),

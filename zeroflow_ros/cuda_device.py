@@ -12,6 +12,7 @@ import numpy as np
 from zeroflow_ros.errors import ModelError
 
 KERNELS = Path(__file__).with_name('pillars.cu')
+COMPILED = KERNELS.with_suffix('.fatbin')  # made where an image or a package is built, for machines without nvcc
 _THREADS = 256  # a block
 _BLOCKS_PER_PROCESSOR = 8  # at 256 threads all that a multiprocessor can hold
 
@@ -76,10 +77,12 @@ def kernels_checksum() -> str:
 
 
 def compile_kernels(compute_capability: str) -> bytes:
-    """Return the kernels of pillars.cu for GPUs of a compute capability, compiled by nvcc.
+    """Return the kernels of pillars.cu for GPUs of a compute capability: those that lie beside it, or made by nvcc.
 
-    Raises: ModelError without nvcc.
+    Raises: ModelError without both.
     """
+    if COMPILED.is_file():
+        return COMPILED.read_bytes()
     from pycuda.compiler import compile as nvcc
 
     architecture = f'sm_{compute_capability.replace(".", "")}'
