@@ -23,11 +23,10 @@ from tqdm import tqdm
 from training.datasets.argoverse2_truth import CATEGORIES
 from training.datasets.openscene import OpenScenePairs
 from training.datasets.pairs import DatasetPair, MetaClass, PairDataset
-from training.datasets.scene_file import SceneSweep, open_scene, stamps_of, write_sweep
+from training.datasets.scene_file import SOURCE, SceneSweep, open_scene, stamps_of, write_sweep
 from training.total_flow import total_of
 from zeroflow_ros.errors import DataError, ZeroFlowError
 
-_SOURCE = 'zeroflow_ros_source'  # attribute of a scene: the dataset that it was made from
 # One category for each class that scores tell apart; a test holds that it leads back to the class.
 _CATEGORY = {
     MetaClass.BACKGROUND: None, MetaClass.CAR: 'REGULAR_VEHICLE', MetaClass.OTHER_VEHICLES: 'LARGE_VEHICLE',
@@ -80,7 +79,7 @@ def write_scenes(dataset: PairDataset, spec: str, out: Path) -> list[Path]:
                 written += _write_scene(dataset, path, spec, sorted(members), bar)
                 continue
             with open_scene(path) as file:
-                source = file.attrs.get(_SOURCE, 'unknown')
+                source = file.attrs.get(SOURCE, 'unknown')
             if source != spec:
                 raise DataError(
                     f'{path} is there and was made from {source!r}, not from {spec!r}. Choose another --out.'
@@ -104,7 +103,7 @@ def _write_scene(dataset: PairDataset, path: Path, spec: str, members: list[tupl
                     part = path.with_name(f'.{path.stem}{f"_{len(done):03d}" if done else ""}.h5.partial')
                     done.append(part)
                     file = opened.enter_context(open_scene(part, 'w'))
-                    file.attrs[_SOURCE] = spec
+                    file.attrs[SOURCE] = spec
                     scene = _Scene(part, file, stamp, _first_sweep(item))
                 write_sweep(scene.file, str(stamp), _with_flow(scene.last, item))
                 scene.stamp, scene.last = stamp + round(item.pair.dt * 1e9), _next_sweep(scene.last, item)

@@ -18,7 +18,7 @@ from training.datasets import split_options
 from training.datasets.argoverse2_log import read_columns
 from training.datasets.argoverse2_truth import META_CLASS
 from training.datasets.pairs import DatasetPair, TrueFlow
-from training.datasets.scene_file import SceneSweep, ego_motion_between, open_scene, read_sweep
+from training.datasets.scene_file import SOURCE, SceneSweep, ego_motion_between, open_scene, read_sweep
 from training.datasets.scene_index import read_index
 from training.total_flow import residual_of, total_of
 from zeroflow_ros import transforms
@@ -112,6 +112,7 @@ class OpenScenePairs:
         with open_scene(self.scene_path(index)) as file:  # opened anew: processes must not share an open file
             sweep0, sweep1 = read_sweep(file, stamp0), read_sweep(file, stamp1, with_truth=False)
             ego0_T_ego1 = ego_motion_between(file, stamp0, stamp1)
+            one_frame = self.in_vehicle_frame or SOURCE in file.attrs
         points0, points1 = sweep0.points, sweep1.points
         if self._options.calibration:
             ego_T_lidar = _ego_T_lidar(Path(self._options.calibration) / scene)
@@ -119,7 +120,7 @@ class OpenScenePairs:
                 transforms.apply(ego_T_lidar, points.astype(np.float64)).astype(np.float32)
                 for points in (points0, points1)
             )
-        truth = None if sweep0.flow is None else _true_flow(self.key(index), points0, sweep0, ego0_T_ego1)
+        truth = None if sweep0.flow is None else _true_flow(self.key(index), points0, sweep0, ego0_T_ego1, one_frame)
         if truth is not None and self._options.eval_mask:
             truth = TrueFlow(truth.flow, truth.meta_class, truth.is_valid & sweep0.eval_mask)
         times = None if sweep0.times is None or sweep1.times is None else (sweep0.times, sweep1.times)
@@ -142,18 +143,19 @@ def _tick(stamp: int) -> float:
     return next(tick for smallest, tick in _TICKS if stamp >= smallest)
 
 
-def _true_flow(key: str, points: np.ndarray, sweep: SceneSweep, ego0_T_ego1: np.ndarray) -> TrueFlow:
+def _true_flow(key: str, points: np.ndarray, sweep: SceneSweep, ego0_T_ego1: np.ndarray, one_frame: bool) -> TrueFlow:
     """Return the residual of a stored flow: what is left of it without the pose flow.
 
     Where points and poses are in different frames, the pose flow is not what the poses say of the points, but it still
-    is an affine function of them; the background, which stands in every label, tells which one.
+    is an affine function of them; the background, which stands in every label, tells which one. one_frame: they are in
+    one, so that there is nothing to find out.
     Raises: DataError when poses and background have nothing to do with each other.
     """
     known = sweep.is_valid & np.isfinite(points).all(1) & np.isfinite(sweep.flow).all(1)
     total = np.where(known[:, None], sweep.flow, 0)
     surplus = total - total_of(np.zeros_like(points), points, ego0_T_ego1)
     stands = known & (sweep.classes == 0)
-    if stands.sum() >= 100:
+    if not one_frame and stands.sum() >= 100:
         middle = np.median(surplus[stands], axis=0)
         if np.linalg.norm(middle) > 0.5:
             raise DataError(

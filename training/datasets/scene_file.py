@@ -29,6 +29,7 @@ OF_THE_FORMAT = frozenset((
     'lidar', 'ground_mask', 'pose', 'ego_motion', 'lidar_id', 'lidar_dt', 'lidar_center', 'flow', 'flow_is_valid',
     'flow_category_indices', 'flow_instance_id', 'eval_mask', 'dufo', 'dufocluster', 'cluster', 'nnd', 'label',
 ))  # fmt: skip
+SOURCE = 'zeroflow_ros_source'  # attribute of scenes that training.to_h5 wrote: the dataset they were made from
 _TRUTH = ('flow', 'flow_is_valid', 'flow_category_indices')
 
 
