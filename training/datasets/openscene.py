@@ -82,15 +82,14 @@ class OpenScenePairs:
                 elif sweep0.motion_problem:
                     drop, reason = Drop.EGO_MOTION, sweep0.motion_problem
                 elif options.eval_mask and not sweep0.has_mask:
+                    self.skipped['no_eval_mask'] += 1
                     continue
                 else:
                     self._pairs.append((scene, sweep0.stamp, sweep1.stamp, dt))
                     continue
                 self.skipped[drop.value] += 1
         if not self._pairs:
-            counts = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or (
-                'no sweep has an eval_mask' if options.eval_mask else 'fewer than two sweeps'
-            )
+            counts = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'fewer than two sweeps'
             raise DataError(f'{path} holds no sweep pair in {len(scenes)} scenes ({counts}). {reason}'.rstrip())
         if options.calibration:
             for scene in dict.fromkeys(pair[0] for pair in self._pairs):  # now, and not after hours
