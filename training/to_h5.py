@@ -41,7 +41,7 @@ def scene_and_stamp(name: str, key: str) -> tuple[str, int]:
     SCENE/STAMP (logs, scenes) and NUMBER_STAMP (bags) say both; a key of another form is a scene that begins at 0.
     """
     if match := re.fullmatch(r'(?:(.+)/|\d+_)(\d+)', key):
-        return match[1] or name, int(match[2])
+        return (match[1] or name).replace('/', '_'), int(match[2])
     return key.replace('/', '_'), 0
 
 
@@ -78,14 +78,16 @@ def write_scenes(dataset: PairDataset, spec: str, out: Path) -> list[Path]:
             if not path.exists():
                 written += _write_scene(dataset, path, spec, sorted(members), bar)
                 continue
-            with open_scene(path) as file:
-                source = file.attrs.get(SOURCE, 'unknown')
-            if source != spec:
-                raise DataError(
-                    f'{path} is there and was made from {source!r}, not from {spec!r}. Choose another --out.'
-                )
+            _check_source(path, spec)
             bar.update(len(members))
     return written
+
+
+def _check_source(path: Path, spec: str) -> None:
+    with open_scene(path) as file:
+        source = file.attrs.get(SOURCE, 'unknown')
+    if source != spec:
+        raise DataError(f'{path} is there and was made from {source!r}, not from {spec!r}. Choose another --out.')
 
 
 def _write_scene(dataset: PairDataset, path: Path, spec: str, members: list[tuple[int, int]], bar) -> list[Path]:
@@ -110,6 +112,8 @@ def _write_scene(dataset: PairDataset, path: Path, spec: str, members: list[tupl
                 bar.update()
             write_sweep(scene.file, str(scene.stamp), scene.last)
         names = [part.with_name(part.name.removeprefix('.').removesuffix('.partial')) for part in done]
+        for name in filter(Path.exists, names):  # a second chain, of a run that ended between two renames, or not ours
+            _check_source(name, spec)
         for part, name in reversed(list(zip(done, names, strict=True))):  # its first chain last: it says all are there
             os.replace(part, name)
     finally:
