@@ -83,9 +83,13 @@ def table_of(board: str, item: DatasetPair, residual: np.ndarray, mask: np.ndarr
     if board == 'v1':
         points = np.where(np.isfinite(points), points, 0)
         flow = total_of(residual, points, item.pair.ego0_T_ego1)
+    with np.errstate(over='ignore'):
+        flow16 = flow.astype(np.float16)
+    if not np.isfinite(flow16).all():
+        raise DataError(f'{item.key} has a flow of {np.abs(flow).max():.3g} m, more than float16 can hold.')
     columns = {
         'is_valid': np.ones(len(flow), bool),  # a point without flow of ours is one that stands, not one left out
-        **{f'flow_t{axis}_m': flow[:, k].astype(np.float16) for k, axis in enumerate('xyz')},
+        **{name: flow16[:, k] for k, name in enumerate(_FLOW)},
         'is_dynamic': np.linalg.norm(residual, axis=1) >= DYNAMIC,
     }
     return {name: columns[name] if mask is None else columns[name][mask] for name in COLUMNS[board]}
