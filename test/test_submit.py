@@ -2,8 +2,6 @@
 """Submissions: total flow where a board wants it, residual where it wants that, nothing that a board would refuse."""
 
 import importlib
-import io
-import json
 import sys
 import types
 import zipfile
@@ -11,80 +9,23 @@ from importlib.util import find_spec
 from unittest.mock import MagicMock
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from pyarrow import feather
 from scenes import stamp, write_scene
+from submissions import FLOW, Known, Turning, flow_of, read, write_masks
 from test_argoverse2 import STAMPS, write_log
 
 from training import submit
-from training.boards import check_archive, decode, encode
+from training.boards import decode, encode
 from training.datasets import open_dataset
 from training.datasets.argoverse2_log import read_columns
-from training.datasets.pairs import DatasetPair
-from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.sweep import SweepPair
 
 AV2_LOG = 'av2/val/7fab2350-7eaf-3b7e-a39d-6937a4c1bede'
-FLOW = ['flow_tx_m', 'flow_ty_m', 'flow_tz_m']
-
-
-class Known:
-    """Gives the residual flow that it was given."""
-
-    name = 'known'
-
-    def __init__(self, residual=None):
-        self.residual = residual
-
-    def flow(self, item):
-        return np.zeros_like(item.pair.points0) if self.residual is None else self.residual
-
-
-class Turning:
-    """Pairs of a log in which the vehicle drives 1 m ahead and turns left by 90 degrees."""
-
-    name = 'turning'
-    points = np.array([[3, 2, 1], [3, 2, 1], [0, 0, 0], [7, 7, 7]], np.float32)
-    residual = np.array([[0, 2, 0], [0, 0, 0], [0, 0.04, 0], [np.nan] * 3], np.float32)
-
-    def __init__(self, keys=('log/1000',)):
-        self.keys = keys
-
-    def __len__(self):
-        return len(self.keys)
-
-    def key(self, index):
-        return self.keys[index]
-
-    def __getitem__(self, index):
-        pair = SweepPair(self.points, self.points[:1], transforms.yaw_translation(np.pi / 2, 1, 0), 0.1)
-        return DatasetPair(self.key(index), pair, np.zeros(4, bool), np.zeros(1, bool))
-
-
-def write_masks(path, masks):
-    with zipfile.ZipFile(path, 'w') as archive:
-        for key, mask in masks.items():
-            archive.writestr(f'{key}.feather', encode({'mask': mask}))
-    return path
-
-
-def read(path):
-    with zipfile.ZipFile(path) as archive:
-        return {
-            name: json.loads(archive.read(name)) if name.endswith('.json') else decode(archive.read(name), name)
-            for name in archive.namelist()
-        }
-
-
-def flow_of(columns):
-    return np.stack([columns[name] for name in FLOW], axis=1)
 
 
 # By hand: what stands at (3, 2, 1) of ego0 is 2 m ahead and 2 m to the left of the vehicle once it has driven, and so
-# at (2, -2, 1) of ego1 once it has turned; 2 m further along y of ego0 is (4, -2, 1). The origin is seen 1 m behind, that
-# is at (0, 1, 0) of ego1, and 4 cm along y of ego0 are 4 cm along x of ego1. (7, 7, 7) got no flow: (7, -6, 7).
+# at (2, -2, 1) of ego1 once it has turned; 2 m further along y of ego0 is (4, -2, 1). The origin is seen 1 m behind,
+# that is at (0, 1, 0) of ego1; 4 cm along y of ego0 are 4 cm along x of ego1. (7, 7, 7) got no flow: (7, -6, 7).
 TOTAL = np.array([[1, -4, 0], [-1, -4, 0], [0.04, 1, 0], [0, -13, 0]])
 RESIDUAL = np.array([[0, 2, 0], [0, 0, 0], [0, 0.04, 0], [0, 0, 0]])
 
@@ -177,36 +118,6 @@ def test_v2_does_not_number_sweeps_of_scenes_that_lack_some(tmp_path):
         submit.submit(Known(), open_dataset(str(tmp_path)), 'v2', tmp_path / 's.zip')
 
 
-@pytest.mark.parametrize(
-    'masks, said',
-    [
-        (None, 'Give the official archive as --masks.*Masks made by oneself can be off by a point'),
-        ({}, 'holds no mask'),
-        ({'log/1000': np.ones(3, bool)}, 'has 4 points, its mask 3 rows: it belongs to other data'),
-        ({'log/1000': np.ones(4, np.float32)}, 'should have one column, mask, of bool'),
-        ({'log/1000': np.ones(4, bool), 'log/1': np.ones(4, bool)}, '1 of 2 pairs .* not in turning, log/1 among them'),
-    ],
-)
-def test_masks_that_do_not_do_are_refused_and_nothing_is_written(tmp_path, masks, said):
-    path = None if masks is None else write_masks(tmp_path / 'masks.zip', masks)
-    with pytest.raises(DataError, match=said):
-        submit.submit(Known(), Turning(), 'v1', tmp_path / 'out' / 's.zip', masks=path)
-    assert not list(tmp_path.glob('out/*')) and not list(tmp_path.glob('out/.*'))
-
-
-def test_masks_that_are_no_archive_are_refused(tmp_path):
-    (tmp_path / 'masks.zip').write_text('no')
-    for name in ('masks.zip', 'none.zip'):
-        with pytest.raises(DataError, match=r'should be the archive of masks'):
-            submit.submit(Known(), Turning(), 'v1', tmp_path / 's.zip', masks=tmp_path / name)
-
-
-@pytest.mark.parametrize('keys', [('clip_000001',), ('000001_1000',), ('a/1', 'a/1')])
-def test_pairs_that_are_not_of_a_log_are_refused(tmp_path, keys):
-    with pytest.raises(DataError, match='boards want <log>/<stamp>'):
-        submit.submit(Known(), Turning(keys), 'v3', tmp_path / 's.zip')
-
-
 def test_flow_that_float16_cannot_hold_or_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / 's.zip').write_text('of yesterday')
     with pytest.raises(DataError, match=r'log/1000 has a flow of 1e\+05 m, more than float16 can hold'):
@@ -215,40 +126,6 @@ def test_flow_that_float16_cannot_hold_or_that_does_not_fit_is_refused(tmp_path)
         submit.submit(Known(np.zeros((3, 3), np.float32)), Turning(), 'v3', tmp_path / 's.zip')
     assert [path.name for path in tmp_path.iterdir()] == ['s.zip']
     assert (tmp_path / 's.zip').read_text() == 'of yesterday'
-
-
-RIGHT = {name: np.zeros(2, np.float16) for name in FLOW}
-
-
-@pytest.mark.parametrize(
-    'files, said',
-    [
-        ({}, 'holds 0 files, 1 are wanted; a/1.feather is one that differs'),
-        ({'a/1.feather': RIGHT, 'a/2.feather': RIGHT}, 'a/2.feather is one that differs'),
-        ({'a/1.feather': {name: value[:1] for name, value in RIGHT.items()}}, 'should have 2 rows, got 1'),
-        ({'a/1.feather': {name: value.astype(np.float32) for name, value in RIGHT.items()}}, 'should have the columns'),
-        ({'a/1.feather': dict(reversed(RIGHT.items()))}, 'should have the columns'),
-        ({'a/1.feather': RIGHT | {'is_valid': np.ones(2, bool)}}, 'should have the columns'),
-        ({'a/1.feather': RIGHT | {'flow_tz_m': np.full(2, np.nan, np.float16)}}, 'not finite'),
-        ({'a/1.feather': None}, 'should be a feather file'),
-    ],
-)
-def test_an_archive_that_a_board_would_refuse_is_found(tmp_path, files, said):
-    with zipfile.ZipFile(tmp_path / 's.zip', 'w') as archive:
-        for name, columns in files.items():
-            archive.writestr(name, encode(columns) if columns else b'no')
-    with pytest.raises(DataError, match=said):
-        check_archive(tmp_path / 's.zip', 'v3', {'a/1.feather': 2}, None)
-
-
-@pytest.mark.parametrize('metadata', [None, '{"Is Supervised?": true}'])
-def test_an_archive_with_the_wrong_metadata_is_found(tmp_path, metadata):
-    with zipfile.ZipFile(tmp_path / 's.zip', 'w') as archive:
-        archive.writestr('a/1.feather', encode({'is_valid': np.ones(2, bool)} | RIGHT))
-        if metadata:
-            archive.writestr('metadata.json', metadata)
-    with pytest.raises(DataError, match=r'metadata\.json'):
-        check_archive(tmp_path / 's.zip', 'v2', {'a/1.feather': 2}, {'Is Supervised?': False})
 
 
 def test_options_of_another_board_are_refused(tmp_path, capsys):
@@ -333,9 +210,3 @@ def test_true_flow_of_a_labelled_pair_is_submitted_as_it_was_labelled(tmp_path, 
     [columns] = read(tmp_path / 's.zip').values()
     np.testing.assert_allclose(flow_of(columns), flow_of(labels)[mask], atol=2e-3)  # m: float16 of up to 2 m
     assert (columns['is_dynamic'] == labels['dynamic'][mask]).mean() > 0.999
-
-
-def test_a_file_is_read_by_pyarrow_as_it_was_written():
-    columns = {'is_valid': np.array([True, False]), 'flow_tx_m': np.array([0.5, -2], np.float16)}
-    table = feather.read_table(io.BytesIO(encode(columns)))
-    assert table.schema.types == [pa.bool_(), pa.float16()] and table.num_rows == 2
