@@ -19,7 +19,7 @@ from training.datasets.argoverse2_log import read_columns
 from training.datasets.argoverse2_truth import META_CLASS
 from training.datasets.pairs import DatasetPair, TrueFlow
 from training.datasets.scene_file import SOURCE, SceneSweep, ego_motion_between, open_scene, read_sweep
-from training.datasets.scene_index import read_index
+from training.datasets.scene_index import IndexedSweep, read_index
 from training.total_flow import residual_of, total_of
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
@@ -69,25 +69,13 @@ class OpenScenePairs:
         scenes = [path.stem] if path.suffix == '.h5' else list(index)
         for scene in scenes:
             for sweep0, sweep1 in pairwise(index[scene]):
-                tick = options.tick or _tick(int(sweep0.stamp))
-                dt = (int(sweep1.stamp) - int(sweep0.stamp)) * tick
-                if sweep0.problem or sweep1.problem:
-                    drop, reason = Drop.MALFORMED, sweep0.problem or sweep1.problem
-                elif not _MIN_DT <= dt <= options.max_dt:
-                    drop = Drop.GAP if dt > options.max_dt else Drop.TOO_CLOSE
-                    reason = (
-                        f'{scene}: {sweep0.stamp} and {sweep1.stamp} are {dt:.3f} s apart, if a unit is {tick:g} s; '
-                        'otherwise say ?tick=SECONDS.'
-                    )
-                elif sweep0.motion_problem:
-                    drop, reason = Drop.EGO_MOTION, sweep0.motion_problem
-                elif options.eval_mask and not sweep0.has_mask:
-                    self.skipped['no_eval_mask'] += 1
-                    continue
-                else:
+                dt = (int(sweep1.stamp) - int(sweep0.stamp)) * (options.tick or _tick(int(sweep0.stamp)))
+                name, why = _no_pair(sweep0, sweep1, dt, options)
+                if not name:
                     self._pairs.append((scene, sweep0.stamp, sweep1.stamp, dt))
                     continue
-                self.skipped[drop.value] += 1
+                self.skipped[name] += 1
+                reason = why or reason
         if not self._pairs:
             counts = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'fewer than two sweeps'
             raise DataError(f'{path} holds no sweep pair in {len(scenes)} scenes ({counts}). {reason}'.rstrip())
@@ -136,6 +124,23 @@ def recognises(text: str) -> bool:
     """Return whether a path is a scene or a folder of scenes."""
     path = Path(text.partition('?')[0])
     return any(path.glob('*.h5')) if path.is_dir() else path.is_file() and path.suffix == '.h5'
+
+
+def _no_pair(sweep0: IndexedSweep, sweep1: IndexedSweep, dt: float, options: OpenSceneOptions) -> tuple[str, str]:
+    """Return why two neighbours make no pair, ('', '') if they do: the name that it is counted under, and a sentence."""
+    if problem := sweep0.problem or sweep1.problem:
+        return Drop.MALFORMED.value, problem
+    if not _MIN_DT <= dt <= options.max_dt:
+        unit = options.tick or _tick(int(sweep0.stamp))
+        return (Drop.GAP if dt > options.max_dt else Drop.TOO_CLOSE).value, (
+            f'{sweep0.stamp} and {sweep1.stamp} are {dt:.3f} s apart, if a unit is {unit:g} s; otherwise say '
+            '?tick=SECONDS.'
+        )
+    if sweep0.motion_problem:
+        return Drop.EGO_MOTION.value, sweep0.motion_problem
+    if options.eval_mask and not sweep0.has_mask:
+        return 'no_eval_mask', ''
+    return '', ''
 
 
 def _tick(stamp: int) -> float:

@@ -89,7 +89,7 @@ def check_sweep(file, stamp: str) -> np.ndarray:
     Raises: DataError that says what it lacks.
     """
     group = file[stamp]
-    where = f'{file.filename}: {stamp}'
+    where = f'{_name(file)}: {stamp}'
     for name in ('lidar', 'ground_mask', 'pose'):
         if name not in group:
             raise DataError(f'{where} lacks the dataset {name!r}; it has {", ".join(sorted(group)) or "none"}.')
@@ -113,7 +113,7 @@ def ego_motion_between(file, stamp0: str, stamp1: str) -> np.ndarray:
         apart = float(np.linalg.norm((of_file - ego0_T_ego1)[:3, 3]))
         if apart > 0.02:  # m; poses in float32 are within 2 mm
             raise DataError(
-                f'{file.filename}: ego_motion of {stamp0} ends {apart:.3f} m from the pose of {stamp1}, the next '
+                f'{_name(file)}: ego_motion of {stamp0} ends {apart:.3f} m from the pose of {stamp1}, the next '
                 'sweep. A sweep between them was lost, or one of the two is in another frame.'
             )
         if file[stamp0]['pose'].dtype != np.float64:
@@ -132,12 +132,12 @@ def read_sweep(file, stamp: str, *, with_truth: bool = True) -> SceneSweep:
     if with_truth and 'flow' in group:
         for name in _TRUTH:
             if name not in group:
-                raise DataError(f'{file.filename}: {stamp} has flow and lacks {name!r}.')
+                raise DataError(f'{_name(file)}: {stamp} has flow and lacks {name!r}.')
             _check_rows(group, name, n, 3 if name == 'flow' else 1)
         classes = group['flow_category_indices'][:].reshape(-1).astype(np.int64)
         if classes.min() < 0 or classes.max() > len(CATEGORIES):
             raise DataError(
-                f'{file.filename}: {stamp} has category {classes.min() if classes.min() < 0 else classes.max()}, '
+                f'{_name(file)}: {stamp} has category {classes.min() if classes.min() < 0 else classes.max()}, '
                 f'expected 0 to {len(CATEGORIES)}.'
             )
         truth = {
@@ -170,18 +170,22 @@ def write_sweep(file, stamp: str, sweep: SceneSweep) -> None:
             group.create_dataset(name, data=value.astype(kind))
 
 
+def _name(file) -> str:
+    return Path(file.filename).name  # what an index keeps of a problem is true of a folder that was moved, too
+
+
 def _check_rows(group, name: str, n: int, columns: int = 1) -> None:
     shape = group[name].shape
     if shape != (n, columns) and not (columns == 1 and shape == (n,)):
         raise DataError(
-            f'{group.file.filename}: {group.name.strip("/")}/{name} should have {n} rows as lidar has'
+            f'{_name(group.file)}: {group.name.strip("/")}/{name} should have {n} rows as lidar has'
             f'{f", of {columns}" if columns > 1 else ""}, got the shape {shape}.'
         )
 
 
 def _transform(group, name: str) -> np.ndarray:
     """Return a rigid (4, 4) float64 transform."""
-    where, shape = f'{group.file.filename}: {group.name.strip("/")}/{name}', group[name].shape
+    where, shape = f'{_name(group.file)}: {group.name.strip("/")}/{name}', group[name].shape
     if shape != (4, 4):
         raise DataError(f'{where} should be (4, 4), got {shape}.')
     matrix = group[name][:].astype(np.float64)
