@@ -127,7 +127,7 @@ def recognises(text: str) -> bool:
 
 
 def _no_pair(sweep0: IndexedSweep, sweep1: IndexedSweep, dt: float, options: OpenSceneOptions) -> tuple[str, str]:
-    """Return why two neighbours make no pair, ('', '') if they do: the name that it is counted under, and a sentence."""
+    """Return the name that two neighbours without a pair are counted under, and why in a sentence; else ('', '')."""
     if problem := sweep0.problem or sweep1.problem:
         return Drop.MALFORMED.value, problem
     if not _MIN_DT <= dt <= options.max_dt:
