@@ -144,7 +144,8 @@ POSE = np.eye(4, dtype=np.float32)
         ('pose', POSE * np.nan, 'pose should be a finite rotation'),
         ('pose', POSE * 2, 'pose should be a finite rotation'),
         ('lidar', np.zeros((400, 2), np.float32), r'lidar should be \(N, 3 or more\)'),
-        ('lidar', np.zeros((0, 3), np.float32), r'with a point, got \(0, 3\)'),
+        ('lidar', np.zeros((0, 3), np.float32), r'with N from 1 to 1e7, got \(0, 3\)'),
+        ('pose', b'none', r'pose should be an array of numbers'),
         ('ground_mask', np.zeros(399, bool), r'ground_mask should have 400 rows as lidar has, got the shape \(399,\)'),
     ],
 )
@@ -166,9 +167,9 @@ def test_a_sweep_that_is_no_good_makes_no_pair(tmp_path, name, value, said):
             np.zeros((399, 3), np.float32),
             r'flow should have 400 rows as lidar has, of 3, got the shape \(399, 3',
         ),
-        ('flow_is_valid', None, "has flow and lacks 'flow_is_valid'"),
+        ('flow_is_valid', None, "lacks the dataset 'flow_is_valid'"),
         ('flow_is_valid', np.ones(4, bool), 'flow_is_valid should have 400 rows'),
-        ('flow_category_indices', None, "has flow and lacks 'flow_category_indices'"),
+        ('flow_category_indices', None, "lacks the dataset 'flow_category_indices'"),
         ('flow_category_indices', np.full(400, 31, np.uint8), 'has category 31, expected 0 to 30'),
         ('flow_category_indices', np.full(400, -1, np.int8), 'has category -1, expected 0 to 30'),
         ('lidar_dt', np.zeros(4, np.float32), 'lidar_dt should have 400 rows'),
@@ -194,6 +195,13 @@ def test_flow_and_points_that_are_nan_are_not_valid(tmp_path):
     item = open_dataset(str(tmp_path))[0]
     assert np.flatnonzero(~item.truth.is_valid).tolist() == [300, 301, 399]
     assert np.isfinite(item.truth.flow).all() and np.isnan(item.pair.points0[301]).all()  # rows stay where they are
+
+
+def test_times_that_make_no_sense_are_not_known(tmp_path):
+    for times in (np.full(400, np.nan), np.full(400, 3e5)):
+        write_scene(tmp_path / 'a.h5')
+        change(tmp_path / 'a.h5', f'{stamp(1)}/lidar_dt', times.astype(np.float32))
+        assert open_dataset(str(tmp_path))[0].times is None
 
 
 def test_a_scene_of_one_sweep_or_none_is_said_to_be_so(tmp_path):

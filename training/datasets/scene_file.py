@@ -30,7 +30,8 @@ OF_THE_FORMAT = frozenset((
     'flow_category_indices', 'flow_instance_id', 'eval_mask', 'dufo', 'dufocluster', 'cluster', 'nnd', 'label',
 ))  # fmt: skip
 SOURCE = 'zeroflow_ros_source'  # attribute of scenes that training.to_h5 wrote: the dataset they were made from
-_TRUTH = ('flow', 'flow_is_valid', 'flow_category_indices')
+_TRUTH = (('flow', 3), ('flow_is_valid', 1), ('flow_category_indices', 1))  # name, columns
+_MOST_POINTS = 10**7  # of a sweep; a damaged file may claim any number
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def open_scene(path: Path, mode: str = 'r'):
     try:
         with h5py.File(path, 'r', locking=False) as file:  # a folder may be read-only
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py makes of a damaged file
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py makes of a damaged file
         raise DataError(
             f'{path} cannot be read as HDF5: {error}. If it was cut short when it was made or copied, make it again.'
         ) from error
@@ -80,7 +81,8 @@ def open_scene(path: Path, mode: str = 'r'):
 
 def stamps_of(file) -> list[str]:
     """Return the names of the sweeps of an open scene in order of time."""
-    return sorted((name for name in file if name.isdigit()), key=int)
+    names = (name for name in file if isinstance(name, str) and name.isascii() and name.isdigit())
+    return sorted((name for name in names if hasattr(file[name], 'keys')), key=int)  # groups
 
 
 def check_sweep(file, stamp: str) -> np.ndarray:
@@ -88,16 +90,11 @@ def check_sweep(file, stamp: str) -> np.ndarray:
 
     Raises: DataError that says what it lacks.
     """
-    group = file[stamp]
-    where = f'{_name(file)}: {stamp}'
-    for name in ('lidar', 'ground_mask', 'pose'):
-        if name not in group:
-            raise DataError(f'{where} lacks the dataset {name!r}; it has {", ".join(sorted(group)) or "none"}.')
-    shape = group['lidar'].shape
-    if len(shape) != 2 or shape[1] < 3 or shape[0] == 0:
-        raise DataError(f'{where}/lidar should be (N, 3 or more) with a point, got {shape}.')
-    _check_rows(group, 'ground_mask', shape[0])
-    return _transform(group, 'pose')
+    shape = _dataset(file, stamp, 'lidar').shape
+    if len(shape) != 2 or shape[1] < 3 or not 0 < shape[0] <= _MOST_POINTS:
+        raise DataError(f'{_where(file, stamp, "lidar")} should be (N, 3 or more) with N from 1 to 1e7, got {shape}.')
+    _rows(file, stamp, 'ground_mask', shape[0])
+    return _transform(file, stamp, 'pose')
 
 
 def ego_motion_between(file, stamp0: str, stamp1: str) -> np.ndarray:
@@ -106,15 +103,15 @@ def ego_motion_between(file, stamp0: str, stamp1: str) -> np.ndarray:
     From the poses; where these are float32, which is half a millimetre far from the origin, from `ego_motion`.
     Raises: DataError when the two contradict each other, as they do where a sweep between was lost.
     """
-    world_T_ego0, world_T_ego1 = (_transform(file[stamp], 'pose') for stamp in (stamp0, stamp1))
+    world_T_ego0, world_T_ego1 = (_transform(file, stamp, 'pose') for stamp in (stamp0, stamp1))
     ego0_T_ego1 = np.linalg.inv(world_T_ego0) @ world_T_ego1
     if 'ego_motion' in file[stamp0]:
-        of_file = np.linalg.inv(_transform(file[stamp0], 'ego_motion'))
+        of_file = np.linalg.inv(_transform(file, stamp0, 'ego_motion'))
         apart = float(np.linalg.norm((of_file - ego0_T_ego1)[:3, 3]))
         if apart > 0.02:  # m; poses in float32 are within 2 mm
             raise DataError(
-                f'{_name(file)}: ego_motion of {stamp0} ends {apart:.3f} m from the pose of {stamp1}, the next '
-                'sweep. A sweep between them was lost, or one of the two is in another frame.'
+                f'{_where(file, stamp0, "ego_motion")} ends {apart:.3f} m from the pose of {stamp1}, the next sweep. '
+                'A sweep between them was lost, or one of the two is in another frame.'
             )
         if file[stamp0]['pose'].dtype != np.float64:
             return of_file
@@ -126,30 +123,27 @@ def read_sweep(file, stamp: str, *, with_truth: bool = True) -> SceneSweep:
 
     Raises: DataError that names the dataset that is missing or does not fit.
     """
-    world_T_ego, group, truth = check_sweep(file, stamp), file[stamp], {}
-    n = group['lidar'].shape[0]
-    points = np.ascontiguousarray(group['lidar'][:, :3], np.float32)
-    if with_truth and 'flow' in group:
-        for name in _TRUTH:
-            if name not in group:
-                raise DataError(f'{_name(file)}: {stamp} has flow and lacks {name!r}.')
-            _check_rows(group, name, n, 3 if name == 'flow' else 1)
-        classes = group['flow_category_indices'][:].reshape(-1).astype(np.int64)
+    world_T_ego, lidar, more = check_sweep(file, stamp), file[stamp]['lidar'], {}
+    n = lidar.shape[0]
+    if with_truth and 'flow' in file[stamp]:
+        flow, is_valid, classes = (_rows(file, stamp, name, n, columns)[:] for name, columns in _TRUTH)
+        classes = classes.reshape(-1).astype(np.int64)
         if classes.min() < 0 or classes.max() > len(CATEGORIES):
-            raise DataError(
-                f'{_name(file)}: {stamp} has category {classes.min() if classes.min() < 0 else classes.max()}, '
-                f'expected 0 to {len(CATEGORIES)}.'
-            )
-        truth = {
-            'flow': group['flow'][:].astype(np.float32),
-            'is_valid': group['flow_is_valid'][:].reshape(-1).astype(bool),
+            found = classes.min() if classes.min() < 0 else classes.max()
+            raise DataError(f'{_where(file, stamp)} has category {found}, expected 0 to {len(CATEGORIES)}.')
+        more = {
+            'flow': flow.astype(np.float32),
+            'is_valid': is_valid.reshape(-1).astype(bool),
             'classes': classes.astype(np.uint8),
         }
-    for name, field, kind in (('lidar_dt', 'times', np.float32), ('eval_mask', 'eval_mask', bool)):
-        if name in group:
-            _check_rows(group, name, n)
-            truth[field] = group[name][:].reshape(-1).astype(kind)
-    return SceneSweep(points, group['ground_mask'][:].reshape(-1).astype(bool), world_T_ego, **truth)
+    if 'eval_mask' in file[stamp]:
+        more['eval_mask'] = _rows(file, stamp, 'eval_mask', n)[:].reshape(-1).astype(bool)
+    if 'lidar_dt' in file[stamp]:
+        times = _rows(file, stamp, 'lidar_dt', n)[:].reshape(-1).astype(np.float32)
+        more['times'] = times if (np.abs(times) <= 1).all() else None  # what makes no sense is not known
+    points = np.ascontiguousarray(lidar[:, :3], np.float32)
+    is_ground = _rows(file, stamp, 'ground_mask', n)[:].reshape(-1).astype(bool)
+    return SceneSweep(points, is_ground, world_T_ego, **more)
 
 
 def write_sweep(file, stamp: str, sweep: SceneSweep) -> None:
@@ -170,26 +164,44 @@ def write_sweep(file, stamp: str, sweep: SceneSweep) -> None:
             group.create_dataset(name, data=value.astype(kind))
 
 
-def _name(file) -> str:
-    return Path(file.filename).name  # what an index keeps of a problem is true of a folder that was moved, too
+def _where(file, stamp: str, name: str = '') -> str:
+    # Without the folder: what an index keeps of a problem is true of a folder that was moved, too.
+    return f'{Path(file.filename).name}: {stamp}{f"/{name}" if name else ""}'
 
 
-def _check_rows(group, name: str, n: int, columns: int = 1) -> None:
-    shape = group[name].shape
-    if shape != (n, columns) and not (columns == 1 and shape == (n,)):
+def _dataset(file, stamp: str, name: str):
+    """Return an array of numbers of an open scene, before it is read."""
+    group = file[stamp]
+    if name not in group:
+        names = ', '.join(sorted(map(str, group))) or 'none'
+        raise DataError(f'{_where(file, stamp)} lacks the dataset {name!r}; it has {names}.')
+    found = group[name]
+    if not hasattr(found, 'shape') or found.dtype.kind not in 'biuf':
+        raise DataError(f'{_where(file, stamp, name)} should be an array of numbers, got {found}.')
+    return found
+
+
+def _rows(file, stamp: str, name: str, n: int, columns: int = 1):
+    found = _dataset(file, stamp, name)
+    if found.shape != (n, columns) and not (columns == 1 and found.shape == (n,)):
         raise DataError(
-            f'{_name(group.file)}: {group.name.strip("/")}/{name} should have {n} rows as lidar has'
-            f'{f", of {columns}" if columns > 1 else ""}, got the shape {shape}.'
+            f'{_where(file, stamp, name)} should have {n} rows as lidar has{f", of {columns}" if columns > 1 else ""}, '
+            f'got the shape {found.shape}.'
         )
+    return found
 
 
-def _transform(group, name: str) -> np.ndarray:
+def _transform(file, stamp: str, name: str) -> np.ndarray:
     """Return a rigid (4, 4) float64 transform."""
-    where, shape = f'{_name(group.file)}: {group.name.strip("/")}/{name}', group[name].shape
-    if shape != (4, 4):
-        raise DataError(f'{where} should be (4, 4), got {shape}.')
-    matrix = group[name][:].astype(np.float64)
+    found = _dataset(file, stamp, name)
+    if found.shape != (4, 4):
+        raise DataError(f'{_where(file, stamp, name)} should be (4, 4), got {found.shape}.')
+    matrix = found[:].astype(np.float64)
     rotation = matrix[:3, :3]
-    if not np.isfinite(matrix).all() or abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3:
-        raise DataError(f'{where} should be a finite rotation and translation, got {matrix.tolist()}.')
+    with np.errstate(all='ignore'):
+        off = abs(rotation @ rotation.T - np.eye(3)).max()
+    if not (np.isfinite(matrix).all() and off < 1e-3 and matrix[3].tolist() == [0, 0, 0, 1]):
+        raise DataError(
+            f'{_where(file, stamp, name)} should be a finite rotation and translation, got {matrix.tolist()}.'
+        )
     return matrix

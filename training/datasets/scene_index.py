@@ -85,5 +85,6 @@ def _index_scene(path: Path) -> list[IndexedSweep]:
                     ego_motion_between(file, stamp, stamps[k + 1])
                 except DataError as error:
                     motion_problem = str(error)
-            sweeps.append(IndexedSweep(stamp, 'eval_mask' in file[stamp], problems.get(stamp, ''), motion_problem))
+            has_mask = 'eval_mask' in file[stamp]
+            sweeps.append(IndexedSweep(stamp, has_mask, problems.get(stamp, ''), motion_problem))
     return sweeps
