@@ -54,7 +54,7 @@ setup(
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],
         'simulation': ['trimesh', 'embreex'],
-        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow'],
+        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow', 'h5py'],
         'ray': ['ray'],  # 79 MB: label jobs over many machines
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],
