@@ -3,6 +3,7 @@
 
 usage: python3 -m export.parity runs/lite/last.pt model.onnx
        python3 -m export.parity model.onnx model_full.onnx --bag BAG --tolerance 0.001
+       python3 -m export.parity model.onnx tensorrt:model_fp16.onnx --bag BAG --tolerance 0.005
 
 Always runs random clouds of 0, 1, 333 and 90,000 points with two threads, and points on cell borders; with --bag also
 real sweeps. The exit status is 0 only when every difference is within the tolerance.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.engine import load_engine
+from zeroflow_ros.engine import engine_of
 from zeroflow_ros.errors import ZeroFlowError
 from zeroflow_ros.parity import clouds, largest_difference
 from zeroflow_ros.pillars import PillarGrid
@@ -28,8 +29,8 @@ NUM_THREADS = 2  # a scatter that is wrong only with two threads has been seen
 
 def load_flow(path: Path) -> tuple[PillarGrid, Flow]:
     """Return a model's grid and its function of two clouds: residual flow [m], NaN outside the grid."""
-    if path.suffix == '.onnx':
-        engine = load_engine(path, num_threads=NUM_THREADS)
+    if path.suffix == '.onnx':  # also tensorrt:model.onnx
+        engine = engine_of(str(path), num_threads=NUM_THREADS)
     else:
         import torch
 

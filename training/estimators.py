@@ -135,11 +135,13 @@ def nearest_neighbour_flow(points0: np.ndarray, points1: np.ndarray) -> np.ndarr
 
 
 class TorchEngine:
-    """An engine that runs a torch student on the CPU; card: what its ONNX export would say."""
+    """An engine that runs a student in plain torch. card: what its ONNX export would say. device: of torch."""
 
-    def __init__(self, card: ModelCard, student):
-        self.card, self.runs_on = card, 'torch on the CPU'
-        self._student = student
+    def __init__(self, card: ModelCard, student, device: str = 'cpu'):
+        import torch
+
+        self.card, self.runs_on = card, f'torch {torch.__version__} on {device}, {torch.get_num_threads()} CPU threads'
+        self._student, self._device = student.to(device), device
 
     def infer(self, source, target, watch, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
         """See `Engine.infer`."""
@@ -149,12 +151,14 @@ class TorchEngine:
         inside = [self.card.grid.assign(points) >= 0 for points in clouds]
         flow = np.full_like(source, np.nan)
         with watch('inference'), torch.inference_mode():
-            tensors = [torch.from_numpy(points[rows]) for points, rows in zip(clouds, inside, strict=True)]
-            flow[inside[0]] = self._student(*tensors).numpy()
+            tensors = [
+                torch.from_numpy(points[rows]).to(self._device) for points, rows in zip(clouds, inside, strict=True)
+            ]
+            flow[inside[0]] = self._student(*tensors).cpu().numpy()
         return flow
 
 
-def checkpoint_engine(path: Path) -> TorchEngine:
+def checkpoint_engine(path: Path, device: str = 'cpu') -> TorchEngine:
     """Return an engine that runs a checkpoint.
 
     Raises: ModelError when it cannot be read.
@@ -168,5 +172,5 @@ def checkpoint_engine(path: Path) -> TorchEngine:
     return TorchEngine(
         card(name=path.stem, student=checkpoint.student, grid=student.grid, inputs={}, outputs={}, training={},
              versions={}, **policies),
-        student,
+        student, device,
     )  # fmt: skip
