@@ -11,6 +11,7 @@ from zeroflow_ros.errors import ModelError
 _MODULES = ('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings')
 _REMEDY = "Install it ('pip install tensorrt', or the image runtime-tensorrt), or set engine to onnxruntime."
 _PROGRESS_S = 5.0
+NUM_POINTS = 1, 120_000, 400_000  # of a cloud, where the network takes points: least, usual, most
 
 
 @dataclass
@@ -81,6 +82,12 @@ class TensorRt:
         builder, network = self.parse(onnx_bytes, name)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # float32 shall be float32; float16 is there for speed
+        profile = builder.create_optimization_profile()
+        for given in map(network.get_input, range(network.num_inputs)):
+            profile.set_shape(given.name, *(
+                tuple(points if size < 0 else size for size in given.shape) for points in NUM_POINTS
+            ))  # fmt: skip
+        config.add_optimization_profile(profile)
         config.progress_monitor = monitor = _monitor(trt, progress)
         plan = builder.build_serialized_network(network, config)
         del monitor  # it must outlive the build
