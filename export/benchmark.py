@@ -4,6 +4,7 @@
 usage: python3 -m export.benchmark
        python3 -m export.benchmark --model a.onnx b.onnx --bag BAG --threads 2 --json out/benchmark.json
        python3 -m export.benchmark --model tensorrt:full.onnx full.onnx --checkpoint runs/full/last.pt --compare
+       python3 -m export.benchmark --revision HEAD~5 --compare
        python3 -m export.benchmark --points 10000 20000 50000 100000 200000
 
 Input is a bag, or random clouds of 120,000 points, or of --points, in turn. The models take turns on each pair, so
@@ -14,6 +15,7 @@ transport use `python3 -m zeroflow_ros.demo --bag BAG`.
 """
 
 import argparse
+import contextlib
 import resource
 import sys
 import time
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.revisions import RevisionRun
 from zeroflow_ros.engine import Engine, engine_of
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.pipeline import FlowPipeline
@@ -112,6 +115,19 @@ def ratios(samples: dict[str, dict[str, list]]) -> dict[str, dict[str, float]]:
     return {name: percentiles(np.array(samples[name]['total']) / reference) for name in others}
 
 
+def open_runs(options, cleanup: contextlib.ExitStack) -> list:
+    """Return what the options ask for, in the order in which it takes turns."""
+    runs = [PipelineRun(name or 'embedded', engine_of(name, num_threads=options.threads)) for name in options.model]
+    if options.checkpoint:
+        runs.append(TorchRun(options.checkpoint))
+    for revision in options.revision:
+        for model in options.model:
+            run = RevisionRun(revision, model, options.threads)
+            cleanup.callback(run.close)
+            runs.append(run)
+    return runs
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
     parser = argparse.ArgumentParser(
@@ -121,6 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         '--model', nargs='+', default=[''], help='MODEL.onnx or tensorrt:MODEL.onnx (default: that of the package)'
     )
     parser.add_argument('--checkpoint', type=Path, help='run this checkpoint in plain torch as well')
+    parser.add_argument('--revision', nargs='+', default=[], help='run zeroflow_ros of these git revisions as well')
     parser.add_argument('--bag', type=Path, help='take sweeps from this bag')
     parser.add_argument('--points', type=int, nargs='+', default=[RANDOM_POINTS], help='of random clouds')
     parser.add_argument('--compare', action='store_true', help='print ratios to the first model as well')
@@ -130,15 +147,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--json', type=Path, help='write the figures here as well')
     options = parser.parse_args(arguments)
     try:
-        runs = [PipelineRun(name or 'embedded', engine_of(name, num_threads=options.threads)) for name in options.model]
-        if options.checkpoint:
-            runs.append(TorchRun(options.checkpoint))
-        num_pairs = options.warm_up + options.pairs
-        inputs = (
-            {str(options.bag): bag_pairs(options.bag, num_pairs)} if options.bag
-            else {f'random, {num} points': random_pairs(num_pairs, num) for num in options.points}
-        )  # fmt: skip
-        samples = {name: measure(runs, pairs, options.warm_up) for name, pairs in inputs.items()}
+        with contextlib.ExitStack() as cleanup:
+            runs = open_runs(options, cleanup)
+            num_pairs = options.warm_up + options.pairs
+            inputs = (
+                {str(options.bag): bag_pairs(options.bag, num_pairs)} if options.bag
+                else {f'random, {num} points': random_pairs(num_pairs, num) for num in options.points}
+            )  # fmt: skip
+            samples = {name: measure(runs, pairs, options.warm_up) for name, pairs in inputs.items()}
     except ZeroFlowError as error:
         print(f'export.benchmark: {error}', file=sys.stderr)
         return 1

@@ -168,6 +168,18 @@ def test_benchmark_compares_over_sizes(folder, tmp_path, capsys):
     assert 'times as long as' in capsys.readouterr().out
 
 
+def test_benchmark_runs_another_revision_beside_this_one(folder, tmp_path, capsys):
+    if not (ROOT / '.git').exists():
+        pytest.skip('not a git checkout')
+    arguments = ['--model', str(folder / 'm.onnx'), '--revision', 'HEAD', '--points', '500', '--compare']
+    assert benchmark.main([*arguments, '--pairs', '2', '--warm-up', '1', '--json', str(tmp_path / 'b.json')]) == 0
+    [of_input] = json.loads((tmp_path / 'b.json').read_text())['inputs'].values()
+    assert [of_input['models'][name]['total']['count'] for name in of_input['models']] == [2, 2]
+    assert list(of_input['ratios']) == [f'HEAD: {folder / "m.onnx"}']
+    assert benchmark.main(['--revision', 'no-such-revision', '--points', '500', '--pairs', '1']) == 1
+    assert 'no-such-revision' in capsys.readouterr().err
+
+
 def test_ratios_are_taken_pair_by_pair():
     samples = {'first': {'total': [10.0, 20.0, 40.0]}, 'second': {'total': [20.0, 40.0, 80.0]}}
     assert benchmark.ratios(samples) == {'second': {'count': 3, 'p50': 2.0, 'p95': 2.0, 'p99': 2.0, 'max': 2.0}}
