@@ -44,6 +44,22 @@ def test_json_keeps_every_field_and_every_bit_of_the_weights():
     assert dataclasses.replace(back, form='full', **plain) == dataclasses.replace(CARD, form='full', **plain)
 
 
+GATHER = {
+    'form': 'gather',
+    'inputs': CARD.inputs | {'cell_index': ['num_points'], 'offsets': ['num_points', 3]},
+    'outputs': {'flow': ['num_points', 3]},
+    **{name: getattr(CARD, name)[..., :0] for name in ('head_bias', 'head_weight')},
+    'head_offset_weight': CARD.head_offset_weight[:0],
+    'head_activation': '',
+}
+
+
+def test_a_gather_card_needs_no_head():
+    back = ModelCard.from_json(dataclasses.replace(CARD, **GATHER).to_json())
+    assert (back.form, back.outputs) == ('gather', {'flow': ['num_points', 3]})
+    np.testing.assert_array_equal(back.encoder.weight, CARD.encoder_weight)
+
+
 def changed(**values):
     card = json.loads(CARD.to_json())
     for name, value in values.items():
@@ -85,6 +101,8 @@ def changed(**values):
         ('grid of another model', changed(grid={'cells': 4, 'cell': 0.5, 'z_min': -1, 'z_max': 3}), 'belong to'),
         ('shape that is a number', changed(inputs={'images': 5}), 'the shape of a tensor'),
         ('full model with other tensors', changed(form='full'), "the inputs 'points0'"),
+        ('gather without encoder', changed(form='gather', encoder_weight=[], encoder_bias=[]), 'pillar encoder'),
+        ('gather with the tensors of dense', changed(form='gather'), 'belong to'),
         ('no checksum', changed(checksum=''), '64 hexadecimal digits'),
         ('checksum that is no text', changed(checksum='\ud800' * 64), 'surrogates not allowed'),
         ('half a character in the name', changed(name='\ud800'), 'surrogates not allowed'),

@@ -20,8 +20,9 @@ METADATA_KEY = 'zeroflow_ros.model_card'
 SCHEMA = 2
 REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
 NO_CHECKSUM = '0' * 64
+POINTS_AXIS = 'num_points'  # of a gather model
 _CHOICES = {
-    'form': ('dense', 'full'),
+    'form': ('dense', 'gather', 'full'),
     'precision': ('float32', 'float16', 'int8'),
     'ground': ('keep', 'remove'),
     'z_origin': ('ground', 'sensor'),
@@ -39,7 +40,8 @@ class ModelCard:
     """All that the vehicle must know about a model, and where the model comes from.
 
     name: of the model. student: the architecture.
-    form: 'dense' (pillar images in, a hidden layer of every cell out) or 'full' (points in, flow out).
+    form: 'dense' (pillar images in, a hidden layer of every cell out), 'gather' (pillar images, cells and offsets of
+        points in, their flow out) or 'full' (points in, flow out).
     precision: of the arithmetic inside the file.
     grid: the pillar grid.
     ground: 'keep' when the network takes all points, 'remove' when it was trained without ground.
@@ -47,8 +49,9 @@ class ModelCard:
     direction: 'both' when trained on both directions of time (may flow the latest sweep), 'forward' otherwise.
     nominal_dt: seconds between the sweeps it was trained on. dt_range: the seconds it may be used at.
     num_sweeps: how many sweeps it takes.
-    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before a dense file; empty for a full one.
-    head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after it.
+    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before the file; empty for a full one.
+    head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after a
+        dense file; empty for others.
     inputs, outputs: tensor name to shape, where a string names a dynamic axis.
     training: what it was trained on, how long, with which code. licence: SPDX id. versions: of the exporters.
     checksum: sha256 of the file with this field set to 64 zeros.
@@ -99,10 +102,12 @@ class ModelCard:
             raise ModelError(
                 f'A dense model needs the weights of its pillar encoder and point head in the card. {REMEDY}'
             )
+        if self.form == 'gather' and not len(self.encoder_weight):
+            raise ModelError(f'A gather model needs the weights of its pillar encoder in the card. {REMEDY}')
 
     @property
     def encoder(self) -> PillarEncoder:
-        """The pillar encoder that runs before a dense model."""
+        """The pillar encoder that runs before a dense or a gather model."""
         return PillarEncoder(self.grid, self.encoder_weight, self.encoder_bias)
 
     @property
@@ -173,9 +178,14 @@ class ModelCard:
             if self.inputs.keys() != {'points0', 'points1'} or self.outputs.keys() != {'flow'}:
                 raise ValueError("a full model has the inputs 'points0' and 'points1' and the output 'flow'")
             return
-        cells, blocks, head = self.grid.cells, self.grid.cells // self.head.block, self.head
+        cells = self.grid.cells
         inputs = {'images': [1, 2 * len(self.encoder.weight), cells, cells]}
-        outputs = {'hidden': [blocks, blocks, head.block, head.block, len(head.offset_weight)]}
+        if self.form == 'gather':
+            inputs |= {'cell_index': [POINTS_AXIS], 'offsets': [POINTS_AXIS, 3]}
+            outputs = {'flow': [POINTS_AXIS, 3]}
+        else:
+            blocks, head = cells // self.head.block, self.head
+            outputs = {'hidden': [blocks, blocks, head.block, head.block, len(head.offset_weight)]}
         if (self.inputs, self.outputs) != (inputs, outputs):
             raise ValueError(
                 f'grid and weights belong to {inputs} and {outputs}, not to {reprlib.repr(self.inputs)} and '
