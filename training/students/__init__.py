@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Students by name."""
 
+from training.students.deflow import deflow, deflow_2, deflow_lite
 from training.students.fastflow3d import fastflow3d, fastflow3d_xl
 from training.students.fastflow3d_lite import fastflow3d_lite
 from training.students.pillar_net import PillarStudent
@@ -8,6 +9,7 @@ from zeroflow_ros.errors import ConfigError
 
 _BUILDERS = (
     fastflow3d, fastflow3d_xl, fastflow3d_lite,
+    deflow, deflow_2, deflow_lite,
 )  # fmt: skip
 STUDENTS = {build.__name__: build for build in _BUILDERS}
 
