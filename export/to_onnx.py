@@ -6,8 +6,8 @@ usage: python3 -m export.to_onnx runs/lite/last.pt --out model.onnx
 
 OUT is the form that the vehicle runs: dense (pillar images in, a hidden layer out) where the student has a head of two
 layers, otherwise gather (pillar images, cells and offsets of points in, their flow out). The full form (points in,
-flow out), the portable reference, is written beside it as OUT with `_full` before the suffix. A ZeroFlow Lightning
-checkpoint is recognised.
+flow out), the portable reference, is written beside it as OUT with `_full` before the suffix. Checkpoints of ZeroFlow
+and of OpenSceneFlow (FastFlow3D, DeFlow, SeFlow) are recognised.
 """
 
 import argparse
@@ -136,26 +136,21 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str, besi
             for value in values
         }
 
-    about = checkpoint.provenance
+    policies = checkpoint.policies
     return ModelCard(
         name=name,
         student=checkpoint.student,
         form=form,
         precision=precision,
         grid=student.grid,
-        ground=about['ground'],
-        z_origin=about['z_origin'],
-        direction=about['direction'],
         nominal_dt=0.1,
         dt_range=(0.04, 0.25),
         num_sweeps=2,
         inputs=shapes(proto.graph.input),
         outputs=shapes(proto.graph.output),
-        training={
-            key: value for key, value in about.items() if key not in ('ground', 'z_origin', 'direction', 'licence')
-        },
-        licence=about['licence'],
+        training={key: value for key, value in checkpoint.provenance.items() if key not in policies},
         versions={'torch': str(torch.__version__), 'onnx': onnx.__version__, 'opset': OPSET},
+        **policies,
         **beside,
     )
 
@@ -173,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument('--precision', choices=('float32', 'float16'), default='float32')
     parser.add_argument(
-        '--student', help='of a ZeroFlow checkpoint: fastflow3d or fastflow3d_xl (default: by its entries)'
+        '--student', help='of a checkpoint of ZeroFlow or OpenSceneFlow (default: by its entries and settings)'
     )
     options = parser.parse_args(arguments)
     try:

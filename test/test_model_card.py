@@ -60,6 +60,11 @@ def test_a_gather_card_needs_no_head():
     np.testing.assert_array_equal(back.encoder.weight, CARD.encoder_weight)
 
 
+def test_a_card_from_before_there_were_two_network_frames():
+    text = json.dumps({k: v for k, v in json.loads(CARD.to_json()).items() if k != 'network_frame'})
+    assert ModelCard.from_json(text).network_frame == 'source'
+
+
 def changed(**values):
     card = json.loads(CARD.to_json())
     for name, value in values.items():
@@ -81,6 +86,7 @@ def changed(**values):
         ('future schema', changed(schema=99), 'schema 99'),
         ('a megabyte of choice', changed(ground='x' * 10**6), 'ground'),
         ('wrong choice', changed(ground='sometimes'), 'ground'),
+        ('frame of a third sweep', changed(network_frame='map'), 'network_frame'),
         ('three sweeps', changed(num_sweeps=3), 'takes 3 sweeps'),
         ('dt outside its range', changed(nominal_dt=1.0), 'dt_range'),
         ('dt_range of three', changed(dt_range=[1, 2, 3]), 'does not make sense'),

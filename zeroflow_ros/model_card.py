@@ -20,12 +20,14 @@ METADATA_KEY = 'zeroflow_ros.model_card'
 SCHEMA = 2
 REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
 NO_CHECKSUM = '0' * 64
+_SINCE_SCHEMA_2 = {'network_frame': 'source'}  # fields that its first files lack, and what those mean
 POINTS_AXIS = 'num_points'  # of a gather model
 _CHOICES = {
     'form': ('dense', 'gather', 'full'),
     'precision': ('float32', 'float16', 'int8'),
     'ground': ('keep', 'remove'),
     'z_origin': ('ground', 'sensor'),
+    'network_frame': ('source', 'target'),
     'direction': ('both', 'forward'),
 }
 # What the vehicle computes itself, and its shape.
@@ -45,6 +47,8 @@ class ModelCard:
     precision: of the arithmetic inside the file.
     grid: the pillar grid.
     ground: 'keep' when the network takes all points, 'remove' when it was trained without ground.
+    network_frame: 'source' when both clouds go into the frame of the one that gets the flow, 'target' when into that
+        of the other.
     z_origin: 'ground' when z = 0 is the ground below the vehicle, 'sensor' when it is the frame's origin.
     direction: 'both' when trained on both directions of time (may flow the latest sweep), 'forward' otherwise.
     nominal_dt: seconds between the sweeps it was trained on. dt_range: the seconds it may be used at.
@@ -79,6 +83,7 @@ class ModelCard:
     head_weight: np.ndarray = field(default_factory=lambda: np.zeros((3, 0), np.float32))
     head_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     head_activation: str = ''
+    network_frame: str = 'source'
     checksum: str = NO_CHECKSUM
     schema: int = SCHEMA
 
@@ -138,6 +143,7 @@ class ModelCard:
             raise ModelError(f'The model card is not JSON: {error}. {REMEDY}') from error
         if not isinstance(values, dict):
             raise ModelError(f'The model card should be a JSON object, got {type(values).__name__}. {REMEDY}')
+        values = _SINCE_SCHEMA_2 | values
         known = {f.name: f for f in dataclasses.fields(ModelCard)}
         missing = sorted(set(known) - set(values))
         unknown = [name[:40] for name in sorted(set(values) - set(known))[:5]]
