@@ -5,9 +5,11 @@ The layout and the formulas are facts of github.com/KTH-RPL/OpenSceneFlow, commi
 the original itself compares.
 """
 
+import collections
 import math
 import sys
 import types
+from typing import Any
 
 import pytest
 
@@ -129,18 +131,20 @@ class Node:
 
 def omegaconf_module():
     module = types.ModuleType('omegaconf')
-    for name in ('DictConfig', 'ListConfig', 'AnyNode'):
+    for name in ('DictConfig', 'ListConfig', 'AnyNode', 'Metadata'):
         setattr(module, name, type(name, (Node,), {'__module__': 'omegaconf', '__qualname__': name}))
     return module
 
 
 def settings(value, module):
     """Return settings as omegaconf keeps them."""
+    kinds = {'ref_type': Any, 'object_type': dict if isinstance(value, dict) else None}
+    about = {'_metadata': module.Metadata(**kinds, resolver_cache=collections.defaultdict(dict)), '_parent': None}
     if isinstance(value, dict):
-        return module.DictConfig(_content={key: settings(one, module) for key, one in value.items()})
+        return module.DictConfig(**about, _content={key: settings(one, module) for key, one in value.items()})
     if isinstance(value, list):
-        return module.ListConfig(_content=[settings(one, module) for one in value])
-    return module.AnyNode(_val=value)
+        return module.ListConfig(**about, _content=[settings(one, module) for one in value])
+    return module.AnyNode(**about, _val=value)
 
 
 def write(path, weights, monkeypatch, *, with_settings=True, **changes):

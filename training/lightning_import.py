@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Import of the Lightning checkpoints of ZeroFlow and of OpenSceneFlow: keys, shapes, and the frames they live in."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def placeholders(path: Path) -> list[tuple[type, str]]:
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     allowed = [(Setting, name) for name in names if name.startswith('omegaconf.') or name == 'typing.Any']
     plain = {'builtins.dict': dict, 'builtins.list': list, 'builtins.int': int, 'builtins.float': float,
-             'builtins.str': str, 'builtins.bool': bool}  # fmt: skip
+             'builtins.str': str, 'builtins.bool': bool, 'collections.defaultdict': defaultdict}  # fmt: skip
     return allowed + [(plain[name], name) for name in names if name in plain]
 
 
