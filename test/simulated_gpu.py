@@ -202,10 +202,15 @@ def tensorrt(gpu: SimulatedGpu) -> ModuleType:
 
         def create_network(self, flags):
             assert flags == 1 << 4
-            return SimpleNamespace(onnx=None)
+            return SimpleNamespace(onnx=None, num_inputs=0, get_input=None)
 
         def create_builder_config(self):
-            return SimpleNamespace(clear_flag=lambda flag: None, progress_monitor=None)
+            return SimpleNamespace(
+                clear_flag=lambda flag: None, add_optimization_profile=lambda profile: None, progress_monitor=None
+            )
+
+        def create_optimization_profile(self):
+            return None
 
         def build_serialized_network(self, network, config):
             gpu.log.append('built')
@@ -250,17 +255,25 @@ class Context:
         options.intra_op_num_threads = 2
         self._session = onnxruntime.InferenceSession(onnx_bytes, options, providers=['CPUExecutionProvider'])
         self._gpu, self._places = gpu, {}
+        self._shapes = {given.name: given.shape for given in self._session.get_inputs()}
 
     def set_tensor_address(self, name, place):
         self._places[name] = place
-        return name in ('images', 'hidden')
+        return name in {tensor.name for tensor in (*self._session.get_inputs(), *self._session.get_outputs())}
+
+    def set_input_shape(self, name, shape):
+        self._shapes[name] = shape
+        return 1 <= shape[0] <= 400_000
 
     def execute_async_v3(self, handle):
         self._gpu.streams[handle].put(self._run)
         return True
 
     def _run(self):
-        [images] = self._session.get_inputs()
-        given = self._gpu.bytes_at(self._places['images'], 4 * int(np.prod(images.shape))).view(np.float32)
-        result = self._session.run(None, {'images': given.reshape(images.shape)})[0] + np.float32(self._gpu.error_m)
-        self._gpu.bytes_at(self._places['hidden'], result.nbytes)[:] = result.reshape(-1).view(np.uint8)
+        inputs = {}
+        for name, shape in self._shapes.items():
+            given = self._gpu.bytes_at(self._places[name], 4 * int(np.prod(shape)))
+            inputs[name] = given.view(np.int32 if name == 'cell_index' else np.float32).reshape(shape)
+        [output] = self._session.get_outputs()
+        result = self._session.run(None, inputs)[0] + np.float32(self._gpu.error_m)
+        self._gpu.bytes_at(self._places[output.name], result.nbytes)[:] = result.reshape(-1).view(np.uint8)

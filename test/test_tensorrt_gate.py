@@ -10,18 +10,18 @@ torch = pytest.importorskip('torch', reason='export needs torch')
 from export import to_tensorrt  # noqa: E402
 from export.to_onnx import export_onnx  # noqa: E402
 from training.checkpoint import Checkpoint  # noqa: E402
-from training.students import build_student  # noqa: E402
+from training.students import STUDENTS, build_student  # noqa: E402
 from zeroflow_ros.engine import DEFAULT_MODEL, DEFAULT_MODELS  # noqa: E402
 
 ABOUT = {'direction': 'both', 'ground': 'keep', 'z_origin': 'ground', 'licence': 'Apache-2.0'}
 # Convolutions, what shapes tensors, and elementwise arithmetic: all of it is core TensorRT, and none has a size that
 # depends on data.
-CORE = {'Add', 'Cast', 'Concat', 'Constant', 'Conv', 'Div', 'Erf', 'Gelu', 'Mul', 'Relu', 'Reshape', 'Resize', 'Shape',
-        'Slice', 'Split', 'Transpose', 'Unsqueeze'}  # fmt: skip
+CORE = {'Add', 'Cast', 'Concat', 'Constant', 'Conv', 'Div', 'Erf', 'Gather', 'Gelu', 'Gemm', 'MatMul', 'Mul', 'Relu',
+        'Reshape', 'Resize', 'Shape', 'Sigmoid', 'Slice', 'Split', 'Sub', 'Tanh', 'Transpose', 'Unsqueeze'}  # fmt: skip
 
 
 @pytest.mark.parametrize('precision', ['float32', 'float16'])
-@pytest.mark.parametrize('name', ['fastflow3d_lite', 'fastflow3d', 'fastflow3d_xl'])
+@pytest.mark.parametrize('name', STUDENTS)
 def test_every_student_builds(name, precision, tmp_path, capsys):
     torch.manual_seed(0)
     checkpoint = Checkpoint(name, build_student(name).state_dict(), ABOUT)

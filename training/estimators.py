@@ -166,11 +166,10 @@ def checkpoint_engine(path: Path, device: str = 'cpu') -> TorchEngine:
     from training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    student, about = checkpoint.build(), checkpoint.provenance
-    policies = {name: about[name] for name in ('ground', 'z_origin', 'direction', 'licence')}
+    student = checkpoint.build()
     card = partial(ModelCard, form='full', precision='float32', nominal_dt=0.1, dt_range=(0.04, 0.25), num_sweeps=2)
     return TorchEngine(
         card(name=path.stem, student=checkpoint.student, grid=student.grid, inputs={}, outputs={}, training={},
-             versions={}, **policies),
+             versions={}, **checkpoint.policies),
         student, device,
     )  # fmt: skip

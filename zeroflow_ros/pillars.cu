@@ -85,6 +85,28 @@ KERNEL pool_pillars(const float* cloud, int cells, float z_centre, const float* 
   }
 }
 
+// Write what a network that takes points reads: the cell of every point, and its offset from the centre of that cell.
+// A point without a cell gets the first one; mask_points makes its flow NaN.
+// network_cell: [num_points]. offsets: [num_points][3] [m].
+KERNEL offset_points(const float* cloud, int cells, float z_centre, const float* centres, const int* cell_index,
+                     int* network_cell, float* offsets) {
+  FOR_EACH(i, num_points(cloud)) {
+    const int cell = cell_index[i] < 0 ? 0 : cell_index[i];
+    const Point p = cell_index[i] < 0 ? Point{0, 0, 0} : moved(cloud, i);
+    network_cell[i] = cell;
+    offsets[3 * i] = p.x - centres[cell % cells];
+    offsets[3 * i + 1] = p.y - centres[cell / cells];
+    offsets[3 * i + 2] = p.z - z_centre;
+  }
+}
+
+// Make the flow of every point without a cell NaN. flow: [num_points][3].
+KERNEL mask_points(const float* cloud, const int* cell_index, float* flow) {
+  FOR_EACH(i, num_points(cloud)) {
+    if (cell_index[i] < 0) flow[3 * i] = flow[3 * i + 1] = flow[3 * i + 2] = NAN;
+  }
+}
+
 // Flow of every point from the hidden layer of its cell.
 // hidden: [cells / block][cells / block][block][block][num_hidden]. offset_weight: [num_hidden][3]. weight: [3]
 // [num_hidden]. bias: [3]. leak: slope of leaky_relu below 0; NaN for GELU. flow: [num_points][3], NaN without a cell.

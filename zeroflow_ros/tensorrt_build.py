@@ -43,7 +43,7 @@ def open_engine(
 ) -> TensorRtEngine:
     """Return the engine of a model file on this GPU, from the cache or built now.
 
-    path: a dense .onnx file. cache: folder of engines; empty for the default. max_points: memory is taken for.
+    path: a dense or gather .onnx file. cache: folder of engines; empty for the default. max_points: takes memory for.
     progress: gets sentences while it builds, which can take minutes.
     Raises: ModelError when TensorRT or GPU are missing, the file does not suit, or the engine's flow is not that of
     ONNX Runtime.
@@ -89,8 +89,8 @@ def _build(path: Path, folder: Path, wanted: dict, library: TensorRt, device: Cu
            progress: Callable[[str], None]) -> TensorRtEngine:  # fmt: skip
     reference = OnnxRuntimeEngine(path)
     card = reference.card
-    if card.form != 'dense':
-        raise ModelError(f'{path} is a {card.form} model; TensorRT takes the dense form that export.to_onnx writes.')
+    if card.form == 'full':
+        raise ModelError(f'{path} is a full model; TensorRT takes the dense or gather form that export.to_onnx writes.')
     cubin = compile_kernels(device.compute_capability)  # before what takes long
     plan = library.build(path.read_bytes(), path.name, progress)
     engine = TensorRtEngine(card, plan, cubin, library, device, folder=folder, max_points=max_points)
