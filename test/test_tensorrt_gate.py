@@ -16,8 +16,9 @@ from zeroflow_ros.engine import DEFAULT_MODEL, DEFAULT_MODELS  # noqa: E402
 ABOUT = {'direction': 'both', 'ground': 'keep', 'z_origin': 'ground', 'licence': 'Apache-2.0'}
 # Convolutions, what shapes tensors, and elementwise arithmetic: all of it is core TensorRT, and none has a size that
 # depends on data.
-CORE = {'Add', 'Cast', 'Concat', 'Constant', 'Conv', 'Div', 'Erf', 'Gather', 'Gelu', 'Gemm', 'MatMul', 'Mul', 'Relu',
-        'Reshape', 'Resize', 'Shape', 'Sigmoid', 'Slice', 'Split', 'Sub', 'Tanh', 'Transpose', 'Unsqueeze'}  # fmt: skip
+CORE = {'Add', 'Cast', 'Concat', 'Constant', 'Conv', 'Div', 'Erf', 'Floor', 'Gather', 'Gelu', 'Gemm', 'LeakyRelu',
+        'MatMul', 'Mod', 'Mul', 'Relu', 'Reshape', 'Resize', 'Shape', 'Sigmoid', 'Slice', 'Split', 'Sub', 'Tanh',
+        'Transpose', 'Unsqueeze'}  # fmt: skip
 
 
 @pytest.mark.parametrize('precision', ['float32', 'float16'])
