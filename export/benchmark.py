@@ -6,6 +6,7 @@ usage: python3 -m export.benchmark
        python3 -m export.benchmark --model tensorrt:full.onnx full.onnx --checkpoint runs/full/last.pt --compare
        python3 -m export.benchmark --revision HEAD~5 --compare
        python3 -m export.benchmark --points 10000 20000 50000 100000 200000
+       python3 -m export.benchmark --cells 128 256 512 --compare
 
 Input is a bag, or random clouds of 120,000 points, or of --points, in turn. The models take turns on each pair, so
 that a busy moment of the machine hits all of them; figures are over the pairs after the warm-up. A checkpoint runs in
@@ -18,6 +19,7 @@ import argparse
 import contextlib
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,9 +117,29 @@ def ratios(samples: dict[str, dict[str, list]]) -> dict[str, dict[str, float]]:
     return {name: percentiles(np.array(samples[name]['total']) / reference) for name in others}
 
 
+def untrained_lite(cells: int, folder: Path) -> Path:
+    """Write the lite student with fresh weights on a grid of cells x cells into a folder; weights take no time."""
+    from export.to_onnx import export_onnx
+    from training.checkpoint import Checkpoint
+    from training.students.fastflow3d_lite import FastFlow3DLite
+    from zeroflow_ros.pillars import PillarGrid
+
+    class Untrained(Checkpoint):
+        def build(self):
+            return FastFlow3DLite(grid=PillarGrid(cells, 0.4, -2.0, 4.0)).eval()
+
+    about = {'ground': 'keep', 'z_origin': 'ground', 'direction': 'both', 'licence': 'Apache-2.0'}
+    export_onnx(Untrained('fastflow3d_lite', {}, about), folder / f'lite_{cells}_cells.onnx')
+    return folder / f'lite_{cells}_cells.onnx'
+
+
 def open_runs(options, cleanup: contextlib.ExitStack) -> list:
     """Return what the options ask for, in the order in which it takes turns."""
     runs = [PipelineRun(name or 'embedded', engine_of(name, num_threads=options.threads)) for name in options.model]
+    folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+    for cells in options.cells:
+        engine = engine_of(str(untrained_lite(cells, folder)), num_threads=options.threads)
+        runs.append(PipelineRun(f'untrained, {cells} x {cells} cells', engine))
     if options.checkpoint:
         runs.append(TorchRun(options.checkpoint))
     for revision in options.revision:
@@ -137,6 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
         '--model', nargs='+', default=[''], help='MODEL.onnx or tensorrt:MODEL.onnx (default: that of the package)'
     )
     parser.add_argument('--checkpoint', type=Path, help='run this checkpoint in plain torch as well')
+    parser.add_argument(
+        '--cells', type=int, nargs='+', default=[], help='run untrained lite models with so many cells a side as well'
+    )
     parser.add_argument('--revision', nargs='+', default=[], help='run zeroflow_ros of these git revisions as well')
     parser.add_argument('--bag', type=Path, help='take sweeps from this bag')
     parser.add_argument('--points', type=int, nargs='+', default=[RANDOM_POINTS], help='of random clouds')

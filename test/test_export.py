@@ -158,13 +158,13 @@ def test_benchmark_reports_every_stage_of_every_model(folder, tmp_path, capsys):
 
 def test_benchmark_compares_over_sizes(folder, tmp_path, capsys):
     arguments = ['--model', str(folder / 'm.onnx'), str(folder / 'm_full.onnx'), '--points', '1000', '30000']
-    arguments += ['--compare', '--pairs', '3', '--warm-up', '1', '--json', str(tmp_path / 'b.json')]
+    arguments += ['--compare', '--cells', '64', '--pairs', '3', '--warm-up', '1', '--json', str(tmp_path / 'b.json')]
     assert benchmark.main(arguments) == 0
     inputs = json.loads((tmp_path / 'b.json').read_text())['inputs']
     assert list(inputs) == ['random, 1000 points', 'random, 30000 points']
     for of_input in inputs.values():
-        [(name, ratio)] = of_input['ratios'].items()
-        assert name == str(folder / 'm_full.onnx') and ratio['count'] == 3 and ratio['p50'] > 0
+        assert list(of_input['ratios']) == [str(folder / 'm_full.onnx'), 'untrained, 64 x 64 cells']
+        assert all(ratio['count'] == 3 and ratio['p50'] > 0 for ratio in of_input['ratios'].values())
     assert 'times as long as' in capsys.readouterr().out
 
 
