@@ -47,11 +47,13 @@ def test_own_checkpoint_round_trip(tmp_path, student):
     assert [path.name for path in tmp_path.iterdir()] == ['c.pt']
 
 
-def test_official_checkpoint_is_read_with_its_conventions(tmp_path, student):
-    torch.save(lightning(student), tmp_path / 'official.ckpt')
+@pytest.mark.parametrize('is_zip', [True, False])
+def test_official_checkpoint_is_read_with_its_conventions(tmp_path, student, is_zip):
+    torch.save(lightning(student), tmp_path / 'official.ckpt', _use_new_zipfile_serialization=is_zip)
     back = load_checkpoint(tmp_path / 'official.ckpt')
     assert back.student == 'fastflow3d'
     assert (back.provenance['direction'], back.provenance['ground']) == ('forward', 'remove')
+    assert (back.policies['network_frame'], back.policies['z_origin']) == ('source', 'ground')
     assert (back.provenance['epoch'], back.provenance['step']) == (49, 78_750)
     for key, value in back.build().state_dict().items():
         assert torch.equal(value, student.state_dict()[key])

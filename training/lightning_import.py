@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Import of the Lightning checkpoints of ZeroFlow and of OpenSceneFlow: keys, shapes, and the frames they live in."""
 
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def placeholders(path: Path) -> list[tuple[type, str]]:
 
     Classes of omegaconf become `Setting`, and names of plain types that it refers to become themselves.
     """
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    # Files from before torch 1.6 are no zip files; none of OpenSceneFlow is as old.
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
     allowed = [(Setting, name) for name in names if name.startswith('omegaconf.') or name == 'typing.Any']
     plain = {'builtins.dict': dict, 'builtins.list': list, 'builtins.int': int, 'builtins.float': float,
              'builtins.str': str, 'builtins.bool': bool, 'collections.defaultdict': defaultdict}  # fmt: skip

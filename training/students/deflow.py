@@ -88,7 +88,7 @@ class DeFlowLite(LiteStudent):
     name = 'deflow_lite'
     form = 'gather'
 
-    def __init__(self, num_hidden: int = 12, num_steps: int = 2, **sizes):
+    def __init__(self, num_hidden: int = 8, num_steps: int = 2, **sizes):
         super().__init__(num_hidden, **sizes)
         self.gru = PointGru(num_hidden, 3, num_steps)
         self.head_out = nn.Linear(num_hidden, 3)
