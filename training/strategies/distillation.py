@@ -14,6 +14,8 @@ from zeroflow_ros.errors import DataError
 class Distillation:
     """A Strategy: config.loss between the flow of the student and that of the labels. Source: ZeroFlow."""
 
+    teacher = 'rigid'
+
     def __init__(self, config):
         self.config = config
 

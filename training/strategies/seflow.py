@@ -18,6 +18,8 @@ class SeFlow:
     Of labels that hold flow only which points move, and in which body, is kept.
     """
 
+    teacher = 'dufomap'
+
     def __init__(self, config):
         self.config = config
 

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 class Strategy(Protocol):
-    """A way in which a student learns. It is made from a TrainConfig."""
+    """A way in which a student learns. It is made from a TrainConfig.
+
+    teacher: what labels its data where nobody says otherwise.
+    """
+
+    teacher: str
 
     def supervision(self, labels: str) -> str:
         """Return what the student learns from, for its provenance; labels: what its data is labelled by."""
