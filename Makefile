@@ -75,4 +75,6 @@ $(VENV)/.test-ready: $(VENV)/.demo-ready setup.py
 	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(OFFICIAL_METRICS) || \
 		echo 'No $(OFFICIAL_METRICS) for this Python: the tests that call them will skip.'
+	@$(BIN)/python -m pip install --quiet --only-binary :all: dufomap || \
+		echo 'No dufomap for this Python: no labels of what moves for SeFlow, and their tests will skip.'
 	@touch $@

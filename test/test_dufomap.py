@@ -167,7 +167,7 @@ def test_it_says_that_it_knows_no_flow_and_what_is_missing(monkeypatch):
         build_teacher('dufomap').label(np.zeros((1, 3)), np.zeros((1, 3)), DT)
     monkeypatch.setitem(sys.modules, 'dufomap', None)
     with pytest.raises(ModelError, match='pip install dufomap'):
-        labelled(build_teacher('dufomap'), Yard(), 0)
+        build_teacher('dufomap')
 
 
 def test_a_job_keeps_what_is_there_and_redoes_what_is_damaged(tmp_path, monkeypatch):

@@ -51,6 +51,7 @@ class Dufomap:
 
     def __init__(self, config: DufomapConfig | None = None):
         self.config = config or DufomapConfig()
+        self._new_map = _package()
         self._part: tuple[PairDataset, int] | None = None
         self._places: dict[int, tuple[object, np.ndarray]] = {}
 
@@ -119,17 +120,9 @@ class Dufomap:
             yield _finished(seen_by, places)
 
     def _map(self):
-        os.environ.setdefault('GLOG_minloglevel', '2')  # it is read when the package is imported
-        try:
-            from dufomap import dufomap
-        except ImportError as error:
-            raise ModelError(
-                "The teacher dufomap needs the package dufomap, which is not installed. Run 'pip install dufomap', or "
-                'take another teacher.'
-            ) from error
         config = self.config
-        made = dufomap(config.resolution, config.inflate_hits, config.inflate_unknown,
-                       num_threads=len(os.sched_getaffinity(0)))  # fmt: skip
+        made = self._new_map(config.resolution, config.inflate_hits, config.inflate_unknown,
+                             num_threads=len(os.sched_getaffinity(0)))  # fmt: skip
         made.setCluster(0, 20, 0.2)
         return made
 
@@ -146,6 +139,18 @@ class Dufomap:
 
     def _sensor_pose(self, map_T_ego: np.ndarray) -> np.ndarray:
         return map_T_ego @ transforms.yaw_translation(0.0, *self.config.sensor)
+
+
+def _package():
+    os.environ.setdefault('GLOG_minloglevel', '2')  # it is read when the package is imported
+    try:
+        from dufomap import dufomap
+    except ImportError as error:
+        raise ModelError(
+            "The teacher dufomap needs the package dufomap, which is not installed. Run 'pip install dufomap', which "
+            'has wheels for Python 3.8 to 3.12, or take another teacher, as rigid.'
+        ) from error
+    return dufomap
 
 
 def _finished(seen_by, places: dict) -> dict:
