@@ -124,6 +124,14 @@ def test_a_student_learns_the_flow_of_a_box_without_being_told():
         assert np.linalg.norm(flow[wall], axis=1).mean() < 0.2
 
 
+def test_a_flow_that_diverged_has_no_finite_loss():
+    sample = PairSamples(SEFLOW, split_labels(Labels({'drive/0': yard()}), 0.0)[0], GRID)[0, 0]
+    batch = collate([sample])
+    for value in (torch.nan, torch.inf):
+        predicted = [tuple(torch.full_like(points, value) for points in batch.clouds[0])]
+        assert torch.isnan(build_strategy(SEFLOW).loss(predicted, batch))
+
+
 @pytest.mark.parametrize('kind', ['pseudo-labels', 'labels of what moves', 'exact flow'])
 def test_seflow_trains_a_student(kind, clips, labels, tmp_path):
     config = dataclasses.replace(SEFLOW, accumulate=1, precision='bf16-mixed' if kind == 'exact flow' else '32-true')

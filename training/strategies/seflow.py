@@ -44,7 +44,9 @@ class SeFlow:
         return np.arange(len(flow))
 
     def loss(self, predicted: list[tuple[Tensor, Tensor]], batch) -> Tensor:
-        """Return the mean over samples and directions of time of the sum of the terms."""
+        """Return the mean over samples and directions of time of the sum of the terms; NaN for a flow that is none."""
+        if not all(torch.isfinite(flow).all() for both in predicted for flow in both):
+            return predicted[0][0].sum() * torch.nan  # which the training reports; no tree takes such points
         losses = []
         for (points0, points1), (flow0, flow1), (labels0, labels1) in zip(
             batch.clouds, predicted, batch.dynamic, strict=True
