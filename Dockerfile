@@ -9,10 +9,12 @@
 # one user only, hence the user.
 #
 # runtime-tensorrt: runtime, and TensorRT beside it. An image of its own, because it is gigabytes that a vehicle
-# without an NVIDIA GPU has no use for. The node does not use TensorRT yet: its parameter `engine` says which it knows.
+# without an NVIDIA GPU has no use for. The engine for the GPU is built at the first start; the mounted folder keeps it.
 #
 #   docker build --target runtime-tensorrt --tag zeroflow_ros:tensorrt .
-#   docker run --rm --gpus all --network host --ipc host --user "$(id -u)" zeroflow_ros:tensorrt
+#   docker run --rm --gpus all --network host --ipc host --user "$(id -u)" --volume "$PWD/engines:/engines" \
+#     --env XDG_CACHE_HOME=/engines zeroflow_ros:tensorrt \
+#     ros2 launch zeroflow_ros flow.launch.py engine:=tensorrt input_topic:=/lidar/points odometry_topic:=/odom
 #
 # training: labels, training, evaluation and export, for one command each; see the end of this file.
 ARG ROS_DISTRO=jazzy
@@ -29,6 +31,9 @@ RUN apt-get update \
 # Without its random numbers it needs no library of the toolkit at run time, only the driver's libcuda.
 RUN echo 'CUDA_ENABLE_CURAND = False' > /etc/aksetup-defaults.py \
     && pip3 wheel --no-cache-dir --no-deps --wheel-dir /wheels pycuda
+# The node's own kernels, for every GPU that this CUDA knows.
+COPY zeroflow_ros/pillars.cu /
+RUN nvcc -fmad=false -arch=all-major --fatbin -o /pillars.fatbin /pillars.cu
 
 FROM ros:${ROS_DISTRO}-ros-base AS runtime
 
@@ -75,6 +80,9 @@ COPY --from=pycuda /wheels /tmp/wheels
 RUN python3 src/zeroflow_ros/.ci/requirements.py tensorrt \
     | pip3 install --no-cache-dir --find-links /tmp/wheels --requirement /dev/stdin \
     && rm -rf /tmp/wheels
+COPY --from=pycuda /pillars.fatbin /tmp/
+RUN . install/setup.bash \
+    && mv /tmp/pillars.fatbin "$(python3 -c 'import zeroflow_ros; print(*zeroflow_ros.__path__)')"
 USER 1001
 
 # training: no ROS, since bags are read and written without it. PyPI's torch brings its own CUDA, so that the base image

@@ -10,6 +10,9 @@ TEST_EXTRAS := $(DEMO_EXTRAS) ground training export test
 # What our metrics are tested against; what they depend on (open3d, kornia, ...) is over 1 GB and not needed for that.
 OFFICIAL_METRICS := av2==0.3.6 bucketed-scene-flow-eval==2.0.25
 
+# NVIDIA's parser and builder, which need no GPU: do they take what we export? The wheels of TensorRT itself do need one.
+TENSORRT_GATE := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
+
 # The wheels in .venv bring a whole ROS 2; a sourced installation or its settings would mix with them.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX_PATH \
 	RMW_IMPLEMENTATION FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -75,6 +78,8 @@ $(VENV)/.test-ready: $(VENV)/.demo-ready setup.py
 	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(OFFICIAL_METRICS) || \
 		echo 'No $(OFFICIAL_METRICS) for this Python: the tests that call them will skip.'
+	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(TENSORRT_GATE) || \
+		echo 'No $(TENSORRT_GATE) for this computer: the tests that build engines with it will skip.'
 	@$(BIN)/python -m pip install --quiet --only-binary :all: dufomap || \
 		echo 'No dufomap for this Python: no labels of what moves for SeFlow, and their tests will skip.'
 	@touch $@

@@ -22,7 +22,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=[NAME],
-    package_data={NAME: ['models/*.onnx']},
+    package_data={NAME: ['models/*.onnx', 'pillars.cu']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),
@@ -54,7 +54,7 @@ setup(
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],
         'simulation': ['trimesh', 'embreex'],
-        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow'],
+        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow', 'h5py'],
         'dynamic': ['dufomap'],  # what moves in a drive, for training by SeFlow
         'ray': ['ray'],  # 79 MB: label jobs over many machines
         'export': ['onnx', 'onnxscript'],

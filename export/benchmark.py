@@ -3,15 +3,19 @@
 
 usage: python3 -m export.benchmark
        python3 -m export.benchmark --model a.onnx b.onnx --bag BAG --threads 2 --json out/benchmark.json
-       python3 -m export.benchmark --checkpoint runs/full/last.pt --model full.onnx
+       python3 -m export.benchmark --model tensorrt:full.onnx full.onnx --checkpoint runs/full/last.pt --compare
+       python3 -m export.benchmark --revision HEAD~5 --compare
+       python3 -m export.benchmark --points 10000 20000 50000 100000 200000
 
-Input is a bag, or by default random clouds of 120,000 points. The models take turns on each pair, so that a busy
-moment of the machine hits all of them; figures are over the pairs after the warm-up. A checkpoint runs in plain torch,
-as the baseline that one would use without an export. This is the pipeline alone: for the node, its messages and the
+Input is a bag, or random clouds of 120,000 points, or of --points, in turn. The models take turns on each pair, so
+that a busy moment of the machine hits all of them; figures are over the pairs after the warm-up. A checkpoint runs in
+plain torch, on the GPU where there is one: the baseline that one would use without an export. --compare adds how many
+times as long as the first each takes, pair by pair. This is the pipeline alone: for the node, its messages and the
 transport use `python3 -m zeroflow_ros.demo --bag BAG`.
 """
 
 import argparse
+import contextlib
 import resource
 import sys
 import time
@@ -20,23 +24,24 @@ from pathlib import Path
 
 import numpy as np
 
-from export.parity import load_flow
-from zeroflow_ros.engine import Engine, load_engine
+from export.revisions import RevisionRun
+from zeroflow_ros.engine import Engine, engine_of
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.report import hardware, latency_table, percentiles, write_json
+from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.sweep import SweepPair
 
 RANDOM_POINTS = 120_000
 
 
-def random_pairs(num_pairs: int) -> Iterator[SweepPair]:
+def random_pairs(num_pairs: int, num_points: int) -> Iterator[SweepPair]:
     """Yield pairs of random clouds, denser near the vehicle as a sweep is."""
     rng = np.random.default_rng(0)
 
     def cloud() -> np.ndarray:
-        angle, radius = rng.uniform(-np.pi, np.pi, RANDOM_POINTS), 50 * rng.beta(1, 3, RANDOM_POINTS) + 1
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle), rng.normal(-1, 0.5, RANDOM_POINTS)], 1)
+        angle, radius = rng.uniform(-np.pi, np.pi, num_points), 50 * rng.beta(1, 3, num_points) + 1
+        return np.stack([radius * np.cos(angle), radius * np.sin(angle), rng.normal(-1, 0.5, num_points)], 1)
 
     for _ in range(num_pairs):
         yield SweepPair(cloud().astype(np.float32), cloud().astype(np.float32), np.eye(4), 0.1)
@@ -66,12 +71,16 @@ class TorchRun:
     """A checkpoint in plain torch, timed from points to flow."""
 
     def __init__(self, path: Path):
-        self.name = f'torch {path}'
-        _, self._flow = load_flow(path)
+        import torch
+
+        from training.estimators import checkpoint_engine
+
+        self._engine = checkpoint_engine(path, device='cuda' if torch.cuda.is_available() else 'cpu')
+        self.name, self.runs_on = f'torch {path}', self._engine.runs_on
 
     def __call__(self, pair: SweepPair) -> dict[str, float]:
         start = time.perf_counter()
-        self._flow(pair.points1, pair.points0)
+        self._engine.infer(pair.points1, pair.points0, Stopwatch())
         return {'total': (time.perf_counter() - start) * 1e3}
 
 
@@ -79,7 +88,7 @@ class PipelineRun:
     """A model file in the pipeline, timed by stage."""
 
     def __init__(self, name: str, engine: Engine):
-        self.name = name
+        self.name, self.runs_on = name, engine.runs_on
         self._pipeline = FlowPipeline(engine, output_on='latest' if engine.card.direction == 'both' else 'previous')
 
     def __call__(self, pair: SweepPair) -> dict[str, float]:
@@ -88,15 +97,35 @@ class PipelineRun:
         return stages | {'total': (time.perf_counter() - start) * 1e3}
 
 
-def measure(runs: list, pairs: Iterator[SweepPair], warm_up: int) -> dict[str, dict]:
-    """Return latency percentiles [ms] by run and stage; the runs take turns on each pair."""
+def measure(runs: list, pairs: Iterator[SweepPair], warm_up: int) -> dict[str, dict[str, list]]:
+    """Return milliseconds by run and stage, one of each pair after the warm-up; the runs take turns on each pair."""
     samples: dict[str, dict[str, list]] = {run.name: {} for run in runs}
     for number, pair in enumerate(pairs):
         for run in runs:
             for stage, milliseconds in run(pair).items():
                 if number >= warm_up:
                     samples[run.name].setdefault(stage, []).append(milliseconds)
-    return {name: {stage: percentiles(ms) for stage, ms in stages.items()} for name, stages in samples.items()}
+    return samples
+
+
+def ratios(samples: dict[str, dict[str, list]]) -> dict[str, dict[str, float]]:
+    """Return how many times as long as the first each run takes: percentiles over the pairs."""
+    first, *others = samples
+    reference = np.array(samples[first]['total'])
+    return {name: percentiles(np.array(samples[name]['total']) / reference) for name in others}
+
+
+def open_runs(options, cleanup: contextlib.ExitStack) -> list:
+    """Return what the options ask for, in the order in which it takes turns."""
+    runs = [PipelineRun(name or 'embedded', engine_of(name, num_threads=options.threads)) for name in options.model]
+    if options.checkpoint:
+        runs.append(TorchRun(options.checkpoint))
+    for revision in options.revision:
+        for model in options.model:
+            run = RevisionRun(revision, model, options.threads)
+            cleanup.callback(run.close)
+            runs.append(run)
+    return runs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,31 +133,42 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'export.benchmark', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('--model', nargs='+', default=[''], help='.onnx files (default: the model in the package)')
+    parser.add_argument(
+        '--model', nargs='+', default=[''], help='MODEL.onnx or tensorrt:MODEL.onnx (default: that of the package)'
+    )
     parser.add_argument('--checkpoint', type=Path, help='run this checkpoint in plain torch as well')
+    parser.add_argument('--revision', nargs='+', default=[], help='run zeroflow_ros of these git revisions as well')
     parser.add_argument('--bag', type=Path, help='take sweeps from this bag')
+    parser.add_argument('--points', type=int, nargs='+', default=[RANDOM_POINTS], help='of random clouds')
+    parser.add_argument('--compare', action='store_true', help='print ratios to the first model as well')
     parser.add_argument('--pairs', type=int, default=50, help='pairs to measure (default: %(default)s)')
     parser.add_argument('--warm-up', type=int, default=5, help='pairs before that (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=2, help='of the engine (default: %(default)s)')
     parser.add_argument('--json', type=Path, help='write the figures here as well')
     options = parser.parse_args(arguments)
     try:
-        runs = [
-            PipelineRun(name or 'embedded', load_engine(name, num_threads=options.threads)) for name in options.model
-        ]
-        if options.checkpoint:
-            runs.append(TorchRun(options.checkpoint))
-        num_pairs = options.warm_up + options.pairs
-        pairs = bag_pairs(options.bag, num_pairs) if options.bag else random_pairs(num_pairs)
-        figures = measure(runs, pairs, options.warm_up)
+        with contextlib.ExitStack() as cleanup:
+            runs = open_runs(options, cleanup)
+            num_pairs = options.warm_up + options.pairs
+            inputs = (
+                {str(options.bag): bag_pairs(options.bag, num_pairs)} if options.bag
+                else {f'random, {num} points': random_pairs(num_pairs, num) for num in options.points}
+            )  # fmt: skip
+            samples = {name: measure(runs, pairs, options.warm_up) for name, pairs in inputs.items()}
     except ZeroFlowError as error:
         print(f'export.benchmark: {error}', file=sys.stderr)
         return 1
-    report = {'hardware': hardware(), 'input': str(options.bag or f'random, {RANDOM_POINTS} points'), 'models': figures}
+    report = {'hardware': hardware(), 'runs_on': {run.name: run.runs_on for run in runs}, 'inputs': {}}
+    for name, of_run in samples.items():
+        figures = {run: {stage: percentiles(ms) for stage, ms in stages.items()} for run, stages in of_run.items()}
+        report['inputs'][name] = {'models': figures} | ({'ratios': ratios(of_run)} if options.compare else {})
+        print(f'{name}\n')
+        for run, stages in figures.items():
+            print(f'{run} ({report["runs_on"][run]})\n{latency_table(stages)}\n')
+        for run, ratio in report['inputs'][name].get('ratios', {}).items():
+            print(f'{run} takes {ratio["p50"]:.2f} times as long as {runs[0].name} (median; p95 {ratio["p95"]:.2f})\n')
     report['memory_mb'] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    for name, stages in figures.items():
-        print(f'{name}\n{latency_table(stages)}\n')
-    print(f'{report["hardware"]["cpu"]}, {options.threads} threads, input {report["input"]}, {report["memory_mb"]} MB')
+    print(f'{report["hardware"]["cpu"]}, {report["memory_mb"]} MB')
     if options.json:
         write_json(options.json, report)
         print(f'Written to {options.json}')

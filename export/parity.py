@@ -3,32 +3,34 @@
 
 usage: python3 -m export.parity runs/lite/last.pt model.onnx
        python3 -m export.parity model.onnx model_full.onnx --bag BAG --tolerance 0.001
+       python3 -m export.parity model.onnx tensorrt:model_fp16.onnx --bag BAG --tolerance 0.005
 
 Always runs random clouds of 0, 1, 333 and 90,000 points with two threads, and points on cell borders; with --bag also
 real sweeps. The exit status is 0 only when every difference is within the tolerance.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.engine import load_engine
+from zeroflow_ros.engine import engine_of
 from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.parity import clouds, largest_difference
 from zeroflow_ros.pillars import PillarGrid
 from zeroflow_ros.stopwatch import Stopwatch
 
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 NUM_THREADS = 2  # a scatter that is wrong only with two threads has been seen
-SIZES = ((0, 0), (0, 333), (1, 1), (333, 0), (333, 334), (90_000, 90_000))
 
 
 def load_flow(path: Path) -> tuple[PillarGrid, Flow]:
     """Return a model's grid and its function of two clouds: residual flow [m], NaN outside the grid."""
-    if path.suffix == '.onnx':
-        engine = load_engine(path, num_threads=NUM_THREADS)
+    if path.suffix == '.onnx':  # also tensorrt:model.onnx
+        engine = engine_of(str(path), num_threads=NUM_THREADS)
     else:
         import torch
 
@@ -39,37 +41,21 @@ def load_flow(path: Path) -> tuple[PillarGrid, Flow]:
     return engine.card.grid, lambda source, target: engine.infer(source, target, Stopwatch())
 
 
-def clouds(grid: PillarGrid, bag: Path | None, num_sweeps: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (name, source, target) pairs of clouds to compare on."""
-    rng = np.random.default_rng(0)
-    reach = np.array([grid.half_extent, grid.half_extent, grid.z_max]) * 1.05  # some fall outside
-    for num_source, num_target in SIZES:
-        pair = [(rng.uniform(-1, 1, (n, 3)) * reach).astype(np.float32) for n in (num_source, num_target)]
-        yield f'random {num_source} + {num_target}', *pair
-    lines = (np.arange(grid.cells + 1) - grid.cells / 2) * grid.cell
-    border = np.stack([lines, rng.permutation(lines), np.zeros_like(lines)], axis=1).astype(np.float32)
-    yield 'cell borders', border, border[::-1].copy()
-    if bag is not None:
-        from zeroflow_ros.bags import Bag
-        from zeroflow_ros.cdr import POINT_CLOUD, decode_message
-        from zeroflow_ros.point_cloud import decode_cloud
+def sweeps(bag: Path, num_sweeps: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield (name, source, target) of consecutive sweeps of a bag."""
+    from zeroflow_ros.bags import Bag
+    from zeroflow_ros.cdr import POINT_CLOUD, decode_message
+    from zeroflow_ros.point_cloud import decode_cloud
 
-        previous = None
-        with Bag(bag) as opened:
-            for k, message in enumerate(opened.messages([opened.point_cloud_topic()])):
-                if k > num_sweeps:
-                    break
-                points = decode_cloud(decode_message(message.cdr, POINT_CLOUD)).points
-                if previous is not None:
-                    yield f'sweep {k}', points, previous
-                previous = points
-
-
-def largest_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference of two flows (N, 3) [m]; infinite when they are NaN at different points."""
-    if not np.array_equal(np.isnan(first), np.isnan(second)):
-        return float('inf')
-    return float(np.nanmax(np.abs(first - second), initial=0.0)) if len(first) else 0.0
+    previous = None
+    with Bag(bag) as opened:
+        for k, message in enumerate(opened.messages([opened.point_cloud_topic()])):
+            if k > num_sweeps:
+                break
+            points = decode_cloud(decode_message(message.cdr, POINT_CLOUD)).points
+            if previous is not None:
+                yield f'sweep {k}', points, previous
+            previous = points
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         if grid != other_grid:
             raise ZeroFlowError(f'The models have different grids: {grid} and {other_grid}.')
         worst = 0.0
-        for name, source, target in clouds(grid, options.bag, options.sweeps):
+        real = sweeps(options.bag, options.sweeps) if options.bag else ()
+        for name, source, target in itertools.chain(clouds(grid), real):
             flows = first(source, target), second(source, target)
             difference = largest_difference(*flows)
             mean = np.nanmean(np.abs(flows[0] - flows[1])) if np.isfinite(flows[0]).any() else 0.0

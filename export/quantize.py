@@ -3,9 +3,10 @@
 
 usage: python3 -m export.quantize model.onnx --out model_int8.onnx
        python3 -m export.quantize model.onnx --out model_int8.onnx --bag drive_1.mcap drive_2.mcap
+       python3 -m export.quantize model.onnx --out model_int8_gpu.onnx --symmetric
 
 Weights are quantised per channel, activations per tensor, with ranges seen on sweep pairs: of --bag, or of simulated
-streets. For ONNX Runtime; TensorRT takes the file that this one is made from. Compare the two with
+streets. --symmetric is the form for TensorRT: zero is zero, and biases stay float. Compare both files with
 `python3 -m training.evaluate`: a maximum says little here, a single point may be 0.2 m off.
 """
 
@@ -37,7 +38,7 @@ class PillarRecorder:
     """
 
     def __init__(self, card: ModelCard):
-        self.card = card
+        self.card, self.runs_on = card, 'nothing'
         self._pillars = PillarImagePair(card.encoder)
         self.images = self._pillars.images
 
@@ -83,11 +84,12 @@ def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np
             raise DataError(f'{path} has no pair of sweeps with ego motion to calibrate on.')
 
 
-def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str) -> ModelCard:
+def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, symmetric: bool = False) -> ModelCard:
     """Write the 8-bit form of a dense model file atomically and return its card.
 
     images: (1, 2C, G, G) each, to calibrate on. of: what they are, for the card, which says how many as well.
-    Weights use 7 bits: x86 processors without VNNI add two products in 16 bits, which 8 would overflow.
+    symmetric: as TensorRT takes it. Else weights use 7 bits: x86 processors without VNNI add two products in 16 bits,
+    which 8 would overflow.
     """
     import onnx
     from onnxruntime import quantization
@@ -110,10 +112,13 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str) -> Mo
         prepared, quantised = Path(folder) / 'prepared.onnx', Path(folder) / 'quantised.onnx'
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
-            prepared, quantised, reader, per_channel=True, reduce_range=True,
+            prepared, quantised, reader, per_channel=True, reduce_range=not symmetric,
             quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-            calibrate_method=quantization.CalibrationMethod.Percentile, extra_options={'CalibPercentile': _PERCENTILE},
+            activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8, calibrate_method=quantization.CalibrationMethod.Percentile,
+            extra_options={
+                'CalibPercentile': _PERCENTILE, 'ActivationSymmetric': symmetric, 'QuantizeBias': not symmetric
+            },
         )  # fmt: skip
         proto = onnx.load(quantised)
     calibration = f'{reader.num_read} {of}'
@@ -143,6 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--bag', type=Path, nargs='+', help='calibrate on these drives instead of simulated streets')
     parser.add_argument('--clips', type=Path, default=Path('out/clips'), help='simulated clips (default: %(default)s)')
     parser.add_argument('--pairs', type=int, default=32, help='sweep pairs (default: %(default)s)')
+    parser.add_argument('--symmetric', action='store_true', help='for TensorRT')
     options = parser.parse_args(arguments)
     try:
         if options.pairs < 1:
@@ -153,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
             of = f'sweep pairs of {", ".join(path.name for path in options.bag)}'
         else:
             images, of = simulated_images(card, options.clips, options.pairs), 'simulated sweep pairs'
-        card = quantize(options.model, images, options.out, of)
+        card = quantize(options.model, images, options.out, of, symmetric=options.symmetric)
     except ZeroFlowError as error:
         print(f'export.quantize: {error}', file=sys.stderr)
         return 1

@@ -2,11 +2,12 @@
 """Write a checkpoint as ONNX model files with the model card inside.
 
 usage: python3 -m export.to_onnx runs/lite/last.pt --out model.onnx
-       python3 -m export.to_onnx official_zeroflow.ckpt --out zeroflow.onnx --forms dense full
+       python3 -m export.to_onnx official_zeroflow.ckpt --out zeroflow.onnx --forms vehicle full
 
-OUT is the dense form (pillar images in, a hidden layer out), which the vehicle runs; the full form (points in, flow
-out), the portable reference, is written beside it as OUT with `_full` before the suffix. A ZeroFlow Lightning
-checkpoint is recognised.
+OUT is the form that the vehicle runs: dense (pillar images in, a hidden layer out) where the student has a head of two
+layers, otherwise gather (pillar images, cells and offsets of points in, their flow out). The full form (points in,
+flow out), the portable reference, is written beside it as OUT with `_full` before the suffix. Checkpoints of ZeroFlow
+and of OpenSceneFlow (FastFlow3D, DeFlow, SeFlow) are recognised.
 """
 
 import argparse
@@ -17,27 +18,34 @@ from pathlib import Path
 
 from export.model_file import write_model
 from zeroflow_ros.errors import ZeroFlowError
-from zeroflow_ros.model_card import ModelCard
+from zeroflow_ros.model_card import POINTS_AXIS, ModelCard
 
 OPSET = 20  # the first that has Gelu as one node
 MAX_POINTS = 400_000  # upper bound of the dynamic axes
 
 
 def export_onnx(
-    checkpoint, path: Path, *, form: str = 'dense', precision: str = 'float32', name: str = ''
+    checkpoint, path: Path, *, form: str = 'vehicle', precision: str = 'float32', name: str = ''
 ) -> ModelCard:
     """Write one model file atomically and return its card.
 
-    checkpoint: training.checkpoint.Checkpoint. form: 'dense' or 'full'. precision: of the arithmetic; 'float16' is for
-    dense files only, because raw coordinates do not fit in it (0.03 m steps at 50 m).
+    checkpoint: training.checkpoint.Checkpoint. form: 'dense', 'gather', or 'vehicle' for the one of them that the
+    student has; or 'full'. precision: of the arithmetic; 'float16' is not for full files, because raw coordinates do
+    not fit in it (0.03 m steps at 50 m).
+    Raises: ZeroFlowError when the student has no such form.
     """
     import torch
 
     if form == 'full' and precision != 'float32':
-        raise ZeroFlowError('A full model computes cells from coordinates and must be float32; use --forms dense.')
+        raise ZeroFlowError('A full model computes cells from coordinates and must be float32; use --forms vehicle.')
     student = checkpoint.build()
-    beside = _beside(student) if form == 'dense' else {}  # before the student becomes float16
-    module, arguments, dynamic = _dense(student, precision) if form == 'dense' else _full(student)
+    form = student.form if form == 'vehicle' else form
+    if form not in (student.form, 'full'):
+        raise ZeroFlowError(f'{checkpoint.student} has the forms {student.form} and full, not {form}.')
+    _fold_batch_norms(student)  # in float32, whatever comes after
+    beside = _beside(student) if form != 'full' else {}  # before the student becomes float16
+    build = {'dense': _dense, 'gather': _gather, 'full': _full}[form]
+    module, arguments, dynamic = build(student, torch.float16 if precision == 'float16' else torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         logging.getLogger('torch.onnx').setLevel(logging.ERROR)
@@ -51,7 +59,20 @@ def export_onnx(
     return write_model(proto, card, path)
 
 
-def _dense(student, precision: str):
+def _fold_batch_norms(module) -> None:
+    """Make one layer of each convolution and the batch norm behind it, in place; module is in eval mode."""
+    import torch
+
+    previous = ('', None)
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.BatchNorm2d) and isinstance(previous[1], torch.nn.Conv2d):
+            setattr(module, previous[0], torch.nn.utils.fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, torch.nn.Identity())
+        _fold_batch_norms(child)
+        previous = name, child
+
+
+def _dense(student, dtype):
     """Return (module, example arguments, dynamic axes) of the dense form."""
     import torch
 
@@ -61,17 +82,45 @@ def _dense(student, precision: str):
             self.student = student
 
         def forward(self, images):
-            rows = student.hidden_rows(student.hidden(images).flatten(0, 1))  # [0] would be a copy
+            maps = student.hidden(images.to(dtype))
+            rows = student.hidden_rows(maps.flatten(0, 1))  # [0] would be a copy
             blocks, block = student.grid.cells // student.head_block, student.head_block
             return rows.reshape(blocks, blocks, block, block, -1).to(torch.float32)
 
-    dtype = torch.float16 if precision == 'float16' else torch.float32
     student.to(dtype)
-    shape = (1, 2 * student.num_channels, student.grid.cells, student.grid.cells)
-    return Dense().eval(), {'images': torch.zeros(shape, dtype=dtype)}, {'images': None}
+    return Dense().eval(), {'images': _images(student)}, {'images': None}
 
 
-def _full(student):
+def _gather(student, dtype):
+    """Return (module, example arguments, dynamic axes) of the gather form."""
+    import torch
+
+    class Gather(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = student
+
+        def forward(self, images, cell_index, offsets):
+            hidden = student.hidden(images.to(dtype)).flatten(0, 1)  # [0] would be a copy
+            return student.head_flow(hidden, cell_index, offsets.to(dtype)).to(torch.float32)
+
+    student.to(dtype)
+    arguments = {
+        'images': _images(student),
+        'cell_index': torch.arange(1000, dtype=torch.int32),
+        'offsets': torch.zeros(1000, 3),
+    }
+    axis = torch.export.Dim(POINTS_AXIS, min=1, max=MAX_POINTS)
+    return Gather().eval(), arguments, {'images': None, 'cell_index': {0: axis}, 'offsets': {0: axis}}
+
+
+def _images(student):
+    import torch
+
+    return torch.zeros(1, 2 * student.num_channels, student.grid.cells, student.grid.cells)
+
+
+def _full(student, dtype):
     """Return (module, example arguments, dynamic axes) of the full form."""
     import torch
 
@@ -82,16 +131,14 @@ def _full(student):
 
 
 def _beside(student) -> dict:
-    """Return what the vehicle computes itself, beside a dense model, as fields of the card."""
+    """Return what the vehicle computes itself, beside the network, as fields of the card."""
     encoder_weight, encoder_bias = student.embedder.feature_net.folded()
-    offset_weight, last = student.head_layers()
-    tensors = {
-        'encoder_weight': encoder_weight, 'encoder_bias': encoder_bias,
-        'head_offset_weight': offset_weight, 'head_weight': last.weight, 'head_bias': last.bias,
-    }  # fmt: skip
-    return {key: tensor.detach().float().numpy().copy() for key, tensor in tensors.items()} | {
-        'head_activation': student.head_activation
-    }
+    tensors, activation = {'encoder_weight': encoder_weight, 'encoder_bias': encoder_bias}, {}
+    if student.form == 'dense':
+        offset_weight, last = student.head_layers()
+        tensors |= {'head_offset_weight': offset_weight, 'head_weight': last.weight, 'head_bias': last.bias}
+        activation = {'head_activation': student.head_activation}
+    return {key: tensor.detach().float().numpy().copy() for key, tensor in tensors.items()} | activation
 
 
 def _card(checkpoint, student, proto, form: str, precision: str, name: str, beside: dict) -> ModelCard:
@@ -104,26 +151,21 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str, besi
             for value in values
         }
 
-    about = checkpoint.provenance
+    policies = checkpoint.policies
     return ModelCard(
         name=name,
         student=checkpoint.student,
         form=form,
         precision=precision,
         grid=student.grid,
-        ground=about['ground'],
-        z_origin=about['z_origin'],
-        direction=about['direction'],
         nominal_dt=0.1,
         dt_range=(0.04, 0.25),
         num_sweeps=2,
         inputs=shapes(proto.graph.input),
         outputs=shapes(proto.graph.output),
-        training={
-            key: value for key, value in about.items() if key not in ('ground', 'z_origin', 'direction', 'licence')
-        },
-        licence=about['licence'],
+        training={key: value for key, value in checkpoint.provenance.items() if key not in policies},
         versions={'torch': str(torch.__version__), 'onnx': onnx.__version__, 'opset': OPSET},
+        **policies,
         **beside,
     )
 
@@ -135,10 +177,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--out', type=Path, required=True)
-    parser.add_argument('--forms', nargs='+', choices=('dense', 'full'), default=['dense', 'full'])
+    parser.add_argument(
+        '--forms', nargs='+', choices=('vehicle', 'dense', 'gather', 'full'), default=['vehicle', 'full'],
+        help='(default: vehicle full)',
+    )  # fmt: skip
     parser.add_argument('--precision', choices=('float32', 'float16'), default='float32')
     parser.add_argument(
-        '--student', help='of a ZeroFlow checkpoint: fastflow3d or fastflow3d_xl (default: by its entries)'
+        '--student', help='of a checkpoint of ZeroFlow or OpenSceneFlow (default: by its entries and settings)'
     )
     options = parser.parse_args(arguments)
     try:
@@ -146,13 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         checkpoint = load_checkpoint(options.checkpoint, student=options.student)
         for form in options.forms:
-            path = (
-                options.out
-                if form == 'dense'
-                else options.out.with_name(f'{options.out.stem}_full{options.out.suffix}')
-            )
+            beside = options.out.with_name(f'{options.out.stem}_full{options.out.suffix}')
+            path = beside if form == 'full' else options.out
             card = export_onnx(checkpoint, path, form=form, precision=options.precision, name=options.out.stem)
-            print(f'{path}: {card.student}, {form}, {path.stat().st_size / 1e6:.1f} MB, sha256 {card.checksum[:12]}')
+            size = f'{path.stat().st_size / 1e6:.1f} MB'
+            print(f'{path}: {card.student}, {card.form}, {size}, sha256 {card.checksum[:12]}')
     except ZeroFlowError as error:
         print(f'export.to_onnx: {error}', file=sys.stderr)
         return 1

@@ -38,6 +38,12 @@ ARGUMENTS = [
         'params_file says, or from tf.',
     ),
     DeclareLaunchArgument(
+        'engine',
+        default_value='',
+        choices=['', 'onnxruntime', 'tensorrt'],
+        description='What runs the model, the CPU or an NVIDIA GPU; empty: as params_file says.',
+    ),
+    DeclareLaunchArgument(
         'num_threads', default_value='', description='CPU threads of the engine; empty: as params_file says.'
     ),
     DeclareLaunchArgument(
@@ -87,7 +93,7 @@ def start(context) -> list[Node]:
     """Return the node, the object tracker and RViz, with the values of the launch arguments."""
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
-    overrides = {name: given[name] for name in ('model_path', 'ego_motion') if given[name]}
+    overrides = {name: given[name] for name in ('model_path', 'ego_motion', 'engine') if given[name]}
     # These get their type as in YAML, and the node checks it.
     overrides |= {
         name: LaunchConfiguration(name) for name in ('odometry_T_lidar', 'num_threads', 'autostart') if given[name]

@@ -36,8 +36,8 @@ def spin_until(executor, predicate, timeout: float):
 class NodeProcess:
     """The node, started with ROS arguments; killed at the end. Lines of its log are in `lines`."""
 
-    def __init__(self, *ros_args: str):
-        command = [sys.executable, '-m', 'zeroflow_ros.node', '--ros-args', *ros_args]
+    def __init__(self, *ros_args: str, program=('-m', 'zeroflow_ros.node')):
+        command = [sys.executable, *program, '--ros-args', *ros_args]
         self.process = subprocess.Popen(
             command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -20,7 +20,8 @@ _ODD = st.sampled_from((
     None, True, False, 0, 1, 2, 3, -1, 7, 8, 8.0, 4096, 4098, 10**6, 2**31, 2**63, 10**400, 0.1, 1e-320, 1e308,
     float('nan'), float('inf'), float('-inf'), '', '0' * 64, 'a', 'a' * 10**5, '\ud800', '\0', 'nan', '1e5', [], {},
     [[]], [0], [1, 4, 8, 8], [4, 4, 2, 2, 5], ['n', 3], [-1, -1], [10**9] * 4, {'images': 5}, {'images': [1, 4, 8, 8]},
-    {'hidden': [4, 4, 2, 2, 5]}, {'flow': ['n', 3]}, 'full', 'dense', 'float16', 'remove', 'sensor', 'forward',
+    {'hidden': [4, 4, 2, 2, 5]}, {'flow': ['n', 3]}, 'full', 'dense', 'gather', 'float16', 'remove', 'sensor',
+    'target', 'forward',
 ))  # fmt: skip
 _VALUES = _ODD | st.recursive(_ODD | st.text(max_size=5) | st.floats() | st.integers(), lambda inner: (
     st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3)), max_leaves=12)  # fmt: skip

@@ -21,7 +21,7 @@ ROS = {
     'sensor_msgs', 'sensor_msgs_py', 'std_msgs', 'tf2_msgs', 'tf2_py', 'tf2_ros', 'visualization_msgs',
 }  # fmt: skip
 OFFLINE_ONLY = {
-    'torch', 'scipy', 'matplotlib', 'trimesh', 'embreex', 'onnx', 'onnxscript', 'pyarrow', 'pandas', 'rerun',
+    'torch', 'scipy', 'matplotlib', 'trimesh', 'embreex', 'onnx', 'onnxscript', 'pyarrow', 'pandas', 'rerun', 'h5py',
 }  # fmt: skip
 HIDES_A_NOUN = {'utils', 'util', 'common', 'core', 'helpers', 'helper', 'misc'}
 NOT_OURS = {'.git', '.venv', 'build', 'install', 'log', 'out', 'runs', '__pycache__', '.pytest_cache', '.ruff_cache'}

@@ -61,7 +61,7 @@ def test_official_checkpoint_is_read_with_its_conventions(tmp_path, student):
     'label, changes, says',
     [
         ('a key is missing', {'model.head.decoder.2.bias': None}, r'missing head\.decoder\.2\.bias \(3,\)'),
-        ('an extra key', {'model.head.offset_encoder.weight': torch.zeros(128, 3)}, r'unknown head\.offset_encoder'),
+        ('an extra key', {'model.head.mask.weight': torch.zeros(128, 3)}, r'unknown head\.mask\.weight'),
         (
             'a wide head, as another code base has it',
             {'model.head.decoder.0.weight': torch.zeros(32, 256)},

@@ -13,7 +13,7 @@ import pytest
 from catkin_pkg.package import parse_package
 from processes import ROOT
 
-from zeroflow_ros.engine import ENGINES
+from zeroflow_ros.cuda_device import COMPILED, KERNELS
 
 TEXT = (ROOT / 'Dockerfile').read_text()
 EXTRAS = run_setup(str(ROOT / 'setup.py'), stop_after='init').extras_require
@@ -100,8 +100,12 @@ def test_the_runtime_has_no_torch():
     assert not [r for extra in extras('runtime') for r in EXTRAS[extra] if r.startswith(('torch', 'pytorch'))]
 
 
-def test_tensorrt_is_promised_only_where_the_node_knows_it():
-    assert ('does not use TensorRT yet' in TEXT) == ('tensorrt' not in ENGINES)
+@pytest.mark.skipif(shutil.which('nvcc') is None, reason='needs nvcc')
+def test_the_kernels_compile_as_the_image_does_it(tmp_path):
+    [command] = re.findall(r'^RUN (nvcc .*)$', TEXT, re.MULTILINE)
+    command = command.replace(' /pillars.cu', f' {KERNELS}').replace(' /pillars.fatbin', f' {tmp_path}/pillars.fatbin')
+    subprocess.run(command, shell=True, check=True, timeout=120)
+    assert (tmp_path / COMPILED.name).stat().st_size > 10_000
 
 
 @pytest.mark.parametrize('stage', ['runtime', 'training'])

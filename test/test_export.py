@@ -148,7 +148,38 @@ def test_benchmark_reports_every_stage_of_every_model(folder, tmp_path, capsys):
     arguments = ['--model', str(folder / 'm.onnx'), str(folder / 'm_full.onnx'), '--checkpoint', str(folder / 'c.pt')]
     assert benchmark.main([*arguments, '--pairs', '2', '--warm-up', '1', '--json', str(tmp_path / 'b.json')]) == 0
     report = json.loads((tmp_path / 'b.json').read_text())
-    assert len(report['models']) == 3 and report['hardware']['cpu'] and report['memory_mb'] > 50
-    assert set(report['models'][str(folder / 'm.onnx')]) == {'prepare', 'pillars', 'inference', 'finish', 'total'}
-    assert all(stages['total']['count'] == 2 for stages in report['models'].values())
+    [models] = (of_input['models'] for of_input in report['inputs'].values())
+    assert len(models) == 3 and report['hardware']['cpu'] and report['memory_mb'] > 50
+    assert set(models[str(folder / 'm.onnx')]) == {'prepare', 'pillars', 'inference', 'finish', 'total'}
+    assert all(stages['total']['count'] == 2 for stages in models.values())
+    assert 'onnxruntime' in report['runs_on'][str(folder / 'm.onnx')]
     assert 'median' in capsys.readouterr().out
+
+
+def test_benchmark_compares_over_sizes(folder, tmp_path, capsys):
+    arguments = ['--model', str(folder / 'm.onnx'), str(folder / 'm_full.onnx'), '--points', '1000', '30000']
+    arguments += ['--compare', '--pairs', '3', '--warm-up', '1', '--json', str(tmp_path / 'b.json')]
+    assert benchmark.main(arguments) == 0
+    inputs = json.loads((tmp_path / 'b.json').read_text())['inputs']
+    assert list(inputs) == ['random, 1000 points', 'random, 30000 points']
+    for of_input in inputs.values():
+        [(name, ratio)] = of_input['ratios'].items()
+        assert name == str(folder / 'm_full.onnx') and ratio['count'] == 3 and ratio['p50'] > 0
+    assert 'times as long as' in capsys.readouterr().out
+
+
+def test_benchmark_runs_another_revision_beside_this_one(folder, tmp_path, capsys):
+    if not (ROOT / '.git').exists():
+        pytest.skip('not a git checkout')
+    arguments = ['--model', str(folder / 'm.onnx'), '--revision', 'HEAD', '--points', '500', '--compare']
+    assert benchmark.main([*arguments, '--pairs', '2', '--warm-up', '1', '--json', str(tmp_path / 'b.json')]) == 0
+    [of_input] = json.loads((tmp_path / 'b.json').read_text())['inputs'].values()
+    assert [of_input['models'][name]['total']['count'] for name in of_input['models']] == [2, 2]
+    assert list(of_input['ratios']) == [f'HEAD: {folder / "m.onnx"}']
+    assert benchmark.main(['--revision', 'no-such-revision', '--points', '500', '--pairs', '1']) == 1
+    assert 'no-such-revision' in capsys.readouterr().err
+
+
+def test_ratios_are_taken_pair_by_pair():
+    samples = {'first': {'total': [10.0, 20.0, 40.0]}, 'second': {'total': [20.0, 40.0, 80.0]}}
+    assert benchmark.ratios(samples) == {'second': {'count': 3, 'p50': 2.0, 'p95': 2.0, 'p99': 2.0, 'max': 2.0}}

@@ -44,6 +44,27 @@ def test_json_keeps_every_field_and_every_bit_of_the_weights():
     assert dataclasses.replace(back, form='full', **plain) == dataclasses.replace(CARD, form='full', **plain)
 
 
+GATHER = {
+    'form': 'gather',
+    'inputs': CARD.inputs | {'cell_index': ['num_points'], 'offsets': ['num_points', 3]},
+    'outputs': {'flow': ['num_points', 3]},
+    **{name: getattr(CARD, name)[..., :0] for name in ('head_bias', 'head_weight')},
+    'head_offset_weight': CARD.head_offset_weight[:0],
+    'head_activation': '',
+}
+
+
+def test_a_gather_card_needs_no_head():
+    back = ModelCard.from_json(dataclasses.replace(CARD, **GATHER).to_json())
+    assert (back.form, back.outputs) == ('gather', {'flow': ['num_points', 3]})
+    np.testing.assert_array_equal(back.encoder.weight, CARD.encoder_weight)
+
+
+def test_a_card_from_before_there_were_two_network_frames():
+    text = json.dumps({k: v for k, v in json.loads(CARD.to_json()).items() if k != 'network_frame'})
+    assert ModelCard.from_json(text).network_frame == 'source'
+
+
 def changed(**values):
     card = json.loads(CARD.to_json())
     for name, value in values.items():
@@ -65,6 +86,7 @@ def changed(**values):
         ('future schema', changed(schema=99), 'schema 99'),
         ('a megabyte of choice', changed(ground='x' * 10**6), 'ground'),
         ('wrong choice', changed(ground='sometimes'), 'ground'),
+        ('frame of a third sweep', changed(network_frame='map'), 'network_frame'),
         ('three sweeps', changed(num_sweeps=3), 'takes 3 sweeps'),
         ('dt outside its range', changed(nominal_dt=1.0), 'dt_range'),
         ('dt_range of three', changed(dt_range=[1, 2, 3]), 'does not make sense'),
@@ -85,6 +107,8 @@ def changed(**values):
         ('grid of another model', changed(grid={'cells': 4, 'cell': 0.5, 'z_min': -1, 'z_max': 3}), 'belong to'),
         ('shape that is a number', changed(inputs={'images': 5}), 'the shape of a tensor'),
         ('full model with other tensors', changed(form='full'), "the inputs 'points0'"),
+        ('gather without encoder', changed(form='gather', encoder_weight=[], encoder_bias=[]), 'pillar encoder'),
+        ('gather with the tensors of dense', changed(form='gather'), 'belong to'),
         ('no checksum', changed(checksum=''), '64 hexadecimal digits'),
         ('checksum that is no text', changed(checksum='\ud800' * 64), 'surrogates not allowed'),
         ('half a character in the name', changed(name='\ud800'), 'surrogates not allowed'),

@@ -88,7 +88,8 @@ def test_names_are_those_of_the_package(page):
 @pytest.mark.parametrize('page', PAGES)
 def test_anchors_are_headings(page):
     for name, anchor in re.findall(r'\]\((\w*)(?:\.md)?#([\w-]+)\)', PAGES[page]):
-        headings = re.findall(r'^#+ (.+)$', PAGES[name or page], re.MULTILINE)
+        target = (ROOT / 'docs' / f'{name or page}.md').read_text()
+        headings = re.findall(r'^#+ (.+)$', target, re.MULTILINE)
         slugs = {re.sub(r'[^\w -]', '', heading).lower().replace(' ', '-') for heading in headings}
         assert anchor in slugs
 
@@ -96,8 +97,10 @@ def test_anchors_are_headings(page):
 @pytest.mark.parametrize('page', PAGES)
 def test_launch_arguments_and_files_exist(page):
     launch = (ROOT / 'launch' / 'flow.launch.py').read_text()
-    arguments = re.findall(r'(\w+):=', PAGES[page])
+    arguments = re.findall(r'(?<!-p )\b(\w+):=', PAGES[page])
     assert all(f"'{argument}'" in launch for argument in arguments), arguments
+    parameters = (ROOT / 'zeroflow_ros' / 'parameters.py').read_text()
+    assert all(f'    {name}: ' in parameters for name in re.findall(r'-p (\w+):=', PAGES[page]))
     for path in re.findall(r'config/[\w.]+\w', PAGES[page]):
         assert (ROOT / path).is_file(), path
 

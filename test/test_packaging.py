@@ -94,7 +94,7 @@ def test_wheel_names_every_extra_and_only_the_vehicle_package(tmp_path):
     assert {name.split('/')[0] for name in names} == {
         'zeroflow_ros', 'zeroflow_ros-0.1.0.dist-info', 'zeroflow_ros-0.1.0.data'
     }  # fmt: skip
-    assert 'zeroflow_ros/models/fastflow3d_lite.onnx' in names
+    assert {'zeroflow_ros/models/fastflow3d_lite.onnx', 'zeroflow_ros/pillars.cu'} <= set(names)
     assert set(metadata.get_all('Provides-Extra')) == {
         'ros', 'speed', 'replay', 'registration', 'ground', 'simulation', 'training', 'export', 'tensorrt', 'ray',
         'test', 'view', 'dynamic',

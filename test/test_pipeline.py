@@ -22,9 +22,9 @@ class NearestNeighbour(PointEngine):
         return flow
 
 
-@pytest.fixture(scope='module')
-def card():
-    return load_engine().card
+@pytest.fixture(scope='module', params=['source', 'target'])
+def card(request):
+    return dataclasses.replace(load_engine().card, network_frame=request.param)
 
 
 EGO0_T_EGO1 = transforms.yaw_translation(0.05, 1.0, 0.2)  # the vehicle drove 1 m and turned a little
@@ -64,6 +64,17 @@ def test_the_network_sees_z_above_the_ground(card):
     flat = NearestNeighbour(dataclasses.replace(card, z_origin='sensor'))
     FlowPipeline(flat, sensor_height=1.73).estimate(world_pair())
     np.testing.assert_allclose(flat.calls[0][0][:, 2], 0.5, atol=1e-5)
+
+
+def test_the_network_works_in_the_frame_that_the_card_says():
+    card = load_engine().card
+    for network_frame, source_z, target_z in (('source', 0.5, 0.7), ('target', 0.3, 0.5)):
+        engine = NearestNeighbour(dataclasses.replace(card, network_frame=network_frame, z_origin='sensor'))
+        uphill = transforms.yaw_translation(0, 0, 0, 0.2)
+        FlowPipeline(engine).estimate(SweepPair(GRID_POINTS, GRID_POINTS, transforms.invert(uphill), 0.1))
+        [(source, target)] = engine.calls  # the latest sweep, as its source, lies 0.2 m below the one before
+        np.testing.assert_allclose(source[:, 2], source_z, atol=1e-5)
+        np.testing.assert_allclose(target[:, 2], target_z, atol=1e-5)
 
 
 def test_the_input_is_not_changed(card):

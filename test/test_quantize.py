@@ -50,6 +50,17 @@ def test_the_embedded_8_bit_model_comes_from_the_embedded_model_and_flows_like_i
     assert np.median(error) < 0.02 and np.percentile(error, 99) < 0.15  # m
 
 
+def test_the_symmetric_form_is_one_that_tensorrt_builds(tmp_path, capsys):
+    pytest.importorskip('tensorrt_rtx_bindings', reason='TensorRT-RTX is not installed (Makefile: TENSORRT_GATE)')
+    from export import to_tensorrt
+
+    out, bag = tmp_path / 'symmetric.onnx', write_bag(tmp_path / 'drive', num_sweeps=6)
+    assert quantize.main([str(FLOAT), '--out', str(out), '--bag', str(bag), '--pairs', '3', '--symmetric']) == 0
+    assert to_tensorrt.main([str(out), '--check']) == 0
+    flows = [street_flow(out), street_flow(FLOAT)]
+    assert np.median(np.linalg.norm(flows[0] - flows[1], axis=1)) < 0.02  # m
+
+
 def test_calibration_on_simulated_clips_sees_both_directions_of_time(tmp_path, monkeypatch):
     from training import clip_store
 

@@ -23,6 +23,8 @@ RUN_BY = {
     'ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points odometry_topic:=/odom': (
         'test_launch.py::test_two_nodes_run_in_two_namespaces'
     ),
+    'ros2 launch zeroflow_ros flow.launch.py engine:=tensorrt model_path:=model.onnx input_topic:=/lidar/points '
+    'odometry_topic:=/odom': 'test_tensorrt_node.py::test_flow_comes_from_the_gpu',
     'ros2 launch zeroflow_ros replay.launch.py bag:=path/to/bag': (
         'test_launch.py::test_replay_plays_a_bag_through_the_node'
     ),

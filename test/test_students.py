@@ -67,7 +67,7 @@ def test_lite_is_small():
 def test_unknown_student_is_named():
     with pytest.raises(ConfigError, match='fastflow3d_lite'):
         build_student('fastflow4d')
-    assert set(STUDENTS) == {'fastflow3d', 'fastflow3d_xl', 'fastflow3d_lite'}
+    assert {'fastflow3d', 'fastflow3d_xl', 'fastflow3d_lite'} <= set(STUDENTS)
 
 
 def test_order_of_points_does_not_matter(lite):

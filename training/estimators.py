@@ -10,12 +10,12 @@ import numpy as np
 
 from training.datasets.pairs import DatasetPair
 from zeroflow_ros import transforms
-from zeroflow_ros.engine import IDENTITY, Engine, load_engine
+from zeroflow_ros.engine import ENGINES, IDENTITY, Engine, engine_of, load_engine
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.model_card import ModelCard
 from zeroflow_ros.pipeline import FlowPipeline
 
-KINDS = 'zero, nearest, embedded, MODEL.onnx, CHECKPOINT.pt, teacher:NAME, labels:STORE'
+KINDS = 'zero, nearest, embedded, MODEL.onnx, tensorrt:MODEL.onnx, CHECKPOINT.pt, teacher:NAME, labels:STORE'
 
 
 class Estimator(Protocol):
@@ -46,8 +46,8 @@ def build_estimator(spec: str) -> Estimator:
         return TeacherEstimator(spec, name)
     if kind == 'labels' and name:
         return LabelEstimator(spec, Path(name))
-    if Path(spec).suffix == '.onnx':
-        return ModelEstimator(spec, load_engine(spec))
+    if Path(spec).suffix == '.onnx' or kind in ENGINES:
+        return ModelEstimator(spec, engine_of(spec))
     if Path(spec).suffix in ('.pt', '.ckpt'):
         return ModelEstimator(spec, checkpoint_engine(Path(spec)))
     raise ConfigError(f'Unknown estimator {spec!r}; expected one of: {KINDS}.')
@@ -135,11 +135,13 @@ def nearest_neighbour_flow(points0: np.ndarray, points1: np.ndarray) -> np.ndarr
 
 
 class TorchEngine:
-    """An engine that runs a torch student on the CPU; card: what its ONNX export would say."""
+    """An engine that runs a student in plain torch. card: what its ONNX export would say. device: of torch."""
 
-    def __init__(self, card: ModelCard, student):
-        self.card = card
-        self._student = student
+    def __init__(self, card: ModelCard, student, device: str = 'cpu'):
+        import torch
+
+        self.card, self.runs_on = card, f'torch {torch.__version__} on {device}, {torch.get_num_threads()} CPU threads'
+        self._student, self._device = student.to(device), device
 
     def infer(self, source, target, watch, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
         """See `Engine.infer`."""
@@ -149,12 +151,14 @@ class TorchEngine:
         inside = [self.card.grid.assign(points) >= 0 for points in clouds]
         flow = np.full_like(source, np.nan)
         with watch('inference'), torch.inference_mode():
-            tensors = [torch.from_numpy(points[rows]) for points, rows in zip(clouds, inside, strict=True)]
-            flow[inside[0]] = self._student(*tensors).numpy()
+            tensors = [
+                torch.from_numpy(points[rows]).to(self._device) for points, rows in zip(clouds, inside, strict=True)
+            ]
+            flow[inside[0]] = self._student(*tensors).cpu().numpy()
         return flow
 
 
-def checkpoint_engine(path: Path) -> TorchEngine:
+def checkpoint_engine(path: Path, device: str = 'cpu') -> TorchEngine:
     """Return an engine that runs a checkpoint.
 
     Raises: ModelError when it cannot be read.
@@ -162,11 +166,10 @@ def checkpoint_engine(path: Path) -> TorchEngine:
     from training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    student, about = checkpoint.build(), checkpoint.provenance
-    policies = {name: about[name] for name in ('ground', 'z_origin', 'direction', 'licence')}
+    student = checkpoint.build()
     card = partial(ModelCard, form='full', precision='float32', nominal_dt=0.1, dt_range=(0.04, 0.25), num_sweeps=2)
     return TorchEngine(
         card(name=path.stem, student=checkpoint.student, grid=student.grid, inputs={}, outputs={}, training={},
-             versions={}, **policies),
-        student,
+             versions={}, **checkpoint.policies),
+        student, device,
     )  # fmt: skip

@@ -8,7 +8,8 @@ usage:
 
 estimators: zero, nearest (nearest neighbour), embedded (the model in the package), a model file, a checkpoint,
   teacher:NAME, labels:STORE
-datasets: simulation:FIRST-LAST (seeds; trainings leave out those from 1000000 on), av2:LOG_OR_SPLIT, bag:BAG+BOXES.json
+datasets: simulation:FIRST-LAST (seeds; trainings leave out those from 1000000 on), av2:LOG_OR_SPLIT,
+  osf:SCENES, bag:BAG+BOXES.json
 
 Flow is residual: ego motion removed. Rows that get no flow count as zero flow. docs/evaluation.md explains the scores.
 """
@@ -29,7 +30,10 @@ from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.report import write_json
 
 # Boxes leave out their own ground; the grid of the lite model ends at 51.2 m.
-SCOPES = {'av2': Scope(half_extent=51.2), 'bag': Scope(with_ground=True), 'simulation': Scope()}
+SCOPES = {
+    'av2': Scope(half_extent=51.2), 'osf': Scope(half_extent=51.2), 'bag': Scope(with_ground=True),
+    'simulation': Scope(),
+}  # fmt: skip
 
 
 def evaluate(dataset: PairDataset, estimators: list[Estimator], scope: Scope, *,

@@ -2,6 +2,7 @@
 """What runs a model file: one protocol, and the choice of engine by name."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +13,10 @@ from zeroflow_ros.model_card import ModelCard
 from zeroflow_ros.stopwatch import Stopwatch
 
 MODELS = Path(__file__).parent / 'models'
+ENGINES = ('onnxruntime', 'tensorrt')
 DEFAULT_MODEL = MODELS / 'fastflow3d_lite_int8.onnx'  # on a CPU twice as fast as fastflow3d_lite.onnx, its source
-ENGINES = ('onnxruntime',)
+# TensorRT does not take the 8-bit form that ONNX Runtime is fast with.
+DEFAULT_MODELS = {'onnxruntime': DEFAULT_MODEL, 'tensorrt': MODELS / 'fastflow3d_lite.onnx'}
 IDENTITY = np.eye(4)
 
 
@@ -21,6 +24,7 @@ class Engine(Protocol):
     """Flow of one cloud towards another, in the frame of the model: z from the origin that its card says."""
 
     card: ModelCard
+    runs_on: str  # for a person to read: the library, its version, the processor
 
     def infer(
         self,
@@ -40,20 +44,93 @@ class Engine(Protocol):
         """
 
 
-def load_engine(model_path: str | Path = '', *, name: str = 'onnxruntime', num_threads: int = 2) -> Engine:
-    """Open a model file in an engine; an empty path means the model inside the package.
+class WithFallback:
+    """An engine on the GPU, and from the moment it fails ONNX Runtime on the CPU instead; see `Engine`.
 
-    Raises: ConfigError for an unknown engine; ModelError when the file is missing, foreign or damaged.
+    open_first, open_second: open the engines; the second only when it is needed.
+    say: gets a sentence when the second takes over.
+    Raises: ModelError when neither opens.
     """
-    if name not in ENGINES:
-        raise ConfigError(f'Unknown engine {name!r}; expected one of {ENGINES}.')
+
+    def __init__(self, open_first: Callable[[], Engine], open_second: Callable[[], Engine], say: Callable[[str], None]):
+        self._open_second, self._say = open_second, say
+        self.fell_back = False
+        try:
+            self._engine = open_first()
+        except ModelError as error:
+            self._fall_back(error)
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model that runs now."""
+        return self._engine.card
+
+    @property
+    def runs_on(self) -> str:
+        """What runs now."""
+        return self._engine.runs_on
+
+    def infer(self, source: np.ndarray, target: np.ndarray, watch: Stopwatch, **poses) -> np.ndarray:
+        """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""
+        try:
+            return self._engine.infer(source, target, watch, **poses)
+        except ModelError as error:
+            if self.fell_back:
+                raise
+            self._fall_back(error)
+            return self._engine.infer(source, target, watch, **poses)
+
+    def _fall_back(self, error: ModelError) -> None:
+        self._say(f'{error} ONNX Runtime takes over on the CPU, because cpu_fallback is set.')
+        self._engine, self.fell_back = self._open_second(), True
+
+
+def model_file(model_path: str | Path = '', *, engine: str = 'onnxruntime') -> Path:
+    """Return the model file that a user means; an empty path means the one in the package for this engine.
+
+    Raises: ConfigError for an unknown engine; ModelError when there is no such file.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f'Unknown engine {engine!r}; expected one of {ENGINES}.')
     # os.path, for Path raises on ~somebody unknown, on a name that is too long, and on one with a zero in it.
-    path = Path(os.path.expanduser(model_path)) if str(model_path) else DEFAULT_MODEL
+    path = Path(os.path.expanduser(model_path)) if str(model_path) else DEFAULT_MODELS[engine]
     if not os.path.isfile(path):
         raise ModelError(
             f'No model file at {str(path)[:300]}. Give model_path an .onnx file, or leave it empty for the model in '
             'the package.'
         )
+    return path
+
+
+def engine_of(spec: str, **options) -> Engine:
+    """Open what a user wrote: MODEL.onnx, or tensorrt:MODEL.onnx for the GPU; no MODEL means the one in the package.
+
+    options: of `load_engine`. Raises: as it.
+    """
+    name, _, path = spec.rpartition(':')
+    return load_engine(path, name=name, **options) if name in ENGINES else load_engine(spec, **options)
+
+
+def load_engine(
+    model_path: str | Path = '',
+    *,
+    name: str = 'onnxruntime',
+    num_threads: int = 2,
+    cache: str | Path = '',
+    max_points: int = 500_000,
+    progress: Callable[[str], None] = print,
+) -> Engine:
+    """Open a model file in an engine; an empty path means the model inside the package.
+
+    num_threads: of ONNX Runtime. cache, max_points, progress: of TensorRT, see `tensorrt_build.open_engine`.
+    Raises: ConfigError for an unknown engine; ModelError when the file is missing, foreign or damaged, or the engine
+    is not to be had here.
+    """
+    path = model_file(model_path, engine=name)
+    if name == 'tensorrt':
+        from zeroflow_ros.tensorrt_build import open_engine
+
+        return open_engine(path, cache=cache, max_points=max_points, progress=progress)
     from zeroflow_ros.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(path, num_threads=num_threads)

@@ -20,11 +20,14 @@ METADATA_KEY = 'zeroflow_ros.model_card'
 SCHEMA = 2
 REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
 NO_CHECKSUM = '0' * 64
+_SINCE_SCHEMA_2 = {'network_frame': 'source'}  # fields that its first files lack, and what those mean
+POINTS_AXIS = 'num_points'  # of a gather model
 _CHOICES = {
-    'form': ('dense', 'full'),
+    'form': ('dense', 'gather', 'full'),
     'precision': ('float32', 'float16', 'int8'),
     'ground': ('keep', 'remove'),
     'z_origin': ('ground', 'sensor'),
+    'network_frame': ('source', 'target'),
     'direction': ('both', 'forward'),
 }
 # What the vehicle computes itself, and its shape.
@@ -39,16 +42,20 @@ class ModelCard:
     """All that the vehicle must know about a model, and where the model comes from.
 
     name: of the model. student: the architecture.
-    form: 'dense' (pillar images in, a hidden layer of every cell out) or 'full' (points in, flow out).
+    form: 'dense' (pillar images in, a hidden layer of every cell out), 'gather' (pillar images, cells and offsets of
+        points in, their flow out) or 'full' (points in, flow out).
     precision: of the arithmetic inside the file.
     grid: the pillar grid.
     ground: 'keep' when the network takes all points, 'remove' when it was trained without ground.
+    network_frame: 'source' when both clouds go into the frame of the one that gets the flow, 'target' when into that
+        of the other.
     z_origin: 'ground' when z = 0 is the ground below the vehicle, 'sensor' when it is the frame's origin.
     direction: 'both' when trained on both directions of time (may flow the latest sweep), 'forward' otherwise.
     nominal_dt: seconds between the sweeps it was trained on. dt_range: the seconds it may be used at.
     num_sweeps: how many sweeps it takes.
-    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before a dense file; empty for a full one.
-    head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after it.
+    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before the file; empty for a full one.
+    head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after a
+        dense file; empty for others.
     inputs, outputs: tensor name to shape, where a string names a dynamic axis.
     training: what it was trained on, how long, with which code. licence: SPDX id. versions: of the exporters.
     checksum: sha256 of the file with this field set to 64 zeros.
@@ -76,6 +83,7 @@ class ModelCard:
     head_weight: np.ndarray = field(default_factory=lambda: np.zeros((3, 0), np.float32))
     head_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     head_activation: str = ''
+    network_frame: str = 'source'
     checksum: str = NO_CHECKSUM
     schema: int = SCHEMA
 
@@ -99,10 +107,12 @@ class ModelCard:
             raise ModelError(
                 f'A dense model needs the weights of its pillar encoder and point head in the card. {REMEDY}'
             )
+        if self.form == 'gather' and not len(self.encoder_weight):
+            raise ModelError(f'A gather model needs the weights of its pillar encoder in the card. {REMEDY}')
 
     @property
     def encoder(self) -> PillarEncoder:
-        """The pillar encoder that runs before a dense model."""
+        """The pillar encoder that runs before a dense or a gather model."""
         return PillarEncoder(self.grid, self.encoder_weight, self.encoder_bias)
 
     @property
@@ -133,6 +143,7 @@ class ModelCard:
             raise ModelError(f'The model card is not JSON: {error}. {REMEDY}') from error
         if not isinstance(values, dict):
             raise ModelError(f'The model card should be a JSON object, got {type(values).__name__}. {REMEDY}')
+        values = _SINCE_SCHEMA_2 | values
         known = {f.name: f for f in dataclasses.fields(ModelCard)}
         missing = sorted(set(known) - set(values))
         unknown = [name[:40] for name in sorted(set(values) - set(known))[:5]]
@@ -173,9 +184,14 @@ class ModelCard:
             if self.inputs.keys() != {'points0', 'points1'} or self.outputs.keys() != {'flow'}:
                 raise ValueError("a full model has the inputs 'points0' and 'points1' and the output 'flow'")
             return
-        cells, blocks, head = self.grid.cells, self.grid.cells // self.head.block, self.head
+        cells = self.grid.cells
         inputs = {'images': [1, 2 * len(self.encoder.weight), cells, cells]}
-        outputs = {'hidden': [blocks, blocks, head.block, head.block, len(head.offset_weight)]}
+        if self.form == 'gather':
+            inputs |= {'cell_index': [POINTS_AXIS], 'offsets': [POINTS_AXIS, 3]}
+            outputs = {'flow': [POINTS_AXIS, 3]}
+        else:
+            blocks, head = cells // self.head.block, self.head
+            outputs = {'hidden': [blocks, blocks, head.block, head.block, len(head.offset_weight)]}
         if (self.inputs, self.outputs) != (inputs, outputs):
             raise ValueError(
                 f'grid and weights belong to {inputs} and {outputs}, not to {reprlib.repr(self.inputs)} and '

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 
 import numpy as np
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
@@ -25,7 +26,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 
 from zeroflow_ros.cloud_input import CloudInput
 from zeroflow_ros.ego_motion import open_ego_motion
-from zeroflow_ros.engine import DEFAULT_MODEL, load_engine
+from zeroflow_ros.engine import Engine, WithFallback, load_engine, model_file
 from zeroflow_ros.errors import ModelError, ZeroFlowError
 from zeroflow_ros.flow_worker import FlowWorker
 from zeroflow_ros.health import Health, Level
@@ -117,7 +118,7 @@ class FlowNode(LifecycleNode):
         """
         p = self.parameters
         self.health = Health(log_of(self))
-        engine = load_engine(p.model_path, name=p.engine, num_threads=p.num_threads)
+        engine = self._engine = self._open_engine()
         pipeline = FlowPipeline(
             engine, output_on=p.output_on, sensor_height=None if math.isnan(p.sensor_height) else p.sensor_height,
             ego_motion_removed=p.ego_motion != 'none',
@@ -126,7 +127,7 @@ class FlowNode(LifecycleNode):
         card = engine.card
         self.nominal_dt = card.nominal_dt
         self._model_facts = {
-            'path': p.model_path or DEFAULT_MODEL, 'name': card.name, 'student': card.student, 'engine': p.engine,
+            'path': model_file(p.model_path, engine=p.engine), 'name': card.name, 'student': card.student,
             'precision': card.precision, 'checksum': card.checksum, 'dt_range_s': card.dt_range,
             'licence': card.licence, 'training': card.training,
         }  # fmt: skip
@@ -143,6 +144,33 @@ class FlowNode(LifecycleNode):
         self._worker.start()
         self._undo.append(self._worker.stop)
         self._listen()
+
+    def _open_engine(self) -> Engine:
+        """Open the model in what shall run it; an engine for a GPU is built first where there is none.
+
+        Raises: ModelError.
+        """
+        p, say = self.parameters, self.get_logger().warning
+
+        def on_gpu() -> Engine:
+            return load_engine(
+                p.model_path, name='tensorrt', cache=p.engine_cache, max_points=p.max_points, progress=say
+            )
+
+        def on_cpu() -> Engine:
+            # Without a model of the user's it is the one that is fast on a CPU.
+            return load_engine(p.model_path, num_threads=p.num_threads)
+
+        if p.engine == 'onnxruntime':
+            return on_cpu()
+        return WithFallback(on_gpu, on_cpu, say) if p.cpu_fallback else on_gpu()
+
+    def build_engine(self) -> None:
+        """Build the engine for this GPU if there is none, and nothing else.
+
+        Raises: ModelError.
+        """
+        self.get_logger().info(f'Ready: {self._open_engine().runs_on}.')
 
     def _listen(self) -> None:
         """Take clouds, watch the topics and the clock, and report."""
@@ -162,8 +190,8 @@ class FlowNode(LifecycleNode):
         self._worker.set_active(True)
         name, p = self._model_facts['name'], self.parameters
         self.get_logger().info(
-            f'{name} ({p.engine}, {p.num_threads} threads) gives the {p.output_on} sweep of {self._input.topic} '
-            f'velocities on {self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}'
+            f'{name} ({self._engine.runs_on}) gives the {p.output_on} sweep of {self._input.topic} velocities on '
+            f' {self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}'
         )
 
     def _deactivate(self) -> None:
@@ -174,7 +202,7 @@ class FlowNode(LifecycleNode):
         """Stop taking clouds, finish the one at hand, and give everything back."""
         while self._undo:
             self._undo.pop()()
-        self._input = self._worker = self._ego_motion = self._diagnostics = None
+        self._input = self._worker = self._ego_motion = self._diagnostics = self._engine = None
         gc.collect()  # callbacks and what they belong to hold each other, and the engine
 
     def close(self) -> None:
@@ -198,11 +226,14 @@ class FlowNode(LifecycleNode):
             text = 'use_sim_time is set, but nothing comes on /clock. Play the bag with --clock, or unset it.'
             self.health.say_once('no clock', text)
             self.health.trouble('no clock', 'input', Level.WARN, text, log='debug')
+        if getattr(self._engine, 'fell_back', False):
+            text = f'The GPU failed; the model runs on the CPU ({self._engine.runs_on}).'
+            self.health.trouble('cpu fallback', 'model', Level.WARN, text)
         facts = {
             'input': {'topic': self._input.topic, 'reliability': self._input.reliability, **self._worker.lookout.facts},
             'inference': {'active': self._worker.active},
             'ego_motion': {'source': self.parameters.ego_motion},
-            'model': self._model_facts,
+            'model': {**self._model_facts, 'engine': self._engine.runs_on},
         }
         name = self.get_fully_qualified_name().lstrip('/')
         statuses = [(f'{name}: {s.part}', s.level, s.message, s.values) for s in self.health.statuses(facts)]
@@ -237,7 +268,15 @@ def main(args: list[str] | None = None) -> int:
     if {'-h', '--help'} & set(argv):
         print(__doc__)
         return 0
-    return run_node('flow_node', argv, FlowNode, start=lambda node: not node.parameters.autostart or node.autostart())
+    return run_node('flow_node', argv, FlowNode, start=_start)
+
+
+def _start(node: FlowNode) -> bool:
+    if node.parameters.build_only:
+        node.build_engine()
+        rclpy.shutdown()
+        return False
+    return not node.parameters.autostart or node.autostart()
 
 
 if __name__ == '__main__':

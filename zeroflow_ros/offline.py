@@ -16,7 +16,7 @@ from zeroflow_ros.bag_motion import BagMotion
 from zeroflow_ros.bags import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagWriter
 from zeroflow_ros.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.deskew import Deskew
-from zeroflow_ros.engine import Engine, load_engine
+from zeroflow_ros.engine import Engine, engine_of
 from zeroflow_ros.errors import CloudError, ConfigError, DataError, EgoMotionError
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
@@ -189,7 +189,7 @@ def main(args) -> int:
         if not args.out and rerun_view.has_flow(args.bag, ''.join(args.topic)):
             return rerun_view.show_file(args)
     pose = args.odometry_T_lidar
-    engine = load_engine(args.model, num_threads=args.threads)
+    engine = engine_of(args.model, num_threads=args.threads)
     with Bag(args.bag) as bag:
         flow = OfflineFlow(
             bag, engine, topic=''.join(args.topic), ego_motion=args.ego_motion, odometry_topic=args.odometry_topic,

@@ -13,11 +13,11 @@ from zeroflow_ros.pillars import PillarImagePair
 from zeroflow_ros.stopwatch import Stopwatch
 from zeroflow_ros.transforms import apply
 
-_DTYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16}
+_FLOAT, _INDEX = 'tensor(float)', 'tensor(int32)'  # of what goes in or comes out, whatever the precision inside
 
 
 class OnnxRuntimeEngine:
-    """Runs a `dense` or a `full` model file; see `Engine`."""
+    """Runs a `dense`, a `gather` or a `full` model file; see `Engine`."""
 
     def __init__(self, path: Path, *, num_threads: int = 2):
         """Open the model file.
@@ -31,6 +31,7 @@ class OnnxRuntimeEngine:
                 f'Running a model needs ONNX Runtime, which cannot be imported ({error}). '
                 "Run 'pip install onnxruntime'; the ROS distributions do not package it."
             ) from error
+        self.runs_on = f'onnxruntime {onnxruntime.__version__} on {num_threads} CPU threads'
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # errors reach the caller as exceptions
@@ -49,13 +50,14 @@ class OnnxRuntimeEngine:
         self.card = ModelCard.from_json(metadata[METADATA_KEY])
         verify_checksum(path, self.card)
         self._check_tensors(path)
-        form = {'dense': _Dense, 'full': _Full}[self.card.form]
+        form = {'dense': _Dense, 'gather': _Gather, 'full': _Full}[self.card.form]
         self._form = form(self._session, self.card)
 
     def _check_tensors(self, path: Path) -> None:
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
-        if wrong := [f'{t.name} of {t.type}' for t in tensors if t.type not in _DTYPES]:
-            raise ModelError(f'{path} has {", ".join(wrong)}, expected one of {", ".join(_DTYPES)}. {REMEDY}')
+        wanted = {t.name: _INDEX if t.name == 'cell_index' else _FLOAT for t in tensors}
+        if wrong := [f'{t.name} of {t.type}, expected {wanted[t.name]}' for t in tensors if t.type != wanted[t.name]]:
+            raise ModelError(f'{path} has {"; ".join(wrong)}. {REMEDY}')
         found = ({i.name: list(i.shape) for i in self._session.get_inputs()},
                  {o.name: list(o.shape) for o in self._session.get_outputs()})  # fmt: skip
         for kind, said, has in zip(('inputs', 'outputs'), (self.card.inputs, self.card.outputs), found, strict=True):
@@ -81,13 +83,10 @@ class _Dense:
     def __init__(self, session, card: ModelCard):
         self._session, self._head = session, card.head
         self._pillars = PillarImagePair(card.encoder)
-        [given] = session.get_inputs()
-        # What the network reads: the same buffer, unless it takes another type.
-        self._network_images = self._pillars.images.astype(_DTYPES[given.type], copy=False)
+        images = self._pillars.images
         self._hidden = np.zeros(card.outputs['hidden'], np.float32)
         self._binding = session.io_binding()
-        shape, place = self._network_images.shape, self._network_images.ctypes.data
-        self._binding.bind_input('images', 'cpu', 0, self._network_images.dtype, shape, place)
+        self._binding.bind_input('images', 'cpu', 0, np.float32, images.shape, images.ctypes.data)
         self._binding.bind_output('hidden', 'cpu', 0, np.float32, self._hidden.shape, self._hidden.ctypes.data)
         self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
 
@@ -96,8 +95,6 @@ class _Dense:
             target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
             cell_index = self._pillars.source.update(source, network_T_source)
             target_half.result()
-            if self._network_images is not self._pillars.images:
-                self._network_images[:] = self._pillars.images
         with watch('inference'):
             self._session.run_with_iobinding(self._binding)
             flow = np.empty((len(source), 3), np.float32)
@@ -109,6 +106,31 @@ class _Dense:
             other_half = self._other_core.submit(write, halves[1])
             write(halves[0])
             other_half.result()
+        return flow
+
+
+class _Gather:
+    """Runs a gather model: two pillar images, and cells and offsets of the source points that are inside the grid."""
+
+    def __init__(self, session, card: ModelCard):
+        self._session, self._grid = session, card.grid
+        self._pillars = PillarImagePair(card.encoder)
+        self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
+
+    def infer(self, source, target, network_T_source, network_T_target, watch):
+        with watch('pillars'):
+            target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
+            cell_index = self._pillars.source.update(source, network_T_source)
+            rows = np.flatnonzero(cell_index >= 0)
+            cell_index = np.take(cell_index, rows)
+            points = apply(network_T_source, np.take(source, rows, axis=0))
+            inputs = {'cell_index': cell_index, 'offsets': self._grid.centre_offsets(points, cell_index)}
+            target_half.result()
+            inputs['images'] = self._pillars.images
+        flow = np.full((len(source), 3), np.nan, np.float32)
+        with watch('inference'):
+            if len(rows):
+                flow[rows] = self._session.run(['flow'], inputs)[0]
         return flow
 
 

@@ -39,8 +39,16 @@ class Parameters:
 
     autostart: bool = _parameter(True, 'Configure and activate at start; false: a lifecycle manager does it.')
     model_path: str = _parameter('', 'Model file (.onnx with a model card); empty for the model in the package.')
-    engine: str = _parameter('onnxruntime', 'What runs the model.', choices=ENGINES)
-    num_threads: int = _parameter(2, 'CPU threads of the engine.', low=1, high=256)
+    engine: str = _parameter(
+        'onnxruntime', 'What runs the model: the CPU, or an NVIDIA GPU, for which an engine is built at the first '
+        'start.', choices=ENGINES
+    )  # fmt: skip
+    num_threads: int = _parameter(2, 'CPU threads of onnxruntime.', low=1, high=256)
+    engine_cache: str = _parameter('', 'Folder where tensorrt keeps its engines; empty: ~/.cache/zeroflow_ros/engines.')
+    cpu_fallback: bool = _parameter(
+        False, 'With engine tensorrt: run the model on the CPU when the GPU cannot, which is a warning.'
+    )
+    build_only: bool = _parameter(False, 'With engine tensorrt: build the engine, and end.')
     output_on: str = _parameter('latest', 'The sweep whose points get the velocities.', choices=OUTPUT_ON)
     sensor_height: float = _parameter(
         math.nan, "Height of the cloud frame's origin above the ground [m]; .nan: see it in the sweeps."
@@ -94,6 +102,8 @@ class Parameters:
     def __post_init__(self):
         check_fields(self)
         check_ego_motion(self)
+        if self.engine != 'tensorrt' and (self.build_only or self.cpu_fallback):
+            raise ConfigError('build_only and cpu_fallback are for engine tensorrt; onnxruntime needs neither.')
         if self.deskew and self.ego_motion == 'none':
             raise ConfigError(
                 "With ego_motion 'none' nobody knows how to deskew. Set deskew to false, or ego_motion to odometry, tf "

@@ -78,16 +78,23 @@ class FlowPipeline:
             source_T_target = pair.ego0_T_ego1
         with watch('prepare'):
             height = self._sensor_height.update(source) if card.z_origin == 'ground' or card.ground == 'remove' else 0.0
-            network_T_source = np.eye(4)
+            raised = np.eye(4)
             if card.z_origin == 'ground':
-                network_T_source[2, 3] = height
+                raised[2, 3] = height
+            network_T_source, network_T_target = raised, raised @ source_T_target
+            if card.network_frame == 'target':
+                network_T_source, network_T_target = raised @ transforms.invert(source_T_target), raised
             if card.ground == 'remove':
                 source, target = (_without_ground(points, height) for points in (source, target))
-        network_T_target = network_T_source @ source_T_target
         flow = self.engine.infer(
             source, target, watch, network_T_source=network_T_source, network_T_target=network_T_target
         )
         with watch('finish'):
+            if card.network_frame == 'target':
+                source_R_network = np.eye(4)
+                source_R_network[:3, :3] = network_T_source[:3, :3].T
+                with np.errstate(invalid='ignore'):  # an infinite number becomes NaN, and its row below
+                    flow = transforms.apply(source_R_network, flow)
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
         return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, height, watch.stages_ms)
 

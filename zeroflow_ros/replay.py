@@ -235,7 +235,7 @@ def _add_offline_arguments(group) -> None:
                        help='pose of the LiDAR in the frame that odometry moves; default: from /tf_static')  # fmt: skip
     group.add_argument('--deskew', action='store_true',
                        help='move points to the stamp of their sweep, by their times and the ego motion')  # fmt: skip
-    group.add_argument('--model', default='', help='model file; default: the one in the package')
+    group.add_argument('--model', default='', help='model file, or tensorrt:FILE; default: the one in the package')
     group.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
     group.add_argument('--output-on', default='latest', help='the sweep that gets the velocities: latest, previous')
     group.add_argument('--sensor-height', type=float, default=None, help='above ground [m]; default: as seen')

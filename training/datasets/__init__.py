@@ -6,6 +6,7 @@
   bag:PATH                    rosbag1 or rosbag2: consecutive clouds
   bag:PATH+BOXES.json         with true flow inside tracked boxes
   av2:FOLDER                  one Argoverse 2 Sensor log, or a folder of logs
+  osf:FOLDER                  scenes of OpenSceneFlow, *.h5
 
 A bare path is recognised by what lies there. Options follow a question mark: bag:PATH?topic=/lidar/points&deskew=true.
 """
@@ -23,6 +24,7 @@ _SCHEMES = {
     'simulation': 'training.datasets.simulated_pairs',
     'bag': 'training.datasets.rosbag',
     'av2': 'training.datasets.argoverse2',
+    'osf': 'training.datasets.openscene',
 }
 _TRUTH = {'true': True, 'false': False}
 
@@ -41,7 +43,8 @@ def open_dataset(spec: str) -> 'PairDataset':
             return module.open_pairs(str(spec))
     raise DataError(
         f'{spec!r} is no dataset: expected one of {", ".join(f"{name}:..." for name in _SCHEMES)}, or the path of a '
-        'rosbag or of Argoverse 2 logs. Examples: simulation:0-9, bag:PATH, bag:PATH+BOXES.json, av2:FOLDER.'
+        'rosbag, of Argoverse 2 logs or of *.h5 scenes. Examples: simulation:0-9, bag:PATH, bag:PATH+BOXES.json, '
+        'av2:FOLDER, osf:FOLDER.'
     )
 
 

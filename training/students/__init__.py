@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Students by name."""
 
+from training.students.deflow import deflow, deflow_2, deflow_lite
 from training.students.fastflow3d import fastflow3d, fastflow3d_xl
 from training.students.fastflow3d_lite import fastflow3d_lite
 from training.students.pillar_net import PillarStudent
 from zeroflow_ros.errors import ConfigError
 
-STUDENTS = {build.__name__: build for build in (fastflow3d, fastflow3d_xl, fastflow3d_lite)}
+_BUILDERS = (
+    fastflow3d, fastflow3d_xl, fastflow3d_lite,
+    deflow, deflow_2, deflow_lite,
+)  # fmt: skip
+STUDENTS = {build.__name__: build for build in _BUILDERS}
 
 
 def build_student(name: str) -> PillarStudent:

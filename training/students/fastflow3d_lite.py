@@ -22,23 +22,23 @@ def stage(num_in: int, num_out: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class FastFlow3DLite(PillarStudent):
-    """256 x 256 pillars of 0.4 m; z from -2 to 4 m around the ground.
+class LiteStudent(PillarStudent):
+    """256 x 256 pillars of 0.4 m, z from -2 to 4 m around the ground: all of a student but the head.
 
     Three things differ from FastFlow3D, all for two CPU cores. The encoder sees both sweeps at once instead of each in
     turn: half the work, and motion of less than a cell is visible to its first layer. Full-resolution layers cost most
     on a CPU, so there are none: the decoder ends at 0.8 m and gives the head four columns a cell, one for each 0.4 m
     quarter. It does not look at x and y themselves, only at offsets in the pillar: the same scene looks the same
     everywhere.
+
+    num_hidden: H, what the head takes of each cell. num_channels: of a pseudo-image. widths: of the encoder's stages.
     """
 
     head_block = 2
-    head_activation = 'leaky_relu'
 
-    def __init__(self, num_channels: int = 16, widths: tuple[int, int, int] = (32, 64, 128), num_hidden: int = 32,
+    def __init__(self, num_hidden: int, *, num_channels: int = 16, widths: tuple[int, int, int] = (32, 64, 128),
                  grid: PillarGrid = PillarGrid(256, 0.4, -2.0, 4.0)):  # noqa: B008 - frozen  # fmt: skip
         super().__init__()
-        self.name = 'fastflow3d_lite'
         self.grid = grid
         in_cell = 2 / grid.cell  # offsets in a cell become [-1, 1]
         self.embedder = PillarEmbedder(num_channels, (0, 0, 0.5, in_cell, in_cell, 1.0, in_cell, in_cell, 0.5))
@@ -51,11 +51,9 @@ class FastFlow3DLite(PillarStudent):
         self.decoder1 = conv_norm_relu(2 * w1, w1)
         self.head_decoder = nn.Conv2d(w1, 4 * num_hidden, 1)
         self.head_pillars = nn.Conv2d(2 * num_channels, 4 * num_hidden, 2, stride=2, bias=False)
-        self.head_offset = nn.Linear(3, num_hidden, bias=False)
-        self.head_out = nn.Linear(num_hidden, 3)
 
     def hidden(self, images: Tensor) -> Tensor:
-        """Return the head's hidden layer (B, 4H, G/2, G/2) without its offset part; see `PillarStudent`."""
+        """Return what the head takes of each cell, (B, 4H, G/2, G/2); see `PillarStudent`."""
         level1 = self.encoder1(images)  # (B, w1, G/2, G/2)
         level2 = self.encoder2(level1)
         level3 = self.encoder3(level2)  # (B, w3, G/8, G/8)
@@ -63,6 +61,18 @@ class FastFlow3DLite(PillarStudent):
         decoded = self.decoder2(torch.cat([_double(decoded), level2], 1))
         decoded = self.decoder1(torch.cat([_double(decoded), level1], 1))  # (B, w1, G/2, G/2)
         return self.head_decoder(decoded) + self.head_pillars(images)
+
+
+class FastFlow3DLite(LiteStudent):
+    """FastFlow3D made for two CPU cores; see `LiteStudent`."""
+
+    name = 'fastflow3d_lite'
+    head_activation = 'leaky_relu'
+
+    def __init__(self, num_hidden: int = 32, **sizes):
+        super().__init__(num_hidden, **sizes)
+        self.head_offset = nn.Linear(3, num_hidden, bias=False)
+        self.head_out = nn.Linear(num_hidden, 3)
 
     def head_layers(self) -> tuple[Tensor, nn.Linear]:
         """Return the weight of the offsets, and the last layer."""

@@ -97,22 +97,24 @@ class PillarEmbedder(nn.Module):
 
 
 class PillarStudent(nn.Module):
-    """A student on pillars of two sweeps: a backbone over two pseudo-images, and a head of two layers per point.
+    """A student on pillars of two sweeps: a backbone over two pseudo-images, and a head per point.
 
-    The head's first layer is linear in the maps and in the point's offset from the centre of its pillar. A linear
-    layer commutes with a gather: the part of the maps is computed for every cell, and each point adds its own offset.
-
-    Subclasses set `grid`, `embedder`, `head_block`, `head_activation`, and implement `hidden` and `head_layers`.
+    Most heads have two layers, the first of them linear in the maps and in the point's offset from the centre of its
+    pillar. A linear layer commutes with a gather: the part of the maps is computed for every cell, and each point adds
+    its own offset. Such a student sets `head_activation` and implements `head_layers`; the vehicle runs its head beside
+    the network. Any other head sets `form` to 'gather' and implements `points_flow`, which becomes part of the network.
+    All set `grid`, `embedder`, `head_block`, and implement `hidden`.
     """
 
     name: str
     grid: PillarGrid
     embedder: PillarEmbedder
+    form: str = 'dense'  # of the model file that the vehicle runs, see zeroflow_ros.model_card
     head_block: int  # cells along each side of the square of cells that share a column of `hidden`
     head_activation: str  # one of zeroflow_ros.point_head.ACTIVATIONS
 
     def hidden(self, images: Tensor) -> Tensor:
-        """Return the head's hidden layer, without the part of the offsets, for every cell.
+        """Return what the head takes of each cell: its hidden layer without the part of the offsets, if it has one.
 
         images: (B, 2C, G, G), both pseudo-images. Returns (B, b * b * H, G / b, G / b) for blocks of b x b cells; the
         H channels of the cell at (row, column) of its block start at (row * b + column) * H.
@@ -155,16 +157,19 @@ class PillarStudent(nn.Module):
         return hidden.flatten(1).T.reshape(self.grid.cells**2, -1)
 
     def head_flow(self, hidden: Tensor, cell0: Tensor, offset0: Tensor) -> Tensor:
-        """Return the flow (N, 3) [m] of points in cells (N,) with offsets (N, 3), from one sample's hidden layer."""
+        """Return the flow (N, 3) [m] of points in cells (N,) with offsets (N, 3), from one sample's `hidden`."""
         cells, block = self.grid.cells, self.head_block
         row, column = torch.div(cell0, cells, rounding_mode='floor'), cell0 % cells
         block_row, block_column = (torch.div(index, block, rounding_mode='floor') for index in (row, column))
         in_block = (row - block_row * block) * block + column - block_column * block
         index = (block_row * (cells // block) + block_column) * block**2 + in_block
         # index_select and not []: its backward is an index_add, which is 5x faster.
-        gathered = self.hidden_rows(hidden).index_select(0, index)
+        return self.points_flow(self.hidden_rows(hidden).index_select(0, index), offset0)
+
+    def points_flow(self, gathered: Tensor, offsets: Tensor) -> Tensor:
+        """Return the flow (N, 3) [m] of points from the `hidden` of their cells (N, H) and their offsets (N, 3)."""
         offset_weight, last = self.head_layers()
-        return last(_ACTIVATIONS[self.head_activation](torch.addmm(gathered, offset0, offset_weight.T)))
+        return last(_ACTIVATIONS[self.head_activation](torch.addmm(gathered, offsets, offset_weight.T)))
 
     def forward_both(
         self, pairs: list[tuple[Tensor, Tensor]], rows: list[tuple[Tensor, Tensor]]

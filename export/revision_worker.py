@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times the pipeline of the `zeroflow_ros` on the path, pair by pair; `export.revisions` starts it.
+
+usage: python3 export/revision_worker.py MODEL THREADS
+
+Takes from standard input a line of JSON [N, M] and the points of the newer and the older sweep as float32, and answers
+with a line of JSON, the milliseconds of each stage. Uses only what revisions have had from the first on.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from zeroflow_ros.engine import load_engine
+from zeroflow_ros.pipeline import FlowPipeline
+from zeroflow_ros.sweep import SweepPair
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    model, num_threads = sys.argv[1:]
+    engine = load_engine(model, num_threads=int(num_threads))
+    pipeline = FlowPipeline(engine, output_on='latest' if engine.card.direction == 'both' else 'previous')
+    while line := sys.stdin.buffer.readline():
+        points1, points0 = (
+            np.frombuffer(sys.stdin.buffer.read(12 * num_points), np.float32).reshape(-1, 3)
+            for num_points in json.loads(line)
+        )
+        start = time.perf_counter()
+        stages_ms = pipeline.estimate(SweepPair(points0, points1, np.eye(4), 0.1)).stages_ms
+        print(json.dumps({**stages_ms, 'total': (time.perf_counter() - start) * 1e3}), flush=True)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another revision of the vehicle package beside this one, so that both are timed in one run."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from zeroflow_ros.errors import ConfigError, DataError
+from zeroflow_ros.sweep import SweepPair
+
+_ROOT = Path(__file__).parents[1]
+_WORKER = Path(__file__).with_name('revision_worker.py')
+
+
+class RevisionRun:
+    """The pipeline of a git revision of this checkout, in a process of its own, timed by stage.
+
+    revision: as git names it. model: a model file; empty for the one that the revision has in its package.
+    Raises: ConfigError for an unknown revision.
+    """
+
+    def __init__(self, revision: str, model: str, num_threads: int):
+        self.name = f'{revision}: {model or "embedded"}'
+        self.runs_on = f'zeroflow_ros of {revision}, {num_threads} CPU threads'
+        self._folder = tempfile.TemporaryDirectory(prefix='revision-')
+        archive = subprocess.run(
+            ['git', 'archive', '--format=tar', revision, 'zeroflow_ros'], cwd=_ROOT, capture_output=True, check=False
+        )
+        if archive.returncode:
+            said = archive.stderr.decode(errors='replace').strip()
+            raise ConfigError(f'git has no zeroflow_ros of revision {revision!r}: {said}')
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+            tar.extractall(self._folder.name, filter='data')
+        path = str(Path(model).resolve()) if model else ''
+        self._process = subprocess.Popen(
+            [sys.executable, str(_WORKER), path, str(num_threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, cwd=self._folder.name, env={**os.environ, 'PYTHONPATH': self._folder.name},
+        )  # fmt: skip
+
+    def __call__(self, pair: SweepPair) -> dict[str, float]:
+        """Return milliseconds by stage.
+
+        Raises: DataError with what the other revision said when it ended.
+        """
+        clouds = pair.points1, pair.points0
+        try:
+            self._process.stdin.write(json.dumps([len(points) for points in clouds]).encode() + b'\n')
+            for points in clouds:
+                self._process.stdin.write(points.astype('float32').tobytes())
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+        except (OSError, ValueError) as error:
+            self._process.kill()
+            said = self._process.stderr.read().decode(errors='replace').strip().splitlines()
+            raise DataError(f'{self.name} ended: {said[-1] if said else error}') from error
+
+    def close(self) -> None:
+        """End its process and remove its files."""
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Import of the Lightning checkpoints of ZeroFlow and of OpenSceneFlow: keys, shapes, and the frames they live in."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.students import build_student
+from zeroflow_ros.errors import ModelError
+
+_PREFIX = 'model.'
+_OPENSCENEFLOW = 'head.offset_encoder.'  # ZeroFlow's head takes the offsets as they are
+_GRU_STEPS = {4: 'deflow', 2: 'deflow_2'}
+_REACH = [-51.2, -51.2, -3.0, 51.2, 51.2, 3.0]  # m: low x, y, z, high x, y, z
+_VOXEL = [0.2, 0.2, 6.0]  # m
+# Ground-free clouds, forward in time; what differs is the frame.
+_ZEROFLOW_POLICIES = {'direction': 'forward', 'ground': 'remove', 'z_origin': 'ground', 'network_frame': 'source'}
+_OPENSCENEFLOW_POLICIES = _ZEROFLOW_POLICIES | {'z_origin': 'sensor', 'network_frame': 'target'}
+
+
+class Setting:
+    """Stands for an object of the omegaconf package in a checkpoint: keeps what it was given, runs nothing."""
+
+    def __init__(self, *_):
+        pass
+
+
+def placeholders(path: Path) -> list[tuple[type, str]]:
+    """Return what torch.serialization.safe_globals takes to read the settings that OpenSceneFlow writes beside weights.
+
+    Classes of omegaconf become `Setting`, and names of plain types that it refers to become themselves.
+    """
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    allowed = [(Setting, name) for name in names if name.startswith('omegaconf.') or name == 'typing.Any']
+    plain = {'builtins.dict': dict, 'builtins.list': list, 'builtins.int': int, 'builtins.float': float,
+             'builtins.str': str, 'builtins.bool': bool, 'collections.defaultdict': defaultdict}  # fmt: skip
+    return allowed + [(plain[name], name) for name in names if name in plain]
+
+
+def import_lightning(path: Path, content: dict, student: str | None) -> tuple[str, dict, dict]:
+    """Return (student, state_dict, provenance) of a Lightning checkpoint, whose model's keys start with `model.`.
+
+    content: of the file. student: which one it holds; None to tell by its keys and settings.
+    Raises: ModelError with the list of differences when it is neither ZeroFlow's nor OpenSceneFlow's.
+    """
+    entries = content['state_dict']
+    foreign = sorted(str(key) for key in entries if not str(key).startswith(_PREFIX))
+    if foreign or not entries:
+        raise ModelError(
+            f'{path}: a checkpoint of ZeroFlow or OpenSceneFlow has keys that start with "{_PREFIX}", found '
+            f'{foreign[:5]} among {len(entries)} keys.'
+        )
+    state_dict = {key.removeprefix(_PREFIX): value for key, value in entries.items()}
+    is_openscene = any(key.startswith(_OPENSCENEFLOW) for key in state_dict)
+    if is_openscene:
+        student = _openscene_student(path, content, state_dict, student)
+        state_dict = _from_openscene(state_dict, student)
+    elif student is None:
+        is_xl = any(key.startswith('backbone.encoder_step_4') for key in state_dict)
+        student = 'fastflow3d_xl' if is_xl else 'fastflow3d'
+    provenance = {
+        'source': f'{"OpenSceneFlow" if is_openscene else "ZeroFlow"} checkpoint {path.name}',
+        'epoch': content.get('epoch'),
+        'step': content.get('global_step'),
+        'licence': 'BSD-3-Clause' if is_openscene else 'MIT',
+        **(_OPENSCENEFLOW_POLICIES if is_openscene else _ZEROFLOW_POLICIES),
+    }
+    return student, state_dict, provenance
+
+
+def check_state_dict(found: dict[str, Tensor], shapes: dict[str, tuple], student: str) -> None:
+    """Check that weights have the keys and shapes of a student.
+
+    Raises: ModelError with the list of differences.
+    """
+    differences = [f'missing {key} {shape}' for key, shape in shapes.items() if key not in found]
+    differences += [f'unknown {key}' for key in found if key not in shapes]
+    differences += [
+        f'{key} is {tuple(found[key].shape)}, expected {shape}'
+        for key, shape in shapes.items()
+        if key in found and tuple(found[key].shape) != shape
+    ]
+    if differences:
+        listed = '\n  '.join(differences)
+        raise ModelError(f'The weights do not fit {student}; {len(differences)} differences:\n  {listed}')
+
+
+def state_shapes(student: str) -> dict[str, tuple]:
+    """Return the shape of every entry of a student's state_dict."""
+    with torch.device('meta'):
+        return {key: tuple(value.shape) for key, value in build_student(student).state_dict().items()}
+
+
+def _openscene_student(path: Path, content: dict, state_dict: dict, student: str | None) -> str:
+    """Return which student OpenSceneFlow trained. Weights do not show the steps of a GRU nor the size of a pillar."""
+    is_deflow = any(key.startswith('head.gru.') for key in state_dict)
+    known = tuple(_GRU_STEPS.values()) if is_deflow else ('fastflow3d',)
+    settings = _plain((content.get('hyper_parameters') or {}).get('cfg'))
+    if not settings:
+        if student is None:
+            raise ModelError(
+                f'{path} comes without its settings, and its weights do not show them. Say --student '
+                f'{" or ".join(known)} if it was trained on pillars of 0.2 m within 51.2 m'
+                f'{", with 4 or 2 iterations" if is_deflow else ""}.'
+            )
+    else:
+        target = settings.get('model', {}).get('target', {})
+        for name, expected in (('voxel_size', _VOXEL), ('point_cloud_range', _REACH)):
+            # The model's may be the reference '${voxel_size}' to that of the whole.
+            found = target.get(name) if isinstance(target.get(name), list) else settings.get(name)
+            if found != expected:
+                raise ModelError(f'{path} was trained with {name} {found}, expected {expected}.')
+        steps = target.get('num_iters')
+        if is_deflow and steps not in _GRU_STEPS:
+            raise ModelError(f'{path} was trained with num_iters {steps}, expected one of {sorted(_GRU_STEPS)}.')
+        named = _GRU_STEPS[steps] if is_deflow else 'fastflow3d'
+        if student not in (None, named):
+            raise ModelError(f'{path} holds {named} by its settings, not {student}.')
+        return named
+    if student not in known:
+        raise ModelError(f'{path} holds {" or ".join(known)} by its keys, not {student}.')
+    return student
+
+
+def _plain(node):
+    """Return omegaconf's settings as dictionaries and lists."""
+    if isinstance(node, Setting):
+        node = vars(node).get('_content', vars(node).get('_val'))
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    return [_plain(value) for value in node] if isinstance(node, list) else node
+
+
+def _from_openscene(found: dict[str, Tensor], student: str) -> dict[str, Tensor]:
+    """Return OpenSceneFlow's weights as a state_dict of ours.
+
+    Its GRU is of convolutions of width 1. Its FastFlow3D passes the offsets through a Linear 3 -> 128 before the two
+    layers of the head, with nothing between: one Linear, the product of both, says the same.
+    """
+    shapes = state_shapes(student)
+    if student == 'fastflow3d':
+        published = shapes | {
+            'head.offset_encoder.weight': (128, 3), 'head.offset_encoder.bias': (128,),
+            'head.decoder.0.weight': (32, 64 + 64 + 128),
+        }  # fmt: skip
+        check_state_dict(found, published, f"OpenSceneFlow's {student}")
+        weight = found['head.decoder.0.weight'].double()
+        encoder_weight, encoder_bias = (found[f'head.offset_encoder.{name}'].double() for name in ('weight', 'bias'))
+        converted = {key: found[key] for key in shapes}
+        converted['head.decoder.0.weight'] = torch.cat([weight[:, :128], weight[:, 128:] @ encoder_weight], 1).float()
+        bias = found['head.decoder.0.bias'].double() + weight[:, 128:] @ encoder_bias
+        return converted | {'head.decoder.0.bias': bias.float()}
+    gates = {key: shape for key, shape in shapes.items() if key.startswith('head.gru.') and key.endswith('weight')}
+    check_state_dict(found, shapes | {key: (*shape, 1) for key, shape in gates.items()}, f"OpenSceneFlow's {student}")
+    return found | {key: found[key].squeeze(2) for key in gates}

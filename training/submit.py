@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a submission to an Argoverse 2 scene flow board.
+
+usage: python3 -m training.submit model.onnx av2:TEST_LOGS --board v1 --masks test-masks.zip --out submission.zip
+       python3 -m training.submit labels:out/labels/nsfp av2:TEST_LOGS --board v2 --out submission.zip
+       python3 -m training.submit runs/lite/last.pt osf:SCENES --board v3 --only pairs.txt --out submission.zip
+
+The estimator is one of training.evaluate. The archive is checked file by file before it gets its name. For v1 take the
+official masks: masks made by oneself can be off by a point.
+"""
+
+import argparse
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from training.boards import BOARDS, METADATA, check_archive, encode, entries_of, read_mask, table_of
+from training.datasets.pairs import PairDataset
+from training.estimators import Estimator, build_estimator
+from zeroflow_ros.errors import ZeroFlowError
+
+
+def submit(estimator: Estimator, dataset: PairDataset, board: str, out: Path, *, masks: Path | None = None,
+           only: tuple[str, ...] = (), supervised: bool = False) -> dict[str, float]:  # fmt: skip
+    """Write the archive, check it, and move it into place; an archive of that name is replaced.
+
+    See `entries_of` for masks and only. supervised: what v2 asks of the method.
+    Returns the number of files and of rows, and the share of rows that got no flow and count as standing.
+    Raises: ZeroFlowError when the estimator, the dataset or the masks do not do; `out` is left as it was.
+    """
+    entries, num_rows, without = entries_of(board, dataset, masks=masks, only=only), {}, 0
+    about = {'Is Supervised?': supervised} if board == 'v2' else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f'.{out.name}.partial')
+    try:
+        with zipfile.ZipFile(part, 'w') as archive:
+            if about is not None:
+                archive.writestr(METADATA, json.dumps(about, indent=4))
+            for entry in tqdm(entries, f'{estimator.name}, {dataset.name}', unit='pair', disable=None):
+                item = dataset[entry.index]
+                mask = read_mask(masks, entry) if board == 'v1' else None
+                flow = estimator.flow(item)
+                archive.writestr(entry.name, encode(table_of(board, item, flow, mask)))
+                lacking = ~np.isfinite(flow).all(1)
+                rows = lacking if mask is None else lacking[mask]
+                without, num_rows[entry.name] = without + int(rows.sum()), len(rows)
+        check_archive(part, board, num_rows, about)
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    total = sum(num_rows.values())
+    return {'files': len(entries), 'rows': total, 'without_flow': without / max(total, 1)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        'training.submit', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('estimator', metavar='ESTIMATOR', help='as for training.evaluate')
+    parser.add_argument('dataset', metavar='DATASET', help='av2:LOGS or osf:SCENES, a whole split')
+    parser.add_argument('--board', choices=BOARDS, required=True)
+    parser.add_argument('--masks', type=Path, help='v1: the official archive, test-masks.zip or val-masks.zip')
+    parser.add_argument('--only', type=Path, help='v3: a text file with the pairs to submit, a <scene>/<stamp> a line')
+    parser.add_argument('--supervised', action='store_true', help='v2: say that the method learned from human labels')
+    parser.add_argument('--out', type=Path, required=True, help='the archive')
+    options = parser.parse_args(arguments)
+    for name, board in (('masks', 'v1'), ('only', 'v3'), ('supervised', 'v2')):
+        if getattr(options, name) and options.board != board:
+            parser.error(f'--{name} is for {board}')
+    try:
+        from training.datasets import open_dataset
+
+        only = tuple(options.only.read_text().split()) if options.only else ()
+        found = submit(build_estimator(options.estimator), open_dataset(options.dataset), options.board, options.out,
+                       masks=options.masks, only=only, supervised=options.supervised)  # fmt: skip
+    except (ZeroFlowError, OSError) as error:
+        print(f'training.submit: {error}', file=sys.stderr)
+        return 1
+    print(
+        f'{options.out}: {found["files"]} files, {found["rows"]} rows, checked; {found["without_flow"]:.1%} of the '
+        'rows got no flow and count as standing'
+    )
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
