@@ -80,4 +80,6 @@ $(VENV)/.test-ready: $(VENV)/.demo-ready setup.py
 		echo 'No $(OFFICIAL_METRICS) for this Python: the tests that call them will skip.'
 	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(TENSORRT_GATE) || \
 		echo 'No $(TENSORRT_GATE) for this computer: the tests that build engines with it will skip.'
+	@$(BIN)/python -m pip install --quiet --only-binary :all: dufomap || \
+		echo 'No dufomap for this Python: no labels of what moves for SeFlow, and their tests will skip.'
 	@touch $@

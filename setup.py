@@ -55,6 +55,7 @@ setup(
         'ground': ['pypatchworkpp'],
         'simulation': ['trimesh', 'embreex'],
         'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow', 'h5py'],
+        'dynamic': ['dufomap'],  # what moves in a drive, for training by SeFlow
         'ray': ['ray'],  # 79 MB: label jobs over many machines
         'export': ['onnx', 'onnxscript'],
         'tensorrt': ['tensorrt', 'pycuda'],

@@ -18,15 +18,15 @@ def sample(seed=0):
 
 @pytest.mark.parametrize('seed', range(8))
 def test_flow_still_leads_from_one_cloud_to_the_other(seed):
-    clouds, flows = EXACT(*sample(), np.random.default_rng(seed))
+    clouds, flows, _ = EXACT(*sample(), np.random.default_rng(seed))
     np.testing.assert_allclose(clouds[0] + flows[0], clouds[1], atol=1e-4)  # m: float32 at 30 m
     np.testing.assert_allclose(clouds[1] + flows[1], clouds[0], atol=1e-4)
 
 
 def test_an_error_of_the_ego_motion_moves_one_cloud_and_no_flow():
     wrong = dataclasses.replace(EXACT, ego_translation=0.05)
-    exact_clouds, exact_flows = EXACT(*sample(), np.random.default_rng(0))
-    clouds, flows = wrong(*sample(), np.random.default_rng(0))
+    exact_clouds, exact_flows, _ = EXACT(*sample(), np.random.default_rng(0))
+    clouds, flows, _ = wrong(*sample(), np.random.default_rng(0))
     np.testing.assert_array_equal(clouds[0], exact_clouds[0])
     np.testing.assert_array_equal(flows[0], exact_flows[0])
     shift = clouds[1] - exact_clouds[1]
@@ -37,8 +37,8 @@ def test_an_error_of_the_ego_motion_moves_one_cloud_and_no_flow():
 def test_thinned_rows_go_together():
     thin = dataclasses.replace(EXACT, thin=0.9)
     for seed in range(6):
-        clouds, flows = thin(*sample(), np.random.default_rng(seed))
-        assert [len(c) for c in clouds] == [len(f) for f in flows]
+        clouds, flows, kept = thin(*sample(), np.random.default_rng(seed))
+        assert [len(c) for c in clouds] == [len(f) for f in flows] == [len(rows) for rows in kept]
     assert len(clouds[0]) <= 500
 
 

@@ -125,6 +125,26 @@ def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
     assert 'none.yaml' in capsys.readouterr().err
 
 
+def test_a_recorded_drive_becomes_a_model_without_a_teacher(tmp_path, capsys):
+    pytest.importorskip('dufomap', reason="these labels need the package dufomap: pip install 'zeroflow_ros[dynamic]'")
+    drive = write_bag(tmp_path / 'drive', num_sweeps=5)
+    config = tmp_path / 'tiny.yaml'
+    phase = {'steps': 1, 'batch': 2, 'cells': 48}
+    config.write_text(yaml.safe_dump({'warm_up': phase, 'crops': phase, 'full': phase, 'num_workers': 0}))
+    out, work = tmp_path / 'model.onnx', tmp_path / 'work'
+    arguments = [drive, '--strategy', 'seflow', '--out', out, '--work', work, '--config', config]
+    arguments = [str(word) for word in [*arguments, '--held-out', 0.25, '--calibration-pairs', 0]]
+    assert main(arguments) == 0
+    card = load_engine(out).card
+    assert card.training['loss'] == 'seflow' and 'teacher dufomap' in card.training['supervision']
+    [folder] = work.glob('label_*')
+    assert LabelStore(folder).about['teacher'] == 'dufomap'
+    assert '"still"' in capsys.readouterr().out  # how much the held-out pair moves that should not
+    before = out.read_bytes()
+    assert main(arguments) == 0 and out.read_bytes() == before
+    assert 'there already' in capsys.readouterr().err
+
+
 def test_a_recorded_drive_becomes_models_by_the_programs_themselves(tmp_path, capsys):
     drive = write_bag(tmp_path / 'drive', num_sweeps=5)
     config = tmp_path / 'tiny.yaml'

@@ -92,7 +92,7 @@ def test_every_extra_is_one_of_setup_py():
     assert wanted['runtime-tensorrt'] == {'tensorrt'}
     variables = dict(re.findall(r'^(\w+) := (.*)$', (ROOT / 'Makefile').read_text(), re.MULTILINE))
     tested = set((variables['DEMO_EXTRAS'] + variables['TEST_EXTRAS']).replace('$(DEMO_EXTRAS)', '').split())
-    assert wanted['training'] == tested - {'ros', 'test'} | {'ray'}
+    assert wanted['training'] == tested - {'ros', 'test'} | {'ray', 'dynamic'}
     assert {'training', 'export'}.isdisjoint(copied('runtime'))
 
 

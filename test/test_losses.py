@@ -3,7 +3,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='losses need torch')
 
-from training.losses import balanced_epe, fastflow3d_loss, speed_weight, zeroflow_loss  # noqa: E402
+from training.losses import balanced_epe, deflow_loss, fastflow3d_loss, speed_weight, zeroflow_loss  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,26 @@ def test_balanced_epe(label, speeds, errors, still_weight, expected):
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_gradient_is_finite_at_a_perfect_prediction():
+@pytest.mark.parametrize(
+    'label, speeds, errors, expected',
+    [
+        ('no points', [], [], 0.0),
+        ('one group: its mean', [0.0, 0.3], [0.1, 0.3], 0.2),
+        ('three groups: the sum of their means', [0.1, 0.7, 3.0, 9.0], [0.1, 0.2, 0.3, 0.5], 0.1 + 0.2 + 0.4),
+        ('0.4 and 1 m/s are slow', [0.4, 1.0], [0.1, 0.3], 0.2),
+        ('a group without points counts 0', [0.0, 1.1], [0.1, 0.3], 0.4),
+    ],
+)
+def test_deflow_loss(label, speeds, errors, expected):
+    flow = torch.tensor([[0.0, error, 0.0] for error in errors]).reshape(-1, 3)
+    loss = deflow_loss(flow, torch.zeros_like(flow), torch.tensor(speeds))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize('loss', [balanced_epe, deflow_loss])
+def test_gradient_is_finite_at_a_perfect_prediction(loss):
     flow = torch.zeros(4, 3, requires_grad=True)
-    balanced_epe(flow, torch.zeros(4, 3), torch.zeros(4)).backward()
+    loss(flow, torch.zeros(4, 3), torch.zeros(4)).backward()
     assert torch.isfinite(flow.grad).all()
 
 

@@ -41,6 +41,13 @@ def label(n=500, m=400, key='drive/000001', dtype=np.float32, seed=0):
     return PseudoLabel(key, *clouds, *flows, *grounds, 0.1, 'c0ffee')
 
 
+def without_flow(n=500, m=400):
+    """Return a label that says which points move, and not how."""
+    rng = np.random.default_rng(1)
+    dynamic = {f'dynamic{side}': rng.integers(-2, 40_000, size).astype(np.int32) for side, size in enumerate((n, m))}
+    return dataclasses.replace(label(n, m), **dynamic)
+
+
 def arrays(of: PseudoLabel):
     return {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
 
@@ -63,8 +70,25 @@ def test_round_trip_keeps_all_to_half_a_millimetre(store, n, m):
         assert not flow[is_ground].any()
 
 
-def test_what_was_read_and_is_written_again_is_the_same_file(store):
-    path = store.write(label())
+@pytest.mark.parametrize('n, m', [(0, 0), (0, 5), (500, 400)])
+def test_labels_of_what_moves_come_back_and_reach_the_training(store, n, m):
+    before = without_flow(n, m)
+    store.write(before)
+    after, pair = store.read(before.key), store.training_pair(before.key)
+    for side, sees in ((0, 'points0'), (1, 'points1')):
+        dynamic = getattr(before, f'dynamic{side}')
+        np.testing.assert_array_equal(getattr(after, f'dynamic{side}'), dynamic)
+        kept = np.isfinite(getattr(before, sees)).all(axis=1)
+        np.testing.assert_array_equal(getattr(pair, f'dynamic{side}'), dynamic[kept])
+    store.write(label())
+    assert store.read(before.key).dynamic0 is None and store.training_pair(before.key).dynamic0 is None
+    with pytest.raises(ValueError, match='dynamic0'):
+        dataclasses.replace(before, dynamic0=np.zeros(n + 1, np.int32))
+
+
+@pytest.mark.parametrize('make', [label, without_flow])
+def test_what_was_read_and_is_written_again_is_the_same_file(store, make):
+    path = store.write(make())
     first = path.read_bytes()
     store.write(store.read('drive/000001'))
     assert path.read_bytes() == first

@@ -41,7 +41,7 @@ def test_a_box_that_moves_gets_its_flow_in_both_directions_of_time(name, toleran
     assert np.linalg.norm(flow1 + motion, axis=1).mean() < tolerance
 
 
-@pytest.mark.parametrize('name', TEACHERS)
+@pytest.mark.parametrize('name', [name for name in TEACHERS if name != 'dufomap'])  # which knows no flow
 @pytest.mark.parametrize('sizes', [(0, 0), (0, 5), (5, 0), (1, 1)])
 def test_empty_and_single_points_get_zero_or_finite_flow(name, sizes):
     points0, points1 = (np.ones((size, 3), np.float32) for size in sizes)

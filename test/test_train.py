@@ -158,7 +158,7 @@ def test_a_student_learns_to_flow_one_crop(clips):
         ('wrong type', 'num_clips: many', 'should be a int'),
         ('a list', '[1]', 'mapping'),
         ('not YAML', '{', 'not YAML'),
-        ('unknown loss', 'loss: l2', 'one of balanced_epe, zeroflow'),
+        ('unknown loss', 'loss: l2', 'one of balanced_epe, deflow'),
         ('unknown precision', 'precision: int8', '32-true'),
         ('nothing left to train on', 'held_out: 1.0', 'below 1'),
         ('cells that do not divide', 'crops: {steps: 1, batch: 1, cells: 30}', 'multiples of 8'),

@@ -30,7 +30,10 @@ class Augmentation:
     jitter: float = 0.01
 
     def __call__(self, clouds, flows, rng: np.random.Generator):
-        """Return changed copies of both clouds (N, 3), (M, 3) and of their flows, which share one frame [m]."""
+        """Return changed copies of both clouds (N, 3), (M, 3) and of their flows, which share one frame [m].
+
+        And the rows of each that are left.
+        """
         turn = rng.uniform(-np.pi, np.pi) if rng.random() < self.any_yaw else rng.uniform(-self.yaw, self.yaw)
         linear = transforms.rotation_matrix([0, 0, turn]) * rng.uniform(1 - self.scale, 1 + self.scale)
         linear = linear @ np.diag([*rng.choice([-1.0, 1.0], 2, p=[self.flip, 1 - self.flip]), 1.0])
@@ -39,8 +42,9 @@ class Augmentation:
             rng.normal(0, self.ego_yaw), *rng.normal(0, self.ego_translation, 3) * [1, 1, 0.5]
         )
         keep_share = 1 - rng.uniform(0, self.thin) * (rng.random() < 0.5)
-        changed_clouds, changed_flows = [], []
+        changed_clouds, changed_flows, rows = [], [], []
         for number, (points, flow) in enumerate(zip(clouds, flows, strict=True)):
+            kept = np.arange(len(points))
             if keep_share < 1:
                 kept = np.flatnonzero(rng.random(len(points)) < keep_share)
                 points, flow = points[kept], flow[kept]
@@ -49,4 +53,5 @@ class Augmentation:
             points[:, 2] += height
             changed_clouds.append(transforms.apply(ego_error, points) if number else points)
             changed_flows.append(flow @ linear.T.astype(np.float32))
-        return changed_clouds, changed_flows
+            rows.append(kept)
+        return changed_clouds, changed_flows, rows

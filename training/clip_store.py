@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.datasets.lidar import Category
 from zeroflow_ros import transforms
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -19,6 +20,8 @@ class TrainingPair:
 
     points0 (N, 3), points1 (M, 3): float32 [m], z = 0 on the ground below the vehicle, in the frame of sweep 1.
     flow0 (N, 3), flow1 (M, 3): float32 [m], to the time of the other sweep. dt: seconds between the sweeps.
+    is_ground0 (N,), is_ground1 (M,): bool, None where nobody knows. dynamic0 (N,), dynamic1 (M,): int32, see
+    training/dynamic_labels.py, None where the flow says it.
     """
 
     points0: np.ndarray
@@ -26,6 +29,10 @@ class TrainingPair:
     flow0: np.ndarray
     flow1: np.ndarray
     dt: float
+    is_ground0: np.ndarray | None = None
+    is_ground1: np.ndarray | None = None
+    dynamic0: np.ndarray | None = None
+    dynamic1: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class ClipStore:
             return make(arrays)
 
     def _simulate(self, seed: int, path: Path) -> None:
-        from training.datasets.simulation import Category, simulate_clip  # the ray caster is needed only here
+        from training.datasets.simulation import simulate_clip  # the ray caster is needed only here
 
         clip = simulate_clip(seed, num_sweeps=self.num_sweeps)
         arrays = {
@@ -91,4 +98,6 @@ def _pair(arrays, first: int, second: int) -> TrainingPair:
     flow1 = arrays[f'flow_{second}_{first}'].astype(np.float32)
     points0[:, 2] += np.float32(arrays['lidar_height'])
     points1[:, 2] += np.float32(arrays['lidar_height'])
-    return TrainingPair(points0, points1, flow0, flow1, float(stamps[second] - stamps[first]) * 1e-9)
+    dt = float(stamps[second] - stamps[first]) * 1e-9
+    grounds = [arrays[f'category_{k}'] == Category.GROUND for k in (first, second)]
+    return TrainingPair(points0, points1, flow0, flow1, dt, *grounds)

@@ -2,6 +2,7 @@
 """From recorded drives to a model file, without labels: label, train, evaluate, export.
 
 usage: python3 -m training.distill drives/*.mcap --out model.onnx
+       python3 -m training.distill drives/*.mcap --strategy seflow --out model.onnx
        python3 -m training.distill simulation:0-99 --teacher fast_nsf --steps 500 --work out/try --out out/try.onnx
 
 Run the same command again after any interruption: a stage whose result is whole and was made from the same inputs is
@@ -23,6 +24,7 @@ import yaml
 from training.config import load_config
 from training.schedule import TrainConfig
 from training.stages import Checksums, locked, run_program, stage
+from training.strategies import STRATEGIES, build_strategy
 from zeroflow_ros.engine import load_engine
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.report import write_json
@@ -150,7 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, help='model file; the 8-bit form lies beside it')
     parser.add_argument('--work', type=Path, default=Path('out/distill'), help='all that is made on the way '
                         '(default: %(default)s)')  # fmt: skip
-    parser.add_argument('--teacher', default='rigid', help='method that labels (default: %(default)s)')
+    parser.add_argument('--strategy', choices=STRATEGIES, help='how the student learns (default: as in --config); '
+                        'seflow: no teacher says how anything moves')  # fmt: skip
+    parser.add_argument('--teacher', help='method that labels (default: rigid; with seflow: dufomap, on what moves)')
     parser.add_argument('--teacher-config', type=Path, help='YAML with settings of the teacher')
     parser.add_argument('--config', type=Path, default=Path(__file__).parents[1] / 'config' / 'train_lite.yaml',
                         help='YAML of the training (default: config/train_lite.yaml)')  # fmt: skip
@@ -172,8 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
             config = config.with_steps(options.steps)
         if options.held_out is not None:
             config = dataclasses.replace(config, held_out=options.held_out)
+        if options.strategy is not None:
+            config = dataclasses.replace(config, strategy=options.strategy)
+        teacher = options.teacher or build_strategy(config).teacher
         models = distill(Distillation(
-            tuple(options.drives), options.out, options.work, options.teacher, options.teacher_config, config,
+            tuple(options.drives), options.out, options.work, teacher, options.teacher_config, config,
             options.processes, options.devices, options.calibration_pairs,
         ))  # fmt: skip
     except (ZeroFlowError, OSError) as error:

@@ -23,7 +23,7 @@ from training.datasets.pairs import PairDataset
 from training.provenance import provenance
 from training.pseudo_labels import LabelStore
 from training.teacher_input import Crop, checksum, teacher_input
-from training.teachers.teacher import Teacher
+from training.teachers.teacher import DriveTeacher, Teacher
 from zeroflow_ros.errors import ConfigError, DataError, ModelError
 
 
@@ -118,7 +118,10 @@ def label_one(job: LabelJob, number: int) -> Outcome:
         if intact and bench.store.is_intact(key, checksum(item)):
             return Outcome(key, 'kept')
         seen = teacher_input(item, job.crop)
-        label = seen.labelled_by(bench.teacher)
+        if isinstance(bench.teacher, DriveTeacher):
+            label = bench.teacher.label_in_drive(source, index, item, seen)
+        else:
+            label = seen.labelled_by(bench.teacher)
     except Exception as error:  # whatever a reader or a teacher makes of one pair, the other pairs are not to blame
         first_line = (str(error).strip() or 'no reason given').splitlines()[0]
         return Outcome(key, 'failed', f'{type(error).__name__}: {first_line}')

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.dynamic_labels import FIRST_CLUSTER, STATIC
 from training.label_figures import MOVING, LabelFigures, LabelFit
 from training.pseudo_labels import PseudoLabel
 from zeroflow_ros.arrows import pick_arrows
@@ -24,7 +25,8 @@ def draw(label: PseudoLabel, fitted: LabelFit, figures: LabelFigures, path: Path
     """Write a picture of a label.
 
     Left: labelled points of the older sweep by speed, with arrows; the newer sweep behind them. Middle: the misfit of
-    each point after its flow. Right: close-ups where most moves and where most is missed.
+    each point after its flow. Right: close-ups where most moves and where most is missed. Where a label says what moves
+    and not how, that is orange on the left.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -32,9 +34,10 @@ def draw(label: PseudoLabel, fitted: LabelFit, figures: LabelFigures, path: Path
     figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
     reach = _reach(fitted.points)
+    of_older = 'speed of the older sweep' if label.dynamic0 is None else 'what moves in the older sweep'
     speed_axes, misfit_axes = (
         _square(figure, (left, 0.085, 0.33, 0.7452), (0, 0), reach, title)
-        for left, title in ((0.008, 'speed of the older sweep'), (0.346, 'misfit after the flow'))
+        for left, title in ((0.008, of_older), (0.346, 'misfit after the flow'))
     )
     max_speed = _draw_speed(speed_axes, label, fitted)
     order = np.argsort(fitted.after)
@@ -51,7 +54,7 @@ def draw(label: PseudoLabel, fitted: LabelFit, figures: LabelFigures, path: Path
     _draw_scale(figure, (0.035, 0.04, 0.27, 0.014), 'speed [m/s]', _SPEED_COLORS, max_speed)
     _draw_scale(figure, (0.373, 0.04, 0.27, 0.014), 'distance to the newer sweep [m]', _MISFIT_COLORS, _MISFIT_END)
     figure.text(0.008, 0.958, f'{label.key}   by {teacher}', color=_TEXT, fontsize=17, fontweight='bold', va='center')
-    figure.text(0.008, 0.912, _said(figures, label.dt), color=_FAINT, fontsize=12, va='center')
+    figure.text(0.008, 0.912, _said(figures, label), color=_FAINT, fontsize=12, va='center')
     for place, (color, what) in enumerate(
         ((_MOVED, 'older sweep moved by its flow'), (_NEWER, 'newer sweep'), (_OLDER, 'older sweep where it was'))
     ):
@@ -60,8 +63,12 @@ def draw(label: PseudoLabel, fitted: LabelFit, figures: LabelFigures, path: Path
     figure.savefig(path, facecolor=_BACKGROUND)
 
 
-def _said(figures: LabelFigures, dt: float) -> str:
-    said = f'{figures.num_points:,} labelled points over {dt:.3f} s    {figures.moving_share:.1%} move'
+def _said(figures: LabelFigures, label: PseudoLabel) -> str:
+    if label.dynamic0 is not None:
+        moving, bodies = np.count_nonzero(label.dynamic0 > STATIC), np.unique(label.dynamic0)
+        num_bodies = np.count_nonzero(bodies >= FIRST_CLUSTER)
+        return f'{figures.num_points:,} points that stand, {moving:,} that move, in {num_bodies} bodies'
+    said = f'{figures.num_points:,} labelled points over {label.dt:.3f} s    {figures.moving_share:.1%} move'
     if figures.moving_share > 0:
         said += f', median {figures.median_speed:.1f} m/s'
     said += (
@@ -98,6 +105,8 @@ def _draw_speed(axes, label: PseudoLabel, fitted: LabelFit) -> float:
     axes.scatter(*fitted.target[:, :2].T, s=1.2, c='#39435a', **dots)
     moving = fitted.is_moving
     axes.scatter(*fitted.points[~moving, :2].T, s=1.2, c=_STILL, **dots)
+    if label.dynamic0 is not None:
+        axes.scatter(*label.points0[label.dynamic0 > STATIC, :2].T, s=4.0, c=_MOVED, **dots)
     max_speed = max(5.0, float(np.percentile(fitted.speed[moving], 98))) if moving.any() else 5.0
     order = np.flatnonzero(moving)[np.argsort(fitted.speed[moving])]
     colormap = _colormap(_SPEED_COLORS)

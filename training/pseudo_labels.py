@@ -2,8 +2,9 @@
 """Pseudo-labels on disk: one verified file a label, and one description that all labels of a store share.
 
 A label file is the 8 bytes of its schema, the sha256 of all that follows, the length of a JSON header, the header, and
-six zlib blocks: both clouds, both flows, both ground masks. Lengths are whole millimetres, so they come back within
-0.5 mm; what was read and is written again gives the same file. Plain floats would take 3.5 times the space.
+six zlib blocks: both clouds, both flows, both ground masks; two more where there are dynamic labels. Lengths are whole
+millimetres, so they come back within 0.5 mm; what was read and is written again gives the same file. Plain floats would
+take 3.5 times the space.
 """
 
 import contextlib
@@ -39,6 +40,8 @@ class PseudoLabel:
     the ground below the vehicle; NaN rows are no returns. flow0 (N, 3), flow1 (M, 3): float32 [m], residual flow to the
     time of the other sweep; NaN where the teacher was not asked (outside its crop, NaN points), exactly 0 on the
     ground. is_ground0 (N,), is_ground1 (M,): bool. dt: seconds. input_sha256: of the sweep pair, '' if not known.
+    dynamic0 (N,), dynamic1 (M,): int32, see training/dynamic_labels.py, of a teacher that says which points move and
+    not how: flow is NaN where they move. None of teachers that know the flow.
     """
 
     key: str
@@ -50,15 +53,21 @@ class PseudoLabel:
     is_ground1: np.ndarray
     dt: float
     input_sha256: str = ''
+    dynamic0: np.ndarray | None = None
+    dynamic1: np.ndarray | None = None
 
     def __post_init__(self):
         for side in '01':
-            points, flow, is_ground = (getattr(self, f'{name}{side}') for name in ('points', 'flow', 'is_ground'))
+            points, flow, is_ground, dynamic = (
+                getattr(self, f'{name}{side}') for name in ('points', 'flow', 'is_ground', 'dynamic')
+            )
             n = len(points)
+            dynamic = np.zeros(n, np.int32) if dynamic is None else dynamic
             for name, array, shape, dtype in (
                 ('points', points, (n, 3), np.float32),
                 ('flow', flow, (n, 3), np.float32),
                 ('is_ground', is_ground, (n,), np.bool_),
+                ('dynamic', dynamic, (n,), np.int32),
             ):
                 if array.shape != shape or array.dtype != dtype:
                     raise ValueError(f'{self.key}: {name}{side} is {array.shape} {array.dtype}, not {shape} {dtype}')
@@ -141,9 +150,10 @@ class LabelStore:
         arrays = [_metres(block) for block in blocks[:4]]
         arrays += [
             np.unpackbits(np.frombuffer(block, np.uint8), count=len(points)).astype(bool)
-            for block, points in zip(blocks[4:], arrays, strict=False)
+            for block, points in zip(blocks[4:6], arrays, strict=False)
         ]
-        return PseudoLabel(key, *arrays, header['dt'], header['input_sha256'])
+        dynamic = [np.frombuffer(block, np.int32) for block in blocks[6:]]
+        return PseudoLabel(key, *arrays, header['dt'], header['input_sha256'], *dynamic)
 
     def write(self, label: PseudoLabel) -> Path:
         """Write a label, in place of one that is there; a reader never sees half of it.
@@ -152,6 +162,8 @@ class LabelStore:
         """
         arrays = [getattr(label, name) for name in _ARRAYS]
         blocks = [_millimetres(array) for array in arrays[:4]] + [np.packbits(array).tobytes() for array in arrays[4:]]
+        if label.dynamic0 is not None:
+            blocks += [label.dynamic0.tobytes(), label.dynamic1.tobytes()]
         blocks = [zlib.compress(block, 1) for block in blocks]  # level 1: 5 % more space than 6, in 60 % of its time
         header = {
             'key': label.key,
@@ -174,9 +186,9 @@ class LabelStore:
         """
         label = self.read(key)
         kept = [np.isfinite(points).all(axis=1) for points in (label.points0, label.points1)]
-        return TrainingPair(
-            label.points0[kept[0]], label.points1[kept[1]], label.flow0[kept[0]], label.flow1[kept[1]], label.dt
-        )
+        names = ('points', 'flow', 'is_ground') + (() if label.dynamic0 is None else ('dynamic',))
+        arrays = {f'{name}{side}': getattr(label, f'{name}{side}')[kept[side]] for name in names for side in (0, 1)}
+        return TrainingPair(**arrays, dt=label.dt)
 
 
 def _write(path: Path, content: bytes, publish: Callable) -> None:

@@ -8,8 +8,10 @@ from functools import lru_cache
 import numpy as np
 
 from training.clip_store import TrainingPair
+from training.dynamic_labels import STATIC
 from training.pair_sources import PairSource
 from training.schedule import Phase, TrainConfig
+from training.strategies import build_strategy
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.pillars import PillarGrid
 
@@ -22,13 +24,15 @@ class Sample:
     """Two clouds of a crop in one frame, and what the loss needs of them.
 
     clouds: two (N, 3) float32 [m], all inside the phase's grid. rows: two (K,) row numbers of the points to score.
-    flows: two (K, 3) float32 [m], theirs, to the time of the other cloud; all known. dt: seconds.
+    flows: two (K, 3) float32 [m], theirs, to the time of the other cloud. dt: seconds.
+    dynamic: two (K,) int32, theirs, see training/dynamic_labels.py; None where the strategy does not ask.
     """
 
     clouds: tuple[np.ndarray, np.ndarray]
     rows: tuple[np.ndarray, np.ndarray]
     flows: tuple[np.ndarray, np.ndarray]
     dt: float
+    dynamic: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class PairSamples:
@@ -38,6 +42,7 @@ class PairSamples:
         self.config = config
         self.source = source
         self.grid = grid
+        self.strategy = build_strategy(config)
         self._cache: dict[int, TrainingPair] = {}
 
     def batches(self, start: int, *, rank: int = 0, world: int = 1) -> Iterator[list[tuple[int, int]]]:
@@ -82,16 +87,18 @@ class PairSamples:
         is_crop = grid.cells < self.grid.cells
         pair = self._pair(step, i // _CROPS_OF_A_PAIR if is_crop else i, attempt)
         clouds, flows = (pair.points0, pair.points1), (pair.flow0, pair.flow1)
-        mover_flow = config.mover_speed * pair.dt
+        dynamic = None if pair.dynamic0 is None else (pair.dynamic0, pair.dynamic1)
         if is_crop and len(pair.points0):
-            clouds, flows = crop(clouds, flows, grid, phase, mover_flow, rng)
-        clouds, flows = config.augmentation(clouds, flows, rng)
+            moves = faster(pair.flow0, config.mover_speed * pair.dt) if dynamic is None else dynamic[0] > STATIC
+            clouds, flows, kept = crop(clouds, flows, grid, phase, moves, rng)
+            dynamic = dynamic and _taken(dynamic, kept)
+        clouds, flows, kept = config.augmentation(clouds, flows, rng)
+        dynamic = dynamic and _taken(dynamic, kept)
         inside = [grid.assign(points) >= 0 for points in clouds]
-        clouds = tuple(np.ascontiguousarray(points[keep]) for points, keep in zip(clouds, inside, strict=True))
-        flows = [flow[keep] for flow, keep in zip(flows, inside, strict=True)]
-        rows = tuple(self._scored(flow, mover_flow, rng) for flow in flows)
-        flows = tuple(np.ascontiguousarray(flow[chosen]) for flow, chosen in zip(flows, rows, strict=True))
-        return Sample(clouds, rows, flows, pair.dt)
+        clouds, flows = _taken(clouds, inside), _taken(flows, inside)
+        rows = tuple(self.strategy.scored(flow, pair.dt, rng) for flow in flows)
+        dynamic = dynamic and _taken(_taken(dynamic, inside), rows)
+        return Sample(clouds, rows, _taken(flows, rows), pair.dt, dynamic)
 
     @lru_cache(maxsize=1)  # noqa: B019 - lives as long as the training
     def _pair(self, step: int, number: int, attempt: int) -> TrainingPair:
@@ -107,7 +114,7 @@ class PairSamples:
         """Return a pair of the source, from memory if it is there; what came first goes first."""
         if index in self._cache:
             return self._cache[index]
-        pair = self.source[index]
+        pair = self.strategy.prepare(self.source[index])
         if len(self._cache) >= self.config.cached_pairs > 0:
             del self._cache[next(iter(self._cache))]
         if self.config.cached_pairs:
@@ -130,33 +137,32 @@ class PairSamples:
     def _pairs_of_a_step(self, phase: Phase) -> int:
         return -(-phase.batch // _CROPS_OF_A_PAIR) if phase.cells < self.grid.cells else phase.batch
 
-    def _scored(self, flow: np.ndarray, mover_flow: float, rng: np.random.Generator) -> np.ndarray:
-        """Return row numbers of known flow: at most scored_points that move and as many that do not, at random."""
-        known, moves = ~np.isnan(flow).any(axis=1), faster(flow, mover_flow)
-        if not self.config.scored_points:
-            return np.flatnonzero(known)
-        groups = (np.flatnonzero(known & moves), np.flatnonzero(known & ~moves))
-        return np.sort(np.concatenate([rng.permutation(group)[: self.config.scored_points] for group in groups]))
 
-
-def crop(clouds, flows, grid: PillarGrid, phase: Phase, mover_flow: float, rng: np.random.Generator):
+def crop(clouds, flows, grid: PillarGrid, phase: Phase, moves: np.ndarray, rng: np.random.Generator):
     """Return the parts of both clouds and flows around a point that becomes the origin (its height stays).
 
+    And the rows of each that they are.
     Kept are 1.5 times the grid's extent, so that the corners are filled after a turn.
-    mover_flow: a point with more flow than this moves [m].
+    moves: (N,) bool, which points of the first cloud move.
     """
-    moving = np.flatnonzero(faster(flows[0], mover_flow))
+    moving = np.flatnonzero(moves)
     any_row = int(rng.integers(len(clouds[0])))
     centre_row = rng.choice(moving) if len(moving) and rng.random() < phase.near_mover else any_row
     centre = np.append(clouds[0][centre_row, :2] + rng.uniform(-0.4, 0.4, 2) * grid.half_extent, 0).astype(np.float32)
-    cropped_clouds, cropped_flows = [], []
+    cropped_clouds, cropped_flows, rows = [], [], []
     for points, flow in zip(clouds, flows, strict=True):
         reach = np.float32(1.5 * grid.half_extent)
         near = (np.abs(points[:, 0] - centre[0]) < reach) & (np.abs(points[:, 1] - centre[1]) < reach)
         near = np.flatnonzero(near & (points[:, 2] >= phase.min_height))
         cropped_clouds.append(np.take(points, near, axis=0) - centre)
         cropped_flows.append(np.take(flow, near, axis=0))
-    return cropped_clouds, cropped_flows
+        rows.append(near)
+    return cropped_clouds, cropped_flows, rows
+
+
+def _taken(arrays, rows) -> tuple[np.ndarray, np.ndarray]:
+    """Return the chosen rows, or a mask of them, of both clouds' arrays."""
+    return tuple(np.ascontiguousarray(array[chosen]) for array, chosen in zip(arrays, rows, strict=True))
 
 
 def faster(flow: np.ndarray, limit: float) -> np.ndarray:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from training.augmentation import Augmentation
+from training.strategies import STRATEGIES
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.pillars import PillarGrid
 
@@ -36,7 +37,7 @@ class Phase:
         return dataclasses.replace(full, cells=min(self.cells, full.cells))
 
 
-LOSSES = ('balanced_epe', 'zeroflow', 'zeroflow_constant', 'fastflow3d')
+LOSSES = ('balanced_epe', 'deflow', 'zeroflow', 'zeroflow_constant', 'fastflow3d')
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 
 
@@ -44,14 +45,15 @@ PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 class TrainConfig:
     """One training, in three phases.
 
-    student: name. num_clips: how many simulated clips, seeds first_seed and up. num_sweeps: of each clip.
+    student: name. strategy: how it learns, one of training/strategies.
+    num_clips: how many simulated clips, seeds first_seed and up. num_sweeps: of each clip.
     held_out: share of the pseudo-labelled pairs, the last ones, that are never trained on.
     warm_up: small crops around movers, without ground. A fresh student that sees whole sweeps predicts zero for
         hundreds of steps; this way it learns to compare the two sweeps within fifty.
     crops: larger crops with everything in them. full: whole sweeps, as on the vehicle.
     epochs: passes over the data in `full`, which then set its steps; 0: as many steps as it says.
     accumulate: parts in which each process takes its share of a batch, so that it fits the memory.
-    loss: one of LOSSES, see training/losses.py; for fastflow3d, what moves by its label is foreground.
+    loss: one of LOSSES, of distillation, see training/losses.py; for fastflow3d, what moves by its label is foreground.
     lr: peak learning rate of AdamW; lr_steps up to it, then a cosine down to 0, or constant_lr.
     weight_decay: of AdamW; with 0 it is Adam. clip_norm: largest gradient norm; 0: any.
     still_weight: in balanced_epe, of points slower than 0.4 m/s, where each faster group has 1.
@@ -65,6 +67,7 @@ class TrainConfig:
     """
 
     student: str = 'fastflow3d_lite'
+    strategy: str = 'distillation'
     num_clips: int = 280
     first_seed: int = 0
     num_sweeps: int = 4
@@ -94,7 +97,7 @@ class TrainConfig:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __post_init__(self):
-        for name, known in (('loss', LOSSES), ('precision', PRECISIONS)):
+        for name, known in (('strategy', STRATEGIES), ('loss', LOSSES), ('precision', PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f'{name} should be one of {", ".join(known)}, got {getattr(self, name)!r}.')
         if min(self.accumulate, self.save_every, self.log_every) < 1 or min(self.epochs, self.scored_points) < 0:

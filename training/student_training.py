@@ -11,7 +11,6 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training import losses
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.samples import PairSamples, Sample
 from training.schedule import TrainConfig
@@ -27,6 +26,7 @@ class Batch(NamedTuple):
     clouds: of each sample, two (N, 3) [m]. rows: of each sample, two (K,) int64, the points to score.
     flow: (S, 3) [m], wanted, of all scored points: cloud 0 of the first sample, its cloud 1, and so on.
     dt: (S,) [s]. cloud: (S,) int64, the number of the cloud of each.
+    dynamic: of each sample, two (K,) int32, see training/dynamic_labels.py; none where the strategy does not ask.
     """
 
     clouds: list[tuple[Tensor, Tensor]]
@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     flow: Tensor
     dt: Tensor
     cloud: Tensor
+    dynamic: list[tuple[Tensor, Tensor]]
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -45,6 +46,7 @@ def collate(samples: list[Sample]) -> Batch:
         flow=torch.cat(flows),
         dt=torch.cat([torch.full((len(flow),), sample.dt) for sample in samples for flow in sample.flows]),
         cloud=torch.cat([torch.full((len(flow),), number) for number, flow in enumerate(flows)]),
+        dynamic=[tuple(map(torch.from_numpy, sample.dynamic)) for sample in samples if sample.dynamic],
     )
 
 
@@ -78,23 +80,13 @@ class StudentTraining(pytorch_lightning.LightningModule):
         self.student.grid = self.config.phase(step).grid(self.samples.grid)
         predicted = self.student.forward_both(batch.clouds, batch.rows)
         flow = torch.cat([flow for both in predicted for flow in both])
-        loss = self._loss(flow, batch)
+        loss = self.samples.strategy.loss(predicted, batch)
         if not torch.isfinite(loss):
             raise ZeroFlowError(
                 f'The loss of step {step} is {loss.item()}; start again with a lower lr than {self.config.lr}.'
             )
         self._count(loss.detach(), flow.detach(), batch)
         return loss
-
-    def _loss(self, flow: Tensor, batch: Batch) -> Tensor:
-        config, target = self.config, batch.flow
-        speed = torch.linalg.vector_norm(target, dim=1) / batch.dt
-        if config.loss == 'balanced_epe':
-            return losses.balanced_epe(flow, target, speed, still_weight=config.still_weight)
-        if config.loss == 'fastflow3d':
-            return losses.fastflow3d_loss(flow, target, speed > config.mover_speed, batch.cloud)
-        constant = config.loss == 'zeroflow_constant'
-        return losses.zeroflow_loss(flow, target, speed, batch.cloud, constant_weight=constant)
 
     def _count(self, loss: Tensor, flow: Tensor, batch: Batch) -> None:
         """Add to what the next line of the log says: the loss, and errors and flow of moving points."""

@@ -62,6 +62,7 @@ def train(
 
     from training.provenance import provenance
     from training.samples import PairSamples
+    from training.strategies import build_strategy
     from training.student_training import StudentCheckpoints, StudentTraining
     from training.students import build_student
 
@@ -69,7 +70,9 @@ def train(
     last = out / 'last.pt'
     about = {
         **source.about, 'direction': 'both', 'ground': 'keep', 'z_origin': 'ground', 'licence': config.licence,
-        'loss': config.loss, 'config': json.loads(json.dumps(dataclasses.asdict(config))), 'history': [],
+        'supervision': build_strategy(config).supervision(source.about['supervision']),
+        'loss': config.loss if config.strategy == 'distillation' else config.strategy,
+        'config': json.loads(json.dumps(dataclasses.asdict(config))), 'history': [],
     }  # fmt: skip
     start = 0
     if last.is_file():

@@ -53,16 +53,28 @@ class SimulatedPairs:
             return self.store.read(seed, lambda arrays: _stored_pair(key, arrays))
         from training.datasets.simulation import simulate_clip  # the ray caster is needed only here
 
-        clip = simulate_clip(seed, num_sweeps=2)
-        sweeps, others = clip.sweeps, [sweep.category != Category.EGO for sweep in clip.sweeps]
-        return _dataset_pair(
-            key,
-            [sweep.points[keep] for sweep, keep in zip(sweeps, others, strict=True)],
-            [sweep.category[keep] for sweep, keep in zip(sweeps, others, strict=True)],
-            clip.flow(0, 1)[others[0]],
-            [sweep.odom_T_lidar for sweep in sweeps],
-            [sweep.stamp_ns for sweep in sweeps],
-        )
+        return _clip_pair(key, simulate_clip(seed, num_sweeps=2), 0)
+
+
+class ClipDrive:
+    """All consecutive sweeps of one simulated clip, in the LiDAR's frame, without returns from the vehicle itself.
+
+    clip: training.datasets.simulation.SimulatedClip.
+    """
+
+    def __init__(self, clip):
+        self.clip = clip
+        self.name = f'clip_{clip.seed:06d}'
+
+    def __len__(self) -> int:
+        return len(self.clip.sweeps) - 1
+
+    def key(self, index: int) -> str:
+        """Return the number of the older sweep."""
+        return f'{self.name}/{index:03d}'
+
+    def __getitem__(self, index: int) -> DatasetPair:
+        return _clip_pair(self.key(index), self.clip, index)
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,19 @@ def open_pairs(text: str) -> SimulatedPairs:
 def recognises(text: str) -> bool:
     """Return False: a simulation has no path."""
     return False
+
+
+def _clip_pair(key: str, clip, first: int) -> DatasetPair:
+    sweeps = clip.sweeps[first : first + 2]
+    others = [sweep.category != Category.EGO for sweep in sweeps]
+    return _dataset_pair(
+        key,
+        [sweep.points[keep] for sweep, keep in zip(sweeps, others, strict=True)],
+        [sweep.category[keep] for sweep, keep in zip(sweeps, others, strict=True)],
+        clip.flow(first, first + 1)[others[0]],
+        [sweep.odom_T_lidar for sweep in sweeps],
+        [sweep.stamp_ns for sweep in sweeps],
+    )
 
 
 def _stored_pair(key: str, arrays) -> DatasetPair:

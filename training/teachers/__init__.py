@@ -17,6 +17,7 @@ TEACHERS = {
     'nsfp': ('nsfp', 'NSFP'),
     'fast_nsf': ('fast_nsf', 'FastNSF'),
     'rigid': ('rigid', 'Rigid'),
+    'dufomap': ('dufomap', 'Dufomap'),
 }
 
 

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score what a teacher says of which points move, on simulated drives, whose motion is known.
+
+usage: python3 -m training.evaluate_dynamic --teacher dufomap rigid --seeds 1000000-1000009
+
+Of each clip it labels one pair in the middle: a teacher that looks at whole drives sees all sweeps of the clip.
+A point moves when it is faster than 0.5 m/s; points above the ground inside the crop count.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.dynamic_labels import STATIC, from_flow
+from training.teacher_input import Crop, teacher_input
+from training.teachers.teacher import DriveTeacher
+from zeroflow_ros.errors import DataError, ZeroFlowError
+from zeroflow_ros.report import write_json
+
+_MOVING = 0.5  # m/s
+
+
+@dataclass
+class DynamicScores:
+    """Counts of points, and what they cost: hits move and are said to, false_alarms stand, misses are said to stand.
+
+    seconds: in all. sweeps: that they were spent on.
+    """
+
+    hits: int = 0
+    false_alarms: int = 0
+    misses: int = 0
+    seconds: float = 0.0
+    sweeps: int = 0
+
+    def add(self, moves: np.ndarray, said: np.ndarray) -> None:
+        """Count points (N,) bool: what moves, and what is said to."""
+        self.hits += int((moves & said).sum())
+        self.false_alarms += int((~moves & said).sum())
+        self.misses += int((moves & ~said).sum())
+
+    def report(self) -> dict[str, float]:
+        """Return precision, recall, IoU and seconds a sweep; NaN where nothing moves, or nothing is said to."""
+        return {
+            'precision': _share(self.hits, self.false_alarms), 'recall': _share(self.hits, self.misses),
+            'iou': _share(self.hits, self.false_alarms + self.misses),
+            'seconds_a_sweep': self.seconds / max(1, self.sweeps),
+        }  # fmt: skip
+
+
+def _share(part: int, rest: int) -> float:
+    return part / (part + rest) if part + rest else float('nan')
+
+
+def score(teacher, drive, scores: DynamicScores) -> None:
+    """Add the labels of the older sweep of the middle pair of a drive, a dataset with true flow, to the scores."""
+    index = len(drive) // 2
+    item = drive[index]
+    seen = teacher_input(item, Crop())
+    began = time.perf_counter()
+    if isinstance(teacher, DriveTeacher):
+        dynamic = teacher.label_in_drive(drive, index, item, seen).dynamic0
+        scores.sweeps += len(drive) + 1  # the map is of all of them; it is most of the work
+    else:
+        label = seen.labelled_by(teacher)
+        dynamic = from_flow(label.points0, label.flow0, label.is_ground0, label.dt)
+        scores.sweeps += 2
+    scores.seconds += time.perf_counter() - began
+    speed = np.linalg.norm(item.truth.flow[seen.rows0], axis=1) / item.pair.dt
+    scores.add(speed > _MOVING, dynamic[seen.rows0] > STATIC)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        'training.evaluate_dynamic', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--teacher', nargs='+', default=['dufomap', 'rigid'], help='(default: dufomap rigid)')
+    parser.add_argument('--seeds', default='1000000-1000009', metavar='FIRST-LAST', help='of clips (%(default)s)')
+    parser.add_argument('--sweeps', type=int, default=20, help='of each clip (default: 20)')
+    parser.add_argument('--json', type=Path, help='write the scores here')
+    options = parser.parse_args(arguments)
+    first, _, last = options.seeds.partition('-')
+    if not (first.isdecimal() and (last or first).isdecimal() and options.sweeps > 1):
+        parser.error('--seeds are FIRST-LAST, as 1000000-1000009, and --sweeps 2 or more')
+    try:
+        from tqdm import tqdm
+
+        from training.datasets.simulated_pairs import ClipDrive
+        from training.datasets.simulation import simulate_clip
+        from training.teachers import build_teacher
+
+        teachers = {name: build_teacher(name) for name in options.teacher}
+        scores = {name: DynamicScores() for name in teachers}
+        seeds = range(int(first), int(last or first) + 1)
+        if not seeds:
+            raise DataError(f'--seeds go from FIRST to LAST, got {options.seeds}.')
+        for seed in tqdm(seeds, unit='clip', disable=None):
+            drive = ClipDrive(simulate_clip(seed, num_sweeps=options.sweeps))
+            for name, teacher in teachers.items():
+                score(teacher, drive, scores[name])
+    except ZeroFlowError as error:
+        print(f'training.evaluate_dynamic: {error}', file=sys.stderr)
+        return 1
+    reports = {name: counted.report() for name, counted in scores.items()}
+    print(f'{"":12}{"precision":>10}{"recall":>10}{"IoU":>10}{"s/sweep":>10}')
+    for name, report in reports.items():
+        print(f'{name:12}' + ''.join(f'{value:10.3f}' for value in report.values()))
+    if options.json:
+        write_json(options.json, reports)
+        print(f'Written to {options.json}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
