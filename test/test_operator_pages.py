@@ -41,7 +41,7 @@ MODULES = sorted((ROOT / 'zeroflow_ros').glob('*.py'))
 SAID = [text for path in MODULES for text in sentences(path.read_text())]
 # What a page may name: the words of the package, its launch files and its parameters.
 KNOWN = '\n'.join(path.read_text() for path in [*MODULES, *(ROOT / 'launch').glob('*.py')])
-OF_ROS = {'use_sim_time'}
+OF_ROS = {'use_sim_time', 'parameter_events', 'transition_event', 'rtps_protection_kind'}
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,16 @@ import pytest
 from processes import ROOT
 from tiny_bag import BOX_SPEED, CLOUD_TOPIC, EGO_SPEED, ODOMETRY_TOPIC, PERIOD_NS, START_NS, street, write_bag
 
+from zeroflow_ros import rerun_view
 from zeroflow_ros.bags import Bag, BagWriter
 from zeroflow_ros.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.point_cloud import flow_cloud
 from zeroflow_ros.replay import main
-from zeroflow_ros.rerun_view import ARROWS, EGO, POINTS, STILL, TRAJECTORY, UNKNOWN, point_colors
+from zeroflow_ros.rerun_view import STILL, UNKNOWN, WORLD, point_colors
 
+POINTS, ARROWS, EGO, TRAJECTORY = (
+    f'{WORLD}/{part}' for part in (rerun_view.POINTS, rerun_view.ARROWS, rerun_view.EGO, rerun_view.TRAJECTORY)
+)
 NUM_SWEEPS = 5
 STAMPS = [START_NS + k * PERIOD_NS for k in range(NUM_SWEEPS)]
 NAN = np.nan

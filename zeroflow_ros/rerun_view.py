@@ -24,7 +24,8 @@ from zeroflow_ros.recorded_flow import MOVING, read_velocity
 from zeroflow_ros.sweep import Drop
 from zeroflow_ros.transforms import from_quaternion
 
-POINTS, ARROWS, EGO, TRAJECTORY = 'world/ego/points', 'world/ego/arrows', 'world/ego', 'world/trajectory'
+WORLD = 'world'
+POINTS, ARROWS, EGO, TRAJECTORY = 'ego/points', 'ego/arrows', 'ego', 'trajectory'  # below a world
 TIME_LINE = 'stamp'
 STILL, UNKNOWN = (120, 130, 145), (52, 58, 70)  # grey, so that all colour is left to what moves; dark: no velocity
 _POINT_SIZE = 1.5  # pixels: as far away as near by
@@ -39,12 +40,13 @@ class RerunView:
     """Shows sweeps one after the other: `with RerunView(...) as view`.
 
     path: a file ending in .rrd to write instead of opening a viewer; it appears when it is complete.
-    replace: an existing one.
+    replace: an existing one. worlds: names of what is shown side by side.
     Raises: ConfigError when rerun-sdk is not installed or there is no screen; DataError when the file exists.
     """
 
-    def __init__(self, path: str | Path = '', *, replace: bool = False):
+    def __init__(self, path: str | Path = '', *, replace: bool = False, worlds: tuple[str, ...] = (WORLD,)):
         self._rerun = _import_rerun()
+        self._worlds = worlds
         self.path = Path(path).expanduser().absolute() if str(path) else None
         self._temporary: Path | None = None
         self._trajectory: deque[np.ndarray] = deque(maxlen=_LONGEST_TRAJECTORY)
@@ -53,7 +55,8 @@ class RerunView:
             self._recording = self._open_viewer()
         else:
             self._recording = self._open_file(replace)
-        self._recording.log('world', self._rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+        for world in worlds:
+            self._recording.log(world, self._rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
 
     def __enter__(self) -> 'RerunView':
         return self
@@ -68,8 +71,9 @@ class RerunView:
         else:
             self._temporary.unlink(missing_ok=True)
 
-    def show(self, stamp_ns: int, points: np.ndarray, velocity: np.ndarray, world_T_ego: np.ndarray | None) -> None:
-        """Show a sweep at its stamp.
+    def show(self, stamp_ns: int, points: np.ndarray, velocity: np.ndarray, world_T_ego: np.ndarray | None, *,
+             world: str = WORLD) -> None:  # fmt: skip
+        """Show a sweep at its stamp in one of the worlds; the first world comes first.
 
         points: (N, 3) float32 [m] in the LiDAR's frame, NaN rows are left out. velocity: (N, 3) float32 [m/s], NaN
         where there is none. world_T_ego: (4, 4) pose of that frame; None where it is unknown: no trajectory then.
@@ -79,17 +83,19 @@ class RerunView:
         has_place = np.isfinite(points).all(axis=1)
         points, velocity = points[has_place], velocity[has_place]
         radius = rr.Radius.ui_points(_POINT_SIZE)
-        recording.log(POINTS, rr.Points3D(points, colors=point_colors(velocity), radii=radius))
+        recording.log(f'{world}/{POINTS}', rr.Points3D(points, colors=point_colors(velocity), radii=radius))
         segments, colors = pick_arrows(points, velocity, min_speed=MOVING)
-        recording.log(ARROWS, rr.Arrows3D(origins=segments[:, 0], vectors=segments[:, 1] - segments[:, 0],
+        recording.log(f'{world}/{ARROWS}', rr.Arrows3D(origins=segments[:, 0], vectors=segments[:, 1] - segments[:, 0],
                                           colors=_bytes(colors[:, 1, :3]), radii=_ARROW_RADIUS))  # fmt: skip
         if world_T_ego is not None:
-            self._trajectory.append(world_T_ego[:3, 3].astype(np.float32))
-            recording.log(EGO, rr.Transform3D(translation=world_T_ego[:3, 3], mat3x3=world_T_ego[:3, :3]))
+            if world == self._worlds[0]:
+                self._trajectory.append(world_T_ego[:3, 3].astype(np.float32))
+            recording.log(f'{world}/{EGO}', rr.Transform3D(translation=world_T_ego[:3, 3], mat3x3=world_T_ego[:3, :3]))
             recording.log(
-                TRAJECTORY, rr.LineStrips3D([np.stack(self._trajectory)], radii=_ARROW_RADIUS, colors=[STILL])
+                f'{world}/{TRAJECTORY}',
+                rr.LineStrips3D([np.stack(self._trajectory)], radii=_ARROW_RADIUS, colors=[STILL]),
             )
-        self.num_sweeps += 1
+        self.num_sweeps += world == self._worlds[0]
 
     def start_over(self) -> None:
         """Begin another trajectory: where the next sweep lies from the last one is unknown."""
@@ -104,7 +110,7 @@ class RerunView:
             )
         recording = self._rerun.RecordingStream('zeroflow_ros')
         try:
-            recording.spawn(default_blueprint=_blueprint(self._rerun))
+            recording.spawn(default_blueprint=_blueprint(self._rerun, self._worlds))
         except Exception as error:  # the viewer is a program of its own, and fails in its own ways
             raise ConfigError(f'The Rerun viewer does not start: {error}. Use --view-file FILE.rrd.') from error
         return recording
@@ -120,7 +126,7 @@ class RerunView:
         os.chmod(name, 0o644)  # mkstemp's is for us alone
         self._temporary = Path(name)
         recording = self._rerun.RecordingStream('zeroflow_ros')
-        recording.save(name, default_blueprint=_blueprint(self._rerun))
+        recording.save(name, default_blueprint=_blueprint(self._rerun, self._worlds))
         return recording
 
 
@@ -228,10 +234,15 @@ def _import_rerun():
     return rerun
 
 
-def _blueprint(rerun):
-    """Return the layout that a viewer opens with: one view that follows the vehicle from behind and above."""
+def _blueprint(rerun, worlds: tuple[str, ...]):
+    """Return the layout that a viewer opens with: views side by side that follow the vehicle from behind and above."""
     from rerun import blueprint
 
-    eye = blueprint.EyeControls3D(position=_VIEW_FROM, look_target=_VIEW_TO, tracking_entity=f'/{EGO}')
-    view = blueprint.Spatial3DView(origin='/world', name='Scene flow', background=(12, 15, 23), eye_controls=eye)
-    return blueprint.Blueprint(view, blueprint.TimePanel(timeline=TIME_LINE), collapse_panels=True)
+    views = []
+    for world in worlds:
+        eye = blueprint.EyeControls3D(position=_VIEW_FROM, look_target=_VIEW_TO, tracking_entity=f'/{world}/{EGO}')
+        name = 'Scene flow' if worlds == (WORLD,) else world
+        views.append(blueprint.Spatial3DView(origin=f'/{world}', name=name, background=(12, 15, 23), eye_controls=eye))
+    return blueprint.Blueprint(
+        blueprint.Horizontal(*views), blueprint.TimePanel(timeline=TIME_LINE), collapse_panels=True
+    )

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look at flow: what a model, a teacher or labels say of a drive, beside each other and beside the truth.
+
+usage: python3 -m training.inspect_flow simulation:1000000-1000003 --estimator embedded teacher:rigid --out pictures
+       python3 -m training.inspect_flow drive.mcap --estimator embedded labels:out/labels --view-file drive.rrd
+       python3 -m training.inspect_flow av2:LOG --estimator zero embedded model.onnx --view
+
+Estimators and datasets are those of training.evaluate; the true flow comes first where it is known. --out gets a
+picture of each pair, with the mean error of each estimator; --view and --view-file show the drive in the Rerun viewer.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from training.datasets.pairs import DatasetPair, PairDataset
+from training.estimators import Estimator, build_estimator
+from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+
+TRUTH = 'true flow'
+
+
+def flows_of(item: DatasetPair, estimators: list[Estimator]) -> dict[str, np.ndarray]:
+    """Return the flow of the older sweep by name (N, 3) [m], the truth first where it is known."""
+    flows = {}
+    if item.truth is not None:
+        flows[TRUTH] = np.where(item.truth.is_valid[:, None], item.truth.flow, np.float32(np.nan))
+    return flows | {estimator.name: estimator.flow(item) for estimator in estimators}
+
+
+def errors_of(item: DatasetPair, flows: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the mean end-point error [m] of each flow over points whose flow is known and that are not ground.
+
+    A point that gets no flow counts as standing; no name is there without truth.
+    """
+    if item.truth is None:
+        return {}
+    rows = item.truth.is_valid & ~item.is_ground0
+    if not rows.any():
+        return {}
+    return {
+        name: float(np.linalg.norm(np.nan_to_num(flow[rows]) - item.truth.flow[rows], axis=1).mean())
+        for name, flow in flows.items()
+        if name != TRUTH
+    }
+
+
+def chosen(dataset: PairDataset, num_pairs: int, *, in_a_row: bool) -> Iterator[DatasetPair]:
+    """Yield num_pairs pairs, evenly spread or the first in a row; all for 0."""
+    count = len(dataset) if num_pairs == 0 else min(num_pairs, len(dataset))
+    last = count - 1 if in_a_row else len(dataset) - 1
+    for index in tqdm(np.linspace(0, last, count).round().astype(int), unit='pair'):
+        yield dataset[int(index)]
+
+
+def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | None, view, num_pairs: int) -> int:
+    """Draw pairs into the folder out, and show them in a view (RerunView) where there is one; return how many.
+
+    Raises: DataError when there is no pair.
+    """
+    from training.flow_picture import draw_flows
+
+    if len(dataset) == 0:
+        raise DataError(f'{dataset.name} has no pairs to look at.')
+    stamp_ns, world_T_ego, before, num_shown = 0, np.eye(4), None, 0
+    for item in chosen(dataset, num_pairs, in_a_row=view is not None):
+        flows, pair = flows_of(item, estimators), item.pair
+        velocities = {name: flow / np.float32(pair.dt) for name, flow in flows.items()}
+        if view is not None:
+            if before is None or not np.array_equal(before.points1, pair.points0, equal_nan=True):
+                view.start_over()  # another drive
+                world_T_ego = np.eye(4)
+            for name, velocity in velocities.items():
+                view.show(stamp_ns, pair.points0, velocity, world_T_ego, world=world_of(name))
+            stamp_ns, world_T_ego, before = stamp_ns + round(pair.dt * 1e9), world_T_ego @ pair.ego0_T_ego1, pair
+        if out is not None:
+            errors = errors_of(item, flows)
+            titles = {
+                f'{name}   {errors[name]:.3f} m' if name in errors else name: velocity
+                for name, velocity in velocities.items()
+            }
+            draw_flows(pair.points0, titles, out / f'{item.key.replace("/", "_")}.png', title=item.key)
+        num_shown += 1
+    return num_shown
+
+
+def world_of(name: str) -> str:
+    """Return the name of an estimator as one that Rerun takes for a world of its own."""
+    return ''.join(letter if letter.isalnum() else '_' for letter in name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        'training.inspect_flow', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('dataset')
+    parser.add_argument('--estimator', nargs='+', default=['embedded'], help='default: embedded')
+    parser.add_argument('--out', type=Path, help='folder of the pictures')
+    parser.add_argument(
+        '--pairs', type=int, default=0, help='look at no more pairs: spread evenly, with a view in a row'
+    )
+    parser.add_argument('--view', action='store_true', help='open the Rerun viewer')
+    parser.add_argument('--view-file', default='', help='write a file for the Rerun viewer')
+    parser.add_argument('--replace', action='store_true', help='replace that file')
+    options = parser.parse_args(arguments)
+    try:
+        if not (options.out or options.view or options.view_file):
+            raise ConfigError('Nothing to write: give --out FOLDER, --view-file FILE.rrd, or --view.')
+        from training.datasets import open_dataset
+
+        estimators = [build_estimator(spec) for spec in dict.fromkeys(options.estimator)]
+        dataset = open_dataset(options.dataset)
+        number = _inspect_with_view(dataset, estimators, options)
+    except ZeroFlowError as error:
+        print(f'training.inspect_flow: {error}', file=sys.stderr)
+        return 1
+    places = [str(place) for place in (options.out, options.view_file) if place]
+    print(f'{number} pairs in {" and ".join(places) or "the Rerun viewer"}')
+    return 0
+
+
+def _inspect_with_view(dataset: PairDataset, estimators: list[Estimator], options) -> int:
+    if not (options.view or options.view_file):
+        return inspect(dataset, estimators, out=options.out, view=None, num_pairs=options.pairs)
+    from zeroflow_ros.rerun_view import RerunView
+
+    has_truth = len(dataset) > 0 and dataset[0].truth is not None
+    names = [TRUTH] * has_truth + [estimator.name for estimator in estimators]
+    worlds = tuple(world_of(name) for name in names)
+    with RerunView(options.view_file, replace=options.replace, worlds=worlds) as view:
+        return inspect(dataset, estimators, out=options.out, view=view, num_pairs=options.pairs)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
