@@ -85,7 +85,7 @@ class Vehicle:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self.flows, self.markers, self.values = [], [], {name: [] for name in debug}
-        self.statuses, self.num_reports = {}, 0
+        self.statuses, self.report_times = {}, []  # when diagnostics came [s]
         node = f'{namespace}/flow_node'
         qos = QoSProfile(depth=10, reliability=reliability)
         self.clouds_out = self.node.create_publisher(PointCloud2, f'{node}/input/pointcloud', qos)
@@ -105,7 +105,8 @@ class Vehicle:
     def _on_diagnostics(self, msg):
         ours = {s.name.split(': ')[1]: s for s in msg.status if s.name.startswith(f'{self._name}: ')}
         if ours:
-            self.statuses, self.num_reports = ours, self.num_reports + 1
+            self.statuses = ours
+            self.report_times.append(time.monotonic())
 
     def wait_for(self, predicate, timeout=20.0):
         """Spin until the predicate holds; return what it gave, or None after the timeout."""
@@ -273,5 +274,5 @@ class Drive:
 
     def fresh(self):
         """Wait for a diagnostic message that was made from now on."""
-        seen = self.vehicle.num_reports
-        assert self.vehicle.wait_for(lambda: self.vehicle.num_reports > seen, 10), self.node.log
+        seen = len(self.vehicle.report_times)
+        assert self.vehicle.wait_for(lambda: len(self.vehicle.report_times) > seen, 10), self.node.log

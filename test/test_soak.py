@@ -22,6 +22,7 @@ def test_a_record_knows_its_tenths_and_silences():
         ({'memory': [(k / 100, 300 + 0.1 * k) for k in range(101)]}, ['grew from 301.5 MB']),
         ({'reports': [0.0, 3.0, 4.0]}, ['No diagnostics for 3.0 s']),
         ({'latency_ms': [20.0] * 90 + [30.0] * 10}, ['grew from 20.0 ms']),
+        ({'latency_ms': [20.0] * 90 + [30.0] * 10, 'pace': [(0.15, 1.0), (0.95, 1.5)]}, []),
         ({'served': 99}, ['99 of 100 sweeps']),
     ],
 )
