@@ -7,9 +7,10 @@ usage:
   make soak ARGS='--overload --points 450000 --seconds 120'             three times what the node can do
 
 It drives a node process over DDS, prints what it found, and writes it to OUT. The exit status is 1 when a limit is not
-kept: resident memory of the last tenth within 2 % of the second and median latency within 20 % (after what the machine
-itself became slower), a diagnostic message every second, and flow for every sweep (95 % of them with --real-time). With --overload: the age of what comes out
-within two processing times, and every sweep that came in accounted for.
+kept: resident memory of the last tenth within 2 % of the second tenth and median latency within 20 %, apart from what
+the machine itself became slower; a diagnostic message every second; and flow for every sweep (95 % of them with
+--real-time). With --overload: the age of what comes out within two processing times, and every sweep that came in
+accounted for.
 """
 
 import argparse
@@ -62,7 +63,7 @@ class Record:
         return float(np.median([mb for share, mb in self.memory if n <= share * 10 <= n + 1]))
 
     def pace_of_tenth(self, n: int) -> float:
-        """Return the median time [ms] of the fixed piece of work in the n-th tenth of the run; 1 where there is none."""
+        """Return the median time [ms] of the fixed piece of work in the n-th tenth; 1 where there is none."""
         times = [ms for share, ms in self.pace if n <= share * 10 <= n + 1]
         return float(np.median(times)) if times else 1.0
 
