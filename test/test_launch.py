@@ -19,10 +19,17 @@ LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 FLOW, REPLAY = (ROOT / 'launch' / name for name in ('flow.launch.py', 'replay.launch.py'))
 FLOW_ARGUMENTS = {
     'input_topic', 'odometry_topic', 'namespace', 'node_name', 'params_file', 'model_path', 'ego_motion', 'num_threads',
-    'odometry_T_lidar', 'autostart', 'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz', 'rviz_config',
-    'fixed_frame', 'objects', 'objects_params_file',
+    'odometry_T_lidar', 'autostart', 'engine', 'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz',
+    'rviz_config', 'fixed_frame', 'objects', 'objects_params_file',
 }  # fmt: skip
-BY_NAME = ('model_path', 'ego_motion', 'odometry_T_lidar', 'num_threads', 'autostart')  # parameters of the node
+BY_NAME = (
+    'model_path',
+    'ego_motion',
+    'engine',
+    'odometry_T_lidar',
+    'num_threads',
+    'autostart',
+)  # parameters of the node
 
 
 def _calls(path, function: str) -> list[ast.Call]:
@@ -55,7 +62,7 @@ def test_flow_uses_the_arguments_that_it_declares():
     used = re.findall(r"given\['(\w+)'\]|LaunchConfiguration\('(\w+)'\)", FLOW.read_text())
     used = {name for pair in used for name in pair if name}
     assert used <= arguments
-    assert arguments - used == {'model_path', 'num_threads', 'autostart'} < set(BY_NAME)
+    assert arguments - used == {'model_path', 'engine', 'num_threads', 'autostart'} < set(BY_NAME)
 
 
 def test_flow_overrides_parameters_that_the_node_has():
@@ -66,6 +73,7 @@ def test_flow_overrides_parameters_that_the_node_has():
     assert {'ego_motion', 'odometry_T_lidar'} <= {field.name for field in dataclasses.fields(tracker.ObjectParameters)}
     choices = ast.literal_eval(_arguments(FLOW)['ego_motion']['choices'])
     assert choices == ['', *parameters.EGO_MOTION]
+    assert ast.literal_eval(_arguments(FLOW)['engine']['choices']) == ['', *parameters.ENGINES]
 
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)

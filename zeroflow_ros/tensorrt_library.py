@@ -81,7 +81,8 @@ class TensorRt:
         trt = self._trt
         builder, network = self.parse(onnx_bytes, name)
         config = builder.create_builder_config()
-        config.clear_flag(trt.BuilderFlag.TF32)  # float32 shall be float32; float16 is there for speed
+        if hasattr(trt.BuilderFlag, 'TF32'):
+            config.clear_flag(trt.BuilderFlag.TF32)  # float32 shall be float32; float16 is there for speed
         profile = builder.create_optimization_profile()
         for given in map(network.get_input, range(network.num_inputs)):
             profile.set_shape(given.name, *(
