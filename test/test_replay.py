@@ -12,7 +12,6 @@ from tiny_bag import CLOUD_TOPIC, FORMATS, ODOMETRY_TOPIC, PERIOD_NS, START_NS, 
 
 from zeroflow_ros.bags import Bag, BagWriter
 from zeroflow_ros.cdr import POINT_CLOUD, TRANSFORMS, header_stamp_ns
-from zeroflow_ros.command_line import split_ros_args
 
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
@@ -196,15 +195,6 @@ def test_an_error_says_what_to_do_and_is_an_exit_status(tmp_path, label):
 
 def test_without_a_bag_the_usage_is_shown():
     assert run('replay')[0] == 2
-
-
-def test_ros_arguments_are_told_apart():
-    assert split_ros_args(['a', '--ros-args', '-r', 'x:=y', '--', '--rate', '2']) == (
-        ['a', '--rate', '2'],
-        ['--ros-args', '-r', 'x:=y'],
-    )
-    assert split_ros_args(['a']) == (['a'], [])
-    assert split_ros_args(['--ros-args', '-p', 'b:=1']) == ([], ['--ros-args', '-p', 'b:=1'])
 
 
 def test_clouds_of_two_sensors_are_both_played(tmp_path):

@@ -2,6 +2,7 @@
 """What the programs of this package do alike with their arguments and with signals."""
 
 import contextlib
+import queue
 import signal
 import threading
 
@@ -25,10 +26,16 @@ def stop_on_signals():
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    # A handler must not call set() itself: it may have interrupted a wait() that holds the event's lock.
+    arrived = queue.SimpleQueue()
+    relay = threading.Thread(target=lambda: arrived.get() and stop.set(), name='signals', daemon=True)
+    relay.start()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    before = {number: signal.signal(number, lambda number, _: arrived.put(number)) for number in numbers}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        arrived.put(0)
+        relay.join()
