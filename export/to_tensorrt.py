@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             from zeroflow_ros.tensorrt_build import open_engine
 
             engine = open_engine(path, cache=options.cache)
-            print(f'{engine.runs_on}; its buffers take {engine.memory_mb:.0f} MB of the GPU')
+            print(engine.runs_on)
     except ZeroFlowError as error:
         print(f'export.to_tensorrt: {error}', file=sys.stderr)
         return 1

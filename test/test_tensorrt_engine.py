@@ -74,7 +74,12 @@ def test_memory_is_taken_once(engine, gpu):
     for num_points in (10, 2000, 3):
         engine.infer(cloud(num_points), cloud(num_points), Stopwatch())
     assert sorted(gpu.allocations) == before
-    assert engine.memory_mb > 10
+
+
+def test_it_says_what_it_runs_on_and_holds(engine, gpu):
+    held_mb = sum(array.nbytes for array in gpu.allocations.values()) / 1e6
+    assert held_mb > 10
+    assert f'tensorrt 11.0.0 on Simulated GPU, {held_mb:.0f} MB of buffers, no CUDA graph: ' in engine.runs_on
 
 
 def test_a_network_that_takes_points_runs_too(monkeypatch, tmp_path):

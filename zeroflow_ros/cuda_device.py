@@ -59,16 +59,17 @@ class CudaDevice:
         """Return device memory with a copy of values."""
         return self.driver.to_device(np.ascontiguousarray(values))
 
-    def record(self, stream, launches: Callable[[], None]) -> Callable[[], None]:
-        """Return what launches again all that `launches` puts into the stream, in one call; itself when it cannot be.
+    def record(self, stream, launches: Callable[[], None]) -> tuple[Callable[[], None], str]:
+        """Return what launches again all that `launches` puts into the stream, in one call, and ''.
 
+        Where that cannot be recorded: `launches` itself, and why.
         launches: has run before, so that nothing in it allocates any more.
         """
         try:
-            return _Graph(stream, launches).launch
-        except (OSError, AttributeError, RuntimeError, *self.errors):
+            return _Graph(stream, launches).launch, ''
+        except (OSError, AttributeError, RuntimeError, *self.errors) as error:
             stream.synchronize()
-            return launches
+            return launches, f'no CUDA graph: {error}'
 
 
 def kernels_checksum() -> str:

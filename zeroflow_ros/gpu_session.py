@@ -24,6 +24,7 @@ class GpuSession:
 
     Everything is allocated here. The launches of a dense model are the same for every sweep and are recorded as one;
     a gather model takes points into the network, whose shapes then change from sweep to sweep.
+    num_bytes: of the GPU's memory in the buffers. not_recorded: why launches are not one, '' when they are.
     Use it with the device current. Raises: ModelError, or what the device calls its errors.
     """
 
@@ -43,10 +44,10 @@ class GpuSession:
         for tensor, place in tensors.items():
             if not self._context.set_tensor_address(tensor, place):
                 raise ModelError(f'The engine has no tensor {tensor!r}: {library.complaints()}.')
-        self._launch_all = self._launch
+        self._launch_all, self.not_recorded = self._launch, 'no CUDA graph: the shapes change with the points'
         self.run([(np.zeros((1, 3), np.float32), np.eye(4))] * 2, Stopwatch())  # allocates and compiles
         if not self._per_point:
-            self._launch_all = device.record(self._stream, self._launch)
+            self._launch_all, self.not_recorded = device.record(self._stream, self._launch)
 
     def close(self) -> None:
         """Give everything back now: a cycle or a traceback would keep it for a while."""
@@ -94,7 +95,9 @@ class GpuSession:
         return int(self._kept[-1])
 
     def _upload(self, values: np.ndarray) -> int:
-        self._kept.append(self._device.upload(np.asarray(values, np.float32)))
+        values = np.asarray(values, np.float32)
+        self._kept.append(self._device.upload(values))
+        self.num_bytes += values.nbytes
         return int(self._kept[-1])
 
     def _kernel(self, name: str):

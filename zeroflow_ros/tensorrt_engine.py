@@ -23,6 +23,7 @@ class TensorRtEngine:
     'pillars' of the watch is what the CPU does before the launch, 'inference' all that the GPU does.
 
     plan: the engine. cubin: the compiled kernels. folder: where they are kept.
+    runs_on: the library, the GPU, what the buffers take of its memory, and whether launches are recorded.
     """
 
     def __init__(self, card: ModelCard, plan: bytes, cubin: bytes, library: TensorRt, device: CudaDevice,
@@ -35,16 +36,6 @@ class TensorRtEngine:
             self._open()
         except self._device.errors as error:
             raise ModelError(f'{card.name} does not start on {device.name}: {error}.') from error
-
-    @property
-    def runs_on(self) -> str:
-        """The library, the GPU, and where the engine is kept."""
-        return f'{self._library} on {self._device.name}, engine in {self.folder}'
-
-    @property
-    def memory_mb(self) -> float:
-        """Memory of the GPU that the buffers take; TensorRT's own comes on top."""
-        return self._session.num_bytes / 1e6
 
     def infer(
         self,
@@ -93,3 +84,10 @@ class TensorRtEngine:
             self._session = GpuSession(
                 self.card, self._plan, self._cubin, self._library, self._device, self._max_points
             )
+        parts = [
+            f'{self._library} on {self._device.name}',
+            f'{self._session.num_bytes / 1e6:.0f} MB of buffers',  # TensorRT's own memory comes on top
+            self._session.not_recorded,
+            f'engine in {self.folder}',
+        ]
+        self.runs_on = ', '.join(filter(None, parts))
