@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -176,6 +177,7 @@ class Kernel:
         stream.put(lambda: self._function(*arguments))
 
 
+@cache
 def compile_for_cpu(source: str) -> bytes:
     """Return our kernels as a library for this computer."""
     with tempfile.TemporaryDirectory() as folder:
