@@ -43,6 +43,7 @@ def export_onnx(
     if form not in (student.form, 'full'):
         raise ZeroFlowError(f'{checkpoint.student} has the forms {student.form} and full, not {form}.')
     _fold_batch_norms(student)  # in float32, whatever comes after
+    student.merge_layers()
     beside = _beside(student) if form != 'full' else {}  # before the student becomes float16
     build = {'dense': _dense, 'gather': _gather, 'full': _full}[form]
     module, arguments, dynamic = build(student, torch.float16 if precision == 'float16' else torch.float32)

@@ -122,3 +122,35 @@ def test_points_outside_reach_no_pillar(lite):
         with_outside, cells, _ = lite.pseudo_image(torch.cat([inside, outside]))
     torch.testing.assert_close(image, with_outside, atol=1e-6, rtol=0)
     assert cells[-2:].tolist() == [SMALL.cells**2] * 2
+
+
+@pytest.mark.parametrize('name', ['fastflow3d', 'deflow'])
+def test_merged_layers_do_the_same(name):
+    """Up to the edges, where convolutions see zeros: a bias moved through one of them would show there."""
+    torch.manual_seed(5)
+    student = build_student(name).eval()
+    for parameter in student.parameters():
+        torch.nn.init.uniform_(parameter, -0.1, 0.1)
+    images = torch.rand(1, 64, 64, 64)
+    num_layers = [sum(isinstance(module, torch.nn.Conv2d) for module in student.modules())]
+    with torch.no_grad():
+        before = student.hidden(images)
+        student.merge_layers()
+        after = student.hidden(images)
+    num_layers.append(sum(isinstance(module, torch.nn.Conv2d) for module in student.modules()))
+    assert num_layers[0] - num_layers[1] == 2
+    assert before.std() > 0.01
+    torch.testing.assert_close(after, before, atol=1e-5 * before.abs().max().item(), rtol=0)
+
+
+def test_a_trained_encoder_sees_one_sweep_at_a_time():
+    """As in the published training, for the statistics; otherwise both sweeps go through it as one batch."""
+    torch.manual_seed(6)
+    student = build_student('fastflow3d').train()
+    images = torch.rand(2, 64, 64, 64)
+    student.hidden(images)
+    assert student.backbone.encoder_step_1[0].batchnorm.num_batches_tracked == 2
+    with torch.no_grad():
+        as_one = student.eval().hidden(images)
+        student.backbone.training = True
+        torch.testing.assert_close(student.hidden(images), as_one)

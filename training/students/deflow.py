@@ -72,11 +72,15 @@ class DeFlow(PillarStudent):
 
     def hidden(self, images: Tensor) -> Tensor:
         """Return the pseudo-images and the backbone's output (B, 128, G, G); see `PillarStudent`."""
-        return torch.cat([images, self.backbone(*images.chunk(2, dim=1))], dim=1)
+        return torch.cat([images, self.backbone(images)], dim=1)
 
     def points_flow(self, gathered: Tensor, offsets: Tensor) -> Tensor:
         """Return the flow (N, 3) [m] of points; see `PillarStudent`."""
         return self.head(gathered, offsets)
+
+    def merge_layers(self) -> None:
+        """See `PillarStudent`."""
+        self.backbone.merge_layers()
 
 
 class DeFlowLite(LiteStudent):

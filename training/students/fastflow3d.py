@@ -63,17 +63,38 @@ class Backbone(nn.Module):
             setattr(self, f'decoder_step{step}', UpsampleSkip(num_coarse, lateral, lateral))
         setattr(self, f'decoder_step{self.num_stages + 1}', nn.Conv2d(2 * num_channels, 2 * num_channels, 3, padding=1))
 
-    def forward(self, image0: Tensor, image1: Tensor) -> Tensor:
-        """(B, C, G, G) twice -> (B, 2C, G, G)."""
-        levels = [torch.cat([image0, image1], dim=1)]
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2C, G, G) -> (B, 2C, G, G); the channels of the first sweep come first."""
+        levels = [images]
         for stage in range(1, self.num_stages + 1):
             step = getattr(self, f'encoder_step_{stage}')
-            image0, image1 = step(image0), step(image1)
-            levels.append(torch.cat([image0, image1], dim=1))  # (B, 2C * 2^stage, G / 2^stage, G / 2^stage)
+            if self.training:  # each sweep has batch statistics of its own
+                level = torch.cat([step(image) for image in levels[-1].chunk(2, dim=1)], dim=1)
+            else:
+                level = step(levels[-1].unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1, 2)
+            levels.append(level)  # (B, 2C * 2^stage, G / 2^stage, G / 2^stage)
         image = levels.pop()
         for step in range(1, self.num_stages + 1):
             image = getattr(self, f'decoder_step{step}')(image, levels.pop())
         return getattr(self, f'decoder_step{self.num_stages + 1}')(image)
+
+    def merge_layers(self) -> None:
+        """Make one layer of each decoder step's last and the next one's first: nothing stands between them."""
+        for step in range(1, self.num_stages):
+            this, following = (getattr(self, f'decoder_step{k}') for k in (step, step + 1))
+            pointwise = following.u1_u2[0]
+            this.u4_u5[1] = merged(this.u4_u5[1], pointwise.weight, pointwise.bias)
+            following.u1_u2[0] = nn.Identity()
+
+
+@torch.no_grad()
+def merged(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """Return one convolution that does what `conv` and a 1x1 convolution (out, in, 1, 1) behind it do."""
+    matrix = weight.flatten(1).double()
+    both = nn.Conv2d(conv.in_channels, len(matrix), conv.kernel_size, conv.stride, conv.padding)
+    both.weight.copy_(torch.einsum('oc,cihw->oihw', matrix, conv.weight.double()))
+    both.bias.copy_(matrix @ conv.bias.double() + bias.double())
+    return both
 
 
 class Head(nn.Module):
@@ -89,6 +110,7 @@ class FastFlow3D(PillarStudent):
 
     head_block = 1
     head_activation = 'gelu'
+    merged = False  # whether the backbone's last layer contains the head's first
 
     def __init__(self, name: str, grid: PillarGrid, num_channels: int, depths: tuple[int, ...]):
         super().__init__()
@@ -100,14 +122,26 @@ class FastFlow3D(PillarStudent):
 
     def hidden(self, images: Tensor) -> Tensor:
         """Return the head's hidden layer from both pseudo-images and the backbone's output; see `PillarStudent`."""
-        image0, image1 = images.chunk(2, dim=1)
-        maps = torch.cat([images, self.backbone(image0, image1)], dim=1)  # (B, 4C, G, G)
-        first = self.head.decoder[0]
-        return functional.conv2d(maps, first.weight[:, :-3, None, None], first.bias)
+        maps = self.backbone(images)
+        of_images, of_maps, bias = self._first_layer()
+        return functional.conv2d(images, of_images, bias) + (maps if self.merged else functional.conv2d(maps, of_maps))
 
     def head_layers(self) -> tuple[Tensor, nn.Linear]:
         """Return the weight of the offsets, and the last layer."""
         return self.head.decoder[0].weight[:, -3:], self.head.decoder[2]
+
+    def merge_layers(self) -> None:
+        """See `PillarStudent`: a tenth of the arithmetic is saved."""
+        self.backbone.merge_layers()
+        name = f'decoder_step{self.backbone.num_stages + 1}'
+        _, of_maps, bias = self._first_layer()
+        setattr(self.backbone, name, merged(getattr(self.backbone, name), of_maps, torch.zeros_like(bias)))
+        self.merged = True
+
+    def _first_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the head's first layer without the offsets: its weights for the images and for the maps, its bias."""
+        first = self.head.decoder[0]
+        return *first.weight[:, :-3, None, None].chunk(2, dim=1), first.bias
 
 
 def fastflow3d() -> FastFlow3D:

@@ -125,6 +125,9 @@ class PillarStudent(nn.Module):
         """Return the weight (H, 3) of the offsets in the hidden layer, and the layer from hidden to flow."""
         raise NotImplementedError
 
+    def merge_layers(self) -> None:
+        """Before an export: make one layer of neighbours between which nothing stands, in place. It does the same."""
+
     @property
     def num_channels(self) -> int:
         """Channels of one pseudo-image."""
