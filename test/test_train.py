@@ -25,7 +25,7 @@ from training.config import load_config  # noqa: E402
 from training.losses import balanced_epe  # noqa: E402
 from training.pair_sources import ClipSource, split_labels  # noqa: E402
 from training.samples import PairSamples  # noqa: E402
-from training.schedule import Phase, TrainConfig  # noqa: E402
+from training.schedule import OPTIMIZERS, Phase, TrainConfig  # noqa: E402
 from training.student_training import collate  # noqa: E402
 from training.students import build_student  # noqa: E402
 from training.train import train  # noqa: E402
@@ -48,8 +48,9 @@ def assert_same_weights(one, other):
         torch.testing.assert_close(other.state_dict[key], value, atol=1e-6, rtol=1e-5)
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path):
-    config = dataclasses.replace(TINY, accumulate=2, crops=Phase(1, 2, 32), full=Phase(2, 2, 32))
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path, optimizer):
+    config = dataclasses.replace(TINY, optimizer=optimizer, accumulate=2, crops=Phase(1, 2, 32), full=Phase(2, 2, 32))
     whole = load_checkpoint(train(config, tmp_path / 'whole', source(clips)))
     last = tmp_path / 'parts' / 'last.pt'
     process = run(config, last.parent, '--clips', clips)
@@ -63,8 +64,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path):
     parts = load_checkpoint(train(config, tmp_path / 'parts', source(clips)))
     assert 1 <= killed_at < parts.provenance['step'] == config.steps == 5
     assert_same_weights(whole, parts)
-    for key in ('exp_avg', 'exp_avg_sq'):
-        torch.testing.assert_close(parts.optimizer['state'][0][key], whole.optimizer['state'][0][key])
+    assert parts.optimizer['state'].keys() == whole.optimizer['state'].keys()
+    for parameter, state in whole.optimizer['state'].items():
+        torch.testing.assert_close(parts.optimizer['state'][parameter], state)
     assert logged(last.parent) == logged(tmp_path / 'whole')
     assert [step for step, _ in logged(last.parent)] == [1, 2, 3, 4, 5]
 
@@ -99,6 +101,8 @@ def test_another_configuration_does_not_continue_a_training(clips, tmp_path):
         train(dataclasses.replace(TINY, lr=1e-4), tmp_path, source(clips))
     with pytest.raises(ConfigError, match='other data'):
         train(TINY, tmp_path, ClipSource(ClipStore(clips, 2), 1, first_seed=7))
+    with pytest.raises(ConfigError, match='optimizer adamw, whose state muon cannot use'):
+        train(dataclasses.replace(TINY, optimizer='muon'), tmp_path, source(clips), change_config=True)
     longer = dataclasses.replace(TINY, full=dataclasses.replace(TINY.full, steps=2))
     last = load_checkpoint(train(longer, tmp_path, source(clips), change_config=True))
     assert last.provenance['step'] == 5

@@ -38,6 +38,7 @@ class Phase:
 
 
 LOSSES = ('balanced_epe', 'deflow', 'zeroflow', 'zeroflow_constant', 'fastflow3d')
+OPTIMIZERS = ('adamw', 'muon')
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 
 
@@ -54,8 +55,9 @@ class TrainConfig:
     epochs: passes over the data in `full`, which then set its steps; 0: as many steps as it says.
     accumulate: parts in which each process takes its share of a batch, so that it fits the memory.
     loss: one of LOSSES, of distillation, see training/losses.py; for fastflow3d, what moves by its label is foreground.
-    lr: peak learning rate of AdamW; lr_steps up to it, then a cosine down to 0, or constant_lr.
-    weight_decay: of AdamW; with 0 it is Adam. clip_norm: largest gradient norm; 0: any.
+    optimizer: one of OPTIMIZERS; muon takes fewer steps, see training/muon.py.
+    lr: peak learning rate; lr_steps up to it, then a cosine down to 0, or constant_lr.
+    weight_decay: adamw with 0 is Adam. clip_norm: largest gradient norm; 0: any.
     still_weight: in balanced_epe, of points slower than 0.4 m/s, where each faster group has 1.
     scored_points: moving points, and still ones, of each cloud that the loss looks at, 0: all; the encoder sees all.
     mover_speed: a point faster than this by its label moves [m/s].
@@ -78,6 +80,7 @@ class TrainConfig:
     epochs: int = 0
     accumulate: int = 1
     loss: str = 'balanced_epe'
+    optimizer: str = 'adamw'
     lr: float = 2e-3
     lr_steps: int = 20
     constant_lr: bool = False
@@ -97,7 +100,8 @@ class TrainConfig:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __post_init__(self):
-        for name, known in (('strategy', STRATEGIES), ('loss', LOSSES), ('precision', PRECISIONS)):
+        names = {'strategy': STRATEGIES, 'loss': LOSSES, 'optimizer': OPTIMIZERS, 'precision': PRECISIONS}
+        for name, known in names.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f'{name} should be one of {", ".join(known)}, got {getattr(self, name)!r}.')
         if min(self.accumulate, self.save_every, self.log_every) < 1 or min(self.epochs, self.scored_points) < 0:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.checkpoint import Checkpoint, load_checkpoint
+from training.muon import Muon
 from training.samples import PairSamples, Sample
 from training.schedule import TrainConfig
 from training.students import PillarStudent
@@ -60,8 +61,11 @@ class StudentTraining(pytorch_lightning.LightningModule):
         self._sums: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW; the learning rate is set at each step."""
-        return torch.optim.AdamW(self.student.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay)
+        """Return the optimiser; the learning rate is set at each step."""
+        settings = {'lr': self.config.lr, 'weight_decay': self.config.weight_decay}
+        if self.config.optimizer == 'muon':
+            return Muon(self.student, **settings)
+        return torch.optim.AdamW(self.student.parameters(), **settings)
 
     def train_dataloader(self) -> DataLoader:
         """Return the batches of this process from the next step on."""

@@ -112,6 +112,12 @@ def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, list]
     if checkpoint.lightning is None:
         raise ConfigError(f'{last} lacks the state of its training, so it cannot go on. Choose another --out.')
     history = before.get('history', [])
+    optimizer = before.get('config', {}).get('optimizer', 'adamw')
+    if optimizer != about['config']['optimizer']:
+        raise ConfigError(
+            f'{last} was trained with optimizer {optimizer}, whose state {about["config"]["optimizer"]} cannot use. '
+            'Choose another --out.'
+        )
     parts = ('config', 'data', 'supervision')
     if any(before.get(part) != about[part] for part in parts):
         if not change_config:
