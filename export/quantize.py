@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the 8-bit form of a dense model, which runs twice as fast on CPUs.
+"""Write the 8-bit form of a dense or gather model, which runs twice as fast on CPUs.
 
 usage: python3 -m export.quantize model.onnx --out model_int8.onnx
        python3 -m export.quantize model.onnx --out model_int8.onnx --bag drive_1.mcap drive_2.mcap
        python3 -m export.quantize model.onnx --out model_int8_gpu.onnx --symmetric
 
 Weights are quantised per channel, activations per tensor, with ranges seen on sweep pairs: of --bag, or of simulated
-streets. --symmetric is the form for TensorRT: zero is zero, and biases stay float. Compare both files with
-`python3 -m training.evaluate`: a maximum says little here, a single point may be 0.2 m off.
+streets. What a gather model does with each point stays float. --symmetric is the form for TensorRT: zero is zero, and
+biases stay float. Compare both files with `python3 -m training.evaluate`: a maximum says little here, a single point
+may be 0.2 m off.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import io
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np
 
 
 def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, symmetric: bool = False) -> ModelCard:
-    """Write the 8-bit form of a dense model file atomically and return its card.
+    """Write the 8-bit form of a dense or gather model file atomically and return its card.
 
     images: (1, 2C, G, G) each, to calibrate on. of: what they are, for the card, which says how many as well.
     symmetric: as TensorRT takes it. Else weights use 7 bits: x86 processors without VNNI add two products in 16 bits,
@@ -96,8 +97,13 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     card = load_engine(path).card
-    if (card.form, card.precision) != ('dense', 'float32'):
-        raise ZeroFlowError(f'{path} is {card.form}, {card.precision}; only a dense float32 model can be quantised.')
+    if card.form == 'full' or card.precision != 'float32':
+        raise ZeroFlowError(
+            f'{path} is {card.form}, {card.precision}; only a dense or gather float32 model can be quantised.'
+        )
+    some_points = {}
+    if card.form == 'gather':
+        some_points = {'cell_index': np.zeros(1, np.int32), 'offsets': np.zeros((1, 3), np.float32)}
 
     class Reader(quantization.CalibrationDataReader):
         num_read = 0
@@ -105,7 +111,7 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
         def get_next(self):
             batch = next(images, None)
             self.num_read += batch is not None
-            return None if batch is None else {'images': batch}
+            return None if batch is None else {'images': batch, **some_points}
 
     reader = Reader()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), _no_advice():
@@ -113,6 +119,7 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
             prepared, quantised, reader, per_channel=True, reduce_range=not symmetric,
+            nodes_to_exclude=_nodes_behind(onnx.load(prepared).graph, some_points),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8, calibrate_method=quantization.CalibrationMethod.Percentile,
@@ -124,6 +131,16 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
     calibration = f'{reader.num_read} {of}'
     card = dataclasses.replace(card, precision='int8', training={**card.training, 'calibration': calibration})
     return write_model(proto, card, out)
+
+
+def _nodes_behind(graph, inputs: Iterable[str]) -> list[str]:
+    """Return the names of the nodes of an ONNX graph to which these inputs of the model matter."""
+    tensors, names = set(inputs), []
+    for node in graph.node:  # each comes after those that it depends on
+        if tensors.intersection(node.input):
+            tensors.update(node.output)
+            names.append(node.name)
+    return names
 
 
 @contextlib.contextmanager
@@ -143,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'export.quantize', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('model', type=Path, help='dense float32 .onnx file')
+    parser.add_argument('model', type=Path, help='dense or gather float32 .onnx file')
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--bag', type=Path, nargs='+', help='calibrate on these drives instead of simulated streets')
     parser.add_argument('--clips', type=Path, default=Path('out/clips'), help='simulated clips (default: %(default)s)')

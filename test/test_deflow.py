@@ -18,7 +18,7 @@ from test_distill import Programs  # noqa: E402
 from tiny_bag import write_bag  # noqa: E402
 from train_world import GRID, TINY, source  # noqa: E402
 
-from export import benchmark, parity, to_onnx  # noqa: E402
+from export import benchmark, parity, quantize, to_onnx  # noqa: E402
 from training.checkpoint import Checkpoint  # noqa: E402
 from training.distill import Distillation, distill  # noqa: E402
 from training.losses import balanced_epe  # noqa: E402
@@ -237,12 +237,35 @@ def test_benchmark_times_it_beside_its_checkpoint(folder, capsys):
     assert 'inference' in capsys.readouterr().out
 
 
-def test_distillation_ends_in_a_gather_model_and_no_8_bit_form(tmp_path, capsys):
-    drive = tmp_path / 'drive.mcap'
-    drive.write_bytes(b'clouds')
+def test_distillation_ends_in_gather_models(tmp_path):
+    drive = write_bag(tmp_path / 'drive', num_sweeps=4)
     config = dataclasses.replace(TINY_DISTILLATION, student='deflow_lite')
     job = Distillation((str(drive),), tmp_path / 'model.onnx', tmp_path / 'work', config=config, calibration_pairs=2)
-    assert distill(job, Programs()) == [tmp_path / 'model.onnx']
-    card = load_engine(tmp_path / 'model.onnx').card
-    assert (card.form, card.student) == ('gather', 'deflow_lite')
-    assert 'no 8-bit form' in capsys.readouterr().err
+    models = [tmp_path / 'model.onnx', tmp_path / 'model_int8.onnx']
+    assert distill(job, Programs()) == models
+    for path, precision in zip(models, ('float32', 'int8'), strict=True):
+        card = load_engine(path).card
+        assert (card.form, card.student, card.precision) == ('gather', 'deflow_lite', precision)
+
+
+def test_the_8_bit_form_keeps_in_float_what_is_done_with_each_point(folder, tmp_path):
+    bag = write_bag(tmp_path / 'bag', num_sweeps=5)
+    words = [str(folder / 'm.onnx'), '--out', str(tmp_path / 'int8.onnx'), '--bag', str(bag), '--pairs', '3']
+    assert quantize.main(words) == 0
+    nodes = onnx.load(tmp_path / 'int8.onnx').graph.node
+    made_by = {output: node for node in nodes for output in node.output}
+    of_points = [node for node in nodes if node.op_type in ('Gemm', 'Sigmoid', 'Tanh', 'LeakyRelu')]
+    convolutions = [node for node in nodes if node.op_type == 'Conv']
+    assert len(of_points) > 10 and len(convolutions) > 10
+
+    def inputs(nodes):
+        return [made_by[name].op_type for node in nodes for name in node.input if name in made_by]
+
+    assert 'DequantizeLinear' not in inputs(of_points) and set(inputs(convolutions)) == {'DequantizeLinear'}
+    points = cloud(5000, seed=1, reach=(30, 30, 1.5)).numpy()
+    flows = [
+        load_engine(path).infer(points + np.float32([0.3, 0, 0]), points, Stopwatch())
+        for path in (tmp_path / 'int8.onnx', folder / 'm.onnx')
+    ]
+    error = np.linalg.norm(flows[0] - flows[1], axis=1)
+    assert np.median(error) < 0.03 * np.median(np.linalg.norm(flows[1], axis=1))

@@ -78,7 +78,7 @@ def test_calibration_on_simulated_clips_sees_both_directions_of_time(tmp_path, m
 @pytest.mark.parametrize(
     'label, model, bag, says',
     [
-        ('already 8 bits', MODELS / 'fastflow3d_lite_int8.onnx', 6, 'int8; only a dense float32 model'),
+        ('already 8 bits', MODELS / 'fastflow3d_lite_int8.onnx', 6, 'int8; only a dense or gather float32 model'),
         ('no model', 'none.onnx', 6, 'No model file'),
         ('no pair', FLOAT, 1, 'no pair of sweeps'),
         ('none asked for', FLOAT, 6, '--pairs must be 1 or more'),

@@ -25,7 +25,6 @@ from training.config import load_config
 from training.schedule import TrainConfig
 from training.stages import Checksums, locked, run_program, stage
 from training.strategies import STRATEGIES, build_strategy
-from zeroflow_ros.engine import load_engine
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.report import write_json
 
@@ -131,9 +130,7 @@ def _evaluate(last: Path, labels: Path, held_out: float, folder: Path) -> None:
 def _export(job: Distillation, last: Path, folder: Path, program: Callable[..., int]) -> None:
     model = folder / 'model.onnx'
     _must(program('export.to_onnx', last, '--out', model, '--forms', 'vehicle'), 'Exporting')
-    if job.calibration_pairs and (card := load_engine(model).card).form != 'dense':
-        print(f'{card.student} is no dense model, so it has no 8-bit form.', file=sys.stderr)
-    elif job.calibration_pairs:
+    if job.calibration_pairs:
         bags = ['--bag', *job.drives] if job.is_of_bags else []
         _must(program('export.quantize', model, '--out', folder / 'model_int8.onnx', *bags,
                       '--pairs', job.calibration_pairs), 'Quantising')  # fmt: skip
