@@ -9,6 +9,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
 from flow_node import NodeProcess, Vehicle, cloud, column, scene  # noqa: E402
+from test_lifecycle import ACTIVATE, ACTIVE, INACTIVE, Manager  # noqa: E402
 
 from zeroflow_ros.engine import DEFAULT_MODELS  # noqa: E402
 
@@ -69,6 +70,28 @@ def test_a_gpu_that_breaks_in_the_middle_of_a_drive(cache, has_fallback):
             vehicle.spin(0.2)
             assert flow_of_next(vehicle, 4 * DT_NS) is not None, node.log
         assert node.process.poll() is None
+
+
+def test_a_gpu_that_stays_broken_makes_the_node_inactive(cache):
+    with gpu_node(cache) as node, Vehicle() as vehicle:
+        vehicle.connect(node, timeout=60)
+        manager = Manager(vehicle)
+        vehicle.send(cloud(scene(), DT_NS))
+        vehicle.spin(0.3)
+        assert flow_of_next(vehicle, 2 * DT_NS) is not None, node.log
+        node.process.send_signal(signal.SIGUSR1)
+        vehicle.spin(0.2)
+        for k in (3, 4):
+            vehicle.send(cloud(scene(), k * DT_NS))
+            vehicle.spin(0.3)
+        status = vehicle.status('model', lambda status, values: status.level == ERROR)
+        assert status and 'failed on 2 sweeps in a row' in status.message, node.log
+        assert manager.state() == INACTIVE
+        node.process.send_signal(signal.SIGUSR2)
+        vehicle.spin(0.2)
+        assert manager.change(ACTIVATE)
+        assert flow_of_next(vehicle, 5 * DT_NS) is not None, node.log
+        assert manager.state() == ACTIVE and node.process.poll() is None
 
 
 def test_build_only_builds_and_ends(tmp_path):

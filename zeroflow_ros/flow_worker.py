@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from zeroflow_ros.deskew import Deskew
-from zeroflow_ros.errors import CloudError, EgoMotionError
+from zeroflow_ros.errors import CloudError, EgoMotionError, ModelError
 from zeroflow_ros.health import Health, Level
 from zeroflow_ros.lookout import Lookout
 from zeroflow_ros.mailbox import Mailbox
@@ -72,6 +72,7 @@ class FlowWorker:
         self.lookout = Lookout(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns)
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
         self.active = False  # whether it publishes; if not, it only keeps the last sweep
+        self.num_failures = 0  # sweeps in a row that the engine failed on, since it was activated
         self._publishing = threading.Lock()
 
     def start(self) -> None:
@@ -87,7 +88,7 @@ class FlowWorker:
     def set_active(self, active: bool) -> None:
         """Publish from now on, or no more: once this returns, nothing follows."""
         with self._publishing:
-            self.active = active
+            self.active, self.num_failures = active, 0
 
     def put(self, msg) -> None:
         """Hand over the newest cloud; returns at once."""
@@ -111,6 +112,7 @@ class FlowWorker:
                 except CloudError as error:  # legal, but with velocities it would not be
                     self._health.dropped(Drop.MALFORMED, str(error))
                 except Exception as error:  # whatever it is, the next sweep is a new chance
+                    self.num_failures += isinstance(error, ModelError)
                     if not self._outputs.ok():
                         return
                     self._health.dropped(Drop.ENGINE, f'This sweep failed: {type(error).__name__}: {error}')
@@ -181,6 +183,7 @@ class FlowWorker:
             return
         pair = SweepPair(previous.points, sweep.points, ego0_T_ego1, dt)
         estimate = self._pipeline.estimate(pair)
+        self.num_failures = 0
         carrier, points = (msg, sweep.points) if estimate.output_on == 'latest' else (last_msg, previous.points)
         with self._publishing:
             if not self.active:  # any more

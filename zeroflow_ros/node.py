@@ -41,6 +41,7 @@ from zeroflow_ros.sweep import SweepPair
 
 _REPORT_S, _WATCH_S = 1.0, 0.5
 _NO_CLOCK_S = 5.0
+_MOST_FAILURES = 2  # sweeps in a row that an engine fails on before the node gives up on it
 
 
 class FlowNode(LifecycleNode):
@@ -141,6 +142,7 @@ class FlowNode(LifecycleNode):
             pipeline, self._ego_motion, self.health, publishers, parameters=lambda: self.parameters,
             now_ns=lambda: self.get_clock().now().nanoseconds,
         )  # fmt: skip
+        self._engine_failed = False
         self._worker.start()
         self._undo.append(self._worker.stop)
         self._listen()
@@ -187,6 +189,7 @@ class FlowNode(LifecycleNode):
         self._undo.append(jump.unregister)
 
     def _activate(self) -> None:
+        self._engine_failed = False
         self._worker.set_active(True)
         name, p = self._model_facts['name'], self.parameters
         self.get_logger().info(
@@ -212,11 +215,23 @@ class FlowNode(LifecycleNode):
 
     def _report(self) -> None:
         try:
+            self._give_up_on_a_broken_engine()
             self._publish_diagnostics()
         except Exception as error:  # a report that fails must not end the node
             if self.context.ok():
                 text = f'The diagnostics failed: {type(error).__name__}: {error}'
                 self.health.trouble('diagnostics', 'model', Level.ERROR, text, log='error')
+
+    def _give_up_on_a_broken_engine(self) -> None:
+        if self._worker.active and self._worker.num_failures >= _MOST_FAILURES:
+            self._engine_failed = True
+            self.trigger_deactivate()
+        if self._engine_failed:
+            text = (
+                f'{self._engine.runs_on} failed on {_MOST_FAILURES} sweeps in a row, so the node made itself inactive. '
+                'Activate it again when the GPU is well, or set cpu_fallback.'
+            )
+            self.health.trouble('engine', 'model', Level.ERROR, text, log='error')
 
     def _publish_diagnostics(self) -> None:
         self.health.watch_silence(self.parameters.input_timeout_s, self._input.describe)
