@@ -60,7 +60,7 @@ class PillarFeatureNet(nn.Module):
         self.pfn_layers = nn.ModuleList([layer])
 
     def forward(self, points: Tensor, cell_index: Tensor, offsets: Tensor, num_cells: int) -> Tensor:
-        """Return the pillar table (C, num_cells) of points (N, 3).
+        """Return the pillar table (num_cells, C) of points (N, 3).
 
         cell_index: (N,) int64 in [0, num_cells]; num_cells marks a point outside, which reaches no pillar.
         offsets: (N, 3) from the pillar's centre [m].
@@ -78,7 +78,7 @@ class PillarFeatureNet(nn.Module):
         num_channels = encoded.shape[1]
         table = torch.zeros(num_cells + 1, num_channels, dtype=points.dtype, device=points.device)
         table = table.scatter_add(0, cell_index[:, None].expand(-1, num_channels), encoded) / counts
-        return table[:num_cells].T
+        return table[:num_cells]
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -135,11 +135,15 @@ class PillarStudent(nn.Module):
 
     def pseudo_image(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (image (C, G, G), cell index (N,), offsets (N, 3)) of points (N, 3) [m]."""
+        table, cell_index, offsets = self._pillars(points)
+        return table.T.reshape(-1, self.grid.cells, self.grid.cells), cell_index, offsets
+
+    def _pillars(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (pillar table (G * G, C), cell index (N,), offsets (N, 3)) of points (N, 3) [m]."""
         tensors = PillarGridTensors(self.grid)
         cell_index = tensors.assign(points)
         offsets = tensors.centre_offsets(points, cell_index)
-        table = self.embedder.feature_net(points, cell_index, offsets, tensors.num_cells)  # (C, G*G)
-        return table.reshape(-1, self.grid.cells, self.grid.cells), cell_index, offsets
+        return self.embedder.feature_net(points, cell_index, offsets, tensors.num_cells), cell_index, offsets
 
     def forward(self, points0: Tensor, points1: Tensor) -> Tensor:
         """Return the residual flow (N, 3) [m] of points0 (N, 3) towards points1 (M, 3), both in one frame.
@@ -185,12 +189,14 @@ class PillarStudent(nn.Module):
         """
         full_precision = torch.autocast(pairs[0][0].device.type, enabled=False)
         with full_precision:
-            encoded = [(self.pseudo_image(points0), self.pseudo_image(points1)) for points0, points1 in pairs]
-        images0, images1 = (torch.stack([both[cloud][0] for both in encoded]) for cloud in (0, 1))
+            encoded = [(self._pillars(points0), self._pillars(points1)) for points0, points1 in pairs]
+        tables0, tables1 = (torch.stack([both[cloud][0] for both in encoded]) for cloud in (0, 1))  # (B, G * G, C)
         flows = []
-        for cloud, images in enumerate(((images0, images1), (images1, images0))):
+        for cloud, tables in enumerate(((tables0, tables1), (tables1, tables0))):
             flows.append([])
-            for sample, hidden in enumerate(self.hidden(torch.cat(images, 1)).float()):
+            rows_of_cells = torch.cat(tables, dim=2).unflatten(1, (self.grid.cells, self.grid.cells))
+            images = rows_of_cells.permute(0, 3, 1, 2)  # channels last in memory, as convolutions take it
+            for sample, hidden in enumerate(self.hidden(images).float()):
                 wanted = rows[sample][cloud]
                 _, cell_index, offsets = encoded[sample][cloud]
                 with full_precision:
