@@ -140,8 +140,8 @@ class FastFlow3D(PillarStudent):
 
     def _first_layer(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the head's first layer without the offsets: its weights for the images and for the maps, its bias."""
-        first = self.head.decoder[0]
-        return *first.weight[:, :-3, None, None].chunk(2, dim=1), first.bias
+        first, num = self.head.decoder[0], 2 * self.num_channels
+        return first.weight[:, :num, None, None], first.weight[:, num : 2 * num, None, None], first.bias
 
 
 def fastflow3d() -> FastFlow3D:
