@@ -12,7 +12,7 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 from timed_clouds import T0, odom_T_ego, seen, timed_message, world  # noqa: E402
 
 from zeroflow_ros.ego_motion import NoMotion  # noqa: E402
-from zeroflow_ros.engine import load_engine  # noqa: E402
+from zeroflow_ros.engine import DEFAULT_MODELS, load_engine  # noqa: E402
 from zeroflow_ros.flow_worker import FlowWorker  # noqa: E402
 from zeroflow_ros.health import Health, Level  # noqa: E402
 from zeroflow_ros.parameters import Parameters  # noqa: E402
@@ -104,7 +104,8 @@ def deskewing_worker(motion, *, deskew=True):
     listener.fails = False
     health = Health(lambda severity, text: lines.append((severity, text)))
     parameters = Parameters(deskew=deskew)
-    worker = FlowWorker(FlowPipeline(load_engine(), sensor_height=1.8), motion, health, listener,
+    engine = load_engine(DEFAULT_MODELS['tensorrt'])  # float: 8 bits round what is nearly the same to something else
+    worker = FlowWorker(FlowPipeline(engine, sensor_height=1.8), motion, health, listener,
                         parameters=lambda: parameters, now_ns=lambda: T0)  # fmt: skip
     worker.set_active(True)
     return worker, health, listener, lines

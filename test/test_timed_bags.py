@@ -11,16 +11,18 @@ from tiny_bag import CLOUD_TOPIC, EGO_SPEED, street, write_bag
 from training.datasets import open_dataset
 from zeroflow_ros.bags import Bag
 from zeroflow_ros.cdr import POINT_CLOUD, decode_message
-from zeroflow_ros.engine import load_engine
+from zeroflow_ros.engine import DEFAULT_MODELS, load_engine
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.offline import FLOW_TOPIC, OfflineFlow, estimate_flow
 from zeroflow_ros.replay import main
 from zeroflow_ros.sweep import Drop
 
+FLOAT = DEFAULT_MODELS['tensorrt']  # in 8 bits, what is nearly the same rounds to something else now and then
+
 
 @pytest.fixture(scope='module')
 def engine():
-    return load_engine()
+    return load_engine(FLOAT)
 
 
 def clouds_of(path, topic):
@@ -46,7 +48,7 @@ def without(number, cloud):
 @pytest.mark.parametrize('stamped', [0.0, 0.5, 1.0])
 def test_deskewed_sweeps_give_the_flow_of_sweeps_seen_at_once(engine, tmp_path, stamped):
     path, out = write_bag(tmp_path / 'timed', num_sweeps=6, stamped=stamped), tmp_path / 'flow'
-    assert main([str(path), '--offline', '--deskew', '--out', str(out)]) == 0
+    assert main([str(path), '--offline', '--deskew', '--model', str(FLOAT), '--out', str(out)]) == 0
     expected = velocities_of(write_bag(tmp_path / 'whole', num_sweeps=6), engine)
     recorded, flows, skewed = clouds_of(path, CLOUD_TOPIC), clouds_of(out, FLOW_TOPIC), velocities_of(path, engine)
     # Odometry reaches from the first stamp to the last and 0.05 s beyond: not over one half of the first or last sweep.
@@ -59,7 +61,7 @@ def test_deskewed_sweeps_give_the_flow_of_sweeps_seen_at_once(engine, tmp_path, 
         errors.append([np.nanmean(np.abs(v - expected[k])) for v in (velocity, skewed[k])])
     with_deskew, without_deskew = np.mean(errors, axis=0)
     # m/s; half a bin is 0.5 mm at 5 m/s, and the network makes more of what then falls into another pillar.
-    assert with_deskew < 0.03 and with_deskew < 0.2 * without_deskew, (with_deskew, without_deskew)
+    assert with_deskew < 0.005 and with_deskew < 0.1 * without_deskew, (with_deskew, without_deskew)
 
 
 def test_clouds_without_times_are_taken_as_they_are_and_that_is_said(tmp_path, capsys):

@@ -110,7 +110,7 @@ class FastFlow3D(PillarStudent):
 
     head_block = 1
     head_activation = 'gelu'
-    merged = False  # whether the backbone's last layer contains the head's first
+    is_merged = False  # whether the backbone's last layer contains the head's first
 
     def __init__(self, name: str, grid: PillarGrid, num_channels: int, depths: tuple[int, ...]):
         super().__init__()
@@ -124,7 +124,9 @@ class FastFlow3D(PillarStudent):
         """Return the head's hidden layer from both pseudo-images and the backbone's output; see `PillarStudent`."""
         maps = self.backbone(images)
         of_images, of_maps, bias = self._first_layer()
-        return functional.conv2d(images, of_images, bias) + (maps if self.merged else functional.conv2d(maps, of_maps))
+        if not self.is_merged:
+            maps = functional.conv2d(maps, of_maps)
+        return functional.conv2d(images, of_images, bias) + maps
 
     def head_layers(self) -> tuple[Tensor, nn.Linear]:
         """Return the weight of the offsets, and the last layer."""
@@ -136,12 +138,12 @@ class FastFlow3D(PillarStudent):
         name = f'decoder_step{self.backbone.num_stages + 1}'
         _, of_maps, bias = self._first_layer()
         setattr(self.backbone, name, merged(getattr(self.backbone, name), of_maps, torch.zeros_like(bias)))
-        self.merged = True
+        self.is_merged = True
 
     def _first_layer(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the head's first layer without the offsets: its weights for the images and for the maps, its bias."""
-        first, num = self.head.decoder[0], 2 * self.num_channels
-        return first.weight[:, :num, None, None], first.weight[:, num : 2 * num, None, None], first.bias
+        first, half = self.head.decoder[0], 2 * self.num_channels
+        return first.weight[:, :half, None, None], first.weight[:, half : 2 * half, None, None], first.bias
 
 
 def fastflow3d() -> FastFlow3D:
