@@ -85,6 +85,8 @@ def test_ego_motion_reaches_the_model():
 
 
 def test_debug_topics_and_diagnostics_tell_the_truth(vehicle):
+    for _ in range(2):  # an earlier test had more points, and not every cloud is looked at
+        pair(vehicle, scene(), scene())
     for values in vehicle.values.values():
         values.clear()
     published = int(next(v.value for v in vehicle.statuses['inference'].values if v.key == 'published'))
