@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
@@ -29,7 +29,10 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
         node = make()
         if start is not None and not start(node):
             return 1 if rclpy.ok() else 0  # 0: told to stop while starting
-        rclpy.spin(node)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok():  # rclpy.spin misses a signal now and then, and then waits for ever if nothing else comes
+            executor.spin_once(timeout_sec=1.0)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except ZeroFlowError as error:
