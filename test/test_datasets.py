@@ -12,9 +12,9 @@ from tiny_bag import write_bag
 from training.clip_store import ClipStore
 from training.datasets import open_dataset
 from training.datasets.lidar import Category
-from training.datasets.pairs import MetaClass
+from training.datasets.pairs import MetaClass, evenly_spread
 from zeroflow_ros import transforms
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.errors import ConfigError, DataError
 
 SEED = 7
 
@@ -125,3 +125,24 @@ def test_a_seed_gives_another_street_for_each_number_of_sweeps():
 
     two, four = (simulate_clip(1, num_sweeps=num_sweeps).sweeps[0].points for num_sweeps in (2, 4))
     assert len(two) != len(four)
+
+
+@pytest.mark.parametrize(
+    'total, count, expected',
+    [
+        (5, 1, [0]),
+        (5, 2, [0, 4]),
+        (5, 3, [0, 2, 4]),
+        (5, 9, [0, 1, 2, 3, 4]),
+        (3, 0, [0, 1, 2]),
+        (0, 0, []),
+        (0, 2, []),
+    ],
+)
+def test_pairs_are_chosen_evenly(total, count, expected):
+    assert evenly_spread(total, count) == expected
+
+
+def test_less_than_no_pair_is_refused():
+    with pytest.raises(ConfigError, match='0 for all, or more, got -1'):
+        evenly_spread(5, -1)

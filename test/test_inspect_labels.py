@@ -121,8 +121,3 @@ def test_damaged_labels_are_named_and_fail(tmp_path, capsys):
     store.write(empty()).write_bytes(b'half')
     assert inspect_labels.main([str(store.folder), *out]) == 1
     assert 'empty.label is damaged' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('count, expected', [(1, ['a']), (2, ['a', 'e']), (3, ['a', 'c', 'e']), (9, list('abcde'))])
-def test_keys_are_chosen_evenly(count, expected):
-    assert inspect_labels.chosen_keys(list('abcde'), count) == expected

@@ -85,6 +85,12 @@ def test_a_job_labels_every_pair_once(job):
     assert sorted(asked(job)) == list(range(6))
 
 
+def test_a_few_pairs_first_and_the_others_later(job):
+    assert states(run(dataclasses.replace(job, most_pairs=2))) == ['done'] * 2
+    assert LabelStore(job.out).keys() == ['drive/000000', 'drive/000005']
+    assert states(run(job)) == ['kept', 'done', 'done', 'done', 'done', 'kept']
+
+
 def test_a_damaged_label_is_redone_and_no_other(job):
     run(job)
     path = LabelStore(job.out).path('drive/000002')

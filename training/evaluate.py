@@ -19,10 +19,9 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from training.datasets.pairs import PairDataset
+from training.datasets.pairs import PairDataset, evenly_spread
 from training.estimators import Estimator, build_estimator
 from training.score_text import score_text
 from training.scores import FlowScores, Scope
@@ -45,12 +44,10 @@ def evaluate(dataset: PairDataset, estimators: list[Estimator], scope: Scope, *,
     """
     if len(dataset) == 0:
         raise DataError(f'{dataset.name} has no pairs to score on.')
-    indices, num_scored = np.arange(len(dataset)), 0
-    if 0 < num_pairs < len(dataset):
-        indices = np.linspace(0, len(dataset) - 1, num_pairs).round().astype(int)
+    indices, num_scored = evenly_spread(len(dataset), num_pairs), 0
     scores = {estimator.name: FlowScores(scope) for estimator in estimators}
     for index in tqdm(indices, desc=dataset.name, unit='pair', disable=not sys.stderr.isatty()):
-        item = dataset[int(index)]
+        item = dataset[index]
         if item.truth is not None:
             for estimator in estimators:
                 scores[estimator.name].add(item, estimator.flow(item))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from training.datasets.pairs import DatasetPair, PairDataset
+from training.datasets.pairs import DatasetPair, PairDataset, evenly_spread
 from training.estimators import Estimator, build_estimator
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 
@@ -51,10 +51,9 @@ def errors_of(item: DatasetPair, flows: dict[str, np.ndarray]) -> dict[str, floa
 
 def chosen(dataset: PairDataset, num_pairs: int, *, in_a_row: bool) -> Iterator[DatasetPair]:
     """Yield num_pairs pairs, evenly spread or the first in a row; all for 0."""
-    count = len(dataset) if num_pairs == 0 else min(num_pairs, len(dataset))
-    last = count - 1 if in_a_row else len(dataset) - 1
-    for index in tqdm(np.linspace(0, last, count).round().astype(int), unit='pair'):
-        yield dataset[int(index)]
+    indices = evenly_spread(len(dataset), num_pairs)
+    for index in tqdm(range(len(indices)) if in_a_row else indices, unit='pair'):
+        yield dataset[index]
 
 
 def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | None, view, num_pairs: int) -> int:

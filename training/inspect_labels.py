@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.datasets.pairs import evenly_spread
 from zeroflow_ros.errors import ZeroFlowError
 from zeroflow_ros.report import write_json
 
@@ -29,11 +30,6 @@ _COLUMNS = (
 _LEGEND = """misfit: mean distance to the newer sweep [m], and after the flow; movers: the same of moving points;
 worse: share of moving points that their flow takes farther away; missed: share of points that are far from the newer
 sweep, within 2.5 m of points of it that nothing moves to; return: median way there and back [m]"""
-
-
-def chosen_keys(keys: list[str], count: int) -> list[str]:
-    """Return at most `count` keys, evenly over all."""
-    return [keys[int(place)] for place in np.linspace(0, len(keys) - 1, min(count, len(keys)))]
 
 
 def table(figures: dict) -> str:
@@ -75,7 +71,8 @@ def inspect(folder: Path, out: Path, *, count: int, worst: bool) -> tuple[dict, 
         if is_drawn:
             draw(label, fitted, figures[key], out / f'{key.replace("/", "_")}.png', teacher=store.about['teacher'])
 
-    for key in tqdm(keys if worst else chosen_keys(keys, count), unit='label'):
+    chosen = keys if worst else [keys[place] for place in evenly_spread(len(keys), count)]
+    for key in tqdm(chosen, unit='label'):
         look(key, is_drawn=not worst)
     if worst:
         for key in sorted(figures, key=lambda key: -figures[key].suspicion)[:count]:

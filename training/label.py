@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--teacher', default='rigid', help='name of the method (default: %(default)s)')
     parser.add_argument('--config', type=Path, help='YAML with those settings of the teacher that are not its defaults')
     parser.add_argument('--out', type=Path, required=True, help='folder of the label store')
+    parser.add_argument('--pairs', type=int, default=0, help='label no more pairs of each dataset, evenly spread')
     parser.add_argument('--shard', type=_shard, default=(1, 1), metavar='K/N', help='do the K-th of N parts')
     parser.add_argument('--processes', type=int, default=1, help='label as many pairs at once (default: 1)')
     parser.add_argument('--ray', action='store_true', help='label over the ray cluster of RAY_ADDRESS, or a local one')
@@ -100,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
         crop = Crop(options.half_extent, *options.z_range)
         settings = json.dumps(read_settings(options.config), sort_keys=True)
         specs = tuple(options.datasets)
-        job = LabelJob(specs, options.teacher, options.out, settings, crop, options.shard, options.verify)
+        job = LabelJob(
+            specs, options.teacher, options.out, settings, crop, options.shard, options.verify, options.pairs
+        )
         return work(job, processes=options.processes, on_ray=options.ray, gpus=options.gpus)
     except (ZeroFlowError, OSError) as error:
         print(f'training.label: {error}', file=sys.stderr)

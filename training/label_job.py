@@ -19,7 +19,7 @@ from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from training.datasets.pairs import PairDataset
+from training.datasets.pairs import PairDataset, evenly_spread
 from training.provenance import provenance
 from training.pseudo_labels import LabelStore
 from training.teacher_input import Crop, checksum, teacher_input
@@ -33,7 +33,7 @@ class LabelJob:
 
     datasets: specs for `open_dataset`. teacher, config: name and settings (as JSON) for `build_teacher`. out: folder of
     the store. shard: (k, n), the k-th of n parts, counted from 1. verify: compare the labels that are there with the
-    pairs, and redo those that were made from others.
+    pairs, and redo those that were made from others. most_pairs: to label of each dataset, evenly spread; 0: all.
     """
 
     datasets: tuple[str, ...]
@@ -43,6 +43,7 @@ class LabelJob:
     crop: Crop = dataclasses.field(default_factory=Crop)
     shard: tuple[int, int] = (1, 1)
     verify: bool = False
+    most_pairs: int = 0
 
     def __post_init__(self):
         k, n = self.shard
@@ -77,7 +78,9 @@ class _Bench:
     def __init__(self, job: LabelJob):
         self.job = job
         self.sources = job.open_datasets()
-        self.pairs = [(source, index) for source in self.sources for index in range(len(source))]
+        self.pairs = [
+            (source, index) for source in self.sources for index in evenly_spread(len(source), job.most_pairs)
+        ]
         self._teacher: Teacher | None = None
         self._store: LabelStore | None = None
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.sweep import SweepPair
 
 
@@ -86,3 +87,13 @@ class PairDataset(Protocol):
 
     def __getitem__(self, index: int) -> DatasetPair:
         """Return a pair. Raises: DataError when it cannot be read, which says why."""
+
+
+def evenly_spread(total: int, count: int) -> list[int]:
+    """Return at most `count` of the numbers below `total`, first and last among them; all for 0.
+
+    Raises: ConfigError when count is negative.
+    """
+    if count < 0:
+        raise ConfigError(f'The number of pairs to look at is 0 for all, or more, got {count}.')
+    return np.linspace(0, total - 1, min(count or total, total)).round().astype(int).tolist()
