@@ -34,8 +34,9 @@ help:
 demo: $(VENV)/.demo-ready
 	@$(BIN)/python -m zeroflow_ros.demo $(if $(BAG),--bag '$(BAG)')
 
+# Two processes, each in a ROS domain of its own: many tests wait for messages more than they compute.
 test: lint
-	@$(BIN)/python -m pytest --durations 10 $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10 $(ARGS)
 
 lint: $(VENV)/.test-ready
 	@$(BIN)/ruff check .
