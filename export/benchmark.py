@@ -27,6 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from export.revisions import RevisionRun
+from training.datasets import split_options
+from training.estimators import ModelOptions
 from zeroflow_ros.engine import Engine, engine_of
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.pipeline import FlowPipeline
@@ -89,9 +91,10 @@ class TorchRun:
 class PipelineRun:
     """A model file in the pipeline, timed by stage."""
 
-    def __init__(self, name: str, engine: Engine):
+    def __init__(self, name: str, engine: Engine, refinements: int = 0):
         self.name, self.runs_on = name, engine.runs_on
-        self._pipeline = FlowPipeline(engine, output_on='latest' if engine.card.direction == 'both' else 'previous')
+        output_on = 'latest' if engine.card.direction == 'both' else 'previous'
+        self._pipeline = FlowPipeline(engine, output_on=output_on, refinements=refinements)
 
     def __call__(self, pair: SweepPair) -> dict[str, float]:
         start = time.perf_counter()
@@ -135,7 +138,11 @@ def untrained_lite(cells: int, folder: Path) -> Path:
 
 def open_runs(options, cleanup: contextlib.ExitStack) -> list:
     """Return what the options ask for, in the order in which it takes turns."""
-    runs = [PipelineRun(name or 'embedded', engine_of(name, num_threads=options.threads)) for name in options.model]
+    runs = []
+    for name in options.model:
+        path, chosen = split_options(name, ModelOptions)
+        engine = engine_of(path, num_threads=options.threads)
+        runs.append(PipelineRun(name or 'embedded', engine, chosen.refinements))
     folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
     for cells in options.cells:
         engine = engine_of(str(untrained_lite(cells, folder)), num_threads=options.threads)
@@ -156,8 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
         'export.benchmark', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        '--model', nargs='+', default=[''], help='MODEL.onnx or tensorrt:MODEL.onnx (default: that of the package)'
-    )
+        '--model', nargs='+', default=[''],
+        help='MODEL.onnx or tensorrt:MODEL.onnx (default: that of the package); options: MODEL.onnx?refinements=1',
+    )  # fmt: skip
     parser.add_argument('--checkpoint', type=Path, help='run this checkpoint in plain torch as well')
     parser.add_argument(
         '--cells', type=int, nargs='+', default=[], help='run untrained lite models with so many cells a side as well'

@@ -21,6 +21,7 @@ from training.pseudo_labels import LabelStore, PseudoLabel
 from zeroflow_ros import transforms
 from zeroflow_ros.engine import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, ModelError
+from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.sweep import SweepPair
 
 CLOUD = np.array([[10, 0, 0], [0, 10, 0], [5, 5, 1], [3, 0, -1.7], [np.nan, 0, 0]], np.float32)
@@ -99,6 +100,19 @@ class Shift(PointEngine):
 def test_a_model_flows_the_older_sweep_forward_in_metres():
     flow = ModelEstimator('shift', Shift(load_engine().card)).flow(drive())
     np.testing.assert_allclose(flow, np.tile([0.3, 0, 0], (5, 1)), atol=1e-6)
+
+
+def test_a_model_is_asked_again_where_its_options_say_so():
+    noise = np.random.default_rng(0).uniform([-50, -50, -1], [50, 50, 3], (2, 5000, 3)).astype(np.float32)
+    ground = np.zeros(5000, bool)
+    item = DatasetPair('noise/0', SweepPair(*noise, np.eye(4), 0.1), ground, ground)
+    once, refined = (build_estimator(spec) for spec in ('embedded', 'embedded?refinements=1'))
+    expected = FlowPipeline(load_engine(), output_on='previous', refinements=1).estimate(item.pair).velocity * 0.1
+    np.testing.assert_allclose(refined.flow(item), expected, atol=1e-6)
+    assert np.abs(refined.flow(item) - once.flow(item)).max() > 1e-3  # m
+    assert refined.name == 'embedded?refinements=1'
+    with pytest.raises(DataError, match='Known are: refinements'):
+        build_estimator('embedded?speed=2')
 
 
 def test_the_sensor_height_is_remembered_within_a_drive_only(monkeypatch):

@@ -156,6 +156,14 @@ def test_benchmark_reports_every_stage_of_every_model(folder, tmp_path, capsys):
     assert 'median' in capsys.readouterr().out
 
 
+def test_benchmark_times_refinements(folder, tmp_path):
+    models = [str(folder / 'm.onnx'), f'{folder / "m.onnx"}?refinements=3']
+    arguments = ['--model', *models, '--points', '20000', '--compare', '--pairs', '5']
+    assert benchmark.main([*arguments, '--json', str(tmp_path / 'b.json')]) == 0
+    [of_input] = json.loads((tmp_path / 'b.json').read_text())['inputs'].values()
+    assert of_input['ratios'][models[1]]['p50'] > 1.5  # four times the work
+
+
 def test_benchmark_compares_over_sizes(folder, tmp_path, capsys):
     arguments = ['--model', str(folder / 'm.onnx'), str(folder / 'm_full.onnx'), '--points', '1000', '30000']
     arguments += ['--compare', '--cells', '64', '--pairs', '3', '--warm-up', '1', '--json', str(tmp_path / 'b.json')]

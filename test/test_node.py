@@ -15,8 +15,10 @@ from flow_node import NodeProcess, Vehicle, cloud, column, scene, stamp_of  # no
 from processes import ROOT, environment, run  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
 
-from zeroflow_ros.engine import DEFAULT_MODELS  # noqa: E402
+from zeroflow_ros.engine import DEFAULT_MODELS, load_engine  # noqa: E402
 from zeroflow_ros.outputs import STAGES  # noqa: E402
+from zeroflow_ros.pipeline import FlowPipeline  # noqa: E402
+from zeroflow_ros.sweep import SweepPair  # noqa: E402
 
 S = 1_000_000_000
 DEBUG = [f'processing_time/{stage}_ms' for stage in STAGES] + ['pipeline_latency_ms', 'dt_s']
@@ -161,16 +163,25 @@ def test_model_runs_only_when_somebody_listens():
 
 
 def test_previous_sweep_carries_the_flow_when_asked():
-    with NodeProcess('-r', '__ns:=/previous', '-p', 'output_on:=previous', '-p', 'ego_motion:=none') as previous:
+    settings = ['-p', 'output_on:=previous', '-p', 'ego_motion:=none', '-p', 'refinements:=1']
+    sweeps = [scene(seed=k, num_points=3000 + k) for k in range(2)]
+    with NodeProcess('-r', '__ns:=/previous', *settings) as previous:
         with Vehicle('/previous') as vehicle:
             vehicle.connect(previous)
             stamp_ns = time.time_ns()
-            for k in range(2):
-                vehicle.send(cloud(scene(seed=k, num_points=3000 + k), stamp_ns + k * S // 10))
+            for k, sweep in enumerate(sweeps):
+                vehicle.send(cloud(sweep, stamp_ns + k * S // 10))
                 vehicle.spin(0.1)
             flow = vehicle.flow_of(stamp_ns)
             assert flow.width == 3000
-            np.testing.assert_array_equal(column(flow, 'x'), scene(seed=0)[:, 0])
+            np.testing.assert_array_equal(column(flow, 'x'), sweeps[0][:, 0])
+    once, refined = (
+        FlowPipeline(load_engine(), output_on='previous', refinements=count)
+        .estimate(SweepPair(*sweeps, np.eye(4), 0.1)).velocity[:, 0]
+        for count in (0, 1)
+    )  # fmt: skip
+    np.testing.assert_allclose(column(flow, 'vx'), refined, atol=1e-4)
+    assert np.nanmax(np.abs(refined - once)) > 1e-2  # m/s
 
 
 def test_best_effort_publisher_is_followed():

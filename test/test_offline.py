@@ -114,6 +114,15 @@ def test_flow_on_the_previous_sweep_goes_with_the_rows_of_that_sweep(engine, bag
         assert decode_cloud(result.message).stamp_ns == START_NS + k * PERIOD_NS
 
 
+def test_refinements_are_asked_for_on_the_command_line(engine, bag_path, tmp_path):
+    assert main([str(bag_path), '--offline', '--refinements', '1', '--out', str(tmp_path / 'flow')]) == 0
+    with Bag(bag_path) as bag:
+        refined, once = (next(estimate_flow(bag, engine, refinements=count))[1] for count in (1, 0))
+    velocity = np.stack([columns(flow_clouds(tmp_path / 'flow')[0])[name] for name in ('vx', 'vy', 'vz')], 1)
+    np.testing.assert_array_equal(velocity, refined.velocity)
+    assert np.nanmax(np.abs(refined.velocity - once.velocity)) > 1e-3  # m/s
+
+
 def test_without_ego_motion_velocities_say_so(engine, bag_path):
     with Bag(bag_path) as bag:
         _, estimate = next(estimate_flow(bag, engine, ego_motion='none'))

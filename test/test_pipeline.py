@@ -57,6 +57,40 @@ def test_velocity_is_in_the_axes_of_its_sweep_and_divides_by_the_real_dt(card, d
     assert latest.dt == dt
 
 
+class HalfWay(NearestNeighbour):
+    """Finds half of every motion."""
+
+    def flow(self, source, target):
+        return super().flow(source, target) / 2
+
+
+@pytest.mark.parametrize('output_on', ['latest', 'previous'])
+@pytest.mark.parametrize('refinements, found', [(0, 0.5), (1, 0.75), (3, 0.9375)])
+def test_each_refinement_finds_its_share_of_what_is_left(card, output_on, refinements, found):
+    engine, pair = HalfWay(card), world_pair(moved=(1.0, 0.0, 0.4))
+    pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=1.0, refinements=refinements)
+    estimate = pipeline.estimate(pair)
+    moved = np.array([10.0, 0, 4.0]) * found  # m/s
+    expected = np.zeros_like(GRID_POINTS)
+    expected[3] = moved if output_on == 'previous' else EGO0_T_EGO1[:3, :3].T @ moved
+    np.testing.assert_allclose(estimate.velocity, expected, atol=1e-3)
+    assert len(engine.calls) == refinements + 1
+    np.testing.assert_array_equal(pair.points0, GRID_POINTS)  # it moves copies
+
+
+def test_what_is_moved_out_of_the_grid_keeps_the_flow_that_it_had(card):
+    class Once(NearestNeighbour):
+        def flow(self, source, target):
+            return super().flow(source, target) if len(self.calls) == 1 else np.full_like(source, np.nan)
+
+    once, refined = (
+        FlowPipeline(Once(card), sensor_height=1.0, refinements=count).estimate(world_pair(moved=(1.0, 0.0, 0.0)))
+        for count in (0, 2)
+    )
+    np.testing.assert_array_equal(refined.velocity, once.velocity)
+    assert (refined.flow_valid == once.flow_valid).all() and np.isfinite(once.velocity).all()
+
+
 def test_the_network_sees_z_above_the_ground(card):
     engine = NearestNeighbour(card)
     FlowPipeline(engine, sensor_height=1.73).estimate(world_pair())
@@ -117,6 +151,8 @@ def test_a_forward_only_model_is_not_used_on_the_latest_sweep(card):
     FlowPipeline(forward, output_on='previous')
     with pytest.raises(ConfigError, match='output_on'):
         FlowPipeline(forward, output_on='both')
+    with pytest.raises(ConfigError, match='refinements must be 0 or more, got -1'):
+        FlowPipeline(forward, output_on='previous', refinements=-1)
 
 
 def test_a_model_without_ground_gets_none(card):

@@ -2,12 +2,14 @@
 """All that gives flow, behind one call: models, checkpoints, teachers, labels on disk, and two that need nothing."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from training.datasets import split_options
 from training.datasets.pairs import DatasetPair
 from zeroflow_ros import transforms
 from zeroflow_ros.engine import ENGINES, IDENTITY, Engine, engine_of, load_engine
@@ -16,6 +18,13 @@ from zeroflow_ros.model_card import ModelCard
 from zeroflow_ros.pipeline import FlowPipeline
 
 KINDS = 'zero, nearest, embedded, MODEL.onnx, tensorrt:MODEL.onnx, CHECKPOINT.pt, teacher:NAME, labels:STORE'
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What may follow the question mark behind a model. refinements: see `FlowPipeline`."""
+
+    refinements: int = 0
 
 
 class Estimator(Protocol):
@@ -33,6 +42,7 @@ class Estimator(Protocol):
 def build_estimator(spec: str) -> Estimator:
     """Return the estimator of a specification, one of KINDS; 'embedded' is the model inside the package.
 
+    ModelOptions follow a model: embedded?refinements=1.
     Raises: ConfigError for an unknown one; ModelError or DataError when what it names cannot be read.
     """
     kind, _, name = spec.partition(':')
@@ -40,25 +50,26 @@ def build_estimator(spec: str) -> Estimator:
         return PointEstimator(spec, lambda points0, points1: np.zeros_like(points0))
     if spec == 'nearest':
         return PointEstimator(spec, nearest_neighbour_flow)
-    if spec == 'embedded':
-        return ModelEstimator(spec, load_engine())
     if kind == 'teacher' and name:
         return TeacherEstimator(spec, name)
     if kind == 'labels' and name:
         return LabelEstimator(spec, Path(name))
-    if Path(spec).suffix == '.onnx' or kind in ENGINES:
-        return ModelEstimator(spec, engine_of(spec))
-    if Path(spec).suffix in ('.pt', '.ckpt'):
-        return ModelEstimator(spec, checkpoint_engine(Path(spec)))
+    model, options = split_options(spec, ModelOptions)
+    if model == 'embedded':
+        return ModelEstimator(spec, load_engine(), options.refinements)
+    if Path(model).suffix == '.onnx' or kind in ENGINES:
+        return ModelEstimator(spec, engine_of(model), options.refinements)
+    if Path(model).suffix in ('.pt', '.ckpt'):
+        return ModelEstimator(spec, checkpoint_engine(Path(model)), options.refinements)
     raise ConfigError(f'Unknown estimator {spec!r}; expected one of: {KINDS}.')
 
 
 class ModelEstimator:
     """A model as the vehicle runs it, on the older sweep."""
 
-    def __init__(self, name: str, engine: Engine):
+    def __init__(self, name: str, engine: Engine, refinements: int = 0):
         self.name = name
-        self._pipeline = FlowPipeline(engine, output_on='previous')
+        self._pipeline = FlowPipeline(engine, output_on='previous', refinements=refinements)
         self._last_sweep = np.zeros((0, 3), np.float32)
 
     def flow(self, item: DatasetPair) -> np.ndarray:

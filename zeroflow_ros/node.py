@@ -122,7 +122,7 @@ class FlowNode(LifecycleNode):
         engine = self._engine = self._open_engine()
         pipeline = FlowPipeline(
             engine, output_on=p.output_on, sensor_height=None if math.isnan(p.sensor_height) else p.sensor_height,
-            ego_motion_removed=p.ego_motion != 'none',
+            ego_motion_removed=p.ego_motion != 'none', refinements=p.refinements,
         )  # fmt: skip
         _try_out(pipeline)
         card = engine.card

@@ -53,13 +53,14 @@ class OfflineFlow:
 
     topic: of the clouds, '' for the only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
     deskew: move points to the stamps of their sweeps, where clouds have times.
-    output_on, sensor_height: see `FlowPipeline`. start, duration: seconds of the bag; duration 0 is all of it.
+    output_on, sensor_height, refinements: see `FlowPipeline`. start, duration: seconds of the bag; duration 0 is all
+    of it.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for a choice that is none.
     """
 
     def __init__(self, bag: Bag, engine: Engine, *, topic: str = '', ego_motion: str = 'auto',
                  odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, output_on: str = 'latest',
-                 sensor_height: float | None = None, deskew: bool = False, start: float = 0.0,
+                 sensor_height: float | None = None, refinements: int = 0, deskew: bool = False, start: float = 0.0,
                  duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
         first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
@@ -71,7 +72,7 @@ class OfflineFlow:
         self.has_times = time_field(first) is not None
         self._bag, self._engine = bag, engine
         self._buffer = SweepBuffer(engine.card.dt_range)
-        self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height,
+        self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height, refinements=refinements,
                                       ego_motion_removed=self.motion.source != 'none')  # fmt: skip
         self._start_ns = bag.start_ns + round(start * 1e9)
         self._end_ns = self._start_ns + round(duration * 1e9) if duration else bag.end_ns
@@ -194,7 +195,8 @@ def main(args) -> int:
         flow = OfflineFlow(
             bag, engine, topic=''.join(args.topic), ego_motion=args.ego_motion, odometry_topic=args.odometry_topic,
             odometry_T_lidar=from_quaternion(pose[:3], pose[3:]) if pose else None, output_on=args.output_on,
-            sensor_height=args.sensor_height, deskew=args.deskew, start=args.start, duration=args.duration,
+            sensor_height=args.sensor_height, refinements=args.refinements, deskew=args.deskew, start=args.start,
+            duration=args.duration,
         )  # fmt: skip
         if flow.motion.note:
             print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)

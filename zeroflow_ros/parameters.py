@@ -49,6 +49,10 @@ class Parameters:
         False, 'With engine tensorrt: run the model on the CPU when the GPU cannot, which is a warning.'
     )
     build_only: bool = _parameter(False, 'With engine tensorrt: build the engine, and end.')
+    refinements: int = _parameter(
+        0, 'How often the model is asked again, with the points moved by their flow so far: each time takes as long as '
+        'the first, and what is fast gets more exact.', low=0, high=4
+    )  # fmt: skip
     output_on: str = _parameter('latest', 'The sweep whose points get the velocities.', choices=OUTPUT_ON)
     sensor_height: float = _parameter(
         math.nan, "Height of the cloud frame's origin above the ground [m]; .nan: see it in the sweeps."

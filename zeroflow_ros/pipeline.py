@@ -43,10 +43,12 @@ class FlowPipeline:
     engine: runs the model. output_on: the sweep that gets the velocities.
     sensor_height: of the points' frame above the ground [m]; None to see it in the sweeps.
     ego_motion_removed: False when the caller feeds identity for want of ego motion; it ends up in flow_valid.
+    refinements: how often the engine is asked once more, with the points moved by the flow so far. What it finds then
+        is added: a network is more exact about the last decimetre of a motion than about the whole of it.
     """
 
     def __init__(self, engine: Engine, *, output_on: str = 'latest', sensor_height: float | None = None,
-                 ego_motion_removed: bool = True):  # fmt: skip
+                 ego_motion_removed: bool = True, refinements: int = 0):  # fmt: skip
         if output_on not in OUTPUT_ON:
             raise ConfigError(f'output_on must be one of {OUTPUT_ON}, got {output_on!r}.')
         if output_on == 'latest' and engine.card.direction == 'forward':
@@ -54,8 +56,11 @@ class FlowPipeline:
                 f'The model {engine.card.name} was trained forward in time only, so it cannot flow the latest sweep. '
                 'Set output_on to previous.'
             )
+        if refinements < 0:
+            raise ConfigError(f'refinements must be 0 or more, got {refinements}.')
         self.engine = engine
         self.output_on = output_on
+        self.refinements = refinements
         self._flags = VALID | (EGO_MOTION_REMOVED if ego_motion_removed else 0)
         self._sensor_height = SensorHeight(sensor_height)
 
@@ -86,15 +91,24 @@ class FlowPipeline:
                 network_T_source, network_T_target = raised @ transforms.invert(source_T_target), raised
             if card.ground == 'remove':
                 source, target = (_without_ground(points, height) for points in (source, target))
-        flow = self.engine.infer(
-            source, target, watch, network_T_source=network_T_source, network_T_target=network_T_target
-        )
-        with watch('finish'):
+
+        def infer(points: np.ndarray) -> np.ndarray:
+            flow = self.engine.infer(
+                points, target, watch, network_T_source=network_T_source, network_T_target=network_T_target
+            )
             if card.network_frame == 'target':
                 source_R_network = np.eye(4)
                 source_R_network[:3, :3] = network_T_source[:3, :3].T
-                with np.errstate(invalid='ignore'):  # an infinite number becomes NaN, and its row below
+                with watch('finish'), np.errstate(invalid='ignore'):  # an infinite number becomes NaN, and its row
                     flow = transforms.apply(source_R_network, flow)
+            return flow
+
+        flow = infer(source)
+        for _ in range(self.refinements):
+            rest = infer(source + flow)
+            with watch('finish'):
+                flow += np.where(np.isfinite(rest), rest, np.float32(0))  # NaN: moved out of the model's grid
+        with watch('finish'):
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
         return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, height, watch.stages_ms)
 

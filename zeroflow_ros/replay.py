@@ -239,6 +239,7 @@ def _add_offline_arguments(group) -> None:
     group.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
     group.add_argument('--output-on', default='latest', help='the sweep that gets the velocities: latest, previous')
     group.add_argument('--sensor-height', type=float, default=None, help='above ground [m]; default: as seen')
+    group.add_argument('--refinements', type=int, default=0, help='ask the model so often again; default: 0')
 
 
 def main(args: list[str] | None = None) -> int:
