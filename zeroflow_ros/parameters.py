@@ -50,8 +50,8 @@ class Parameters:
     )
     build_only: bool = _parameter(False, 'With engine tensorrt: build the engine, and end.')
     refinements: int = _parameter(
-        0, 'How often the model is asked again, with the points moved by their flow so far: each time takes as long as '
-        'the first, and what is fast gets more exact.', low=0, high=4
+        0, 'How often the model is asked again, with what moves moved by its flow so far: more exact velocities, for '
+        'as long again as the first time.', low=0, high=4
     )  # fmt: skip
     output_on: str = _parameter('latest', 'The sweep whose points get the velocities.', choices=OUTPUT_ON)
     sensor_height: float = _parameter(

@@ -16,6 +16,7 @@ from zeroflow_ros.sweep import SweepPair
 VALID = 1  # bit 0 of flow_valid: the row has a velocity
 EGO_MOTION_REMOVED = 2  # bit 1: ... relative to the world, not to the sensor
 OUTPUT_ON = ('latest', 'previous')
+_LEAST_REFINED = 0.05  # m; what stands would only gather more noise
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class FlowPipeline:
     engine: runs the model. output_on: the sweep that gets the velocities.
     sensor_height: of the points' frame above the ground [m]; None to see it in the sweeps.
     ego_motion_removed: False when the caller feeds identity for want of ego motion; it ends up in flow_valid.
-    refinements: how often the engine is asked once more, with the points moved by the flow so far. What it finds then
-        is added: a network is more exact about the last decimetre of a motion than about the whole of it.
+    refinements: how often the engine is asked once more, with the points that move moved by the flow so far. What it
+        finds then is added: a network is more exact about the last decimetre of a motion than about the whole of it.
     """
 
     def __init__(self, engine: Engine, *, output_on: str = 'latest', sensor_height: float | None = None,
@@ -105,9 +106,15 @@ class FlowPipeline:
 
         flow = infer(source)
         for _ in range(self.refinements):
-            rest = infer(source + flow)
+            with watch('prepare'):
+                moving = np.flatnonzero(np.square(flow).sum(axis=1) > _LEAST_REFINED**2)
+                moved = source.copy()
+                moved[moving] += flow[moving]
+            if not len(moving):
+                break
+            rest = infer(moved)[moving]
             with watch('finish'):
-                flow += np.where(np.isfinite(rest), rest, np.float32(0))  # NaN: moved out of the model's grid
+                flow[moving] += np.where(np.isfinite(rest), rest, np.float32(0))  # NaN: moved out of the model's grid
         with watch('finish'):
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
         return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, height, watch.stages_ms)
