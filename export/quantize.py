@@ -105,16 +105,27 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
     if card.form == 'gather':
         some_points = {'cell_index': np.zeros(1, np.int32), 'offsets': np.zeros((1, 3), np.float32)}
 
-    class Reader(quantization.CalibrationDataReader):
-        num_read = 0
+    class OneAtATime(quantization.CalibrationDataReader):
+        """Reads images from files: all maps of the full student are 1 GB for each pair."""
+
+        def __init__(self, paths: list[Path]):
+            self.paths, self.left = paths, iter(paths)
+
+        def __len__(self):
+            return len(self.paths)
+
+        def set_range(self, start_index: int, end_index: int):
+            self.left = iter(self.paths[start_index:end_index])
 
         def get_next(self):
-            batch = next(images, None)
-            self.num_read += batch is not None
-            return None if batch is None else {'images': batch, **some_points}
+            path = next(self.left, None)
+            return None if path is None else {'images': np.load(path)['images'], **some_points}
 
-    reader = Reader()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), _no_advice():
+        reader = OneAtATime([])
+        for number, image in enumerate(images):
+            reader.paths.append(Path(folder) / f'{number}.npz')
+            np.savez_compressed(reader.paths[-1], images=image)  # nearly all zeros
         prepared, quantised = Path(folder) / 'prepared.onnx', Path(folder) / 'quantised.onnx'
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -124,11 +135,12 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
             activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8, calibrate_method=quantization.CalibrationMethod.Percentile,
             extra_options={
-                'CalibPercentile': _PERCENTILE, 'ActivationSymmetric': symmetric, 'QuantizeBias': not symmetric
+                'CalibPercentile': _PERCENTILE, 'CalibStridedMinMax': 1,  # one pair at a time, whatever the method
+                'ActivationSymmetric': symmetric, 'QuantizeBias': not symmetric,
             },
         )  # fmt: skip
         proto = onnx.load(quantised)
-    calibration = f'{reader.num_read} {of}'
+    calibration = f'{len(reader)} {of}'
     card = dataclasses.replace(card, precision='int8', training={**card.training, 'calibration': calibration})
     return write_model(proto, card, out)
 

@@ -2,9 +2,12 @@
 """The 8-bit form of a model: what it says of itself, how far its flow is from that of its source, what is refused."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from processes import ROOT
 from tiny_bag import write_bag
 
 pytest.importorskip('torch', reason='export needs torch')
@@ -39,6 +42,22 @@ def test_the_8_bit_form_is_close_smaller_and_says_what_it_is(tmp_path, capsys):
     assert card.training == {**source.training, 'calibration': '3 sweep pairs of drive'}
     assert card.checksum != source.checksum and out.stat().st_size < 0.4 * FLOAT.stat().st_size
     assert [path.name for path in out.parent.iterdir()] == ['int8.onnx']
+
+
+def test_memory_does_not_grow_with_the_pairs_to_calibrate_on(tmp_path):
+    bag = write_bag(tmp_path / 'drive', num_sweeps=40)
+    code = (
+        'import resource\nfrom export import quantize\n'
+        'for pairs in (2, 39):\n'
+        f"    quantize.main(['{FLOAT}', '--out', '{tmp_path}/int8.onnx', '--bag', '{bag}', '--pairs', str(pairs)])\n"
+        '    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)'
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=True
+    )
+    [few, many] = [int(line) for line in out.stdout.splitlines() if line.isdigit()]
+    assert '39 sweep pairs' in out.stdout
+    assert many - few < 500, (few, many)  # MB; the maps of the 37 pairs more are 3,700
 
 
 def test_the_embedded_8_bit_model_comes_from_the_embedded_model_and_flows_like_it():
