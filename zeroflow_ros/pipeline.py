@@ -107,7 +107,7 @@ class FlowPipeline:
         flow = infer(source)
         for _ in range(self.refinements):
             with watch('prepare'):
-                moving = np.flatnonzero(np.square(flow).sum(axis=1) > _LEAST_REFINED**2)
+                moving = np.flatnonzero(np.einsum('ij,ij->i', flow, flow) > _LEAST_REFINED**2)
                 moved = source.copy()
                 moved[moving] += flow[moving]
             if not len(moving):
