@@ -108,10 +108,10 @@ class FlowPipeline:
         for _ in range(self.refinements):
             with watch('prepare'):
                 moving = np.flatnonzero(np.einsum('ij,ij->i', flow, flow) > _LEAST_REFINED**2)
+                if not len(moving):
+                    break
                 moved = source.copy()
                 moved[moving] += flow[moving]
-            if not len(moving):
-                break
             rest = infer(moved)[moving]
             with watch('finish'):
                 flow[moving] += np.where(np.isfinite(rest), rest, np.float32(0))  # NaN: moved out of the model's grid
