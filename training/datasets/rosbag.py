@@ -91,6 +91,11 @@ class BagPairs:
         place = self._pairs[index][0]
         return f'{place.number:06d}_{place.stamp_ns}'
 
+    def numbers(self, index: int) -> tuple[int, int]:
+        """Return the numbers of both clouds of a pair in their topic, which are those of their boxes."""
+        place0, place1, _ = self._pairs[index]
+        return place0.number, place1.number
+
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, ego0_T_ego1 = self._pairs[index]
         read = (self.path, self.topic, self.sensor_height, self.has_times)

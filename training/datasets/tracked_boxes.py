@@ -125,12 +125,12 @@ def box_points(points: np.ndarray, boxes: list[dict], previous: list[dict], ego0
     boxes, previous: of this sweep and the one before, each in its own frame. ego0_T_ego1: maps this sweep's frame into
     the previous one's. dt: seconds between them.
     """
-    before = {box['track_id']: _pose(box) for box in previous}
+    before = {box['track_id']: pose_of(box) for box in previous}
     found = []
     for box in boxes:
         if box['track_id'] not in before:
             continue
-        ego_T_box = _pose(box)
+        ego_T_box = pose_of(box)
         in_box = transforms.apply(transforms.invert(ego_T_box), points.astype(np.float64))
         length, width, height = box['size_lwh']
         half = np.array([length / 2 + _MARGIN, width / 2 + _MARGIN, height / 2])
@@ -144,7 +144,8 @@ def box_points(points: np.ndarray, boxes: list[dict], previous: list[dict], ego0
     return found
 
 
-def _pose(box: dict) -> np.ndarray:
+def pose_of(box: dict) -> np.ndarray:
+    """Return ego_T_box (4, 4)."""
     return transforms.yaw_translation(box['yaw'], *box['center'])
 
 

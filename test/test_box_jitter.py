@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is smooth is predicted exactly, and jitter is an error."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny_bag import EGO_SPEED, PERIOD_NS, write_bag
+
+from training import box_jitter
+from training.box_jitter import smooth_flow
+from training.datasets.rosbag import open_pairs
+from zeroflow_ros.errors import DataError
+
+NUM_SWEEPS, MIDDLE = 10, 4
+SPEED, TURN_RATE = 6.0, 0.4  # m/s over ground, rad/s
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    return write_bag(tmp_path_factory.mktemp('bags') / 'bag', num_sweeps=NUM_SWEEPS)
+
+
+def with_boxes(bag, jitter: float, num_sweeps: int = NUM_SWEEPS):
+    """Return the pairs of the bag with a box that drives ahead of the vehicle and turns; it jitters in one sweep."""
+    sweeps = []
+    for number in range(NUM_SWEEPS):
+        seconds = number * PERIOD_NS * 1e-9
+        x = 10 + (SPEED - EGO_SPEED) * seconds + jitter * (number == MIDDLE)
+        pose = {'center': [x, 0, 0], 'yaw': TURN_RATE * seconds}
+        box = {'track_id': 7, 'category': 'Car', 'size_lwh': [12, 12, 8], **pose}
+        sweeps.append([box] if number < num_sweeps else [])
+    path = bag.parent / f'boxes_{jitter}_{num_sweeps}.json'
+    path.write_text(json.dumps({'sweeps': sweeps}))
+    return open_pairs(f'{bag}+{path}')
+
+
+def test_smooth_motion_is_predicted_exactly(bag):
+    pairs = with_boxes(bag, jitter=0.0)
+    flows = smooth_flow(pairs)
+    assert len(flows) == len(pairs) == NUM_SWEEPS - 1
+    for flow, item in zip(flows, (pairs[index] for index in range(len(pairs))), strict=True):
+        truth = item.truth
+        assert truth.is_valid.sum() > 50 and np.linalg.norm(truth.flow[truth.is_valid], axis=1).mean() > 0.2
+        np.testing.assert_allclose(flow[truth.is_valid], truth.flow[truth.is_valid], atol=1e-4)
+
+
+def test_what_a_box_jitters_by_is_the_error_of_its_own_pairs(bag):
+    pairs = with_boxes(bag, jitter=0.1)
+    flows = smooth_flow(pairs)
+    for index in (MIDDLE - 1, MIDDLE):  # into the sweep that jitters, and out of it
+        truth = pairs[index].truth
+        error = np.linalg.norm(flows[index] - truth.flow, axis=1)[truth.is_valid]
+        assert error.mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_box_that_is_seldom_seen_says_nothing(bag):
+    flows = smooth_flow(with_boxes(bag, jitter=0.0, num_sweeps=4))
+    assert not any(flow.any() for flow in flows)
+
+
+def test_a_bag_without_boxes_is_refused(bag, capsys):
+    with pytest.raises(DataError, match=r'comes without boxes'):
+        smooth_flow(open_pairs(str(bag)))
+    assert box_jitter.main([str(bag)]) == 1
+    assert 'BOXES.json' in capsys.readouterr().err
+
+
+def test_the_boxes_of_kitti_jitter_by_more_than_a_tenth_of_their_motion(shared_data, capsys):
+    bags = shared_data / 'bags'
+    assert box_jitter.main([f'{bags / "kitti_0005_a"}+{bags / "kitti_0005_a_boxes.json"}']) == 0
+    heading, zero, smooth = (
+        line.split() for line in capsys.readouterr().out.split('points that move')[1].splitlines()[1:4]
+    )
+    assert heading[:2] == ['norm.', 'EPE'] and zero[:2] == ['zero', '1.0000']
+    assert 0.1 < float(smooth[2]) < 0.15

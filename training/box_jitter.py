@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How low an error against tracked boxes can be: boxes are drawn sweep by sweep, and jitter.
+
+usage: python3 -m training.box_jitter BAG+BOXES.json
+
+A straight line through the velocities of a box in the pairs around, those that share none of its two boxes with the
+pair in question, says how it moves; so does one through its turn rates. This smooth motion is scored against the boxes
+as they are, as an estimator is. What it errs by is mostly the jitter, and no good flow has a lower error.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from training.datasets.rosbag import BagPairs, open_pairs
+from training.datasets.tracked_boxes import pose_of
+from training.estimators import build_estimator
+from training.evaluate import SCOPES
+from training.score_text import score_text
+from training.scores import FlowScores
+from zeroflow_ros import transforms
+from zeroflow_ros.errors import DataError, ZeroFlowError
+
+_AROUND, _FEWEST = range(2, 9), 3  # pairs before and after that say how a box moves, and how few say nothing
+
+
+class Motion(NamedTuple):
+    """Of a box over a pair. velocity: (3,) of its centre [m/s], in the frame of the drive. turn_rate: [rad/s]."""
+
+    velocity: np.ndarray
+    turn_rate: float
+
+
+def smooth_flow(pairs: BagPairs) -> list[np.ndarray]:
+    """Return the flow (N, 3) float32 [m] of each pair's older sweep as the boxes of other pairs say, else 0.
+
+    Raises: DataError when the bag comes without boxes.
+    """
+    if pairs.boxes is None:
+        raise DataError(f'{pairs.path} comes without boxes. Say them: {pairs.path}+BOXES.json')
+    motions, poses = _motions(pairs)
+    flows = []
+    for index, drive_T_ego0 in enumerate(poses):
+        pair, boxes = pairs[index].pair, pairs.boxes.sweeps[pairs.numbers(index)[0]]
+        drive_T_ego1 = drive_T_ego0 @ pair.ego0_T_ego1
+        moved = []
+        for box in boxes:
+            motion = _smooth(motions[box['track_id']], index)
+            if motion is not None:
+                pose = drive_T_ego0 @ pose_of(box)
+                pose[:3, 3] += motion.velocity * pair.dt
+                pose = transforms.invert(drive_T_ego1) @ pose
+                yaw = np.arctan2(pose[1, 0], pose[0, 0]) + motion.turn_rate * pair.dt
+                moved.append(box | {'center': pose[:3, 3].tolist(), 'yaw': float(yaw)})
+        flows.append(replace(pairs.boxes, sweeps=[boxes, moved]).true_flow(pair, 0, 1).flow)
+    return flows
+
+
+def _motions(pairs: BagPairs) -> tuple[dict[object, dict[int, Motion]], list[np.ndarray]]:
+    """Return how each track moves, by pair, and drive_T_ego0 (4, 4) of each pair."""
+    motions, poses, drive_T_ego0 = defaultdict(dict), [], np.eye(4)
+    for index in range(len(pairs)):
+        pair = pairs[index].pair
+        boxes0, boxes1 = (pairs.boxes.sweeps[number] for number in pairs.numbers(index))
+        drive_T_ego1 = drive_T_ego0 @ pair.ego0_T_ego1
+        before = {box['track_id']: drive_T_ego0 @ pose_of(box) for box in boxes0}
+        for box in boxes1:
+            if box['track_id'] in before:
+                pose0, pose1 = before[box['track_id']], drive_T_ego1 @ pose_of(box)
+                turn = pose0[:3, :3].T @ pose1[:3, :3]
+                motions[box['track_id']][index] = Motion(
+                    (pose1 - pose0)[:3, 3] / pair.dt, np.arctan2(turn[1, 0], turn[0, 0]) / pair.dt
+                )
+        poses.append(drive_T_ego0)
+        drive_T_ego0 = drive_T_ego1
+    return motions, poses
+
+
+def _smooth(motions: dict[int, Motion], index: int) -> Motion | None:
+    """Return what the lines through a track's motions around a pair say of it; None when there are too few."""
+    offsets = [offset for step in _AROUND for offset in (-step, step) if index + offset in motions]
+    if len(offsets) < _FEWEST:
+        return None
+    values = np.array([[*motions[index + offset].velocity, motions[index + offset].turn_rate] for offset in offsets])
+    *velocity, turn_rate = np.polyfit(offsets, values, 1)[1]
+    return Motion(np.array(velocity), turn_rate)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        'training.box_jitter', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('bag', help='BAG+BOXES.json, with the options of bags')
+    options = parser.parse_args(arguments)
+    try:
+        pairs, zero = open_pairs(options.bag), build_estimator('zero')
+        scores = {name: FlowScores(SCOPES['bag']) for name in ('zero', 'smooth boxes')}
+        for index, flow in enumerate(smooth_flow(pairs)):
+            scores['zero'].add(pairs[index], zero.flow(pairs[index]))
+            scores['smooth boxes'].add(pairs[index], flow)
+    except ZeroFlowError as error:
+        print(f'training.box_jitter: {error}', file=sys.stderr)
+        return 1
+    print(score_text(options.bag, {name: score.report() for name, score in scores.items()}))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
