@@ -81,10 +81,12 @@ def logged(out):
     return sorted({(event.step, round(event.value, 5)) for event in events.Scalars('loss')})
 
 
-def test_two_processes_train_what_one_does_in_two_parts(clips, tmp_path):
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_two_processes_train_what_one_does_in_two_parts(clips, tmp_path, optimizer):
     config = dataclasses.replace(
-        TINY, loss='zeroflow', warm_up=Phase(1, 4, 32), crops=Phase(0, 1, 32), full=Phase(1, 2, 32), clip_norm=0.0
-    )
+        TINY, optimizer=optimizer, loss='zeroflow', warm_up=Phase(1, 4, 32), crops=Phase(0, 1, 32),
+        full=Phase(1, 2, 32), clip_norm=0.0,
+    )  # fmt: skip
     parts = load_checkpoint(train(dataclasses.replace(config, accumulate=2), tmp_path / 'parts', source(clips)))
     process = run(config, tmp_path / 'both', '--clips', clips, '--accelerator', 'cpu', '--devices', 2)
     said, _ = process.communicate(timeout=300)
