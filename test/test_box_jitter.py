@@ -59,6 +59,30 @@ def test_a_box_that_is_seldom_seen_says_nothing(bag):
     assert not any(flow.any() for flow in flows)
 
 
+class WithoutOnePair:
+    """The pairs of a bag but one, as when a sweep between is lost."""
+
+    def __init__(self, pairs, missing: int):
+        self._pairs, self.boxes = pairs, pairs.boxes
+        self._indices = [index for index in range(len(pairs)) if index != missing]
+
+    def __len__(self):
+        return len(self._indices)
+
+    def numbers(self, index):
+        return self._pairs.numbers(self._indices[index])
+
+    def __getitem__(self, index):
+        return self._pairs[self._indices[index]]
+
+
+def test_lines_do_not_cross_a_gap(bag):
+    """Four pairs on each side say too little; nine in a row say how the box moves."""
+    pairs = with_boxes(bag, jitter=0.0)
+    assert all(flow.any() for flow in smooth_flow(pairs))
+    assert not any(flow.any() for flow in smooth_flow(WithoutOnePair(pairs, MIDDLE)))
+
+
 def test_a_bag_without_boxes_is_refused(bag, capsys):
     with pytest.raises(DataError, match=r'comes without boxes'):
         smooth_flow(open_pairs(str(bag)))

@@ -5,7 +5,8 @@ usage: python3 -m training.box_jitter BAG+BOXES.json
 
 A straight line through the velocities of a box in the pairs around, those that share none of its two boxes with the
 pair in question, says how it moves; so does one through its turn rates. This smooth motion is scored against the boxes
-as they are, as an estimator is. What it errs by is mostly the jitter, and no good flow has a lower error.
+as they are, as an estimator is. It errs by the jitter, and by what a straight line misses of a motion: errors of that
+size do not tell a good flow from a better one.
 """
 
 import argparse
@@ -44,12 +45,12 @@ def smooth_flow(pairs: BagPairs) -> list[np.ndarray]:
         raise DataError(f'{pairs.path} comes without boxes. Say them: {pairs.path}+BOXES.json')
     motions, poses = _motions(pairs)
     flows = []
-    for index, drive_T_ego0 in enumerate(poses):
+    for index, (run, drive_T_ego0) in enumerate(poses):
         pair, boxes = pairs[index].pair, pairs.boxes.sweeps[pairs.numbers(index)[0]]
         drive_T_ego1 = drive_T_ego0 @ pair.ego0_T_ego1
         moved = []
         for box in boxes:
-            motion = _smooth(motions[box['track_id']], index)
+            motion = _smooth(motions[run, box['track_id']], index)
             if motion is not None:
                 pose = drive_T_ego0 @ pose_of(box)
                 pose[:3, 3] += motion.velocity * pair.dt
@@ -60,23 +61,27 @@ def smooth_flow(pairs: BagPairs) -> list[np.ndarray]:
     return flows
 
 
-def _motions(pairs: BagPairs) -> tuple[dict[object, dict[int, Motion]], list[np.ndarray]]:
-    """Return how each track moves, by pair, and drive_T_ego0 (4, 4) of each pair."""
-    motions, poses, drive_T_ego0 = defaultdict(dict), [], np.eye(4)
+def _motions(pairs: BagPairs) -> tuple[dict[tuple, dict[int, Motion]], list[tuple[int, np.ndarray]]]:
+    """Return how each track moves, by (run, track) and by pair; and of each pair its run and drive_T_ego0 (4, 4).
+
+    Pairs of a run follow each other without a gap, in one frame.
+    """
+    motions, poses, drive_T_ego0, run, last = defaultdict(dict), [], np.eye(4), 0, None
     for index in range(len(pairs)):
-        pair = pairs[index].pair
-        boxes0, boxes1 = (pairs.boxes.sweeps[number] for number in pairs.numbers(index))
+        pair, (number0, number1) = pairs[index].pair, pairs.numbers(index)
+        run += last not in (None, number0)
+        boxes0, boxes1 = (pairs.boxes.sweeps[number] for number in (number0, number1))
         drive_T_ego1 = drive_T_ego0 @ pair.ego0_T_ego1
         before = {box['track_id']: drive_T_ego0 @ pose_of(box) for box in boxes0}
         for box in boxes1:
             if box['track_id'] in before:
                 pose0, pose1 = before[box['track_id']], drive_T_ego1 @ pose_of(box)
                 turn = pose0[:3, :3].T @ pose1[:3, :3]
-                motions[box['track_id']][index] = Motion(
+                motions[run, box['track_id']][index] = Motion(
                     (pose1 - pose0)[:3, 3] / pair.dt, np.arctan2(turn[1, 0], turn[0, 0]) / pair.dt
                 )
-        poses.append(drive_T_ego0)
-        drive_T_ego0 = drive_T_ego1
+        poses.append((run, drive_T_ego0))
+        drive_T_ego0, last = drive_T_ego1, number1
     return motions, poses
 
 
