@@ -8,6 +8,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
 from flow_node import Drive, NodeProcess, Vehicle, cloud, column, stamp_of  # noqa: E402
+from point_engine import PointEngine  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from timed_clouds import T0, odom_T_ego, seen, timed_message, world  # noqa: E402
 
@@ -99,12 +100,21 @@ def timed_cloud(k, values=None, *, has_times=True, skewed=True):
     return timed_message(seen(points, 0.1 * k, times * skewed), T0 + k * DT_NS, values, name='time', dtype='f4')
 
 
-def deskewing_worker(motion, *, deskew=True):
+class RowByRow(PointEngine):
+    """Knows that each row is the same point in every sweep, so its flow is exact."""
+
+    def flow(self, source, target):
+        return target - source
+
+
+def deskewing_worker(motion, *, deskew=True, make_engine=None):
     lines, listener = [], Listener()
     listener.fails = False
     health = Health(lambda severity, text: lines.append((severity, text)))
     parameters = Parameters(deskew=deskew)
     engine = load_engine(DEFAULT_MODELS['tensorrt'])  # float: 8 bits round what is nearly the same to something else
+    if make_engine:
+        engine = make_engine(engine.card)
     worker = FlowWorker(FlowPipeline(engine, sensor_height=1.8), motion, health, listener,
                         parameters=lambda: parameters, now_ns=lambda: T0)  # fmt: skip
     worker.set_active(True)
@@ -114,7 +124,7 @@ def deskewing_worker(motion, *, deskew=True):
 def test_a_static_world_has_less_speed_when_deskewed():
     speeds, points = {}, {}
     for name, skewed, deskew in (('never skewed', False, False), ('skewed', True, False), ('deskewed', True, True)):
-        worker, health, listener, lines = deskewing_worker(Driven(), deskew=deskew)
+        worker, health, listener, lines = deskewing_worker(Driven(), deskew=deskew, make_engine=RowByRow)
         listener.publish_arrows = lambda msg, points_, velocity, name=name: points.update({name: points_})
         for k in range(3):
             worker.process(timed_cloud(k, skewed=skewed), time.perf_counter())
@@ -122,8 +132,8 @@ def test_a_static_world_has_less_speed_when_deskewed():
         speeds[name] = np.mean([np.linalg.norm(v[valid > 0], axis=1).mean() for _, v, valid in listener.flows])
         assert any('set deskew to true' in text for _, text in lines) == (not deskew)
         assert ('deskew' in health.percentiles()) == deskew
-    assert speeds['skewed'] > 1.5 * speeds['never skewed'], speeds
-    assert speeds['deskewed'] == pytest.approx(speeds['never skewed'], rel=0.02), speeds
+    assert speeds['never skewed'] < 1e-3 and speeds['skewed'] > 5, speeds  # m/s
+    assert speeds['deskewed'] < 0.003 * speeds['skewed'], speeds  # poses between those of the odometry are on chords
     # Arrows begin where the cloud shows the points.
     np.testing.assert_array_equal(points['deskewed'], points['skewed'])
 
