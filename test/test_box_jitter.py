@@ -72,6 +72,9 @@ class WithoutOnePair:
     def numbers(self, index):
         return self._pairs.numbers(self._indices[index])
 
+    def motion(self, index):
+        return self._pairs.motion(self._indices[index])
+
     def __getitem__(self, index):
         return self._pairs[self._indices[index]]
 

@@ -68,17 +68,17 @@ def _motions(pairs: BagPairs) -> tuple[dict[tuple, dict[int, Motion]], list[tupl
     """
     motions, poses, drive_T_ego0, run, last = defaultdict(dict), [], np.eye(4), 0, None
     for index in range(len(pairs)):
-        pair, (number0, number1) = pairs[index].pair, pairs.numbers(index)
+        (number0, number1), (ego0_T_ego1, dt) = pairs.numbers(index), pairs.motion(index)
         run += last not in (None, number0)
         boxes0, boxes1 = (pairs.boxes.sweeps[number] for number in (number0, number1))
-        drive_T_ego1 = drive_T_ego0 @ pair.ego0_T_ego1
+        drive_T_ego1 = drive_T_ego0 @ ego0_T_ego1
         before = {box['track_id']: drive_T_ego0 @ pose_of(box) for box in boxes0}
         for box in boxes1:
             if box['track_id'] in before:
                 pose0, pose1 = before[box['track_id']], drive_T_ego1 @ pose_of(box)
                 turn = pose0[:3, :3].T @ pose1[:3, :3]
                 motions[run, box['track_id']][index] = Motion(
-                    (pose1 - pose0)[:3, 3] / pair.dt, np.arctan2(turn[1, 0], turn[0, 0]) / pair.dt
+                    (pose1 - pose0)[:3, 3] / dt, np.arctan2(turn[1, 0], turn[0, 0]) / dt
                 )
         poses.append((run, drive_T_ego0))
         drive_T_ego0, last = drive_T_ego1, number1
@@ -106,8 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
         pairs, zero = open_pairs(options.bag), build_estimator('zero')
         scores = {name: FlowScores(SCOPES['bag']) for name in ('zero', 'smooth boxes')}
         for index, flow in enumerate(smooth_flow(pairs)):
-            scores['zero'].add(pairs[index], zero.flow(pairs[index]))
-            scores['smooth boxes'].add(pairs[index], flow)
+            item = pairs[index]
+            scores['zero'].add(item, zero.flow(item))
+            scores['smooth boxes'].add(item, flow)
     except ZeroFlowError as error:
         print(f'training.box_jitter: {error}', file=sys.stderr)
         return 1

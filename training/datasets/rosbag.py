@@ -96,12 +96,16 @@ class BagPairs:
         place0, place1, _ = self._pairs[index]
         return place0.number, place1.number
 
-    def __getitem__(self, index: int) -> DatasetPair:
+    def motion(self, index: int) -> tuple[np.ndarray, float]:
+        """Return ego0_T_ego1 (4, 4) of a pair and the seconds between its sweeps, without reading them."""
         place0, place1, ego0_T_ego1 = self._pairs[index]
+        return ego0_T_ego1, (place1.stamp_ns - place0.stamp_ns) * 1e-9
+
+    def __getitem__(self, index: int) -> DatasetPair:
+        place0, place1, _ = self._pairs[index]
         read = (self.path, self.topic, self.sensor_height, self.has_times)
         (sweep0, is_ground0), (sweep1, is_ground1) = _read_sweep(place0, *read), _read_sweep(place1, *read)
-        dt = (place1.stamp_ns - place0.stamp_ns) * 1e-9
-        pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), ego0_T_ego1, dt)
+        pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), *self.motion(index))
         truth = self.boxes and self.boxes.true_flow(pair, place0.number, place1.number)
         times = (sweep0.times.copy(), sweep1.times.copy()) if self.has_times else None
         return DatasetPair(self.key(index), pair, is_ground0.copy(), is_ground1.copy(), truth, times)

@@ -7,7 +7,7 @@ import numpy as np
 
 from training.datasets.lidar import Category
 from training.datasets.simulation import SimulatedClip
-from training.datasets.tracked_boxes import TrackedBoxes
+from training.datasets.tracked_boxes import TrackedBoxes, pose_of
 from zeroflow_ros import transforms
 
 _AROUND = 2  # sweeps before and after, between which a box's velocity is taken: boxes jitter by centimetres
@@ -46,7 +46,7 @@ def count_points(points: np.ndarray, boxes: list[dict]) -> list[int]:
     """Return how many of points (N, 3) [m] lie in each box."""
     counts = []
     for box in boxes:
-        ego_T_box = transforms.yaw_translation(box['yaw'], *box['center'])
+        ego_T_box = pose_of(box)
         local = transforms.apply(transforms.invert(ego_T_box), points.astype(np.float64))
         half = np.array(box['size_lwh']) / 2 + [_MARGIN, _MARGIN, 0]
         counts.append(int(np.count_nonzero((np.abs(local) <= half).all(axis=1))))
