@@ -88,5 +88,8 @@ def test_the_program_trains_scores_and_fits(labels_of_clips, clips, tmp_path, ca
         assert (tmp_path / 'out' / f'{kind}_2' / 'last.pt').is_file()
     assert made['scores']['dynamic_normalised_epe']['teacher'] < 0.5  # rigid, not the one of the labels
     assert 'three_way_epe: teacher' in capsys.readouterr().out
+    assert main([str(word) for word in (*arguments, '--teacher', f'labels:{labels_of_clips.folder}')]) == 0
+    again = json.loads((tmp_path / 'out' / 'scaling.json').read_text())
+    assert again['scores']['dynamic_normalised_epe']['teacher'] == 1  # the one of the labels, which says zero
     assert main([str(word) for word in (*arguments[:4], '--amounts', '0', '5', '--out', tmp_path)]) == 1
     assert 'two amounts or more' in capsys.readouterr().err

@@ -119,7 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--supervised', type=int, nargs='+', metavar='AMOUNT',
                         help='amounts to train on exact flow as well (default: all)')  # fmt: skip
     parser.add_argument('--config', type=Path, help='YAML with the fields of TrainConfig that differ from the defaults')
-    parser.add_argument('--teacher', default='rigid', help='that made the labels (default: %(default)s)')
+    parser.add_argument('--teacher', default='rigid', help='that made the labels (default: %(default)s), or '
+                        'labels:STORE with what it says of the data set')  # fmt: skip
     parser.add_argument('--dataset', default='simulation:1000000-1000019', help='to score on (default: %(default)s)')
     parser.add_argument('--out', type=Path, required=True)
     options = parser.parse_args(arguments)
@@ -141,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f'{kind}, {amount} pairs', file=sys.stderr)
             source = sources(store, clips, amount)[kind]
             checkpoints[kind][amount] = train(config, options.out / f'{kind}_{amount}', source)
-        teacher = f'teacher:{options.teacher}'
+        teacher = options.teacher if ':' in options.teacher else f'teacher:{options.teacher}'
         paths = [str(path) for by_amount in checkpoints.values() for path in by_amount.values()]
         estimators = [build_estimator(name) for name in (teacher, *paths)]
         reports = evaluate(open_dataset(options.dataset), estimators, Scope())
