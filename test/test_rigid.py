@@ -54,6 +54,19 @@ def test_what_moves_gets_its_motion_and_what_stands_gets_none(label, size, centr
         assert (np.linalg.norm(flow[:-num_points], axis=1) > 0).mean() < 0.01
 
 
+@pytest.mark.parametrize('leaves', [True, False], ids=['leaves', 'arrives'])
+def test_who_touches_a_wall_in_one_of_the_sweeps_moves(leaves):
+    person, motion, num_points = [0.5, 0.5, 1.7], np.array([0.2, -0.5, 0.0]), 800
+    before = np.concatenate([street(0), surface(person, [4, 7.55, 0.9], num_points, 10)]).astype(np.float32)
+    after = np.concatenate([street(5), surface(person, [4, 7.55, 0.9] + motion, num_points, 20)]).astype(np.float32)
+    flow0, flow1 = Rigid().label(*((before, after) if leaves else (after, before)), DT)
+    if not leaves:
+        flow0, flow1 = flow1, flow0
+    for flow, expected in ((flow0, motion), (flow1, -motion)):
+        assert np.linalg.norm(np.median(flow[-num_points:], axis=0) - expected) < 0.05
+        assert (np.linalg.norm(flow[:-num_points], axis=1) > 0).mean() < 0.02  # of the wall, what touched it
+
+
 def test_a_car_that_turns_has_the_flow_of_its_turn():
     turn = transforms.yaw_translation(0.08, 0.6, 0.1)
     car = surface([4.4, 1.8, 1.5], [0, 0, 0.8], 1500, 1)

@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 
 _REACH = 0.3  # m: a point that lands farther than this from any point of the other sweep meets nobody
 _TOLERANCE, _AT_LEAST = 0.3, 0.1  # the two flows may differ by this share of the flow, or by so many metres
-_SHARE = 0.5  # of the points of a piece
+SHARE = 0.5  # of the points of a piece
 
 
 def agreed(points: np.ndarray, flow: np.ndarray, piece: np.ndarray, other: cKDTree, flow_back: np.ndarray):
@@ -22,11 +22,15 @@ def agreed(points: np.ndarray, flow: np.ndarray, piece: np.ndarray, other: cKDTr
         return flow
     distance, partner = other.query(points[moves] + flow[moves], distance_upper_bound=_REACH)
     has_partner = np.isfinite(distance)
-    difference = np.linalg.norm(flow[moves] + flow_back[np.where(has_partner, partner, 0)], axis=1)
-    allowed = np.maximum(_TOLERANCE * np.linalg.norm(flow[moves], axis=1), _AT_LEAST)
-    confirmed = has_partner & (difference <= allowed)
+    confirmed = has_partner & fits(-flow_back[np.where(has_partner, partner, 0)], flow[moves])
     number = piece[moves]
     share = np.bincount(number, confirmed) / np.maximum(np.bincount(number), 1)
     flow = flow.copy()
-    flow[moves[share[number] < _SHARE]] = 0
+    flow[moves[share[number] < SHARE]] = 0
     return flow
+
+
+def fits(flow: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return where (N,) a flow (N, 3) is about the wanted one (N, 3) [m]."""
+    allowed = np.maximum(_TOLERANCE * np.linalg.norm(wanted, axis=1), _AT_LEAST)
+    return np.linalg.norm(flow - wanted, axis=1) <= allowed

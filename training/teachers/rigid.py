@@ -7,15 +7,14 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from training.teachers.agreement import agreed
+from training.teachers.agreement import SHARE, agreed, fits
+from training.teachers.ground_motion import closeness, fitted, moved_back, moved_by
 from training.teachers.misfit_field import MisfitField, disc
 from training.teachers.sharpness import sharpen
 from training.teachers.teacher import Flows, Times
 from zeroflow_ros.errors import ConfigError
-from zeroflow_ros.transforms import rotation_matrix
 
 _LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too little of its heading
-_MAX_TURN = 0.15  # rad over a pair: 86 degrees a second
 _TALL = 1.7  # height of a voxel over its side: a LiDAR's rings are farther apart than its points in a ring
 _STEPS = 6  # of refinement
 _POLISH_STEPS, _POLISH_POINTS, _POLISH_KERNEL = 5, 300, 0.1  # of the last fit, whose start is good; kernel [m]
@@ -24,7 +23,8 @@ _SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # looked at of a piece, and of the sw
 _NUM_STARTS, _APART = 4, 0.6  # places where refinement starts, and how far apart they are [m]
 _STANDS = 0.12  # m: a point of the other sweep this near to a piece that stands belongs to that piece
 _BORDER = 0.3  # m around a moved piece in which points of the other sweep ought to be explained by it
-_SHARES = 0.3, 1.7  # of the time between two stamps, between two points that are taken for each other
+_CUT_NEAR = 0.2  # m: so near to where a piece of the other sweep came from lies what is cut out for it
+_CUT_POINTS, _CUT_IMPROVEMENT = 30, 0.5  # of what is cut out: fewer points are leaves; as `improvement`, but stricter
 _LAG = 2.0  # m/s: partners of the search that were measured at other times count as so much farther apart
 _SHARPEN_FROM = 60  # points of a piece whose surface says more about its motion than its points do
 
@@ -73,7 +73,8 @@ class Rigid:
     motion over ground (x, y, and a turn if it is long) that fits best in both senses: its points to the other sweep,
     and the other sweep's points around the moved piece back to it. Without the second, a wall seen in part slides.
     Of a large piece its surface says how it moves, see `sharpen`: the rings of a LiDAR do not move with a car. A piece
-    stands after all unless the other direction of time found the same motion, see `agreed`.
+    stands after all unless the other direction of time found the same motion, see `agreed`. Two bodies that touch in
+    one sweep are one piece there; they are cut as the other sweep has them, and asked again.
     """
 
     name = 'rigid'
@@ -91,13 +92,13 @@ class Rigid:
         ]
         trees = [cKDTree(sweep[:, :3]) for sweep in sweeps]
         there, back = (
-            _Direction(self.config, *sweeps[order], *trees[order], step).move()
+            _Direction(self.config, *sweeps[order], *trees[order], step)
             for order, step in ((slice(None), dt), (slice(None, None, -1), -dt))
         )
-        return (
-            agreed(points0, *there, trees[1], back[0]).astype(np.float32),
-            agreed(points1, *back, trees[0], there[0]).astype(np.float32),
-        )
+        confirmed = there.confirmed_by(back), back.confirmed_by(there)
+        there.cut_out(back, confirmed[0])
+        back.cut_out(there, confirmed[1])
+        return there.confirmed_by(back).astype(np.float32), back.confirmed_by(there).astype(np.float32)
 
 
 class _Direction:
@@ -119,13 +120,46 @@ class _Direction:
         reach = config.max_speed * abs(dt)
         self.coarse, self.fine = disc(reach, _COARSE), disc(_AROUND, _FINE)
         self.field = MisfitField(target[:, :3], reach + 1, cut)
-
-    def move(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the flow (N, 3) [m] of the source, and the number (N,) of the piece that moves as one, -1 if none."""
-        self.flow, self.moving = np.zeros((len(self.source), 3)), np.full(len(self.source), -1)
-        for voxel in self.config.voxels:
+        # Of the source: flow (N, 3) [m]; number (N,) of the piece that moves as one, and of that which was asked last.
+        self.flow, (self.moving, self.piece) = np.zeros((len(source), 3)), np.full((2, len(source)), -1)
+        for voxel in config.voxels:
             self._move_pieces(np.flatnonzero(self.moving < 0), np.array([voxel, voxel, _TALL * voxel]))
-        return self.flow, self.moving
+
+    def confirmed_by(self, other: '_Direction') -> np.ndarray:
+        """Return the flow (N, 3) [m] that the other direction of time found as well, see `agreed`."""
+        return agreed(self.source[:, :3], self.flow, self.moving, self.tree, other.flow)
+
+    def cut_out(self, other: '_Direction', confirmed: np.ndarray) -> None:
+        """Look again at what pieces of the other sweep came from and this sweep has in one piece with something else.
+
+        What is cut out so moves by itself, if its own search finds what the other piece says, backwards.
+        confirmed: (N, 3) [m], see `confirmed_by`.
+        """
+        for piece in np.unique(other.moving[other.moving >= 0]):
+            theirs = np.flatnonzero(other.moving == piece)
+            origin = other.source[theirs, :3] + other.flow[theirs]
+            rows = self._near(origin)
+            distance, partner = cKDTree(origin).query(self.source[rows, :3], distance_upper_bound=_CUT_NEAR)
+            is_near = np.isfinite(distance)
+            mine, wanted = rows[is_near], -other.flow[theirs[partner[is_near]]]
+            if len(mine) < _CUT_POINTS or fits(confirmed[mine], wanted).mean() >= SHARE:
+                continue
+            numbers, counts = np.unique(self.piece[mine], return_counts=True)
+            motion = self._motion(numbers[counts.argmax()], self.source[mine], _CUT_IMPROVEMENT)
+            if motion is not None and fits(self._flow(mine, motion), wanted).mean() >= SHARE:
+                self._move(mine, motion)
+
+    def _near(self, places: np.ndarray) -> np.ndarray:
+        """Return the rows of the source in the box around places (K, 3) [m]."""
+        low, high = places.min(0) - _CUT_NEAR, places.max(0) + _CUT_NEAR
+        return np.flatnonzero(((self.source[:, :3] > low) & (self.source[:, :3] < high)).all(1))
+
+    def _flow(self, rows: np.ndarray, motion) -> np.ndarray:
+        return (moved_by(self.source[rows], *motion) - self.source[rows])[:, :3]
+
+    def _move(self, rows: np.ndarray, motion) -> None:
+        self.flow[rows] = self._flow(rows, motion)
+        self.moving[rows] = self.moving.max() + 1
 
     def _move_pieces(self, rows: np.ndarray, voxel: np.ndarray) -> None:
         """Move what moves of the pieces that these rows of the source make."""
@@ -134,6 +168,7 @@ class _Direction:
             return
         piece = np.full(len(self.source) + 1, -1)  # the last row is the neighbour of what has none
         piece[rows] = _pieces(self.source[rows, :3], voxel)
+        self.piece = piece[:-1]
         order = rows[np.argsort(piece[rows], kind='stable')]
         starts = np.searchsorted(piece[order], np.arange(piece.max() + 2))
         near_piece = piece[self.nearest]
@@ -146,13 +181,15 @@ class _Direction:
         both = np.bincount(piece[rows], self.misfit[rows]) / count + np.where(num_near > 0, mean_back, config.cut)
         for number in np.flatnonzero((count >= config.min_points) & (both > config.min_misfit)):
             mine = order[starts[number] : starts[number + 1]]
-            motion = self._motion(number, self.source[mine])
+            motion = self._motion(number, self.source[mine], config.improvement)
             if motion is not None:
-                self.flow[mine] = (_moved(self.source[mine], *motion) - self.source[mine])[:, :3]
-                self.moving[mine] = self.moving.max() + 1
+                self._move(mine, motion)
 
-    def _motion(self, number: int, points: np.ndarray):
-        """Return (rotation (3, 3), shift (3,)) of a piece (N, 4), None when it stands."""
+    def _motion(self, number: int, points: np.ndarray, improvement: float):
+        """Return (rotation (3, 3), shift (3,)) of a piece (N, 4), None when it stands.
+
+        improvement: see RigidConfig.
+        """
         config = self.config
         length = np.ptp(points[:, :2], axis=0).max()
         if length > config.max_extent:
@@ -163,10 +200,10 @@ class _Direction:
         some = self._some(points, config.refine_points)
         tree = cKDTree(points)
         still = self._misfit(some, np.eye(3), np.zeros(3)) + self._reverse(number, points, tree, np.eye(3), np.zeros(3))
-        best, best_misfit = None, config.improvement * still
+        best, best_misfit = None, improvement * still
         for start in starts:
             rotation, shift = self._refine(some, start, length > _LARGE)
-            moved = np.linalg.norm((_moved(some, rotation, shift) - some).mean(0))
+            moved = np.linalg.norm((moved_by(some, rotation, shift) - some).mean(0))
             misfit = self._misfit(some, rotation, shift) + self._reverse(number, points, tree, rotation, shift)
             if misfit + config.slowness * moved < best_misfit and moved > config.min_motion:
                 best, best_misfit = (rotation, shift), misfit + config.slowness * moved
@@ -175,8 +212,7 @@ class _Direction:
         best = self._polish(number, points, tree, *best, length > _LARGE)
         if length <= _LARGE or len(points) < _SHARPEN_FROM:
             return best
-        moved = _moved(points, *best)
-        return sharpen(points, self._around(number, moved), *best, self.lag, self.rng)
+        return sharpen(points, self._around(number, moved_by(points, *best)), *best, self.lag, self.rng)
 
     def _search(self, points: np.ndarray) -> list[np.ndarray]:
         """Return shifts (2,) over ground from which to refine; none when no shift is much better than none."""
@@ -202,12 +238,12 @@ class _Direction:
         rotation, shift = np.eye(3), np.array([*start, 0.0])
         for step in range(_STEPS):
             reach = max(self.config.cut * 0.8**step, 1.5 * self.config.kernel)
-            distance, index = self.timed_tree.query(_moved(points, rotation, shift), distance_upper_bound=reach)
+            distance, index = self.timed_tree.query(moved_by(points, rotation, shift), distance_upper_bound=reach)
             has_partner = np.isfinite(distance)
             if has_partner.sum() < 5:
                 break
-            weight = _weight(distance[has_partner], self.config.kernel)
-            rotation, shift = self._fit(points[has_partner], self.target[index[has_partner]], weight, may_turn)
+            weight = closeness(distance[has_partner], self.config.kernel)
+            rotation, shift = fitted(points[has_partner], self.target[index[has_partner]], weight, self.lag, may_turn)
         return rotation, shift
 
     def _polish(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray, may_turn: bool):
@@ -215,32 +251,32 @@ class _Direction:
         some = self._some(points, _POLISH_POINTS)
         for step in range(_POLISH_STEPS):
             reach = max(0.4 * 0.8**step, 2 * _POLISH_KERNEL)
-            distance, index = self.timed_tree.query(_moved(some, rotation, shift), distance_upper_bound=reach)
+            distance, index = self.timed_tree.query(moved_by(some, rotation, shift), distance_upper_bound=reach)
             there = np.isfinite(distance)
-            around = self._some(self._around(number, _moved(points, rotation, shift)), _POLISH_POINTS)
-            back, back_index = tree.query(_moved_back(around, rotation, shift), distance_upper_bound=reach)
+            around = self._some(self._around(number, moved_by(points, rotation, shift)), _POLISH_POINTS)
+            back, back_index = tree.query(moved_back(around, rotation, shift), distance_upper_bound=reach)
             here = np.isfinite(back)
             if min(there.sum(), here.sum()) < 5:
                 break
             mine = np.concatenate([some[there], points[back_index[here]]])
             partner = np.concatenate([self.target[index[there]], around[here]])
-            weights = [_weight(d, _POLISH_KERNEL) / len(d) for d in (distance[there], back[here])]
-            rotation, shift = self._fit(mine, partner, np.concatenate(weights), may_turn)
+            weights = [closeness(d, _POLISH_KERNEL) / len(d) for d in (distance[there], back[here])]
+            rotation, shift = fitted(mine, partner, np.concatenate(weights), self.lag, may_turn)
         return rotation, shift
 
     def _misfit(self, points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> float:
         """Return the mean distance [m] of moved points to the target, each cut."""
         cut = self.config.cut
-        moved = _moved(points, rotation, shift)
+        moved = moved_by(points, rotation, shift)
         return np.minimum(self.timed_tree.query(moved, distance_upper_bound=cut)[0], cut).mean()
 
     def _reverse(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray) -> float:
         """Return the mean distance [m] of the target's points around the moved piece to it, each cut."""
         cut = self.config.cut
-        around = self._around(number, _moved(points, rotation, shift))
+        around = self._around(number, moved_by(points, rotation, shift))
         if len(around) < 3:
             return cut / 2
-        back = _moved_back(self._some(around, _REVERSE_POINTS), rotation, shift)
+        back = moved_back(self._some(around, _REVERSE_POINTS), rotation, shift)
         return np.minimum(tree.query(back, distance_upper_bound=cut)[0], cut).mean()
 
     def _around(self, number: int, moved: np.ndarray) -> np.ndarray:
@@ -250,21 +286,6 @@ class _Direction:
         around, stands_with = self.target[rows], self.stands_with[rows]
         is_inside = ((around[:, :3] > low) & (around[:, :3] < high)).all(1)
         return around[is_inside & ((stands_with < 0) | (stands_with == number))]
-
-    def _fit(self, source: np.ndarray, target: np.ndarray, weight: np.ndarray, may_turn: bool):
-        """Return the (rotation, shift) over ground that takes source (N, 4) best onto target (N, 4), weighted (N,)."""
-        weight = weight / weight.sum()
-        turn = _turn(source[:, :3], target[:, :3], weight) if may_turn else 0.0
-        if abs(turn) > _MAX_TURN:
-            turn = 0.0
-        rotation = rotation_matrix([0, 0, turn])
-        # Of the motion from stamp to stamp a pair of points shows the share of time that is between the two.
-        share = np.clip(1 + (target[:, 3] - source[:, 3]) / self.lag, *_SHARES)
-        centre = weight @ source[:, :3]
-        turned = (source[:, :3] - centre) @ rotation.T + centre
-        motion = (weight * share) @ (target[:, :3] - turned) / (weight @ share**2)
-        motion[2] = 0  # roads are level over the way of a tenth of a second
-        return rotation, centre - rotation @ centre + motion
 
     def _some(self, points: np.ndarray, most: int) -> np.ndarray:
         return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
@@ -277,24 +298,3 @@ def _pieces(points: np.ndarray, voxel: np.ndarray) -> np.ndarray:
     occupied[tuple(index.T)] = True
     number, _ = ndimage.label(occupied, np.ones((3, 3, 3)))
     return number[tuple(index.T)] - 1
-
-
-def _moved(points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Return points (N, 4) that moved; when they were measured stays as it is."""
-    return np.column_stack([points[:, :3] @ rotation.T + shift, points[:, 3]])
-
-
-def _moved_back(points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    return np.column_stack([(points[:, :3] - shift) @ rotation, points[:, 3]])
-
-
-def _weight(distance: np.ndarray, kernel: float) -> np.ndarray:
-    return 1 / (1 + (distance / kernel) ** 2) ** 2
-
-
-def _turn(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
-    """Return the turn about z [rad] that takes source (N, 3) best onto target (N, 3); weights (N,) add up to 1."""
-    a, b = source - weight @ source, target - weight @ target
-    return float(np.arctan2(
-        weight @ (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]), weight @ (a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1])
-    ))  # fmt: skip
