@@ -8,8 +8,9 @@ import pytest
 from tiny_bag import EGO_SPEED, PERIOD_NS, write_bag
 
 from training import box_jitter
-from training.box_jitter import smooth_flow
+from training.box_jitter import own_errors, score, smooth_flow
 from training.datasets.rosbag import open_pairs
+from training.estimators import build_estimator
 from zeroflow_ros.errors import DataError
 
 NUM_SWEEPS, MIDDLE = 10, 4
@@ -57,6 +58,28 @@ def test_what_a_box_jitters_by_is_the_error_of_its_own_pairs(bag):
 def test_a_box_that_is_seldom_seen_says_nothing(bag):
     flows = smooth_flow(with_boxes(bag, jitter=0.0, num_sweeps=4))
     assert not any(flow.any() for flow in flows)
+
+
+def test_three_that_err_apart_say_by_how_much_each():
+    rng, wanted = np.random.default_rng(0), (0.05, 0.04, 0.03)
+    truth = rng.uniform(-1, 1, (100_000, 3))
+    flows = [truth + rng.normal(0, error / np.sqrt(3), truth.shape) for error in wanted]
+    assert own_errors(*flows) == pytest.approx(wanted, rel=0.02)
+    same = own_errors(flows[0], flows[0], flows[1])  # two that err alike seem to have no error
+    assert same[:2] == (0, 0) and same[2] == pytest.approx(np.hypot(0.05, 0.04), rel=0.02)
+    assert np.isnan(own_errors(truth, flows[0], 2 * truth - flows[0])[0])  # two that err in opposite ways
+
+
+def test_an_estimator_is_compared_with_boxes_and_their_motion(bag, capsys):
+    pairs = with_boxes(bag, jitter=0.1)
+    reports, own = score(pairs, [build_estimator('zero')])
+    assert list(reports) == ['zero', 'smooth boxes'] and reports['zero']['dynamic_normalised_epe'] == 1
+    of_zero, of_boxes, of_smooth = own['zero']
+    assert 0.4 < of_zero < 1 and not of_smooth > 0.02  # 6 m/s and a turn; the smooth motion is the true one: 0 or NaN
+    assert of_boxes == pytest.approx(0.1 * np.sqrt(2 / len(pairs)), rel=0.25)  # two of its pairs err by 0.1 m
+    assert box_jitter.main([f'{pairs.path}+{pairs.boxes.path}', '--estimator', 'zero']) == 0
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert last[0] == 'zero' and [float(word) for word in last[1:]] == pytest.approx(own['zero'], abs=1e-4, nan_ok=True)
 
 
 class WithoutOnePair:

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """How low an error against tracked boxes can be: boxes are drawn sweep by sweep, and jitter.
 
-usage: python3 -m training.box_jitter BAG+BOXES.json
+usage:
+  python3 -m training.box_jitter BAG+BOXES.json
+  python3 -m training.box_jitter BAG+BOXES.json --estimator embedded teacher:rigid
 
 A straight line through the velocities of a box in the pairs around, those that share none of its two boxes with the
 pair in question, says how it moves; so does one through its turn rates. This smooth motion is scored against the boxes
 as they are, as an estimator is. It errs by the jitter, and by what a straight line misses of a motion: errors of that
 size do not tell a good flow from a better one.
+
+Of an estimator, the boxes and the smooth motion no two share what they err by: the estimator sees points and no boxes,
+the smooth motion other boxes. So the three distances between them say how far each is from the truth that nobody
+knows: the three-cornered hat, by which clocks are compared.
 """
 
 import argparse
@@ -19,8 +25,9 @@ import numpy as np
 
 from training.datasets.rosbag import BagPairs, open_pairs
 from training.datasets.tracked_boxes import pose_of
-from training.estimators import build_estimator
+from training.estimators import KINDS, Estimator, build_estimator
 from training.evaluate import SCOPES
+from training.metrics import DYNAMIC
 from training.score_text import score_text
 from training.scores import FlowScores
 from zeroflow_ros import transforms
@@ -95,24 +102,66 @@ def _smooth(motions: dict[int, Motion], index: int) -> Motion | None:
     return Motion(np.array(velocity), turn_rate)
 
 
+def own_errors(flow: np.ndarray, boxes: np.ndarray, smooth: np.ndarray) -> tuple[float, float, float]:
+    """Return the root mean square error of each of three flows (N, 3), of which no two err alike; NaN: they do.
+
+    Source: the three-cornered hat of Gray and Allan, A method for estimating the frequency stability of an individual
+    oscillator (1974).
+    """
+    pairs = ((flow, boxes), (boxes, smooth), (smooth, flow))
+    of_flow_boxes, of_boxes_smooth, of_smooth_flow = (((a - b) ** 2).sum(1).mean() for a, b in pairs)
+    squares = np.array([
+        of_flow_boxes + of_smooth_flow - of_boxes_smooth,
+        of_flow_boxes + of_boxes_smooth - of_smooth_flow,
+        of_boxes_smooth + of_smooth_flow - of_flow_boxes,
+    ])  # fmt: skip
+    return tuple(np.sqrt(np.where(squares >= 0, squares, np.nan) / 2).tolist())
+
+
+def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict], dict[str, tuple]]:
+    """Return reports by name, also of the smooth motion; and of each estimator the `own_errors` [m] of what moves.
+
+    What moves does so by the boxes and by their smooth motion: a box that stands and jitters is in the reports alone.
+    """
+    scope, smooth_name = SCOPES['bag'], 'smooth boxes'
+    scores = {name: FlowScores(scope) for name in (*(e.name for e in estimators), smooth_name)}
+    flows = defaultdict(list)
+    for index, smooth in enumerate(smooth_flow(pairs)):
+        item = pairs[index]
+        slower = np.minimum(*(np.linalg.norm(flow, axis=1) for flow in (item.truth.flow, smooth)))
+        moves = scope.rows(item) & (slower >= DYNAMIC)
+        scores[smooth_name].add(item, smooth)
+        flows['boxes'].append(item.truth.flow[moves])
+        flows[smooth_name].append(smooth[moves])
+        for estimator in estimators:
+            flow = estimator.flow(item)
+            scores[estimator.name].add(item, flow)
+            flows[estimator.name].append(np.nan_to_num(flow[moves]))
+    moving = {name: np.concatenate(parts).astype(np.float64) for name, parts in flows.items()}
+    own = {e.name: own_errors(moving[e.name], moving['boxes'], moving[smooth_name]) for e in estimators}
+    return {name: score.report() for name, score in scores.items()}, own
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
     parser = argparse.ArgumentParser(
         'training.box_jitter', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('bag', help='BAG+BOXES.json, with the options of bags')
+    parser.add_argument('--estimator', nargs='*', default=[], help=f'what to compare with them: {KINDS}')
     options = parser.parse_args(arguments)
     try:
-        pairs, zero = open_pairs(options.bag), build_estimator('zero')
-        scores = {name: FlowScores(SCOPES['bag']) for name in ('zero', 'smooth boxes')}
-        for index, flow in enumerate(smooth_flow(pairs)):
-            item = pairs[index]
-            scores['zero'].add(item, zero.flow(item))
-            scores['smooth boxes'].add(item, flow)
+        reports, own = score(open_pairs(options.bag), [build_estimator(name) for name in ('zero', *options.estimator)])
     except ZeroFlowError as error:
         print(f'training.box_jitter: {error}', file=sys.stderr)
         return 1
-    print(score_text(options.bag, {name: score.report() for name, score in scores.items()}))
+    print(score_text(options.bag, reports))
+    if own:
+        print(
+            '  error of its own [m], root mean square, of points that move; that of the boxes; of their smooth motion'
+        )
+    for name, errors in own.items():
+        print(f'    {name:40}' + ''.join(f'{error:10.4f}' for error in errors))
     return 0
 
 
