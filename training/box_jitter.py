@@ -151,7 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--estimator', nargs='*', default=[], help=f'what to compare with them: {KINDS}')
     options = parser.parse_args(arguments)
     try:
-        reports, own = score(open_pairs(options.bag), [build_estimator(name) for name in ('zero', *options.estimator)])
+        names = dict.fromkeys(('zero', *options.estimator))
+        reports, own = score(open_pairs(options.bag), [build_estimator(name) for name in names])
     except ZeroFlowError as error:
         print(f'training.box_jitter: {error}', file=sys.stderr)
         return 1
