@@ -24,7 +24,8 @@ _NUM_STARTS, _APART = 4, 0.6  # places where refinement starts, and how far apar
 _STANDS = 0.12  # m: a point of the other sweep this near to a piece that stands belongs to that piece
 _BORDER = 0.3  # m around a moved piece in which points of the other sweep ought to be explained by it
 _CUT_NEAR = 0.2  # m: so near to where a piece of the other sweep came from lies what is cut out for it
-_CUT_POINTS, _CUT_IMPROVEMENT = 30, 0.5  # of what is cut out: fewer points are leaves; as `improvement`, but stricter
+_CUT_POINTS, _CUT_SHARE = 100, 0.8  # of what is cut out, and of the piece that it is cut for: less is leaves
+_CUT_IMPROVEMENT = 0.5  # as `improvement` of what is cut out: few things that were in one piece with others move
 _LAG = 2.0  # m/s: partners of the search that were measured at other times count as so much farther apart
 _SHARPEN_FROM = 60  # points of a piece whose surface says more about its motion than its points do
 
@@ -138,21 +139,19 @@ class _Direction:
         for piece in np.unique(other.moving[other.moving >= 0]):
             theirs = np.flatnonzero(other.moving == piece)
             origin = other.source[theirs, :3] + other.flow[theirs]
-            rows = self._near(origin)
+            low, high = origin.min(0) - _CUT_NEAR, origin.max(0) + _CUT_NEAR
+            rows = np.flatnonzero(((self.source[:, :3] > low) & (self.source[:, :3] < high)).all(1))
             distance, partner = cKDTree(origin).query(self.source[rows, :3], distance_upper_bound=_CUT_NEAR)
             is_near = np.isfinite(distance)
             mine, wanted = rows[is_near], -other.flow[theirs[partner[is_near]]]
             if len(mine) < _CUT_POINTS or fits(confirmed[mine], wanted).mean() >= SHARE:
                 continue
+            if np.isfinite(other.tree.query(origin, distance_upper_bound=_CUT_NEAR)[0]).mean() < _CUT_SHARE:
+                continue
             numbers, counts = np.unique(self.piece[mine], return_counts=True)
             motion = self._motion(numbers[counts.argmax()], self.source[mine], _CUT_IMPROVEMENT)
             if motion is not None and fits(self._flow(mine, motion), wanted).mean() >= SHARE:
                 self._move(mine, motion)
-
-    def _near(self, places: np.ndarray) -> np.ndarray:
-        """Return the rows of the source in the box around places (K, 3) [m]."""
-        low, high = places.min(0) - _CUT_NEAR, places.max(0) + _CUT_NEAR
-        return np.flatnonzero(((self.source[:, :3] > low) & (self.source[:, :3] < high)).all(1))
 
     def _flow(self, rows: np.ndarray, motion) -> np.ndarray:
         return (moved_by(self.source[rows], *motion) - self.source[rows])[:, :3]
