@@ -119,7 +119,7 @@ def own_errors(flow: np.ndarray, boxes: np.ndarray, smooth: np.ndarray) -> tuple
 
 
 def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict], dict[str, tuple]]:
-    """Return reports by name, also of the smooth motion; and of each estimator the `own_errors` [m] of what moves.
+    """Return reports by name, also of the smooth motion; and of each estimator the `own_errors` [m], if anything moves.
 
     What moves does so by the boxes and by their smooth motion: a box that stands and jitters is in the reports alone.
     """
@@ -138,7 +138,8 @@ def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict]
             scores[estimator.name].add(item, flow)
             flows[estimator.name].append(np.nan_to_num(flow[moves]))
     moving = {name: np.concatenate(parts).astype(np.float64) for name, parts in flows.items()}
-    own = {e.name: own_errors(moving[e.name], moving['boxes'], moving[smooth_name]) for e in estimators}
+    compared = estimators if len(moving['boxes']) else []
+    own = {e.name: own_errors(moving[e.name], moving['boxes'], moving[smooth_name]) for e in compared}
     return {name: score.report() for name, score in scores.items()}, own
 
 
@@ -158,9 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(score_text(options.bag, reports))
     if own:
-        print(
-            '  error of its own [m], root mean square, of points that move; that of the boxes; of their smooth motion'
-        )
+        print('  own error [m], root mean square, where boxes move; that of the boxes; of their smooth motion')
     for name, errors in own.items():
         print(f'    {name:40}' + ''.join(f'{error:10.4f}' for error in errors))
     return 0
