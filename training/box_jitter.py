@@ -119,9 +119,10 @@ def own_errors(flow: np.ndarray, boxes: np.ndarray, smooth: np.ndarray) -> tuple
 
 
 def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict], dict[str, tuple]]:
-    """Return reports by name, also of the smooth motion; and of each estimator the `own_errors` [m], if anything moves.
+    """Return reports by name, also of the smooth motion; and of each estimator, if anything moves, what moves.
 
-    What moves does so by the boxes and by their smooth motion: a box that stands and jitters is in the reports alone.
+    That is the normalised EPE, and the `own_errors` [m], where boxes move by themselves and by their smooth motion: one
+    that stands and jitters is in the reports alone.
     """
     scope, smooth_name = SCOPES['bag'], 'smooth boxes'
     scores = {name: FlowScores(scope) for name in (*(e.name for e in estimators), smooth_name)}
@@ -139,8 +140,12 @@ def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict]
             flows[estimator.name].append(np.nan_to_num(flow[moves]))
     moving = {name: np.concatenate(parts).astype(np.float64) for name, parts in flows.items()}
     compared = estimators if len(moving['boxes']) else []
-    own = {e.name: own_errors(moving[e.name], moving['boxes'], moving[smooth_name]) for e in compared}
-    return {name: score.report() for name, score in scores.items()}, own
+    of_moving = {}
+    for name in (estimator.name for estimator in compared):
+        error, speed = (np.linalg.norm(f, axis=1).mean() for f in (moving[name] - moving['boxes'], moving['boxes']))
+        own = own_errors(moving[name], moving['boxes'], moving[smooth_name])
+        of_moving[name] = (float(error / speed), *own)
+    return {name: score.report() for name, score in scores.items()}, of_moving
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -153,15 +158,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         names = dict.fromkeys(('zero', *options.estimator))
-        reports, own = score(open_pairs(options.bag), [build_estimator(name) for name in names])
+        reports, of_moving = score(open_pairs(options.bag), [build_estimator(name) for name in names])
     except ZeroFlowError as error:
         print(f'training.box_jitter: {error}', file=sys.stderr)
         return 1
     print(score_text(options.bag, reports))
-    if own:
-        print('  own error [m], root mean square, where boxes move; that of the boxes; of their smooth motion')
-    for name, errors in own.items():
-        print(f'    {name:40}' + ''.join(f'{error:10.4f}' for error in errors))
+    if of_moving:
+        print(
+            '  boxes that move, smoothed as well: norm. EPE; own error [m, rms], that of boxes, of their smooth motion'
+        )
+    for name, values in of_moving.items():
+        print(f'    {name:40}' + ''.join(f'{value:10.4f}' for value in values))
     return 0
 
 
