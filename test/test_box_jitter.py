@@ -73,15 +73,17 @@ def test_three_that_err_apart_say_by_how_much_each():
 
 def test_an_estimator_is_compared_with_boxes_and_their_motion(bag, capsys):
     pairs = with_boxes(bag, jitter=0.1)
-    reports, own = score(pairs, [build_estimator('zero')])
+    reports, of_moving = score(pairs, [build_estimator('zero')])
     assert list(reports) == ['zero', 'smooth boxes'] and reports['zero']['dynamic_normalised_epe'] == 1
-    normalised, of_zero, of_boxes, of_smooth = own['zero']
+    normalised, of_zero, of_boxes, of_smooth = of_moving['zero']
     assert normalised == 1
     assert 0.4 < of_zero < 1 and not of_smooth > 0.02  # 6 m/s and a turn; the smooth motion is the true one: 0 or NaN
     assert of_boxes == pytest.approx(0.1 * np.sqrt(2 / len(pairs)), rel=0.25)  # two of its pairs err by 0.1 m
     assert box_jitter.main([f'{pairs.path}+{pairs.boxes.path}', '--estimator', 'zero']) == 0
     last = capsys.readouterr().out.splitlines()[-1].split()
-    assert last[0] == 'zero' and [float(word) for word in last[1:]] == pytest.approx(own['zero'], abs=1e-4, nan_ok=True)
+    assert last[0] == 'zero' and [float(word) for word in last[1:]] == pytest.approx(
+        of_moving['zero'], abs=1e-4, nan_ok=True
+    )
 
 
 class WithoutOnePair:

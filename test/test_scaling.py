@@ -91,5 +91,9 @@ def test_the_program_trains_scores_and_fits(labels_of_clips, clips, tmp_path, ca
     assert main([str(word) for word in (*arguments, '--teacher', f'labels:{labels_of_clips.folder}')]) == 0
     again = json.loads((tmp_path / 'out' / 'scaling.json').read_text())
     assert again['scores']['dynamic_normalised_epe']['teacher'] == 1  # the one of the labels, which says zero
+    capsys.readouterr()
+    elsewhere = (*arguments[:-1], tmp_path / 'other', '--teacher', f'labels:{tmp_path / "none"}')
+    assert main([str(word) for word in elsewhere]) == 1
+    assert 'holds no pseudo-labels' in capsys.readouterr().err and not (tmp_path / 'other').exists()  # said at once
     assert main([str(word) for word in (*arguments[:4], '--amounts', '0', '5', '--out', tmp_path)]) == 1
     assert 'two amounts or more' in capsys.readouterr().err

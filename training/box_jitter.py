@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from training import metrics
 from training.datasets.rosbag import BagPairs, open_pairs
 from training.datasets.tracked_boxes import pose_of
 from training.estimators import KINDS, Estimator, build_estimator
 from training.evaluate import SCOPES
-from training.metrics import DYNAMIC
 from training.score_text import score_text
 from training.scores import FlowScores
 from zeroflow_ros import transforms
@@ -119,10 +119,10 @@ def own_errors(flow: np.ndarray, boxes: np.ndarray, smooth: np.ndarray) -> tuple
 
 
 def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict], dict[str, tuple]]:
-    """Return reports by name, also of the smooth motion; and of each estimator, if anything moves, what moves.
+    """Return two things by name: reports, also of the smooth motion, and scores of each estimator where boxes move.
 
-    That is the normalised EPE, and the `own_errors` [m], where boxes move by themselves and by their smooth motion: one
-    that stands and jitters is in the reports alone.
+    The latter are the normalised EPE and the `own_errors` [m] of points that move by their box and by its smooth
+    motion: a box that stands and jitters is in the reports alone. They are empty when nothing moves.
     """
     scope, smooth_name = SCOPES['bag'], 'smooth boxes'
     scores = {name: FlowScores(scope) for name in (*(e.name for e in estimators), smooth_name)}
@@ -130,7 +130,7 @@ def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict]
     for index, smooth in enumerate(smooth_flow(pairs)):
         item = pairs[index]
         slower = np.minimum(*(np.linalg.norm(flow, axis=1) for flow in (item.truth.flow, smooth)))
-        moves = scope.rows(item) & (slower >= DYNAMIC)
+        moves = scope.rows(item) & (slower >= metrics.DYNAMIC)
         scores[smooth_name].add(item, smooth)
         flows['boxes'].append(item.truth.flow[moves])
         flows[smooth_name].append(smooth[moves])
@@ -139,12 +139,10 @@ def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict]
             scores[estimator.name].add(item, flow)
             flows[estimator.name].append(np.nan_to_num(flow[moves]))
     moving = {name: np.concatenate(parts).astype(np.float64) for name, parts in flows.items()}
-    compared = estimators if len(moving['boxes']) else []
-    of_moving = {}
-    for name in (estimator.name for estimator in compared):
-        error, speed = (np.linalg.norm(f, axis=1).mean() for f in (moving[name] - moving['boxes'], moving['boxes']))
-        own = own_errors(moving[name], moving['boxes'], moving[smooth_name])
-        of_moving[name] = (float(error / speed), *own)
+    boxes, of_moving = moving['boxes'], {}
+    for name in (estimator.name for estimator in estimators if len(boxes)):
+        normalised = metrics.epe(moving[name], boxes).mean() / np.linalg.norm(boxes, axis=1).mean()
+        of_moving[name] = (float(normalised), *own_errors(moving[name], boxes, moving[smooth_name]))
     return {name: score.report() for name, score in scores.items()}, of_moving
 
 
@@ -164,9 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(score_text(options.bag, reports))
     if of_moving:
-        print(
-            '  boxes that move, smoothed as well: norm. EPE; own error [m, rms], that of boxes, of their smooth motion'
-        )
+        print('  where boxes move: normalised EPE; own error [m, rms]; that of the boxes, of their smooth motion')
     for name, values in of_moving.items():
         print(f'    {name:40}' + ''.join(f'{value:10.4f}' for value in values))
     return 0

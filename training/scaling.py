@@ -134,7 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
         from training.pseudo_labels import LabelStore
         from training.train import train
 
-        config = load_config(TrainConfig, options.config)
+        config, dataset = load_config(TrainConfig, options.config), open_dataset(options.dataset)
+        teacher = build_estimator(options.teacher if ':' in options.teacher else f'teacher:{options.teacher}')
         store, clips = LabelStore(options.labels), ClipStore(options.clips, 2)
         checkpoints = {kind: {} for kind in KINDS}
         wanted = [(amount, kind) for kind, numbers in amounts.items() for amount in numbers]
@@ -142,10 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f'{kind}, {amount} pairs', file=sys.stderr)
             source = sources(store, clips, amount)[kind]
             checkpoints[kind][amount] = train(config, options.out / f'{kind}_{amount}', source)
-        teacher = options.teacher if ':' in options.teacher else f'teacher:{options.teacher}'
         paths = [str(path) for by_amount in checkpoints.values() for path in by_amount.values()]
-        estimators = [build_estimator(name) for name in (teacher, *paths)]
-        reports = evaluate(open_dataset(options.dataset), estimators, Scope())
+        reports = evaluate(dataset, [teacher, *map(build_estimator, paths)], Scope())
     except ZeroFlowError as error:
         print(f'training.scaling: {error}', file=sys.stderr)
         return 1
@@ -153,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         kind: {amount: reports[str(by_amount[amount])] for amount in sorted(by_amount)}
         for kind, by_amount in checkpoints.items()
     }
-    result = scaling(runs, reports[teacher])
+    result = scaling(runs, reports[teacher.name])
     write_json(options.out / 'scaling.json', without_nan({
         'scores': result, 'config': dataclasses.asdict(config), 'reports': reports,
     }))  # fmt: skip

@@ -8,8 +8,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from training.teachers.agreement import SHARE, agreed, fits
-from training.teachers.ground_motion import closeness, fitted, moved_back, moved_by
 from training.teachers.misfit_field import MisfitField, disc
+from training.teachers.planar_motion import closeness, fitted, moved_back, moved_by
 from training.teachers.sharpness import sharpen
 from training.teachers.teacher import Flows, Times
 from zeroflow_ros.errors import ConfigError

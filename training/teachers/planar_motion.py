@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Motions over ground: a turn about z and a shift. Points are x, y, z [m] and when they were measured, as a length."""
+"""Planar rigid motions: a turn about z and a shift.
+
+Points (N, 4) are x, y, z [m] and when they were measured, as a length.
+"""
 
 import numpy as np
 
