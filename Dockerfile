@@ -32,7 +32,7 @@ RUN apt-get update \
 RUN echo 'CUDA_ENABLE_CURAND = False' > /etc/aksetup-defaults.py \
     && pip3 wheel --no-cache-dir --no-deps --wheel-dir /wheels pycuda
 # The node's own kernels, for every GPU that this CUDA knows.
-COPY zeroflow_ros/pillars.cu /
+COPY zeroflow_ros/engines/pillars.cu /
 RUN nvcc -fmad=false -arch=all-major --fatbin -o /pillars.fatbin /pillars.cu
 
 FROM ros:${ROS_DISTRO}-ros-base AS runtime
@@ -82,7 +82,7 @@ RUN python3 src/zeroflow_ros/.ci/requirements.py tensorrt \
     && rm -rf /tmp/wheels
 COPY --from=pycuda /pillars.fatbin /tmp/
 RUN . install/setup.bash \
-    && mv /tmp/pillars.fatbin "$(python3 -c 'import zeroflow_ros; print(*zeroflow_ros.__path__)')"
+    && mv /tmp/pillars.fatbin "$(python3 -c 'import zeroflow_ros.engines as room; print(*room.__path__)')"
 USER 1001
 
 # training: no ROS, since bags are read and written without it. PyPI's torch brings its own CUDA, so that the base image

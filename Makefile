@@ -50,13 +50,13 @@ benchmark: $(VENV)/.test-ready
 	@$(BIN)/python -m export.benchmark
 
 soak: $(VENV)/.test-ready
-	@PYTHONPATH=. $(BIN)/python test/soak.py $(ARGS)
+	@PYTHONPATH=. $(BIN)/python test/support/soak.py $(ARGS)
 
 fuzz: $(VENV)/.test-ready
-	@$(BIN)/python test/fuzz.py $(ARGS)
+	@PYTHONPATH=test/support $(BIN)/python test/fuzz/fuzz.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .ruff_cache .hypothesis test/.hypothesis
+	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .ruff_cache .hypothesis test/fuzz/.hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python-ready:

@@ -6,7 +6,7 @@ training/, export/ and test/ run from the checkout and are never installed: thei
 
 from glob import glob
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NAME = 'zeroflow_ros'
 SHARE = f'share/{NAME}'
@@ -21,8 +21,8 @@ setup(
     maintainer_email='zeroflow_ros@example.com',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=[NAME],
-    package_data={NAME: ['models/*.onnx', 'pillars.cu']},
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={NAME: ['models/*.onnx', 'engines/pillars.cu']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),

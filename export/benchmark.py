@@ -28,13 +28,14 @@ import numpy as np
 
 from export.revisions import RevisionRun
 from training.datasets import split_options
-from training.estimators import ModelOptions
-from zeroflow_ros.engine import Engine, engine_of
+from training.scoring.estimators import ModelOptions
+from zeroflow_ros.engines.engine import Engine
+from zeroflow_ros.engines.selection import engine_of
+from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import DataError, ZeroFlowError
+from zeroflow_ros.lidar.sweep import SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
-from zeroflow_ros.report import hardware, latency_table, percentiles, write_json
-from zeroflow_ros.stopwatch import Stopwatch
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
 
 RANDOM_POINTS = 120_000
 
@@ -53,9 +54,9 @@ def random_pairs(num_pairs: int, num_points: int) -> Iterator[SweepPair]:
 
 def bag_pairs(path: Path, num_pairs: int) -> Iterator[SweepPair]:
     """Yield consecutive sweeps of a bag as pairs, again from the start as often as needed; ego motion plays no part."""
-    from zeroflow_ros.bags import Bag
-    from zeroflow_ros.cdr import POINT_CLOUD, decode_message
-    from zeroflow_ros.point_cloud import decode_cloud
+    from zeroflow_ros.bags.bag import Bag
+    from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+    from zeroflow_ros.lidar.point_cloud import decode_cloud
 
     yielded = 0
     while yielded < num_pairs:
@@ -77,7 +78,7 @@ class TorchRun:
     def __init__(self, path: Path):
         import torch
 
-        from training.estimators import checkpoint_engine
+        from training.scoring.estimators import checkpoint_engine
 
         self._engine = checkpoint_engine(path, device='cuda' if torch.cuda.is_available() else 'cpu')
         self.name, self.runs_on = f'torch {path}', self._engine.runs_on
@@ -122,10 +123,10 @@ def ratios(samples: dict[str, dict[str, list]]) -> dict[str, dict[str, float]]:
 
 def untrained_lite(cells: int, folder: Path) -> Path:
     """Write the lite student with fresh weights on a grid of cells x cells into a folder; weights take no time."""
-    from export.to_onnx import export_onnx
-    from training.checkpoint import Checkpoint
+    from export.onnx_graph import export_onnx
+    from training.learning.checkpoint import Checkpoint
     from training.students.fastflow3d_lite import FastFlow3DLite
-    from zeroflow_ros.pillars import PillarGrid
+    from zeroflow_ros.lidar.pillars import PillarGrid
 
     class Untrained(Checkpoint):
         def build(self):

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from zeroflow_ros.model_card import METADATA_KEY, NO_CHECKSUM, ModelCard, stamp_checksum
+from zeroflow_ros.engines.model_card import METADATA_KEY, NO_CHECKSUM, ModelCard, stamp_checksum
 
 
 def write_model(proto, card: ModelCard, path: Path) -> ModelCard:

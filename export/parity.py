@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.engine import engine_of
+from zeroflow_ros.engines.parity import clouds, largest_difference
+from zeroflow_ros.engines.selection import engine_of
+from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ZeroFlowError
-from zeroflow_ros.parity import clouds, largest_difference
-from zeroflow_ros.pillars import PillarGrid
-from zeroflow_ros.stopwatch import Stopwatch
+from zeroflow_ros.lidar.pillars import PillarGrid
 
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 NUM_THREADS = 2  # a scatter that is wrong only with two threads has been seen
@@ -34,7 +34,7 @@ def load_flow(path: Path) -> tuple[PillarGrid, Flow]:
     else:
         import torch
 
-        from training.estimators import checkpoint_engine
+        from training.scoring.estimators import checkpoint_engine
 
         torch.set_num_threads(NUM_THREADS)
         engine = checkpoint_engine(path)
@@ -43,9 +43,9 @@ def load_flow(path: Path) -> tuple[PillarGrid, Flow]:
 
 def sweeps(bag: Path, num_sweeps: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield (name, source, target) of consecutive sweeps of a bag."""
-    from zeroflow_ros.bags import Bag
-    from zeroflow_ros.cdr import POINT_CLOUD, decode_message
-    from zeroflow_ros.point_cloud import decode_cloud
+    from zeroflow_ros.bags.bag import Bag
+    from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+    from zeroflow_ros.lidar.point_cloud import decode_cloud
 
     previous = None
     with Bag(bag) as opened:

@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from export.model_file import write_model
-from zeroflow_ros.engine import IDENTITY, load_engine
+from zeroflow_ros.engines.engine import IDENTITY
+from zeroflow_ros.engines.model_card import ModelCard
+from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
-from zeroflow_ros.model_card import ModelCard
-from zeroflow_ros.pillars import PillarImagePair
+from zeroflow_ros.lidar.pillars import PillarImagePair
 
 _PERCENTILE = 99.999  # of the activations; the few beyond are cut off and leave the others finer steps
 
@@ -44,7 +45,7 @@ class PillarRecorder:
         self.images = self._pillars.images
 
     def infer(self, source, target, watch=None, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
-        """Make the images of two clouds; return NaN for every point. See `zeroflow_ros.engine.Engine`."""
+        """Make the images of two clouds; return NaN for every point. See `zeroflow_ros.engines.engine.Engine`."""
         self._pillars.source.update(source, network_T_source)
         self._pillars.target.update(target, network_T_target)
         return np.full_like(source, np.nan)
@@ -52,7 +53,7 @@ class PillarRecorder:
 
 def simulated_images(card: ModelCard, clips: Path, num_pairs: int) -> Iterator[np.ndarray]:
     """Yield pillar images (1, 2C, G, G) of pairs of simulated clips, one of each; both directions of time in turn."""
-    from training.clip_store import ClipStore
+    from training.datasets.clip_store import ClipStore
 
     recorder, store = PillarRecorder(card), ClipStore(clips, num_sweeps=4)
     for seed in range(num_pairs):
@@ -67,8 +68,8 @@ def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np
 
     Raises: DataError when a bag has no pair.
     """
-    from zeroflow_ros.bags import Bag
-    from zeroflow_ros.offline import estimate_flow
+    from zeroflow_ros.bags.bag import Bag
+    from zeroflow_ros.runtime.offline import estimate_flow
 
     output_on = 'latest' if card.direction == 'both' else 'previous'
     for path in bags:

@@ -13,9 +13,14 @@ import time
 
 import numpy as np
 
-from zeroflow_ros.engine import load_engine
 from zeroflow_ros.pipeline import FlowPipeline
-from zeroflow_ros.sweep import SweepPair
+
+try:
+    from zeroflow_ros.engines.selection import load_engine
+    from zeroflow_ros.lidar.sweep import SweepPair
+except ModuleNotFoundError:  # revisions whose vehicle package was one flat folder
+    from zeroflow_ros.engine import load_engine
+    from zeroflow_ros.sweep import SweepPair
 
 
 def main() -> None:

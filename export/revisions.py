@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from zeroflow_ros.errors import ConfigError, DataError
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import SweepPair
 
 _ROOT = Path(__file__).parents[1]
 _WORKER = Path(__file__).with_name('revision_worker.py')

@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from zeroflow_ros.engine import model_file
+from zeroflow_ros.engines.selection import model_file
+from zeroflow_ros.engines.tensorrt_library import TensorRt
 from zeroflow_ros.errors import ZeroFlowError
-from zeroflow_ros.tensorrt_library import TensorRt
 
 
 def check(path: Path) -> str:
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.check:
             print(check(path))
         else:
-            from zeroflow_ros.tensorrt_build import open_engine
+            from zeroflow_ros.engines.tensorrt_build import open_engine
 
             engine = open_engine(path, cache=options.cache)
             print(engine.runs_on)

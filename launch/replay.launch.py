@@ -21,9 +21,9 @@ from launch.substitutions import PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from zeroflow_ros.bag_motion import BagMotion
-from zeroflow_ros.bags import Bag
-from zeroflow_ros.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.bags.bag import Bag
+from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.ego_motion.bag_motion import BagMotion
 from zeroflow_ros.transforms import to_quaternion
 
 FLOW = PathJoinSubstitution([FindPackageShare('zeroflow_ros'), 'launch', 'flow.launch.py'])

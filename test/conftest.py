@@ -24,7 +24,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope='session')
 def clips(tmp_path_factory) -> Path:
     """Return a folder with one simulated clip in which something moves."""
-    from training.clip_store import ClipStore
+    from training.datasets.clip_store import ClipStore
 
     folder = tmp_path_factory.mktemp('clips')
     ClipStore(folder, 2).ensure(0)
@@ -42,10 +42,11 @@ def labels(clips):
 @pytest.fixture(params=['compiled', 'numpy'])
 def compiled_or_not(request, monkeypatch):
     """Run a test with the compiled loops and without."""
-    from zeroflow_ros import deskew, optional, pillars, pipeline, point_cloud, point_head
+    from zeroflow_ros import pipeline
+    from zeroflow_ros.lidar import deskew, numba_support, pillars, point_cloud, point_head
 
-    if optional.compiled is None and request.param == 'compiled':
+    if numba_support.numba_kernels is None and request.param == 'compiled':
         pytest.skip('numba is not installed')
     if request.param == 'numpy':
         for module in (deskew, pillars, pipeline, point_cloud, point_head):
-            monkeypatch.setattr(module, 'compiled', None)
+            monkeypatch.setattr(module, 'numba_kernels', None)

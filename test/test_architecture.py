@@ -11,10 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ('zeroflow_ros', 'training', 'export')
-ROS_MODULES = {
-    'messages', 'parameters', 'ego_motion', 'tf_buffer', 'cloud_input', 'node', 'outputs', 'object_markers',
-    'object_tracker', 'ros_program', 'replay', 'recorder', 'demo',
-}  # fmt: skip
+# From the bottom to the top; a room imports only rooms below it, and itself.
+ROOMS = (
+    'zeroflow_ros.errors', 'zeroflow_ros.transforms', 'zeroflow_ros.bags', 'zeroflow_ros.lidar',
+    'zeroflow_ros.ego_motion', 'zeroflow_ros.views', 'zeroflow_ros.engines', 'zeroflow_ros.pipeline',
+    'zeroflow_ros.runtime', 'zeroflow_ros.objects', 'zeroflow_ros.ros',
+    'training.provenance', 'training.config', 'training.simulation.shapes', 'training.simulation.sensors',
+    'training.simulation.streets', 'training.simulation', 'training.students', 'training.datasets',
+    'training.teachers', 'training.labels', 'training.learning', 'training.scoring', 'export',
+)  # fmt: skip
+PROGRAMS = len(ROOMS)  # above all rooms
 ROS = {
     'ament_index_python', 'builtin_interfaces', 'diagnostic_msgs', 'diagnostic_updater', 'geometry_msgs', 'launch',
     'launch_ros', 'lifecycle_msgs', 'message_filters', 'nav_msgs', 'rcl_interfaces', 'rclpy', 'rosgraph_msgs',
@@ -63,6 +69,31 @@ def imports(source: str, package: str = '') -> list[tuple[str, bool]]:
     return found
 
 
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {_module(path): path for package in PACKAGES for path in _modules(package)}
+IS_PROGRAM = {module for module, path in MODULES.items() if "if __name__ == '__main__'" in path.read_text()}
+
+
+def _level(module: str) -> int:
+    """Return the place of a module in ROOMS; programs are above all, the packages themselves below all."""
+    if module in PACKAGES:
+        return -1
+    if module in IS_PROGRAM:
+        return PROGRAMS
+    rooms = [room for room in ROOMS if module == room or module.startswith(f'{room}.')]
+    assert rooms, f'{module} is in no room; the rooms are {ROOMS}'
+    return ROOMS.index(max(rooms, key=len))
+
+
+def _imported_modules(module: str) -> set[str]:
+    """Return the modules of ours that a module imports, lazily or for types included."""
+    return {name for name, _ in _imports(MODULES[module]) if name in MODULES} - {module}
+
+
 def _imports(path: Path) -> list[tuple[str, bool]]:
     return imports(path.read_text(), '.'.join(path.relative_to(ROOT).parts[:-1]))
 
@@ -95,14 +126,57 @@ def test_dependencies_point_one_way(package, forbidden):
     assert not wrong, f'zeroflow_ros <- training <- export, never the other way: {wrong}'
 
 
-@pytest.mark.parametrize('path', _modules('zeroflow_ros'), ids=_id)
-def test_only_the_edge_of_the_vehicle_package_knows_ros(path):
-    if path.stem in ROS_MODULES:
+@pytest.mark.parametrize('module', sorted(MODULES))
+def test_a_room_imports_only_rooms_below_it(module):
+    level = _level(module)
+    wrong = [
+        name for name in _imported_modules(module) if _level(name) > level or (name in IS_PROGRAM and level == PROGRAMS)
+    ]
+    assert not wrong, f'{module} imports {wrong}; from the bottom to the top: {ROOMS}, programs'
+
+
+def test_no_module_imports_itself_in_a_circle():
+    unvisited, path = {module: _imported_modules(module) for module in MODULES}, []
+
+    def visit(module):
+        assert module not in path, ' -> '.join([*path[path.index(module) :], module])
+        if module not in unvisited:
+            return
+        path.append(module)
+        # `from package import module` names the package, too, which holds nothing that comes back
+        for name in unvisited[module]:
+            if not module.startswith(f'{name}.'):
+                visit(name)
+        path.pop()
+        del unvisited[module]
+
+    for module in MODULES:
+        visit(module)
+
+
+def test_the_tops_of_the_packages_hold_programs_only():
+    tops = {
+        package: {path.stem for path in (ROOT / package).glob('*.py') if path.name != '__init__.py'}
+        for package in ('zeroflow_ros', 'training')
+    }
+    programs = {package: {m.split('.')[1] for m in IS_PROGRAM if m.startswith(f'{package}.')} for package in tops}
+    assert tops['training'] - programs['training'] == {'config', 'provenance'}
+    assert tops['zeroflow_ros'] - programs['zeroflow_ros'] == {'pipeline', 'transforms', 'errors'}
+    assert len(tops['zeroflow_ros']) <= 12
+
+
+@pytest.mark.parametrize('module', sorted(m for m in MODULES if m.startswith('zeroflow_ros')))
+def test_only_the_room_of_ros_and_programs_know_ros(module):
+    if module.startswith('zeroflow_ros.ros') or module in IS_PROGRAM:
         return
-    names = [(name.split('.'), at_import) for name, at_import in _imports(path)]
-    wrong = {'.'.join(name) for name, _ in names if name[0] in ROS}
-    wrong |= {'.'.join(n) for n, _ in names if n[0] == 'zeroflow_ros' and len(n) > 1 and n[1] in ROS_MODULES}
-    assert not wrong, f'{_id(path)} imports {wrong}; ROS belongs into {sorted(ROS_MODULES)}'
+    wrong = [name for name, _ in _imports(MODULES[module]) if name.split('.')[0] in ROS]
+    assert not wrong, f'{module} imports {wrong}; ROS belongs into zeroflow_ros/ros and the programs'
+
+
+def test_the_tests_mirror_the_rooms():
+    for path in (ROOT / 'test').rglob('test_*.py'):
+        room = path.parent.relative_to(ROOT / 'test')
+        assert (ROOT / room).is_dir(), f'{_id(path)}: there is no {room}'
 
 
 @pytest.mark.parametrize('path', _modules('zeroflow_ros'), ids=_id)
@@ -113,8 +187,11 @@ def test_the_vehicle_never_needs_what_is_offline(path):
 
 
 def test_importing_the_vehicle_package_loads_no_ros_and_nothing_heavy():
-    left_out = ROS_MODULES | {'compiled'}  # numba is optional, and loads scipy by itself
-    modules = [f'zeroflow_ros.{path.stem}' for path in _modules('zeroflow_ros') if path.stem not in left_out]
+    modules = [
+        module for module in MODULES
+        if module.startswith('zeroflow_ros') and not module.startswith('zeroflow_ros.ros')
+        and module not in IS_PROGRAM and not module.endswith('numba_kernels')  # numba is optional, and loads scipy
+    ]  # fmt: skip
     lines = ['import sys', "sys.modules['numba'] = None", *(f'import {module}' for module in modules)]
     lines += [f'print(*sorted({OFFLINE_ONLY | ROS!r} & set(sys.modules)))']
     found = subprocess.run(
@@ -148,7 +225,7 @@ def test_every_import_is_ours_or_declared():
 def test_file_is_short_and_says_its_licence(path):
     lines = path.read_text().splitlines()
     assert lines and lines[0] == '# SPDX-License-Identifier: Apache-2.0'
-    assert len(lines) <= 300, f'{_id(path)} has {len(lines)} lines: look for the second noun'
+    assert len(lines) <= 500, f'{_id(path)} has {len(lines)} lines: look for the second noun'
 
 
 @pytest.mark.parametrize('path', PYTHON_FILES, ids=_id)

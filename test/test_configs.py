@@ -13,9 +13,9 @@ import yaml
 from processes import ROOT, environment
 
 from training.config import load_config
-from training.schedule import TrainConfig
-from zeroflow_ros.offline import FLOW_TOPIC
-from zeroflow_ros.point_cloud import flow_cloud
+from training.learning.train_config import TrainConfig
+from zeroflow_ros.lidar.point_cloud import flow_cloud
+from zeroflow_ros.runtime.offline import FLOW_TOPIC
 
 CONFIGS = sorted(path for path in (ROOT / 'config').iterdir() if path.is_file())
 LARGEST_CLOUD = 10_000_000  # bytes: 128 beams at 2,600 columns and 28 bytes
@@ -53,7 +53,7 @@ def test_the_recipe_of_zeroflow():
 
 
 def test_node_parameters_are_accepted_by_the_node():
-    parameters = pytest.importorskip('zeroflow_ros.parameters', reason='needs rclpy')
+    parameters = pytest.importorskip('zeroflow_ros.ros.parameters', reason='needs rclpy')
     content = yaml.safe_load((ROOT / 'config' / 'node.yaml').read_text())
     assert list(content) == ['/**'] and list(content['/**']) == ['ros__parameters']
     parameters.Parameters(**content['/**']['ros__parameters'])

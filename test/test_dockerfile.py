@@ -13,7 +13,7 @@ import pytest
 from catkin_pkg.package import parse_package
 from processes import ROOT
 
-from zeroflow_ros.cuda_device import COMPILED, KERNELS
+from zeroflow_ros.engines.cuda_device import COMPILED, KERNELS
 
 TEXT = (ROOT / 'Dockerfile').read_text()
 EXTRAS = run_setup(str(ROOT / 'setup.py'), stop_after='init').extras_require

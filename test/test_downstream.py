@@ -15,12 +15,12 @@ from flow_node import cloud  # noqa: E402
 from processes import DOMAIN_ID, ROOT, environment  # noqa: E402
 from sensor_msgs.msg import PointCloud2  # noqa: E402
 
-from zeroflow_ros.clusters import cluster_moving  # noqa: E402
-from zeroflow_ros.dynamic_points import dynamic_cloud  # noqa: E402
-from zeroflow_ros.messages import flow_message  # noqa: E402
+from zeroflow_ros.lidar.dynamic_points import dynamic_cloud  # noqa: E402
+from zeroflow_ros.lidar.point_cloud import flow_cloud  # noqa: E402
 from zeroflow_ros.object_tracker import INPUT, OUTPUT, ObjectParameters  # noqa: E402
-from zeroflow_ros.parameters import parameter_table  # noqa: E402
-from zeroflow_ros.point_cloud import flow_cloud  # noqa: E402
+from zeroflow_ros.objects.clusters import cluster_moving  # noqa: E402
+from zeroflow_ros.ros.messages import flow_message  # noqa: E402
+from zeroflow_ros.ros.parameters import parameter_table  # noqa: E402
 
 PAGE = (ROOT / 'docs' / 'downstream.md').read_text()
 

@@ -66,7 +66,7 @@ def test_flow_uses_the_arguments_that_it_declares():
 
 
 def test_flow_overrides_parameters_that_the_node_has():
-    parameters = pytest.importorskip('zeroflow_ros.parameters', reason='needs rclpy')
+    parameters = pytest.importorskip('zeroflow_ros.ros.parameters', reason='needs rclpy')
     names = {field.name for field in dataclasses.fields(parameters.Parameters)}
     assert set(BY_NAME) <= names
     tracker = pytest.importorskip('zeroflow_ros.object_tracker', reason='needs rclpy')

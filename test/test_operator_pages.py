@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from processes import ROOT
 
-from zeroflow_ros.sweep import Drop
+from zeroflow_ros.lidar.sweep import Drop
 
 PAGES = {name: (ROOT / 'docs' / f'{name}.md').read_text() for name in ('on_the_vehicle', 'troubleshooting')}
 TROUBLES = PAGES['troubleshooting']

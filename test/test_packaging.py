@@ -19,7 +19,7 @@ EXECUTABLES = {'flow_node', 'object_tracker', 'replay', 'recorder', 'demo'}
 ROS_PACKAGE = re.compile(r'rclpy|tf2_ros|\w+_(msgs|interfaces)')
 WHERE = """
 import importlib.util
-from zeroflow_ros.engine import load_engine
+from zeroflow_ros.engines.selection import load_engine
 print(load_engine().card.name)
 for name in ('zeroflow_ros', 'training', 'export', 'test_packaging'):
     print(getattr(importlib.util.find_spec(name), 'origin', None))
@@ -59,7 +59,8 @@ def test_an_installed_executable_runs(workspace):
 
 
 def test_a_vehicle_without_onnxruntime_is_told_how_to_get_it(workspace):
-    lines = "import sys; sys.modules['onnxruntime'] = None; from zeroflow_ros.engine import load_engine; load_engine()"
+    lines = "import sys; sys.modules['onnxruntime'] = None; "
+    lines += 'from zeroflow_ros.engines.selection import load_engine; load_engine()'
     done = workspace.run_sourced(f'python -c "{lines}"')
     assert 'ModelError' in done.stderr and "Run 'pip install onnxruntime'" in done.stderr
 

@@ -64,12 +64,12 @@ def test_every_module_and_file_in_a_command_exists():
 
 
 def test_parameter_table_is_that_of_the_node():
-    parameters = pytest.importorskip('zeroflow_ros.parameters', reason='needs rclpy')
+    parameters = pytest.importorskip('zeroflow_ros.ros.parameters', reason='needs rclpy')
     assert parameters.parameter_table() in README
 
 
 def test_topics_and_fields_are_those_of_the_node():
-    outputs = pytest.importorskip('zeroflow_ros.outputs', reason='needs rclpy')
+    outputs = pytest.importorskip('zeroflow_ros.ros.publishers', reason='needs rclpy')
     published = (outputs.FLOW, outputs.DYNAMIC_POINTS, outputs.MARKERS, '/diagnostics')
     for topic in (*published, '~/input/pointcloud', '~/input/odometry'):
         assert f'`{topic}`' in README

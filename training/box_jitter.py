@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training import metrics
 from training.datasets.rosbag import BagPairs, open_pairs
 from training.datasets.tracked_boxes import pose_of
-from training.estimators import KINDS, Estimator, build_estimator
-from training.evaluate import SCOPES
-from training.score_text import score_text
-from training.scores import FlowScores
+from training.scoring import metrics
+from training.scoring.estimators import KINDS, Estimator, build_estimator
+from training.scoring.evaluation import SCOPES
+from training.scoring.score_text import score_text
+from training.scoring.scores import FlowScores
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError, ZeroFlowError
 

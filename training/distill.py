@@ -22,11 +22,11 @@ from pathlib import Path
 import yaml
 
 from training.config import load_config
-from training.schedule import TrainConfig
-from training.stages import Checksums, locked, run_program, stage
-from training.strategies import STRATEGIES, build_strategy
+from training.learning.stage_cache import Checksums, locked, run_program, stage
+from training.learning.strategies import STRATEGIES, build_strategy
+from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import DataError, ZeroFlowError
-from zeroflow_ros.report import write_json
+from zeroflow_ros.views.report import write_json
 
 _MOST_FAILED = 0.1  # share of the pairs that may have no label: the first sweeps of a drive, a gap in its odometry
 
@@ -118,10 +118,10 @@ def _train(job: Distillation, labels: Path, folder: Path, program: Callable[...,
 
 
 def _evaluate(last: Path, labels: Path, held_out: float, folder: Path) -> None:
-    from training.agreement import agreement
-    from training.checkpoint import load_checkpoint
-    from training.pair_sources import split_labels
-    from training.pseudo_labels import LabelStore
+    from training.labels.label_store import LabelStore
+    from training.learning.checkpoint import load_checkpoint
+    from training.learning.pair_sources import split_labels
+    from training.scoring.label_metrics import agreement
 
     _, source = split_labels(LabelStore(labels), held_out)
     write_json(folder / 'agreement.json', agreement(load_checkpoint(last).build(), source))

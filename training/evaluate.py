@@ -15,58 +15,15 @@ Flow is residual: ego motion removed. Rows that get no flow count as zero flow. 
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
-from training.datasets.pairs import PairDataset, evenly_spread
-from training.estimators import Estimator, build_estimator
-from training.score_text import score_text
-from training.scores import FlowScores, Scope
-from zeroflow_ros.errors import DataError, ZeroFlowError
-from zeroflow_ros.report import write_json
-
-# Boxes leave out their own ground; the grid of the lite model ends at 51.2 m.
-SCOPES = {
-    'av2': Scope(half_extent=51.2), 'osf': Scope(half_extent=51.2), 'bag': Scope(with_ground=True),
-    'simulation': Scope(),
-}  # fmt: skip
-
-
-def evaluate(dataset: PairDataset, estimators: list[Estimator], scope: Scope, *,
-             num_pairs: int = 0) -> dict[str, dict]:  # fmt: skip
-    """Return the report of each estimator by its name.
-
-    Pairs without true flow are passed over. num_pairs: the most to look at, evenly spread; 0 means all.
-    Raises: DataError when there is nothing to score.
-    """
-    if len(dataset) == 0:
-        raise DataError(f'{dataset.name} has no pairs to score on.')
-    indices, num_scored = evenly_spread(len(dataset), num_pairs), 0
-    scores = {estimator.name: FlowScores(scope) for estimator in estimators}
-    for index in tqdm(indices, desc=dataset.name, unit='pair', disable=not sys.stderr.isatty()):
-        item = dataset[index]
-        if item.truth is not None:
-            for estimator in estimators:
-                scores[estimator.name].add(item, estimator.flow(item))
-            num_scored += 1
-    if num_scored == 0:
-        raise DataError(
-            f'None of {len(indices)} pairs of {dataset.name} has true flow. Score on a labelled log, or on a bag with '
-            'boxes: bag:BAG+BOXES.json.'
-        )
-    return {name: score.report() for name, score in scores.items()}
-
-
-def without_nan(value):
-    """Return a report with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+from training.scoring.estimators import build_estimator
+from training.scoring.evaluation import SCOPES, evaluate, without_nan
+from training.scoring.score_text import score_text
+from training.scoring.scores import Scope
+from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.views.report import write_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         write_json(options.json, without_nan(reports))
     if options.picture:
-        from training.score_picture import draw_scores
+        from training.scoring.score_picture import draw_scores
 
         draw_scores(reports, options.picture)
     for path in filter(None, (options.json, options.picture)):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from training.dynamic_labels import STATIC, from_flow
-from training.teacher_input import Crop, teacher_input
-from training.teachers.teacher import DriveTeacher
+from training.teachers.dynamic_labels import STATIC, from_flow
+from training.teachers.teacher import DriveTeacher, run_teacher
+from training.teachers.teacher_input import Crop, teacher_input
 from zeroflow_ros.errors import DataError, ZeroFlowError
-from zeroflow_ros.report import write_json
+from zeroflow_ros.views.report import write_json
 
 _MOVING = 0.5  # m/s
 
@@ -66,7 +66,7 @@ def score(teacher, drive, scores: DynamicScores) -> None:
         dynamic = teacher.label_in_drive(drive, index, item, seen).dynamic0
         scores.sweeps += len(drive) + 1  # the map is of all of them; it is most of the work
     else:
-        label = seen.labelled_by(teacher)
+        label = run_teacher(teacher, seen)
         dynamic = from_flow(label.points0, label.flow0, label.is_ground0, label.dt)
         scores.sweeps += 2
     scores.seconds += time.perf_counter() - began
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         from tqdm import tqdm
 
         from training.datasets.simulated_pairs import ClipDrive
-        from training.datasets.simulation import simulate_clip
+        from training.simulation.clips import simulate_clip
         from training.teachers import build_teacher
 
         teachers = {name: build_teacher(name) for name in options.teacher}

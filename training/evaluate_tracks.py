@@ -22,17 +22,17 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets.tracked_boxes import TrackedBoxes
-from training.evaluate import without_nan
-from training.object_drives import RecordedDrive, SimulatedDrive
-from training.track_scores import TrackScores
-from zeroflow_ros.body_boxes import fit_boxes
-from zeroflow_ros.clusters import cluster_moving
-from zeroflow_ros.dynamic_points import moving_rows
-from zeroflow_ros.engine import load_engine
+from training.scoring.evaluation import without_nan
+from training.scoring.tracking_metrics import TrackScores
+from training.scoring.tracking_sequences import RecordedDrive, SimulatedDrive
+from zeroflow_ros.engines.selection import load_engine
+from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
-from zeroflow_ros.report import percentiles, write_json
-from zeroflow_ros.stopwatch import Stopwatch
-from zeroflow_ros.tracker import MovingObject, Tracker, TrackerOptions
+from zeroflow_ros.lidar.dynamic_points import moving_rows
+from zeroflow_ros.objects.cluster_boxes import fit_boxes
+from zeroflow_ros.objects.clusters import cluster_moving
+from zeroflow_ros.objects.tracker import MovingObject, Tracker, TrackerOptions
+from zeroflow_ros.views.report import percentiles, write_json
 
 DYNAMIC_MIN_SPEED = 0.4  # m/s, the default of the flow node's parameter dynamic_min_speed
 
@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
             for spec in dict.fromkeys(options.dataset)
         }
         if options.picture:
-            from training.object_picture import draw_drive
+            from training.scoring.object_picture import draw_drive
 
             draw_drive(next(iter(opened.values()))[0], DynamicPointsTracker(tracker_options), options.picture)
             print(f'Drawn to {options.picture}')

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets.pairs import DatasetPair, PairDataset, evenly_spread
-from training.estimators import Estimator, build_estimator
+from training.scoring.estimators import Estimator, build_estimator
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 
 TRUTH = 'true flow'
@@ -61,7 +61,7 @@ def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | No
 
     Raises: DataError when there is no pair.
     """
-    from training.flow_picture import draw_flows
+    from training.scoring.flow_picture import draw_flows
 
     if len(dataset) == 0:
         raise DataError(f'{dataset.name} has no pairs to look at.')
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _inspect_with_view(dataset: PairDataset, estimators: list[Estimator], options) -> int:
     if not (options.view or options.view_file):
         return inspect(dataset, estimators, out=options.out, view=None, num_pairs=options.pairs)
-    from zeroflow_ros.rerun_view import RerunView
+    from zeroflow_ros.views.rerun_view import RerunView
 
     has_truth = len(dataset) > 0 and dataset[0].truth is not None
     names = [TRUTH] * has_truth + [estimator.name for estimator in estimators]

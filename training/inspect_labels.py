@@ -18,7 +18,7 @@ import numpy as np
 
 from training.datasets.pairs import evenly_spread
 from zeroflow_ros.errors import ZeroFlowError
-from zeroflow_ros.report import write_json
+from zeroflow_ros.views.report import write_json
 
 _COLUMNS = (
     ('num_points', 'points', '{:,}'), ('moving_share', 'moving', '{:.1%}'), ('median_speed', 'm/s', '{:.1f}'),
@@ -49,9 +49,9 @@ def inspect(folder: Path, out: Path, *, count: int, worst: bool) -> tuple[dict, 
     """
     from tqdm import tqdm
 
-    from training.label_figures import fit
-    from training.label_picture import draw
-    from training.pseudo_labels import LabelStore
+    from training.labels.label_picture import draw
+    from training.labels.label_quality import fit
+    from training.labels.label_store import LabelStore
     from zeroflow_ros.errors import DataError
 
     store = LabelStore(folder)

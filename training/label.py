@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
-from zeroflow_ros.report import write_json
+from zeroflow_ros.views.report import write_json
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def work(job, **how) -> int:
     """Run a LabelJob with a progress bar, write its report, and return the exit status; `how`: see label_job.run."""
     from tqdm import tqdm
 
-    from training.label_job import elapsed, run
+    from training.labels.label_job import elapsed, run
     from training.provenance import provenance
 
     began = time.monotonic()
@@ -95,8 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.processes < 1 or (options.ray and options.processes > 1):
         _parser().error('--processes is at least 1, and not for --ray, which has its own')
     try:
-        from training.label_job import LabelJob
-        from training.teacher_input import Crop
+        from training.labels.label_job import LabelJob
+        from training.teachers.teacher_input import Crop
 
         crop = Crop(options.half_extent, *options.z_range)
         settings = json.dumps(read_settings(options.config), sort_keys=True)

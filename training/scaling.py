@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training.clip_store import ClipStore
 from training.config import load_config
-from training.evaluate import evaluate, without_nan
-from training.pair_sources import ClipSource, LabelSource, PairSource, supervision
-from training.schedule import TrainConfig
-from training.scores import Scope
+from training.datasets.clip_store import ClipStore
+from training.learning.pair_sources import ClipSource, LabelSource, PairSource, supervision
+from training.learning.train_config import TrainConfig
+from training.scoring.evaluation import evaluate, without_nan
+from training.scoring.scores import Scope
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
-from zeroflow_ros.report import write_json
+from zeroflow_ros.views.report import write_json
 
 KINDS = ('distilled', 'supervised')
 SCORES = {
@@ -130,9 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
         if len(amounts['distilled']) < 2 or min(map(min, amounts.values())) < 1:
             raise ConfigError(f'A power law needs two amounts or more, each 1 or more, got {amounts}.')
         from training.datasets import open_dataset
-        from training.estimators import build_estimator
-        from training.pseudo_labels import LabelStore
-        from training.train import train
+        from training.labels.label_store import LabelStore
+        from training.learning.training_run import train
+        from training.scoring.estimators import build_estimator
 
         config, dataset = load_config(TrainConfig, options.config), open_dataset(options.dataset)
         teacher = build_estimator(options.teacher if ':' in options.teacher else f'teacher:{options.teacher}')

@@ -6,7 +6,7 @@ Example:
   python3 -m training.simulate --seed 7 --sweeps 20 --out out/street_7 --picture out/street_7.png
 
 The bag holds /lidar/points, /odometry and /tf; ground_truth.npz beside its messages holds flow, category and instance
-of every point (read it with training.datasets.simulation.read_ground_truth).
+of every point (read it with training.simulation.clips.read_ground_truth).
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--picture', type=Path, help='also draw the first sweep from above, with its speeds (PNG)')
     options = parser.parse_args(arguments)
 
-    from training.datasets.simulation import simulate_clip, write_bag  # here: --help must not wait for it
+    from training.simulation.clips import simulate_clip, write_bag  # here: --help must not wait for it
 
     try:
         clip = simulate_clip(options.seed, lidar=options.sensor, num_sweeps=options.sweeps)
@@ -47,14 +47,14 @@ def draw(clip, path: Path) -> None:
     """Draw the first sweep of a SimulatedClip from above, coloured by the true speed of its points."""
     import numpy as np
 
-    from zeroflow_ros import bird_view
+    from zeroflow_ros.views import bev_plot
 
     points = clip.sweeps[0].points
     velocity = np.full(points.shape, np.nan)
     if len(clip.sweeps) > 1:
         velocity = clip.flow(0, 1) * clip.lidar.rate_hz
     path.parent.mkdir(parents=True, exist_ok=True)
-    bird_view.draw(points, velocity, path, title=f'Simulation: {clip.street}, {clip.lidar.name}, seed {clip.seed}')
+    bev_plot.draw(points, velocity, path, title=f'Simulation: {clip.street}, {clip.lidar.name}, seed {clip.seed}')
 
 
 if __name__ == '__main__':

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from training.boards import BOARDS, METADATA, check_archive, encode, entries_of, read_mask, table_of
 from training.datasets.pairs import PairDataset
-from training.estimators import Estimator, build_estimator
+from training.scoring.boards import BOARDS, METADATA, check_archive, encode, entries_of, read_mask, table_of
+from training.scoring.estimators import Estimator, build_estimator
 from zeroflow_ros.errors import ZeroFlowError
 
 

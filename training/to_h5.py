@@ -21,10 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets.argoverse2_truth import CATEGORIES
-from training.datasets.openscene import OpenScenePairs
+from training.datasets.opensceneflow import OpenScenePairs
 from training.datasets.pairs import DatasetPair, MetaClass, PairDataset
 from training.datasets.scene_file import SOURCE, SceneSweep, open_scene, stamps_of, write_sweep
-from training.total_flow import total_of
+from training.datasets.total_flow import total_of
 from zeroflow_ros.errors import DataError, ZeroFlowError
 
 # One category for each class that scores tell apart; a test holds that it leads back to the class.

@@ -12,122 +12,15 @@ with `python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
 """
 
 import argparse
-import dataclasses
-import json
-import logging
 import sys
-import warnings
 from pathlib import Path
 
-from training.clip_store import ClipStore
 from training.config import load_config
-from training.pair_sources import ClipSource, PairSource, split_labels
-from training.schedule import TrainConfig
-from zeroflow_ros.errors import ConfigError, ZeroFlowError
-from zeroflow_ros.report import write_json
-
-
-@dataclasses.dataclass(frozen=True)
-class Computers:
-    """What trains.
-
-    accelerator: 'auto', 'cpu' or 'gpu'. devices: number on each computer, 'auto': all GPUs, or one CPU process.
-    nodes: number of computers.
-    """
-
-    accelerator: str = 'auto'
-    devices: str = 'auto'
-    nodes: int = 1
-
-
-def train(
-    config: TrainConfig,
-    out: Path,
-    source: PairSource,
-    *,
-    change_config: bool = False,
-    computers: Computers | None = None,
-) -> Path:
-    """Train to the end, from the last checkpoint in `out` if there is one; return the last checkpoint's path.
-
-    change_config: go on with another configuration or other data than those of the checkpoint, which is written down
-        in it.
-
-    Raises: ConfigError when that checkpoint has another configuration; ZeroFlowError when training diverges.
-    """
-    import torch
-    from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import TQDMProgressBar
-    from pytorch_lightning.loggers import TensorBoardLogger
-
-    from training.provenance import provenance
-    from training.samples import PairSamples
-    from training.strategies import build_strategy
-    from training.student_training import StudentCheckpoints, StudentTraining
-    from training.students import build_student
-
-    config = config.for_pairs(len(source))
-    last = out / 'last.pt'
-    about = {
-        **source.about, 'direction': 'both', 'ground': 'keep', 'z_origin': 'ground', 'licence': config.licence,
-        'supervision': build_strategy(config).supervision(source.about['supervision']),
-        'loss': config.loss if config.strategy == 'distillation' else config.strategy,
-        'config': json.loads(json.dumps(dataclasses.asdict(config))), 'history': [],
-    }  # fmt: skip
-    start = 0
-    if last.is_file():
-        start, about['history'] = _continued(last, about, change_config)
-        if start >= config.steps:
-            return last
-    logging.getLogger('pytorch_lightning').setLevel(logging.WARNING)
-    computers = computers or Computers()
-    torch.set_num_threads(config.num_threads)
-    torch.manual_seed(config.seed)
-    student = build_student(config.student)
-    training = StudentTraining(config, student, PairSamples(config, source, student.grid))
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module='pytorch_lightning|lightning_fabric')  # advice; errors stay errors
-        trainer = Trainer(
-            accelerator=computers.accelerator, devices=computers.devices, num_nodes=computers.nodes,
-            precision=config.precision, max_steps=config.steps, max_epochs=-1,
-            accumulate_grad_batches=config.accumulate, gradient_clip_val=config.clip_norm or None,
-            use_distributed_sampler=False,
-            logger=TensorBoardLogger(out, name='', version='tensorboard', purge_step=start + 1 if start else None),
-            plugins=[StudentCheckpoints(last, config.student, provenance() | about)],
-            callbacks=[TQDMProgressBar()] if sys.stderr.isatty() else [], enable_progress_bar=sys.stderr.isatty(),
-            enable_checkpointing=False, enable_model_summary=False,
-        )  # fmt: skip
-        if trainer.is_global_zero:
-            write_json(out / 'config.json', about['config'])
-        trainer.fit(training, ckpt_path=last if start else None)
-    return last
-
-
-def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, list]:
-    """Return the step of a checkpoint and the history of its configurations."""
-    from training.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(last)
-    before = checkpoint.provenance
-    if checkpoint.lightning is None:
-        raise ConfigError(f'{last} lacks the state of its training, so it cannot go on. Choose another --out.')
-    history = before.get('history', [])
-    optimizer = before.get('config', {}).get('optimizer', 'adamw')
-    if optimizer != about['config']['optimizer']:
-        raise ConfigError(
-            f'{last} was trained with optimizer {optimizer}, whose state {about["config"]["optimizer"]} cannot use. '
-            'Choose another --out.'
-        )
-    parts = ('config', 'data', 'supervision')
-    if any(before.get(part) != about[part] for part in parts):
-        if not change_config:
-            different = [part for part in parts if before.get(part) != about[part]]
-            raise ConfigError(
-                f'{last} was trained with another configuration or other data ({", ".join(different)} differ). Choose '
-                'another --out, or give --change-config to go on with this one.'
-            )
-        history = [*history, {'until_step': before['step'], **{part: before.get(part) for part in parts}}]
-    return before['step'], history
+from training.datasets.clip_store import ClipStore
+from training.learning.pair_sources import ClipSource, split_labels
+from training.learning.train_config import TrainConfig
+from training.learning.training_run import Computers, train
+from zeroflow_ros.errors import ZeroFlowError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(TrainConfig, options.config)
         if options.labels:
-            from training.pseudo_labels import LabelStore
+            from training.labels.label_store import LabelStore
 
             source, _ = split_labels(LabelStore(options.labels), config.held_out)
         else:

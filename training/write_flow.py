@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from training.datasets.openscene import OpenScenePairs
+from training.datasets.opensceneflow import OpenScenePairs
 from training.datasets.scene_file import OF_THE_FORMAT, open_scene, stamps_of
-from training.estimators import Estimator, build_estimator
-from training.total_flow import total_of
+from training.datasets.total_flow import total_of
+from training.scoring.estimators import Estimator, build_estimator
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 
 _ESTIMATOR = 'zeroflow_ros_estimator'  # attribute of a result

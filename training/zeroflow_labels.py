@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from training.datasets.pairs import DatasetPair
-from training.pseudo_labels import LabelStore, PseudoLabel
-from training.teacher_input import Crop, teacher_input
+from training.labels.label_store import LabelStore
+from training.teachers.pseudo_label import PseudoLabel
+from training.teachers.teacher_input import Crop, teacher_input
 from zeroflow_ros.errors import DataError, ZeroFlowError
 
 REGION = Crop(51.2, -3.0, 3.0)  # here in the vehicle frame as it is, not shifted onto the ground

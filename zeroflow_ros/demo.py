@@ -23,16 +23,15 @@ from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.bag_motion import EGO_MOTION, BagMotion
-from zeroflow_ros.bags import Bag
-from zeroflow_ros.cdr import POINT_CLOUD, decode_message
-from zeroflow_ros.command_line import stop_on_signals
+from zeroflow_ros.bags.bag import Bag
+from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION, BagMotion
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
-from zeroflow_ros.programs import ProgramError, Programs, StoppedError, resident_megabytes
-from zeroflow_ros.recorded_flow import count_moving, draw_lively_sweep
-from zeroflow_ros.recorder import READY
-from zeroflow_ros.report import hardware, latency_table, percentiles, write_json
+from zeroflow_ros.runtime.command_line import stop_on_signals
+from zeroflow_ros.runtime.subprocesses import ProgramError, Programs, StoppedError, resident_megabytes
 from zeroflow_ros.transforms import to_quaternion
+from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, draw_lively_sweep
+from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
 
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 _SIMULATOR = 'training.simulate'
@@ -110,7 +109,9 @@ def play_and_record(source: Source, out: Path, programs: Programs, args) -> dict
                    '--report', out / 'recorder.json', '--idle', _IDLE, '--most-flow', source.num_sweeps,
                    *(['--odometry-topic', source.odometry_topic] if source.odometry_topic else []))  # fmt: skip
     programs.wait_until(
-        lambda: READY in programs.log('recorder').read_text(errors='replace'), 'node and recorder', timeout=_START
+        lambda: RECORDING_STARTED in programs.log('recorder').read_text(errors='replace'),
+        'node and recorder',
+        timeout=_START,
     )
     print(f'Playing {source.path} at {args.rate:g}x, ego motion: {source.ego_motion} ...', flush=True)
     programs.start('replay', 'zeroflow_ros.replay', source.path, '--topic', source.topic, '--rate', args.rate,

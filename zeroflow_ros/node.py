@@ -24,20 +24,21 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import PointCloud2, PointField
 
-from zeroflow_ros.cloud_input import CloudInput
-from zeroflow_ros.ego_motion import open_ego_motion
-from zeroflow_ros.engine import Engine, WithFallback, load_engine, model_file
+from zeroflow_ros.engines.engine import Engine
+from zeroflow_ros.engines.model_card import REMEDY
+from zeroflow_ros.engines.selection import WithFallback, load_engine, model_file
 from zeroflow_ros.errors import ModelError, ZeroFlowError
-from zeroflow_ros.flow_worker import FlowWorker
-from zeroflow_ros.health import Health, Level
-from zeroflow_ros.messages import diagnostic_array
-from zeroflow_ros.model_card import REMEDY
-from zeroflow_ros.outputs import DYNAMIC_POINTS, FLOW, MARKERS, Publishers
-from zeroflow_ros.parameters import follow_changes, read_parameters
+from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
+from zeroflow_ros.lidar.sweep import SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
-from zeroflow_ros.point_cloud import decode_cloud, flow_cloud
-from zeroflow_ros.ros_program import log_of, run_node
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.ros.cloud_input import CloudInput
+from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
+from zeroflow_ros.ros.messages import diagnostic_array
+from zeroflow_ros.ros.parameters import follow_changes, read_parameters
+from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, Publishers
+from zeroflow_ros.ros.ros_program import log_of, run_node
+from zeroflow_ros.runtime.flow_worker import FlowWorker
+from zeroflow_ros.runtime.health import Health, Level
 
 _REPORT_S, _WATCH_S = 1.0, 0.5
 _NO_CLOCK_S = 5.0

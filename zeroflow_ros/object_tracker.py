@@ -18,15 +18,15 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from zeroflow_ros.ego_motion import open_ego_motion
-from zeroflow_ros.health import Health
-from zeroflow_ros.messages import diagnostic_array
-from zeroflow_ros.object_markers import object_markers
-from zeroflow_ros.object_worker import ObjectWorker
-from zeroflow_ros.parameter_fields import same_parameter
-from zeroflow_ros.parameters import Parameters, check_ego_motion, follow_changes, parameter_table, read_parameters
-from zeroflow_ros.ros_program import log_of, run_node
-from zeroflow_ros.tracker import TrackerOptions
+from zeroflow_ros.objects.object_worker import ObjectWorker
+from zeroflow_ros.objects.tracker import TrackerOptions
+from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
+from zeroflow_ros.ros.messages import diagnostic_array
+from zeroflow_ros.ros.object_markers import object_markers
+from zeroflow_ros.ros.parameters import Parameters, check_ego_motion, follow_changes, parameter_table, read_parameters
+from zeroflow_ros.ros.ros_program import log_of, run_node
+from zeroflow_ros.runtime.health import Health
+from zeroflow_ros.runtime.parameter_fields import same_parameter
 
 INPUT, OUTPUT = '~/input/dynamic_points', '~/output/objects'
 _DEPTH = 5  # of the input: half a second; a sweep that is lost costs more than one that is late

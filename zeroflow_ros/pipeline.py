@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from zeroflow_ros import transforms
-from zeroflow_ros.engine import Engine
+from zeroflow_ros.engines.engine import Engine
+from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError
-from zeroflow_ros.ground import SensorHeight, is_ground
-from zeroflow_ros.optional import compiled
-from zeroflow_ros.stopwatch import Stopwatch
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.lidar.ground import SensorHeight, is_ground
+from zeroflow_ros.lidar.numba_support import numba_kernels
+from zeroflow_ros.lidar.sweep import SweepPair
 
 VALID = 1  # bit 0 of flow_valid: the row has a velocity
 EGO_MOTION_REMOVED = 2  # bit 1: ... relative to the world, not to the sensor
@@ -121,9 +121,9 @@ class FlowPipeline:
 
     def _to_velocity(self, flow: np.ndarray, per_second: float) -> tuple[np.ndarray, np.ndarray]:
         """Return (velocity (N, 3) [m/s], flow_valid (N,)); a row with a number that is not finite is NaN throughout."""
-        if compiled is not None:
+        if numba_kernels is not None:
             velocity, flow_valid = np.empty_like(flow), np.empty(len(flow), np.uint8)
-            compiled.to_velocity(flow, np.float32(per_second), np.uint8(self._flags), velocity, flow_valid)
+            numba_kernels.to_velocity(flow, np.float32(per_second), np.uint8(self._flags), velocity, flow_valid)
             return velocity, flow_valid
         velocity = flow * np.float32(per_second)
         valid = np.isfinite(velocity).all(axis=1)

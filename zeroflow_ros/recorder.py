@@ -14,15 +14,15 @@ import time
 from collections import defaultdict, deque
 from pathlib import Path
 
-from zeroflow_ros.bags import BagWriter
-from zeroflow_ros.cdr import DIAGNOSTICS, MARKER, NUMBER, ODOMETRY, POINT_CLOUD, decode_message, header_stamp_ns
-from zeroflow_ros.command_line import split_ros_args, stop_on_signals
+from zeroflow_ros.bags.bag import BagWriter
+from zeroflow_ros.bags.cdr import DIAGNOSTICS, MARKER, NUMBER, ODOMETRY, POINT_CLOUD, decode_message, header_stamp_ns
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
-from zeroflow_ros.heap import keep_freed_memory
-from zeroflow_ros.report import write_json
+from zeroflow_ros.runtime.command_line import split_ros_args, stop_on_signals
+from zeroflow_ros.runtime.flow_worker import STAGES
+from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
+from zeroflow_ros.views.recorded_flow import RECORDING_STARTED
+from zeroflow_ros.views.report import write_json
 
-STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
-READY = 'Recording'  # begins the log line that says that the node has been found
 _MOST_WAITING = 150_000_000  # bytes that wait for the disk: some 35 clouds of LiDAR size
 _MOST_EARLY = 100  # messages without a stamp that came before the first flow
 _LATENCY, _DT = 'pipeline_latency_ms', 'dt_s'
@@ -187,7 +187,7 @@ def record(args, ros_args: list[str], stop: threading.Event) -> None:
             executor.spin_once(timeout_sec=0.1)
             if not is_connected and recorder.is_connected():
                 is_connected = True
-                log.info(f'{READY} {recorder.flow_topic} to {Path(args.out).absolute()}')
+                log.info(f'{RECORDING_STARTED} {recorder.flow_topic} to {Path(args.out).absolute()}')
         executor.shutdown()
         recorder.finish()
         if args.report:

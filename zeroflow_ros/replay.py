@@ -17,14 +17,14 @@ import threading
 import time
 from collections import deque
 
-from zeroflow_ros.bag_motion import EGO_MOTION
-from zeroflow_ros.bags import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage
-from zeroflow_ros.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
-from zeroflow_ros.command_line import split_ros_args, stop_on_signals
+from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage
+from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
+from zeroflow_ros.bags.read_ahead import ReadAhead
+from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
-from zeroflow_ros.heap import keep_freed_memory
-from zeroflow_ros.read_ahead import ReadAhead
-from zeroflow_ros.report import percentiles, write_json
+from zeroflow_ros.runtime.command_line import split_ros_args, stop_on_signals
+from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
+from zeroflow_ros.views.report import percentiles, write_json
 
 _PLAYED_TYPES = (POINT_CLOUD, ODOMETRY, TRANSFORMS)
 _CLOCK_PERIOD = 0.01  # s of wall time
@@ -249,7 +249,7 @@ def main(args: list[str] | None = None) -> int:
     keep_freed_memory()
     try:
         if parsed.offline or parsed.view or parsed.view_file:
-            from zeroflow_ros import offline  # loads the engine, which playing has no need of
+            from zeroflow_ros.runtime import offline  # loads the engine, which playing has no need of
 
             return offline.main(parsed)
         with stop_on_signals() as stop:

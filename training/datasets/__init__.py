@@ -24,7 +24,7 @@ _SCHEMES = {
     'simulation': 'training.datasets.simulated_pairs',
     'bag': 'training.datasets.rosbag',
     'av2': 'training.datasets.argoverse2',
-    'osf': 'training.datasets.openscene',
+    'osf': 'training.datasets.opensceneflow',
 }
 _TRUTH = {'true': True, 'false': False}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError, EgoMotionError
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import SweepPair
 
 # m above the map's ground that still are ground. Source: av2; ZeroFlow takes 0.4.
 GROUND_MARGIN = 0.3

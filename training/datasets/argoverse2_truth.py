@@ -11,7 +11,7 @@ from training.datasets.argoverse2_log import Argoverse2Log, read_columns
 from training.datasets.pairs import MetaClass, TrueFlow
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import SweepPair
 
 # The 30 annotated categories in the order of their numbers, from 1; 0 is the background.
 CATEGORIES = (

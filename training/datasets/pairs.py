@@ -8,7 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from zeroflow_ros.errors import ConfigError
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import SweepPair
+
+Times = tuple[np.ndarray, np.ndarray]  # (N,) and (M,): seconds from the stamp to the measurement of each point
 
 
 class MetaClass(IntEnum):
@@ -59,7 +61,7 @@ class DatasetPair:
     is_ground0: np.ndarray
     is_ground1: np.ndarray
     truth: TrueFlow | None = None
-    times: tuple[np.ndarray, np.ndarray] | None = None
+    times: Times | None = None
 
     def __post_init__(self):
         n, m = len(self.pair.points0), len(self.pair.points1)

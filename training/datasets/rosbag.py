@@ -18,15 +18,15 @@ from training.datasets import split_options
 from training.datasets.pairs import DatasetPair
 from training.datasets.tf_motion import TfMotion
 from training.datasets.tracked_boxes import TrackedBoxes
-from zeroflow_ros.bag_motion import BagMotion
-from zeroflow_ros.bags import Bag, BagMessage
-from zeroflow_ros.cdr import POINT_CLOUD, decode_message
-from zeroflow_ros.deskew import Deskew, SweepMotion, deskew
+from zeroflow_ros.bags.bag import Bag, BagMessage
+from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.ego_motion.bag_motion import BagMotion
 from zeroflow_ros.errors import CloudError, DataError, EgoMotionError
-from zeroflow_ros.ground import SensorHeight, is_ground
-from zeroflow_ros.point_cloud import decode_cloud
-from zeroflow_ros.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
-from zeroflow_ros.sweep import Drop, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
+from zeroflow_ros.lidar.ground import SensorHeight, is_ground
+from zeroflow_ros.lidar.point_cloud import decode_cloud
+from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
+from zeroflow_ros.lidar.sweep import Drop, Sweep, SweepBuffer, SweepPair
 
 _DT_RANGE = (0.04, 0.25)  # s: one sweep, or two, at 10 to 20 Hz; as the models are made for
 _MOST_WAITING = 20  # sweeps that wait for odometry further on in the bag: 2 s at 10 Hz

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from training.datasets.scene_file import check_sweep, ego_motion_between, open_scene, stamps_of
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.report import write_json
+from zeroflow_ros.views.report import write_json
 
 INDEX = '.zeroflow_ros_index.json'
 _VERSION = 1

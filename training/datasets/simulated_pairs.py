@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from training.clip_store import ClipStore
 from training.datasets import split_options
-from training.datasets.lidar import Category
+from training.datasets.clip_store import ClipStore
 from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from training.simulation.sensors.lidar import Category
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import SweepPair
 
 META_CLASS = {
     Category.BACKGROUND: MetaClass.BACKGROUND,
@@ -51,7 +51,7 @@ class SimulatedPairs:
         key, seed = self.key(index), self.seeds[index]
         if self.store is not None:
             return self.store.read(seed, lambda arrays: _stored_pair(key, arrays))
-        from training.datasets.simulation import simulate_clip  # the ray caster is needed only here
+        from training.simulation.clips import simulate_clip  # the ray caster is needed only here
 
         return _clip_pair(key, simulate_clip(seed, num_sweeps=2), 0)
 
@@ -59,7 +59,7 @@ class SimulatedPairs:
 class ClipDrive:
     """All consecutive sweeps of one simulated clip, in the LiDAR's frame, without returns from the vehicle itself.
 
-    clip: training.datasets.simulation.SimulatedClip.
+    clip: training.simulation.clips.SimulatedClip.
     """
 
     def __init__(self, clip):

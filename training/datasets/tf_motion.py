@@ -3,11 +3,11 @@
 
 import numpy as np
 
-from zeroflow_ros.bags import STATIC_TRANSFORMS_TOPIC, Bag
-from zeroflow_ros.cdr import TRANSFORMS, decode_message
+from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag
+from zeroflow_ros.bags.cdr import TRANSFORMS, decode_message
+from zeroflow_ros.ego_motion.trajectory import Trajectory, check_plausible
 from zeroflow_ros.errors import EgoMotionError
-from zeroflow_ros.sweep import Sweep
-from zeroflow_ros.trajectory import Trajectory, check_plausible
+from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.transforms import from_quaternion, invert
 
 TF_TOPIC = '/tf'

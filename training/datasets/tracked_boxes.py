@@ -15,7 +15,7 @@ import numpy as np
 from training.datasets.pairs import MetaClass, TrueFlow
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import SweepPair
 
 _FARTHEST = 1e6  # m: no LiDAR sees a box there, and its flow would not fit float32
 # Boxes are annotated tightly: 0.1 m around length and width, and the lowest 0.15 m left out, which is ground.

@@ -11,8 +11,8 @@ from torch.nn import functional
 from training.students.fastflow3d import Backbone
 from training.students.fastflow3d_lite import LiteStudent
 from training.students.pillar_net import PillarEmbedder, PillarStudent
-from zeroflow_ros.pillars import PillarGrid
-from zeroflow_ros.point_head import LEAK
+from zeroflow_ros.lidar.pillars import PillarGrid
+from zeroflow_ros.lidar.point_head import LEAK
 
 
 class PointGru(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.students.pillar_net import PillarEmbedder, PillarStudent
-from zeroflow_ros.pillars import PillarGrid
+from zeroflow_ros.lidar.pillars import PillarGrid
 
 
 class ConvNormGelu(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.students.pillar_net import PillarEmbedder, PillarStudent
-from zeroflow_ros.pillars import PillarGrid
+from zeroflow_ros.lidar.pillars import PillarGrid
 
 
 def conv_norm_relu(num_in: int, num_out: int, stride: int = 1) -> nn.Sequential:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pillar feature net that every student starts with, in torch; `zeroflow_ros.pillars` is its numpy twin."""
+"""The pillar feature net that every student starts with, in torch; `zeroflow_ros.lidar.pillars` is its numpy twin."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zeroflow_ros.pillars import PillarGrid
-from zeroflow_ros.point_head import LEAK
+from zeroflow_ros.lidar.pillars import PillarGrid
+from zeroflow_ros.lidar.point_head import LEAK
 
 
 class PillarGridTensors:
@@ -109,9 +109,9 @@ class PillarStudent(nn.Module):
     name: str
     grid: PillarGrid
     embedder: PillarEmbedder
-    form: str = 'dense'  # of the model file that the vehicle runs, see zeroflow_ros.model_card
+    form: str = 'dense'  # of the model file that the vehicle runs, see zeroflow_ros.engines.model_card
     head_block: int  # cells along each side of the square of cells that share a column of `hidden`
-    head_activation: str  # one of zeroflow_ros.point_head.ACTIVATIONS
+    head_activation: str  # one of zeroflow_ros.lidar.point_head.ACTIVATIONS
 
     def hidden(self, images: Tensor) -> Tensor:
         """Return what the head takes of each cell: its hidden layer without the part of the offsets, if it has one.

@@ -17,12 +17,12 @@ import torch
 from scipy.spatial import cKDTree
 
 from training.datasets.argoverse2 import read_labelled_pair
-from training.metrics import three_way_epe
+from training.scoring.metrics import three_way_epe
 from training.teachers.coordinate_network import CoordinateNetwork, cores
 from training.teachers.nsfp import NSFP, NSFPConfig, TruncatedChamfer
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ZeroFlowError
-from zeroflow_ros.ground import SensorHeight, is_ground
+from zeroflow_ros.lidar.ground import SensorHeight, is_ground
 
 _REACH = 51.2  # m
 

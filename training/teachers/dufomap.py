@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.datasets.pairs import DatasetPair, PairDataset
-from training.dynamic_labels import NOT_ASKED, UNCLUSTERED, from_motion
-from training.pseudo_labels import PseudoLabel
-from training.teacher_input import TeacherInput
+from training.teachers.dynamic_labels import NOT_ASKED, UNCLUSTERED, from_motion
+from training.teachers.pseudo_label import PseudoLabel
+from training.teachers.teacher_input import TeacherInput
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError, ModelError, ZeroFlowError
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from training.datasets.pairs import Times
 from training.teachers.coordinate_network import CoordinateNetwork, cores
 from training.teachers.early_stopping import EarlyStopping
 from training.teachers.nearest import NearestTracker, nearest_by_distance
-from training.teachers.teacher import Flows, Times
+from training.teachers.teacher import Flows
 from zeroflow_ros.errors import ConfigError
 
 

@@ -7,11 +7,12 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from training.teachers.agreement import SHARE, agreed, fits
-from training.teachers.misfit_field import MisfitField, disc
+from training.datasets.pairs import Times
+from training.teachers.forward_backward_check import SHARE, agreed, fits
 from training.teachers.planar_motion import closeness, fitted, moved_back, moved_by
 from training.teachers.sharpness import sharpen
-from training.teachers.teacher import Flows, Times
+from training.teachers.teacher import Flows
+from training.teachers.truncated_distance_field import MisfitField, disc
 from zeroflow_ros.errors import ConfigError
 
 _LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too little of its heading

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every teacher does: flow for both sweeps of a pair, from the points alone."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from training.datasets.pairs import DatasetPair, PairDataset
-    from training.pseudo_labels import PseudoLabel
-    from training.teacher_input import TeacherInput
+from training.datasets.pairs import DatasetPair, PairDataset, Times
+from training.teachers.pseudo_label import PseudoLabel
+from training.teachers.teacher_input import TeacherInput
 
-Times = tuple[np.ndarray, np.ndarray]  # (N,) and (M,): seconds after the stamp of its sweep that a point was measured
 Flows = tuple[np.ndarray, np.ndarray]  # (N, 3) and (M, 3) float32 [m]
 
 
@@ -46,3 +42,9 @@ class DriveTeacher(Protocol):
 
         It is the same in whatever order the pairs of a drive are asked for.
         """
+
+
+def run_teacher(teacher: Teacher, seen: TeacherInput) -> PseudoLabel:
+    """Return the pseudo-label that a teacher gives to a pair. Raises: what the teacher or `to_pseudo_label` raises."""
+    times = seen.times and (seen.times[0][seen.rows0], seen.times[1][seen.rows1])
+    return seen.to_pseudo_label(*teacher.label(*seen.clouds, seen.dt, times=times))

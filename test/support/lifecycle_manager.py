@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lifecycle manager: asks a managed node for transitions, over real DDS."""
+
+from flow_node import Vehicle
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+
+UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = (
+    State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE,
+    State.PRIMARY_STATE_FINALIZED,
+)  # fmt: skip
+CONFIGURE, ACTIVATE, DEACTIVATE, CLEANUP = (
+    Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE,
+    Transition.TRANSITION_CLEANUP,
+)  # fmt: skip
+
+
+class Manager:
+    """Asks for transitions as a lifecycle manager does."""
+
+    def __init__(self, vehicle: Vehicle, name='/flow_node'):
+        self._vehicle = vehicle
+        self._change = vehicle.node.create_client(ChangeState, f'{name}/change_state')
+        self._get = vehicle.node.create_client(GetState, f'{name}/get_state')
+
+    def _call(self, client, request):
+        assert client.wait_for_service(timeout_sec=20)
+        future = client.call_async(request)
+        assert self._vehicle.wait_for(future.done, 20)
+        return future.result()
+
+    def change(self, transition: int) -> bool:
+        return self._call(self._change, ChangeState.Request(transition=Transition(id=transition))).success
+
+    def state(self) -> int:
+        return self._call(self._get, GetState.Request()).current_state.id

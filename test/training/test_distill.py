@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a drive to a model file; the teacher alone is a stand-in, with the true flow of a box over a plane."""
+
+import numpy as np
+import pytest
+import yaml
+from tiny_bag import BOX_SPEED, write_bag
+from tiny_distillation import TINY, Programs, label
+
+pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
+pytest.importorskip('onnxscript', reason='export needs onnxscript')
+
+from training.distill import Distillation, distill, main
+from training.labels.label_store import LabelStore
+from training.learning.pair_sources import split_labels
+from training.scoring.label_metrics import agreement
+from training.students import build_student
+from zeroflow_ros.engines.selection import load_engine
+from zeroflow_ros.errors import DataError, ZeroFlowError
+
+
+@pytest.fixture
+def job(tmp_path):
+    drive = tmp_path / 'drive.mcap'
+    drive.write_bytes(b'clouds')
+    return Distillation((str(drive),), tmp_path / 'model.onnx', tmp_path / 'work', config=TINY, calibration_pairs=0)
+
+
+def test_from_a_drive_to_a_model_and_nothing_twice(job, capsys):
+    programs = Programs()
+    programs.fail = 'training.train'
+    with pytest.raises(ZeroFlowError, match='Training ended with status 2'):
+        distill(job, programs)
+    programs.fail = 'export.to_onnx'
+    with pytest.raises(ZeroFlowError, match='Exporting'):
+        distill(job, programs)
+    programs.fail = ''
+    [model] = distill(job, programs)
+    assert programs.ran == ['label', 'train', 'train', 'to_onnx', 'to_onnx']
+    card = load_engine(model).card
+    assert card.training['supervision'].startswith('pseudo-labels of the teacher ') and card.training['step'] == 3
+    assert '"fast"' in capsys.readouterr().out  # the box at 5 m/s, in the agreement
+
+    model.unlink()
+    distill(job, programs)
+    assert model.is_file() and len(programs.ran) == 5
+    [damaged] = job.work.glob('label_*/labels/drive/2.label')
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100])
+    distill(job, programs)
+    assert damaged.read_bytes() == whole and programs.ran[5:] == ['label']
+
+
+@pytest.mark.parametrize('failed_pairs, goes_on', [(0, True), (1, False)])
+def test_many_pairs_without_a_label_are_an_error(job, failed_pairs, goes_on):
+    programs = Programs()
+    programs.failed_pairs, programs.fail = failed_pairs, 'training.train'
+    with pytest.raises(ZeroFlowError) as error:
+        distill(job, programs)
+    assert isinstance(error.value, DataError) is not goes_on
+    assert ('1 of 5 pairs failed' in str(error.value)) is not goes_on
+
+
+def test_agreement_of_a_student_that_says_zero(tmp_path):
+    store = LabelStore.create(tmp_path, {'teacher': 'box'}, {})
+    store.write(label('drive/0', 0))
+    student = build_student('fastflow3d_lite').eval()
+    _, last = student.head_layers()
+    last.weight.data.zero_()
+    last.bias.data.zero_()
+    report = agreement(student, split_labels(store, 0.0)[0])
+    assert report == {
+        'still': {'points': 800, 'epe': 0.0},
+        'fast': {'points': 400, 'epe': 0.5, 'normalised_epe': 1.0},  # both directions of 200 points
+    }
+
+
+def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
+    assert main(['drive', '--config', str(tmp_path / 'none.yaml'), '--out', str(tmp_path / 'model.onnx')]) == 1
+    assert 'none.yaml' in capsys.readouterr().err
+
+
+def test_a_recorded_drive_becomes_a_model_without_a_teacher(tmp_path, capsys):
+    pytest.importorskip('dufomap', reason="these labels need the package dufomap: pip install 'zeroflow_ros[dynamic]'")
+    drive = write_bag(tmp_path / 'drive', num_sweeps=5)
+    config = tmp_path / 'tiny.yaml'
+    phase = {'steps': 1, 'batch': 2, 'cells': 48}
+    config.write_text(yaml.safe_dump({'warm_up': phase, 'crops': phase, 'full': phase, 'num_workers': 0}))
+    out, work = tmp_path / 'model.onnx', tmp_path / 'work'
+    arguments = [drive, '--strategy', 'seflow', '--out', out, '--work', work, '--config', config]
+    arguments = [str(word) for word in [*arguments, '--held-out', 0.25, '--calibration-pairs', 0]]
+    assert main(arguments) == 0
+    card = load_engine(out).card
+    assert card.training['loss'] == 'seflow' and 'teacher dufomap' in card.training['supervision']
+    [folder] = work.glob('label_*')
+    assert LabelStore(folder).about['teacher'] == 'dufomap'
+    assert '"still"' in capsys.readouterr().out  # how much the held-out pair moves that should not
+    before = out.read_bytes()
+    assert main(arguments) == 0 and out.read_bytes() == before
+    assert 'there already' in capsys.readouterr().err
+
+
+def test_a_recorded_drive_becomes_models_by_the_programs_themselves(tmp_path, capsys):
+    drive = write_bag(tmp_path / 'drive', num_sweeps=5)
+    config = tmp_path / 'tiny.yaml'
+    phase = {'steps': 1, 'batch': 2, 'cells': 48}
+    config.write_text(yaml.safe_dump({'warm_up': phase, 'crops': phase, 'full': phase, 'num_workers': 0}))
+    out, work = tmp_path / 'model.onnx', tmp_path / 'work'
+    arguments = [drive, '--out', out, '--work', work, '--config', config, '--calibration-pairs', 2]
+    assert main([str(word) for word in arguments]) == 0
+    for path, precision in ((out, 'float32'), (tmp_path / 'model_int8.onnx', 'int8')):
+        card = load_engine(path).card
+        assert card.precision == precision and 'teacher rigid, no human labels' in card.training['supervision']
+        assert f'model_path:={path}' in capsys.readouterr().out or precision == 'int8'
+    [folder] = work.glob('label_*')
+    store = LabelStore(folder)
+    assert len(store.keys()) == 4
+    label = store.read(store.keys()[0])
+    moves = np.nan_to_num(label.flow0[:, 0]) > 0.05
+    assert moves.sum() > 500 and np.median(label.flow0[moves, 0]) == pytest.approx(0.1 * BOX_SPEED, abs=0.05)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flow side by side: whose, in which order, with which errors; pictures and the file for the viewer."""
+
+import numpy as np
+import pytest
+from tiny_bag import write_bag
+
+pytest.importorskip('torch', reason='training needs torch')
+
+from training import inspect_flow
+from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from zeroflow_ros.lidar.sweep import SweepPair
+
+
+class Constant:
+    """An estimator that says the same of every point."""
+
+    def __init__(self, name, flow):
+        self.name, self._flow = name, flow
+
+    def flow(self, item):
+        return np.tile(np.float32(self._flow), (len(item.pair.points0), 1))
+
+
+def labelled_pair():
+    points = np.float32([[0, 0, 0], [1, 0, 1], [2, 0, 1], [3, 0, 1]])
+    flow = np.float32([[9, 9, 9], [1, 0, 0], [0, 0, 0], [7, 7, 7]])
+    truth = TrueFlow(flow, np.full(4, MetaClass.CAR, np.uint8), np.array([True, True, True, False]))
+    is_ground = np.array([True, False, False, False])
+    return DatasetPair('a/b', SweepPair(points, points, np.eye(4), 0.1), is_ground, is_ground, truth)
+
+
+def test_the_truth_comes_first_and_what_is_unknown_is_nan():
+    flows = inspect_flow.flows_of(labelled_pair(), [Constant('one', [1, 0, 0])])
+    assert list(flows) == [inspect_flow.TRUTH, 'one']
+    assert np.isnan(flows[inspect_flow.TRUTH][3]).all() and flows[inspect_flow.TRUTH][1, 0] == 1
+
+
+def test_errors_are_over_known_points_above_the_ground():
+    item = labelled_pair()
+    flows = inspect_flow.flows_of(item, [Constant('one', [1, 0, 0]), Constant('none', [np.nan] * 3)])
+    assert inspect_flow.errors_of(item, flows) == {'one': 0.5, 'none': 0.5}
+    without = DatasetPair('c', item.pair, item.is_ground0, item.is_ground1)
+    assert inspect_flow.errors_of(without, inspect_flow.flows_of(without, [Constant('one', [1, 0, 0])])) == {}
+
+
+def test_pictures_of_a_drive(tmp_path, capsys):
+    bag = write_bag(tmp_path / 'drive', num_sweeps=5)
+    arguments = [str(bag), '--estimator', 'zero', 'embedded', '--out', str(tmp_path / 'pictures'), '--pairs', '2']
+    assert inspect_flow.main(arguments) == 0
+    pictures = list((tmp_path / 'pictures').iterdir())
+    assert len(pictures) == 2 and all(path.read_bytes()[:4] == b'\x89PNG' for path in pictures)
+    assert '2 pairs in' in capsys.readouterr().out
+
+
+def test_a_drive_for_the_viewer(tmp_path):
+    reader = pytest.importorskip('rerun.chunk', reason="needs rerun-sdk (170 MB, not installed by 'make test')")
+    bag = write_bag(tmp_path / 'drive', num_sweeps=5)
+    file = tmp_path / 'drive.rrd'
+    assert inspect_flow.main([str(bag), '--estimator', 'zero', 'embedded', '--view-file', str(file)]) == 0
+    entities = {chunk.entity_path for chunk in reader.RrdReader(file).stream()}
+    assert {'/zero/ego/points', '/embedded/ego/points', '/embedded/trajectory', '/zero/ego'} <= entities
+
+
+@pytest.mark.parametrize(
+    'arguments, says',
+    [
+        (['simulation:1000000-1000000'], 'Nothing to write'),
+        (['simulation:1000000-1000000', '--out', 'x', '--estimator', 'nobody'], 'Unknown estimator'),
+        (['nothing:here', '--out', 'x'], 'nothing:here'),
+    ],
+)
+def test_errors_are_a_sentence(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert inspect_flow.main(arguments) == 1
+    assert says in capsys.readouterr().err

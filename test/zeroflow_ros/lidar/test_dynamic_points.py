@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy')
+
+from flow_node import cloud, column
+
+from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows
+from zeroflow_ros.lidar.point_cloud import flow_cloud
+from zeroflow_ros.ros.messages import flow_message
+
+POINTS = np.random.default_rng(0).uniform(-9, 9, (12, 3)).astype(np.float32)
+FLOW_FIELDS = ['vx', 'vy', 'vz', 'speed', 'flow_valid']
+
+
+@pytest.mark.parametrize(
+    'label, velocity, min_speed, rows',
+    [
+        ('nothing', np.zeros((0, 3)), 0.5, []),
+        ('stands', [[0, 0, 0]], 0.5, []),
+        ('just fast enough', [[0.3, 0.4, 0]], 0.5, [0]),
+        ('upwards counts', [[0, 0, 0.6]], 0.5, [0]),
+        ('unknown is not moving', [[np.nan] * 3, [1, 0, 0]], 0.5, [1]),
+        ('no speed is too slow', [[0, 0, 0], [np.nan] * 3], 0.0, [0]),
+        ('beyond float32', [[3e38, 3e38, 0], [np.inf, 0, 0]], 0.5, []),
+    ],
+)
+def test_rows_that_move(label, velocity, min_speed, rows):
+    assert moving_rows(np.array(velocity, np.float32), min_speed).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    'layout', [{}, {'height': 3}, {'is_bigendian': True}, {'point_padding': 3}, {'row_padding': 8}]
+)
+@pytest.mark.parametrize('rows', [[], [0], [11], [2, 3, 7], list(range(12))])
+@pytest.mark.parametrize('with_clusters', [False, True])
+def test_rows_keep_every_field(layout, rows, with_clusters):
+    msg = cloud(POINTS, 5_000_000_007, types=('f4', 'f4', 'f4', 'u2'), **layout)
+    velocity = np.arange(36, dtype=np.float32).reshape(12, 3)
+    whole = flow_cloud(msg, velocity, np.full(12, 3, np.uint8))
+    numbers = np.arange(len(rows), dtype=np.int32) - 1
+    out = flow_message(msg, dynamic_cloud(whole, np.array(rows, int), numbers if with_clusters else None))
+    assert out.header == msg.header and (out.height, out.width) == (1, len(rows))
+    assert out.row_step == out.point_step * len(rows) == len(out.data) and out.point_step % 4 == 0
+    expected = flow_message(msg, whole)
+    for name in ('x', 'y', 'z', 'intensity', *FLOW_FIELDS):
+        np.testing.assert_array_equal(column(out, name), column(expected, name)[rows])
+    names = [field.name for field in out.fields]
+    assert names == ['x', 'y', 'z', 'intensity', *FLOW_FIELDS] + ['cluster_id'] * with_clusters
+    if with_clusters:
+        np.testing.assert_array_equal(column(out, 'cluster_id'), numbers)
+
+
+def test_an_input_field_called_cluster_id_gives_way():
+    msg = cloud(POINTS, 1, names=('x', 'y', 'z', 'intensity'))
+    msg.fields[3].name = 'cluster_id'
+    whole = flow_cloud(msg, np.ones((12, 3), np.float32), np.full(12, 3, np.uint8))
+    out = flow_message(msg, dynamic_cloud(whole, np.arange(2), np.array([7, -1], np.int32)))
+    assert [field.name for field in out.fields].count('cluster_id') == 1
+    assert column(out, 'cluster_id').tolist() == [7, -1]

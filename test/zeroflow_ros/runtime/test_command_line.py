@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from processes import ROOT
+
+from zeroflow_ros.runtime.command_line import split_ros_args, stop_on_signals
+
+# The main thread is inside wait() nearly all of the time, where a handler that takes the event's lock waits forever.
+_MANY_SIGNALS = """
+import os, signal, threading, time
+from zeroflow_ros.runtime.command_line import stop_on_signals
+for _ in range(300):
+    with stop_on_signals() as stop:
+        sender = threading.Thread(target=lambda: (time.sleep(0.002), os.kill(os.getpid(), signal.SIGINT)))
+        sender.start()
+        while not stop.is_set():
+            stop.wait(0)
+        sender.join()
+"""
+
+
+def test_a_signal_in_the_middle_of_a_wait_stops_it():
+    ended = subprocess.run(
+        [sys.executable, '-c', _MANY_SIGNALS], cwd=ROOT, timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, '')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_handlers_are_put_back(number):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.wait(5)
+    assert signal.getsignal(number) == before
+    assert 'signals' not in {thread.name for thread in threading.enumerate()}
+
+
+def test_without_a_signal_nothing_is_set():
+    with stop_on_signals() as stop:
+        pass
+    assert not stop.is_set()
+
+
+def test_ros_arguments_are_told_apart():
+    assert split_ros_args(['a', '--ros-args', '-r', 'x:=y', '--', '--rate', '2']) == (
+        ['a', '--rate', '2'],
+        ['--ros-args', '-r', 'x:=y'],
+    )
+    assert split_ros_args(['a']) == (['a'], [])
+    assert split_ros_args(['--ros-args', '-p', 'b:=1']) == ([], ['--ros-args', '-p', 'b:=1'])

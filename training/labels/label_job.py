@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fill a label store: one pair after the other, in one process, in several, or on a ray cluster."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from training.datasets.pairs import PairDataset, evenly_spread
+from training.labels.label_store import LabelStore
+from training.provenance import provenance
+from training.teachers.teacher import DriveTeacher, Teacher, run_teacher
+from training.teachers.teacher_input import Crop, checksum, teacher_input
+from zeroflow_ros.errors import ConfigError, DataError, ModelError
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelJob:
+    """What to label, with what, and where to.
+
+    datasets: specs for `open_dataset`. teacher, config: name and settings (as JSON) for `build_teacher`. out: folder of
+    the store. shard: (k, n), the k-th of n parts, counted from 1. verify: compare the labels that are there with the
+    pairs, and redo those that were made from others. most_pairs: to label of each dataset, evenly spread; 0: all.
+    """
+
+    datasets: tuple[str, ...]
+    teacher: str
+    out: Path
+    config: str = '{}'
+    crop: Crop = dataclasses.field(default_factory=Crop)
+    shard: tuple[int, int] = (1, 1)
+    verify: bool = False
+    most_pairs: int = 0
+
+    def __post_init__(self):
+        k, n = self.shard
+        if not 1 <= k <= n:
+            raise ConfigError(f'A shard is K/N with 1 <= K <= N, got {k}/{n}.')
+
+    def open_datasets(self) -> list[PairDataset]:
+        """Return the datasets."""
+        from training.datasets import open_dataset
+
+        return [open_dataset(spec) for spec in self.datasets]
+
+    def build_teacher(self) -> Teacher:
+        """Return the teacher."""
+        from training.teachers import build_teacher
+
+        return build_teacher(self.teacher, json.loads(self.config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a pair: `done`, `kept` (its label was there) or `failed`, with the reason."""
+
+    key: str
+    state: str
+    reason: str = ''
+
+
+class _Bench:
+    """All that labelling a pair needs, opened once in each process."""
+
+    def __init__(self, job: LabelJob):
+        self.job = job
+        self.sources = job.open_datasets()
+        self.pairs = [
+            (source, index) for source in self.sources for index in evenly_spread(len(source), job.most_pairs)
+        ]
+        self._teacher: Teacher | None = None
+        self._store: LabelStore | None = None
+
+    @property
+    def teacher(self) -> Teacher:
+        if self._teacher is None:
+            self._teacher = self.job.build_teacher()
+        return self._teacher
+
+    @property
+    def store(self) -> LabelStore:
+        if self._store is None:
+            self._store = LabelStore(self.job.out)
+        return self._store
+
+    def keys(self) -> list[str]:
+        return [source.key(index) for source, index in self.pairs]
+
+
+@lru_cache(maxsize=1)
+def _bench(job: LabelJob) -> _Bench:
+    return _Bench(job)
+
+
+def label_one(job: LabelJob, number: int) -> Outcome:
+    """Label a pair of the job's datasets, unless its label is there and whole.
+
+    A pair that cannot be labelled is an Outcome. Raises: DataError when the store cannot be written.
+    """
+    bench = _bench(job)
+    source, index = bench.pairs[number]
+    key = source.key(index)
+    intact = bench.store.is_intact(key)
+    if intact and not job.verify:
+        return Outcome(key, 'kept')
+    try:
+        item = source[index]
+        if intact and bench.store.is_intact(key, checksum(item)):
+            return Outcome(key, 'kept')
+        seen = teacher_input(item, job.crop)
+        if isinstance(bench.teacher, DriveTeacher):
+            label = bench.teacher.label_in_drive(source, index, item, seen)
+        else:
+            label = run_teacher(bench.teacher, seen)
+    except Exception as error:  # whatever a reader or a teacher makes of one pair, the other pairs are not to blame
+        first_line = (str(error).strip() or 'no reason given').splitlines()[0]
+        return Outcome(key, 'failed', f'{type(error).__name__}: {first_line}')
+    bench.store.write(label)
+    return Outcome(key, 'done')
+
+
+def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float = 0.0, progress=None) -> list[Outcome]:
+    """Label a shard and return what became of its pairs, in no order.
+
+    progress: called with (None, number of pairs) before the first pair, and with (outcome, that number) after each.
+    on_ray: over the ray cluster that RAY_ADDRESS names, or a local one; gpus: of each of its tasks.
+    Raises: DataError when there is nothing to label, keys are not unique, another job is at work on the shard, the
+    store holds labels made otherwise, or it cannot be written; ModelError when ray is asked for and missing.
+    """
+    bench = _bench(job)
+    keys = bench.keys()
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if not keys or twice:
+        what = f'share keys, as {twice[0]!r}; label them into a store each' if twice else 'are empty'
+        raise DataError(f'The datasets {", ".join(job.datasets)} {what}.')
+    teacher = bench.teacher
+    about = {
+        'teacher': teacher.name,
+        'config': dataclasses.asdict(teacher.config),
+        'crop': dataclasses.asdict(job.crop),
+        'datasets': list(job.datasets),
+    }
+    LabelStore.create(job.out, about, provenance())
+    k, n = job.shard
+    numbers = list(range(len(keys)))[k - 1 :: n]
+    with _locked(job.out / 'jobs', k, n):
+        if on_ray:
+            outcomes = _on_ray(job, numbers, gpus)
+        elif processes > 1:
+            outcomes = _in_processes(job, numbers, processes)
+        else:
+            outcomes = (label_one(job, number) for number in numbers)
+        finished = []
+        if progress:
+            progress(None, len(numbers))
+        for outcome in outcomes:
+            finished.append(outcome)
+            if progress:
+                progress(outcome, len(numbers))
+    return finished
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, k: int, n: int):
+    """Hold the lock of shard k of n. Raises: DataError when a job is at work on it, or on shards cut otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f'shard_{k}_of_{n}.lock'
+    with open(folder / name, 'a+') as mine:
+        _lock(mine, f'{folder.parent}: another job is at work on shard {k}/{n}')
+        mine.truncate(0)
+        mine.write(f'process {os.getpid()} on {socket.gethostname()}')
+        mine.flush()
+        for path in folder.glob('shard_*.lock'):
+            if not path.name.endswith(f'_of_{n}.lock'):
+                with open(path, 'a+') as other:
+                    _lock(other, f'{folder.parent}: a job is at work on {path.stem}, which overlaps with {k}/{n}')
+        yield
+
+
+def _lock(file, trouble: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends, however it ends
+    except OSError as error:
+        file.seek(0)
+        raise DataError(f'{trouble} ({file.read()}). Wait for it, or take another shard, cut the same way.') from error
+
+
+def _in_processes(job: LabelJob, numbers: list[int], processes: int) -> Iterator[Outcome]:
+    fresh = multiprocessing.get_context('spawn')  # a forked torch hangs
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(processes, mp_context=fresh, initializer=_begin_process, initargs=(threads,)) as pool:
+        try:
+            for future in as_completed([pool.submit(label_one, job, number) for number in numbers]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                'A labelling process was killed, for want of memory most likely. What is labelled is whole; run the '
+                'same command again with fewer --processes.'
+            ) from error
+        except BaseException:  # a full disk or Ctrl-C: not a minute more for pairs that are under way
+            for process in set(multiprocessing.active_children()).difference(others):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin_process(threads: int) -> None:
+    os.environ['OMP_NUM_THREADS'] = str(threads)  # torch reads it when it is imported, which comes later
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C as well, and ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _on_ray(job: LabelJob, numbers: list[int], gpus: float) -> Iterator[Outcome]:
+    try:
+        import ray
+    except ImportError as error:
+        raise ModelError(
+            "--ray needs ray, which is not installed. Run 'pip install ray', or use --processes."
+        ) from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(label_one)
+    waiting = list(reversed(numbers))
+    running = []
+    at_once = 2 * max(1, int(ray.cluster_resources().get('CPU', 1)))  # enough that no node waits for the next pair
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(task.remote(job, waiting.pop()))
+            ready, running = ray.wait(running)
+            for reference in ready:
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def elapsed(since: float) -> str:
+    """Return the time since a `time.monotonic()` as 1 h 02 min, 3 min 05 s or 4.2 s."""
+    seconds = time.monotonic() - since
+    if seconds >= 3600:
+        return f'{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min'
+    return f'{seconds // 60:.0f} min {seconds % 60:02.0f} s' if seconds >= 60 else f'{seconds:.1f} s'

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: ours, and those of others that `training.learning.lightning_import` understands."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from training.learning.lightning_import import check_state_dict, import_lightning, placeholders
+from training.students import PillarStudent, build_student
+from zeroflow_ros.errors import ModelError
+
+POLICIES = ('ground', 'z_origin', 'network_frame', 'direction', 'licence')
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A student on disk, with all that is needed to go on training it.
+
+    student: name. state_dict: of the student. provenance: what it was trained on, how far, with which code.
+    optimizer: its state, None in a checkpoint that is only for use.
+    lightning: what else pytorch-lightning needs to go on.
+    """
+
+    student: str
+    state_dict: dict
+    provenance: dict
+    optimizer: dict | None = None
+    lightning: dict | None = None
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a reader sees the old file or the new one, never half of one."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+        torch.save({'zeroflow_ros_checkpoint': 1, **vars(self)}, temporary)
+        os.replace(temporary, path)
+
+    @property
+    def policies(self) -> dict:
+        """What the model card says of frames, ground and licence, by field."""
+        about = {'network_frame': 'source'} | self.provenance  # all of ours, and not said in those of old
+        return {name: about[name] for name in POLICIES}
+
+    def build(self) -> PillarStudent:
+        """Return the student with the checkpoint's weights, in eval mode.
+
+        Raises: ModelError with the list of differences when keys or shapes do not fit.
+        """
+        student = build_student(self.student)
+        shapes = {key: tuple(value.shape) for key, value in student.state_dict().items()}
+        check_state_dict(self.state_dict, shapes, self.student)
+        student.load_state_dict(self.state_dict)
+        return student.eval()
+
+
+def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
+    """Read a checkpoint of ours, of ZeroFlow or of OpenSceneFlow; nothing in the file is executed.
+
+    student: for a file of others, which student it holds; None to tell by its keys and settings.
+    Raises: ModelError when it is none of them, or its keys and shapes do not fit the student.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(
+            f'No checkpoint at {path}. Train one with: python3 -m training.train --config CONFIG --out DIR'
+        )
+    try:
+        with torch.serialization.safe_globals(placeholders(path)):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # pickle, zip and torch errors alike
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f'{path} is not a checkpoint that can be read safely: {first_line}') from error
+    if isinstance(content, dict) and 'zeroflow_ros_checkpoint' in content:
+        fields = {name: content.get(name) for name in Checkpoint.__dataclass_fields__}
+        checkpoint = Checkpoint(**fields)
+    elif isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
+        checkpoint = Checkpoint(*import_lightning(path, content, student))
+    else:
+        raise ModelError(f'{path} holds neither a checkpoint of this project nor a Lightning one with a state_dict.')
+    checkpoint.build()
+    return checkpoint

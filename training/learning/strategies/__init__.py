@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways in which a student learns, by name."""
+
+import importlib
+
+from training.learning.strategies.strategy import Strategy
+from training.learning.train_config import TrainConfig
+from zeroflow_ros.errors import ConfigError
+
+# module in training.learning.strategies, class in it
+STRATEGIES = {
+    'distillation': ('distillation', 'Distillation'),
+    'seflow': ('seflow', 'SeFlow'),
+}
+
+
+def build_strategy(config: TrainConfig) -> Strategy:
+    """Return the strategy that a configuration names. Raises: ConfigError when there is none of that name."""
+    if config.strategy not in STRATEGIES:
+        raise ConfigError(f'strategy should be one of {", ".join(STRATEGIES)}, got {config.strategy!r}.')
+    module, class_name = STRATEGIES[config.strategy]
+    return getattr(importlib.import_module(f'training.learning.strategies.{module}'), class_name)(config)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training does at each of its steps."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from training.learning.augmentation import Augmentation
+from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.lidar.pillars import PillarGrid
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a training.
+
+    steps: optimiser steps. batch: crops in a step; each is used in both directions of time.
+    cells: side of the crops, a multiple of 8; the student is convolutional and takes any. Crops as large as the
+        student's grid are centred on the vehicle.
+    near_mover: share of the smaller crops that lie around a moving point; the others lie around any point.
+    min_height: points lower than this above the ground are left out [m].
+    """
+
+    steps: int
+    batch: int
+    cells: int
+    near_mover: float = 0.8
+    min_height: float = -10.0
+
+    def __post_init__(self):
+        if self.steps < 0 or self.batch < 1 or self.cells < 8 or self.cells % 8:
+            raise ConfigError(f'A phase needs steps >= 0, batch >= 1 and cells in multiples of 8, got {self}.')
+
+    def grid(self, full: PillarGrid) -> PillarGrid:
+        """Return the grid of the phase's crops."""
+        return dataclasses.replace(full, cells=min(self.cells, full.cells))
+
+
+LOSSES = ('balanced_epe', 'deflow', 'zeroflow', 'zeroflow_constant', 'fastflow3d')
+OPTIMIZERS = ('adamw', 'muon')
+PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training, in three phases.
+
+    student: name. strategy: how it learns, one of training/strategies.
+    num_clips: how many simulated clips, seeds first_seed and up. num_sweeps: of each clip.
+    held_out: share of the pseudo-labelled pairs, the last ones, that are never trained on.
+    warm_up: small crops around movers, without ground. A fresh student that sees whole sweeps predicts zero for
+        hundreds of steps; this way it learns to compare the two sweeps within fifty.
+    crops: larger crops with everything in them. full: whole sweeps, as on the vehicle.
+    epochs: passes over the data in `full`, which then set its steps; 0: as many steps as it says.
+    accumulate: parts in which each process takes its share of a batch, so that it fits the memory.
+    loss: one of LOSSES, of distillation, see training/losses.py; for fastflow3d, what moves by its label is foreground.
+    optimizer: one of OPTIMIZERS; muon takes fewer steps, see training/muon.py.
+    lr: peak learning rate; lr_steps up to it, then a cosine down to 0, or constant_lr.
+    weight_decay: adamw with 0 is Adam. clip_norm: largest gradient norm; 0: any.
+    still_weight: in balanced_epe, of points slower than 0.4 m/s, where each faster group has 1.
+    scored_points: moving points, and still ones, of each cloud that the loss looks at, 0: all; the encoder sees all.
+    mover_speed: a point faster than this by its label moves [m/s].
+    precision: one of PRECISIONS; mixed is of the convolutions alone, coordinates stay float32.
+    save_every: steps between checkpoints. log_every: between lines of the log. num_threads: of torch.
+    num_workers: processes that read, simulate and augment. cached_pairs: that each of them keeps in memory; 6 MB for
+        120,000 points, 0: none. seed: of everything random.
+    licence: of the student.
+    """
+
+    student: str = 'fastflow3d_lite'
+    strategy: str = 'distillation'
+    num_clips: int = 280
+    first_seed: int = 0
+    num_sweeps: int = 4
+    held_out: float = 0.1
+    warm_up: Phase = Phase(steps=300, batch=16, cells=48, near_mover=1.0, min_height=0.3)
+    crops: Phase = Phase(steps=1000, batch=10, cells=80)
+    full: Phase = Phase(steps=600, batch=3, cells=256)
+    epochs: int = 0
+    accumulate: int = 1
+    loss: str = 'balanced_epe'
+    optimizer: str = 'adamw'
+    lr: float = 2e-3
+    lr_steps: int = 20
+    constant_lr: bool = False
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    still_weight: float = 6.0
+    scored_points: int = 2500
+    mover_speed: float = 0.3
+    precision: str = '32-true'
+    save_every: int = 50
+    log_every: int = 10
+    num_threads: int = 2
+    num_workers: int = 1
+    cached_pairs: int = 256
+    seed: int = 0
+    licence: str = 'Apache-2.0'
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    def __post_init__(self):
+        names = {'loss': LOSSES, 'optimizer': OPTIMIZERS, 'precision': PRECISIONS}
+        for name, known in names.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f'{name} should be one of {", ".join(known)}, got {getattr(self, name)!r}.')
+        if min(self.accumulate, self.save_every, self.log_every) < 1 or min(self.epochs, self.scored_points) < 0:
+            raise ConfigError('accumulate, save_every, log_every should be >= 1, epochs and scored_points >= 0.')
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f'held_out is a share of the pairs, from 0 to below 1, got {self.held_out}.')
+
+    @property
+    def phases(self) -> tuple[Phase, Phase, Phase]:
+        """The phases in order."""
+        return self.warm_up, self.crops, self.full
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase(self, step: int) -> Phase:
+        """Return the phase of a step, counted from 0."""
+        if step < self.warm_up.steps:
+            return self.warm_up
+        return self.crops if step < self.warm_up.steps + self.crops.steps else self.full
+
+    def for_pairs(self, num_pairs: int) -> 'TrainConfig':
+        """Return the configuration with the steps of `epochs` passes over so many pairs."""
+        if not self.epochs:
+            return self
+        steps = math.ceil(self.epochs * num_pairs / self.full.batch)
+        return dataclasses.replace(self, full=dataclasses.replace(self.full, steps=steps))
+
+    def with_steps(self, steps: int) -> 'TrainConfig':
+        """Return the configuration with so many steps in all; each phase keeps its share, the last takes the rest."""
+        shares = [round(steps * phase.steps / max(1, self.steps)) for phase in (self.warm_up, self.crops)]
+        warm_up, crops, full = (
+            dataclasses.replace(phase, steps=number)
+            for phase, number in zip(self.phases, [*shares, steps - sum(shares)], strict=True)
+        )
+        return dataclasses.replace(self, warm_up=warm_up, crops=crops, full=full, epochs=0)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        if step < self.lr_steps:
+            return self.lr * (step + 1) / self.lr_steps
+        progress = 0 if self.constant_lr else (step - self.lr_steps) / max(1, self.steps - self.lr_steps)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))

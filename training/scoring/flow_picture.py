@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of one pair: what several estimators say of the older sweep, side by side, seen from above."""
+
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.views.bev_plot import draw_on, end_of_scale
+
+_PANEL = (9.6, 6.0)  # inches
+_DPI = 100
+_BACKGROUND, _TEXT = '#0b0f17', '#e8edf5'
+_MIN_SPEED = 0.5  # m/s
+_ARROW_SECONDS = 0.5
+
+
+def draw_flows(
+    points: np.ndarray, velocities: dict[str, np.ndarray], path: Path, *, title: str, reach: float = 44.0
+) -> None:
+    """Write a picture with a panel for each velocity, all with the same colours.
+
+    points: (N, 3) [m]. velocities: name, (N, 3) [m/s], NaN where there is none. title: of the picture.
+    reach: from the sensor to the left and right edge of a panel [m].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 1 if len(velocities) == 1 else 2 if len(velocities) in (2, 4) else 3
+    rows = -(-len(velocities) // columns)
+    figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1] + 0.5), dpi=_DPI, facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    top = rows * _PANEL[1] / (rows * _PANEL[1] + 0.5)
+    max_speed = max(end_of_scale(velocity, _MIN_SPEED) for velocity in velocities.values())
+    for number, (name, velocity) in enumerate(velocities.items()):
+        row, column = divmod(number, columns)
+        axes = figure.add_axes((column / columns, top * (1 - (row + 1) / rows), 0.996 / columns, 0.994 * top / rows))
+        draw_on(
+            axes, points, velocity, reach=reach, min_speed=_MIN_SPEED, max_speed=max_speed, arrow_seconds=_ARROW_SECONDS
+        )
+        axes.text(
+            0.012, 0.985, name, color=_TEXT, fontsize=15, fontweight='bold', va='top', transform=axes.transAxes,
+            bbox={'facecolor': _BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}, zorder=10,
+        )  # fmt: skip
+    said = (
+        f'{title}    colours to {max_speed:g} m/s, arrows: the way of {_ARROW_SECONDS:g} s, grey: still, dark: no flow'
+    )
+    figure.text(0.006, (1 + top) / 2, said, color=_TEXT, fontsize=13, va='center')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, facecolor=_BACKGROUND)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of scores: by class, by speed, by distance; one row of panels for each dataset."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from training.scoring.score_text import short, span
+
+
+def draw_scores(reports: dict[str, dict[str, dict]], path: Path) -> None:
+    """Write a picture of the reports by dataset and estimator; the suffix of the path chooses the format."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16, 0.6 + 4.2 * len(reports)), layout='constrained')
+    FigureCanvasAgg(figure)
+    rows = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
+    for part, (dataset, by_estimator) in zip(rows, reports.items(), strict=True):
+        first = next(iter(by_estimator.values()))
+        part.suptitle(f'{dataset}: {first["pairs"]} pairs, {first["points"]:,} points')
+        classes, speeds, ranges = part.subplots(1, 3)
+        _by_class(classes, by_estimator)
+        _by_speed(speeds, by_estimator)
+        _by_range(ranges, by_estimator)
+        part.legend(*classes.get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.stem}.partial{path.suffix}')
+    figure.savefig(temporary, dpi=100)
+    os.replace(temporary, path)
+
+
+def _by_class(axes, reports: dict[str, dict]) -> None:
+    classes = [kind for kind, part in next(iter(reports.values()))['by_class'].items() if part['dynamic_points']]
+    width = 0.8 / len(reports)
+    for k, (name, report) in enumerate(reports.items()):
+        heights = [report['by_class'][kind]['normalised_epe'] for kind in classes]
+        bars = axes.bar(np.arange(len(classes)) + (k + 0.5) * width - 0.4, heights, width, label=short(name))
+        axes.bar_label(bars, fmt='%.2f', fontsize=7)
+    axes.set_xticks(range(len(classes)), [kind.replace('_', ' ') for kind in classes])
+    axes.margins(y=0.1)  # room for the figures
+    axes.set(title='points that move, by class', ylabel='normalised EPE', ylim=(0, None))
+
+
+def _by_speed(axes, reports: dict[str, dict]) -> None:
+    for name, report in reports.items():
+        moving = report['by_speed'][1:]
+        labels, errors = [span(group) for group in moving], [group['normalised_epe'] for group in moving]
+        axes.plot(labels, errors, marker='o', label=short(name))
+    axes.set(title='points that move, by true flow', xlabel='true flow over the pair [m]', ylabel='normalised EPE',
+             ylim=(0, None))  # fmt: skip
+    axes.grid(alpha=0.3)
+
+
+def _by_range(axes, reports: dict[str, dict]) -> None:
+    for name, report in reports.items():
+        labels = [span(part) for part in report['by_range']]
+        still, fast = ([part[kind] for part in report['by_range']] for kind in ('static_epe', 'dynamic_epe'))
+        [line] = axes.plot(labels, fast, marker='o', label=short(name))
+        axes.plot(labels, still, marker='o', linestyle=':', color=line.get_color())
+    axes.set(title='by distance: solid above 1.4 m/s, dotted below', xlabel='distance [m]', ylabel='EPE [m]',
+             ylim=(0, None))  # fmt: skip
+    axes.grid(alpha=0.3)

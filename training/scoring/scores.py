@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of one estimator on one dataset: sums over points, from which every mean follows."""
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from training.datasets.pairs import DatasetPair, MetaClass
+from training.scoring import metrics
+from training.scoring.metrics import CLASSES, RANGE_EDGES, SPEED_EDGES, ratio
+from zeroflow_ros.errors import DataError
+
+_MOVING = 0.5  # m/s
+_AXES = (len(MetaClass), len(SPEED_EDGES) - 1, len(RANGE_EDGES) - 1, 2, 2, 2)
+_SUMS = ('count', 'epe', 'speed', 'epe_mps', 'speed_mps', 'strict', 'relaxed', 'angle', 'found')
+SPEED_GROUPS = (0, 1, 5, 10, 25, 50, 51)  # of speed buckets: limits at 0.04, 0.2, 0.4, 1 and 2 m over the pair
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which points of a dataset are scored, of those whose flow is known.
+
+    with_ground: those on the ground as well. half_extent: |x| and |y| are below this [m].
+    """
+
+    with_ground: bool = False
+    half_extent: float = float('inf')
+
+    def rows(self, item: DatasetPair) -> np.ndarray:
+        """Return which points of sweep 0 are scored, (N,) bool."""
+        rows = item.truth.is_valid & (np.abs(item.pair.points0[:, :2]) < self.half_extent).all(1)
+        return rows if self.with_ground else rows & ~item.is_ground0
+
+
+class FlowScores:
+    """Sums over the scored points by class, speed bucket, range, in the 35 m box or not, dynamic or not, fast or not.
+
+    Pairs weigh by their points. A point without flow counts as one with zero flow.
+    """
+
+    def __init__(self, scope: Scope = Scope()):
+        self.scope = scope
+        self._sums = {name: np.zeros(_AXES) for name in _SUMS}
+        self._num_pairs = 0
+        self._moving_shares: list[float] = []
+
+    def add(self, item: DatasetPair, flow: np.ndarray) -> None:
+        """Add a pair with true flow. flow: (N, 3) [m] of sweep 0, residual, in ego0; rows that are not finite are 0.
+
+        Raises: DataError when flow and truth do not fit the pair.
+        """
+        if flow.shape != item.pair.points0.shape:
+            raise DataError(f'{item.key} has {len(item.pair.points0)} points, its flow has the shape {flow.shape}.')
+        flow = np.where(np.isfinite(flow).all(1)[:, None], flow, 0).astype(np.float64)
+        dt, rows = item.pair.dt, self.scope.rows(item)
+        self._num_pairs += 1
+        if len(flow):
+            self._moving_shares.append(float((np.linalg.norm(flow, axis=1) / dt > _MOVING).mean()))
+        points, flow, truth = item.pair.points0[rows], flow[rows], item.truth.flow[rows].astype(np.float64)
+        if not (np.isfinite(truth).all() and np.isfinite(points).all()):
+            raise DataError(f'{item.key} has points whose flow is marked as known but is not finite.')
+        speed, error = np.linalg.norm(truth, axis=1), metrics.epe(flow, truth)
+        cell = np.ravel_multi_index(
+            (
+                item.truth.meta_class[rows].astype(np.int64),
+                metrics.speed_bucket(speed),
+                metrics.range_bin(points),
+                (np.abs(points[:, :2]) < metrics.NEAR_BOX).all(1).astype(np.int64),
+                (speed >= metrics.DYNAMIC).astype(np.int64),
+                (speed / dt > metrics.FAST).astype(np.int64),
+            ),
+            _AXES,
+        )
+        values = {
+            'count': np.ones_like(error),
+            'epe': error,
+            'speed': speed,
+            'epe_mps': error / dt,
+            'speed_mps': speed / dt,
+            'strict': metrics.is_accurate(flow, truth, metrics.STRICT),
+            'relaxed': metrics.is_accurate(flow, truth, metrics.RELAXED),
+            'angle': metrics.angle_error(flow, truth),
+            'found': np.linalg.norm(flow, axis=1) >= metrics.DYNAMIC,
+        }
+        for name, value in values.items():
+            self._sums[name] += np.bincount(cell, value, self._sums[name].size).reshape(_AXES)
+
+    def report(self) -> dict:
+        """Return all scores by name; NaN where there were no points. docs/evaluation.md says what each is."""
+        either = self._over('count', dynamic=1) + self._over('found', dynamic=0)
+        return {
+            'scope': asdict(self.scope),
+            'pairs': self._num_pairs,
+            'points': int(self._over('count')),
+            'three_way': self._three_way(),
+            'epe': self._mean('epe'),
+            'acc_strict': self._mean('strict'),
+            'acc_relaxed': self._mean('relaxed'),
+            'angle_error_rad': self._mean('angle'),
+            'dynamic_iou': float(ratio(self._over('found', dynamic=1), either)),
+            'dynamic_normalised_epe': self._normalised(dynamic=1),
+            'dynamic_epe_mps': self._mean('epe_mps', dynamic=1),
+            'dynamic_speed_mps': self._mean('speed_mps', dynamic=1),
+            'static_epe_mps': self._mean('epe_mps', dynamic=0),
+            'moving_share': float(np.mean(self._moving_shares)) if self._moving_shares else float('nan'),
+            'bucketed_35m': self._bucketed(near=1),
+            'bucketed': self._bucketed(),
+            'by_class': {
+                kind.name.lower(): {
+                    'points': int(self._over('count', kind=kind)),
+                    'dynamic_points': int(self._over('count', kind=kind, dynamic=1)),
+                    'normalised_epe': self._normalised(kind=kind, dynamic=1),
+                    'static_epe': self._mean('epe', kind=kind, dynamic=0),
+                }
+                for kind in CLASSES
+                if self._over('count', kind=kind)
+            },
+            'by_speed': [self._speed_group(*limits) for limits in pairwise(SPEED_GROUPS)],
+            'range_mean_static': self._range_mean(fast=0),
+            'range_mean_dynamic': self._range_mean(fast=1),
+            'by_range': [self._range(k) for k in range(len(RANGE_EDGES) - 1)],
+        }
+
+    def _over(self, name: str, *, kind=None, speed=None, distance=None, near=None, dynamic=None, fast=None) -> float:
+        """Return a sum over the points with the given places on the axes; None means all, but no IGNORED ones."""
+        kind = slice(len(CLASSES)) if kind is None else kind
+        places = (kind, *(slice(None) if at is None else at for at in (speed, distance, near, dynamic, fast)))
+        return float(self._sums[name][places].sum())
+
+    def _mean(self, name: str, **places) -> float:
+        return float(ratio(self._over(name, **places), self._over('count', **places)))
+
+    def _normalised(self, **places) -> float:
+        return float(ratio(self._over('epe', **places), self._over('speed', **places)))
+
+    def _three_way(self) -> dict:
+        foreground, background = slice(1, len(CLASSES)), int(MetaClass.BACKGROUND)
+        parts = {
+            'FD': self._mean('epe', kind=foreground, dynamic=1),
+            'FS': self._mean('epe', kind=foreground, dynamic=0),
+            'BS': self._mean('epe', kind=background, dynamic=0),
+        }
+        return parts | {'mean': float(np.mean(list(parts.values())))}
+
+    def _bucketed(self, near=slice(None)) -> dict:
+        sums = (
+            self._sums[name][: len(CLASSES), :, :, near].reshape(len(CLASSES), len(SPEED_EDGES) - 1, -1).sum(-1)
+            for name in ('count', 'epe', 'speed')
+        )
+        found = metrics.bucketed_from_sums(*sums)
+        names = [kind.name.lower() for kind in CLASSES]
+        return {
+            'mean_static': found.mean_static,
+            'mean_dynamic': found.mean_dynamic,
+            'static': dict(zip(names, found.static.tolist(), strict=True)),
+            'dynamic': dict(zip(names, found.dynamic.tolist(), strict=True)),
+            'buckets': dict(zip(names, found.buckets.tolist(), strict=True)),
+        }
+
+    def _speed_group(self, first: int, last: int) -> dict:
+        within = slice(first, last)
+        return {
+            'from': float(SPEED_EDGES[first]),
+            'to': float(SPEED_EDGES[last]),
+            'points': int(self._over('count', speed=within)),
+            'epe': self._mean('epe', speed=within),
+            'normalised_epe': self._normalised(speed=within) if first else float('nan'),
+        }
+
+    def _range(self, k: int) -> dict:
+        return {
+            'from': float(RANGE_EDGES[k]),
+            'to': float(RANGE_EDGES[k + 1]),
+            'points': int(self._over('count', distance=k)),
+            'static_epe': self._mean('epe', distance=k, fast=0),
+            'dynamic_epe': self._mean('epe', distance=k, fast=1),
+        }
+
+    def _range_mean(self, fast: int) -> float:
+        """Return the mean EPE [m] over the distances that occur."""
+        return float(metrics.nan_mean([self._mean('epe', distance=k, fast=fast) for k in range(len(RANGE_EDGES) - 1)]))

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streets at random: the kind of place, its ground, what stands in it, who moves, and the ego vehicle's drive."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.simulation.shapes.mesh import Mesh
+from training.simulation.streets.actor_motion import Occupancy
+from training.simulation.streets.ego_drive import make_ego
+from training.simulation.streets.parking import park_at_houses, park_vehicles
+from training.simulation.streets.roadside import Roadside
+from training.simulation.streets.scenery import line_street
+from training.simulation.streets.street_layout import StreetLayout
+from training.simulation.streets.traffic import Actor, Traffic
+from training.simulation.streets.traffic_routes import drive_lanes, drive_side_roads, ride, walk
+
+
+@dataclass(frozen=True)
+class Street:
+    """One scene over the time of a clip.
+
+    kind: a key of street_kinds.KINDS.
+    ground, background: static meshes in odom.
+    actors: everyone but the ego vehicle.
+    ego: the vehicle that carries the LiDAR; its body frame lies on the ground below the LiDAR.
+    """
+
+    kind: str
+    ground: Mesh
+    background: Mesh
+    actors: tuple[Actor, ...]
+    ego: Actor
+
+
+def make_street(rng: np.random.Generator, times: np.ndarray, lidar_height: float) -> Street:
+    """Return a random street over `times` (S,) [s] for a LiDAR `lidar_height` [m] above the ground.
+
+    Whoever comes first keeps its place; who would collide with it is left out.
+    """
+    layout = StreetLayout.draw(rng)
+    occupancy = Occupancy(len(times))
+    traffic = Traffic(rng, layout.terrain, times, occupancy)
+    driven = 20.0 * (times[-1] - times[0])  # at most, by the ego vehicle
+    roadside = Roadside(rng, layout.terrain, occupancy, (-55.0, 55.0 + driven))
+    ego = make_ego(rng, layout, times, lidar_height, occupancy)
+    park_vehicles(rng, layout, traffic)
+    line_street(rng, layout, roadside)
+    park_at_houses(rng, layout, traffic)
+    drive_lanes(rng, layout, traffic)
+    drive_side_roads(rng, layout, traffic)
+    ride(rng, layout, traffic)
+    walk(rng, layout, traffic)
+    ground = layout.terrain.mesh(rng, layout.half_width)
+    return Street(layout.name, ground, roadside.mesh(), tuple(traffic.actors), ego)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card: what a model file says of itself, as JSON in the ONNX metadata."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import reprlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.errors import ModelError
+from zeroflow_ros.lidar.pillars import PillarEncoder, PillarGrid
+from zeroflow_ros.lidar.point_head import PointHead
+
+METADATA_KEY = 'zeroflow_ros.model_card'
+SCHEMA = 2
+REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
+NO_CHECKSUM = '0' * 64
+_SINCE_SCHEMA_2 = {'network_frame': 'source'}  # fields that its first files lack, and what those mean
+POINTS_AXIS = 'num_points'  # of a gather model
+_CHOICES = {
+    'form': ('dense', 'gather', 'full'),
+    'precision': ('float32', 'float16', 'int8'),
+    'ground': ('keep', 'remove'),
+    'z_origin': ('ground', 'sensor'),
+    'network_frame': ('source', 'target'),
+    'direction': ('both', 'forward'),
+}
+# What the vehicle computes itself, and its shape.
+_WEIGHTS = {
+    'encoder_weight': (-1, 9), 'encoder_bias': (-1,),
+    'head_offset_weight': (-1, 3), 'head_weight': (3, -1), 'head_bias': (-1,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that the vehicle must know about a model, and where the model comes from.
+
+    name: of the model. student: the architecture.
+    form: 'dense' (pillar images in, a hidden layer of every cell out), 'gather' (pillar images, cells and offsets of
+        points in, their flow out) or 'full' (points in, flow out).
+    precision: of the arithmetic inside the file.
+    grid: the pillar grid.
+    ground: 'keep' when the network takes all points, 'remove' when it was trained without ground.
+    network_frame: 'source' when both clouds go into the frame of the one that gets the flow, 'target' when into that
+        of the other.
+    z_origin: 'ground' when z = 0 is the ground below the vehicle, 'sensor' when it is the frame's origin.
+    direction: 'both' when trained on both directions of time (may flow the latest sweep), 'forward' otherwise.
+    nominal_dt: seconds between the sweeps it was trained on. dt_range: the seconds it may be used at.
+    num_sweeps: how many sweeps it takes.
+    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before the file; empty for a full one.
+    head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after a
+        dense file; empty for others.
+    inputs, outputs: tensor name to shape, where a string names a dynamic axis.
+    training: what it was trained on, how long, with which code. licence: SPDX id. versions: of the exporters.
+    checksum: sha256 of the file with this field set to 64 zeros.
+    """
+
+    name: str
+    student: str
+    form: str
+    precision: str
+    grid: PillarGrid
+    ground: str
+    z_origin: str
+    direction: str
+    nominal_dt: float
+    dt_range: tuple[float, float]
+    num_sweeps: int
+    inputs: dict
+    outputs: dict
+    training: dict
+    licence: str
+    versions: dict
+    encoder_weight: np.ndarray = field(default_factory=lambda: np.zeros((0, 9), np.float32))
+    encoder_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    head_offset_weight: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    head_weight: np.ndarray = field(default_factory=lambda: np.zeros((3, 0), np.float32))
+    head_bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    head_activation: str = ''
+    network_frame: str = 'source'
+    checksum: str = NO_CHECKSUM
+    schema: int = SCHEMA
+
+    def __post_init__(self):
+        if self.schema != SCHEMA:
+            raise ModelError(f'The model card has schema {self.schema}, this version reads schema {SCHEMA}. {REMEDY}')
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ModelError(
+                    f'The model card has {name} {reprlib.repr(getattr(self, name))}, expected one of {choices}. '
+                    f'{REMEDY}'
+                )
+        low, high = self.dt_range
+        if not (0 < low <= self.nominal_dt <= high and math.isfinite(high)):
+            raise ModelError(
+                f'The model card has dt_range {self.dt_range} around nominal_dt {self.nominal_dt}. {REMEDY}'
+            )
+        if self.num_sweeps != 2:
+            raise ModelError(f'The model takes {self.num_sweeps} sweeps; this version runs models that take 2.')
+        if self.form == 'dense' and not (len(self.encoder_weight) and len(self.head_offset_weight)):
+            raise ModelError(
+                f'A dense model needs the weights of its pillar encoder and point head in the card. {REMEDY}'
+            )
+        if self.form == 'gather' and not len(self.encoder_weight):
+            raise ModelError(f'A gather model needs the weights of its pillar encoder in the card. {REMEDY}')
+
+    @property
+    def encoder(self) -> PillarEncoder:
+        """The pillar encoder that runs before a dense or a gather model."""
+        return PillarEncoder(self.grid, self.encoder_weight, self.encoder_bias)
+
+    @property
+    def head(self) -> PointHead:
+        """The point head that runs after a dense model."""
+        hidden = self.outputs.get('hidden')
+        if not isinstance(hidden, list) or len(hidden) != 5 or not isinstance(hidden[2], int):
+            raise ValueError(f"a dense model has the output 'hidden' with 5 axes, not {reprlib.repr(self.outputs)}")
+        weights = self.head_offset_weight, self.head_weight, self.head_bias
+        return PointHead(self.grid, hidden[2], *weights, self.head_activation)
+
+    def to_json(self) -> str:
+        """Return the card as JSON; float32 weights survive the way there and back exactly."""
+        values = dataclasses.asdict(self)
+        for name in _WEIGHTS:
+            values[name] = values[name].tolist()
+        return json.dumps(values, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> 'ModelCard':
+        """Read a card back.
+
+        Raises: ModelError that names what is missing, unknown, or of the wrong kind.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f'The model card is not JSON: {error}. {REMEDY}') from error
+        if not isinstance(values, dict):
+            raise ModelError(f'The model card should be a JSON object, got {type(values).__name__}. {REMEDY}')
+        values = _SINCE_SCHEMA_2 | values
+        known = {f.name: f for f in dataclasses.fields(ModelCard)}
+        missing = sorted(set(known) - set(values))
+        unknown = [name[:40] for name in sorted(set(values) - set(known))[:5]]
+        if missing or unknown:
+            raise ModelError(f'The model card lacks {missing} and has the unknown fields {unknown}. {REMEDY}')
+        for name, kind in (('name', str), ('student', str), ('licence', str), ('checksum', str), ('inputs', dict),
+                           ('outputs', dict), ('training', dict), ('versions', dict), ('num_sweeps', int),
+                           ('schema', int)):  # fmt: skip
+            if not isinstance(values[name], kind):
+                raise ModelError(
+                    f'The model card has {name} {reprlib.repr(values[name])}, expected a {kind.__name__}. {REMEDY}'
+                )
+        try:
+            json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair would break logs and diagnostics
+            values['grid'] = PillarGrid(**values['grid'])
+            values['nominal_dt'] = float(values['nominal_dt'])
+            low, high = values['dt_range']
+            values['dt_range'] = (float(low), float(high))
+            for name, shape in _WEIGHTS.items():
+                values[name] = np.asarray(values[name], np.float32).reshape(shape)
+            card = ModelCard(**values)
+            card.check_tensors()
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ModelError(f'The model card does not make sense: {str(error)[:400]}. {REMEDY}') from error
+        return card
+
+    def check_tensors(self) -> None:
+        """Check the checksum's form, and that grid and weights fit the tensors: memory is taken by them.
+
+        Raises: ValueError.
+        """
+        if not re.fullmatch('[0-9a-f]{64}', self.checksum):
+            raise ValueError(f'a checksum has 64 hexadecimal digits, not {self.checksum[:80]!r}')
+        for shape in (*self.inputs.values(), *self.outputs.values()):
+            if not isinstance(shape, list) or not all(type(size) in (int, str) for size in shape):
+                raise ValueError(f'the shape of a tensor is a list of numbers and names, not {reprlib.repr(shape)}')
+        if self.form == 'full':
+            if self.inputs.keys() != {'points0', 'points1'} or self.outputs.keys() != {'flow'}:
+                raise ValueError("a full model has the inputs 'points0' and 'points1' and the output 'flow'")
+            return
+        cells = self.grid.cells
+        inputs = {'images': [1, 2 * len(self.encoder.weight), cells, cells]}
+        if self.form == 'gather':
+            inputs |= {'cell_index': [POINTS_AXIS], 'offsets': [POINTS_AXIS, 3]}
+            outputs = {'flow': [POINTS_AXIS, 3]}
+        else:
+            blocks, head = cells // self.head.block, self.head
+            outputs = {'hidden': [blocks, blocks, head.block, head.block, len(head.offset_weight)]}
+        if (self.inputs, self.outputs) != (inputs, outputs):
+            raise ValueError(
+                f'grid and weights belong to {inputs} and {outputs}, not to {reprlib.repr(self.inputs)} and '
+                f'{reprlib.repr(self.outputs)}'
+            )
+
+
+def stamp_checksum(path: Path, card: ModelCard) -> ModelCard:
+    """Set the checksum in a just-written model file whose card still has 64 zeros; return the card with it."""
+    data = path.read_bytes()
+    if data.count(NO_CHECKSUM.encode()) != 1:
+        raise ValueError(f'{path} should hold one empty checksum')
+    checksum = hashlib.sha256(data).hexdigest()
+    path.write_bytes(data.replace(NO_CHECKSUM.encode(), checksum.encode()))
+    return dataclasses.replace(card, checksum=checksum)
+
+
+def verify_checksum(path: Path, card: ModelCard) -> None:
+    """Check that a model file is as it was written.
+
+    Raises: ModelError when a byte of it has changed.
+    """
+    data = Path(path).read_bytes().replace(card.checksum.encode(), NO_CHECKSUM.encode())
+    found = hashlib.sha256(data).hexdigest()
+    if found != card.checksum:
+        raise ModelError(
+            f'{path} is damaged: its card says sha256 {card.checksum[:12]}..., the file has {found[:12]}.... '
+            f'Copy it again. {REMEDY}'
+        )

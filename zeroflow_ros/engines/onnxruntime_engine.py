@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime on the CPU, with the pillar encoder before it and the point head after it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.engines.engine import IDENTITY
+from zeroflow_ros.engines.model_card import METADATA_KEY, REMEDY, ModelCard, verify_checksum
+from zeroflow_ros.engines.stopwatch import Stopwatch
+from zeroflow_ros.errors import ModelError
+from zeroflow_ros.lidar.pillars import PillarImagePair
+from zeroflow_ros.transforms import apply
+
+_FLOAT, _INDEX = 'tensor(float)', 'tensor(int32)'  # of what goes in or comes out, whatever the precision inside
+
+
+class OnnxRuntimeEngine:
+    """Runs a `dense`, a `gather` or a `full` model file; see `Engine`."""
+
+    def __init__(self, path: Path, *, num_threads: int = 2):
+        """Open the model file.
+
+        Raises: ModelError when it is no ONNX file, has no valid card, or does not fit its card.
+        """
+        try:
+            import onnxruntime  # takes 0.2 s: only where it is used
+        except ImportError as error:
+            raise ModelError(
+                f'Running a model needs ONNX Runtime, which cannot be imported ({error}). '
+                "Run 'pip install onnxruntime'; the ROS distributions do not package it."
+            ) from error
+        self.runs_on = f'onnxruntime {onnxruntime.__version__} on {num_threads} CPU threads'
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3  # errors reach the caller as exceptions
+        # Spinning threads steal the cores from the rest of the node: 43 of 59 flows against 55 in docs/benchmarks.md.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+            metadata = self._session.get_modelmeta().custom_metadata_map  # raises where a text is not UTF-8
+        except Exception as error:  # onnxruntime raises a dozen unrelated types here
+            first_line = str(error).strip().splitlines()[0]
+            raise ModelError(f'ONNX Runtime cannot load {path}: {first_line} {REMEDY}') from error
+        if METADATA_KEY not in metadata:
+            raise ModelError(
+                f'{path} is an ONNX file without a model card, so its frames and units are unknown. {REMEDY}'
+            )
+        self.card = ModelCard.from_json(metadata[METADATA_KEY])
+        verify_checksum(path, self.card)
+        self._check_tensors(path)
+        form = {'dense': _Dense, 'gather': _Gather, 'full': _Full}[self.card.form]
+        self._form = form(self._session, self.card)
+
+    def _check_tensors(self, path: Path) -> None:
+        tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+        wanted = {t.name: _INDEX if t.name == 'cell_index' else _FLOAT for t in tensors}
+        if wrong := [f'{t.name} of {t.type}, expected {wanted[t.name]}' for t in tensors if t.type != wanted[t.name]]:
+            raise ModelError(f'{path} has {"; ".join(wrong)}. {REMEDY}')
+        found = ({i.name: list(i.shape) for i in self._session.get_inputs()},
+                 {o.name: list(o.shape) for o in self._session.get_outputs()})  # fmt: skip
+        for kind, said, has in zip(('inputs', 'outputs'), (self.card.inputs, self.card.outputs), found, strict=True):
+            if {name: list(shape) for name, shape in said.items()} != has:
+                raise ModelError(f'{path} has the {kind} {has}, its card says {said}. {REMEDY}')
+
+    def infer(
+        self,
+        source: np.ndarray,
+        target: np.ndarray,
+        watch: Stopwatch,
+        *,
+        network_T_source: np.ndarray = IDENTITY,
+        network_T_target: np.ndarray = IDENTITY,
+    ) -> np.ndarray:
+        """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""
+        return self._form.infer(source, target, network_T_source, network_T_target, watch)
+
+
+class _Dense:
+    """Runs a dense model: two pillar images in one buffer, the network, the head; no large buffer is made per sweep."""
+
+    def __init__(self, session, card: ModelCard):
+        self._session, self._head = session, card.head
+        self._pillars = PillarImagePair(card.encoder)
+        images = self._pillars.images
+        self._hidden = np.zeros(card.outputs['hidden'], np.float32)
+        self._binding = session.io_binding()
+        self._binding.bind_input('images', 'cpu', 0, np.float32, images.shape, images.ctypes.data)
+        self._binding.bind_output('hidden', 'cpu', 0, np.float32, self._hidden.shape, self._hidden.ctypes.data)
+        self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
+
+    def infer(self, source, target, network_T_source, network_T_target, watch):
+        with watch('pillars'):
+            target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
+            cell_index = self._pillars.source.update(source, network_T_source)
+            target_half.result()
+        with watch('inference'):
+            self._session.run_with_iobinding(self._binding)
+            flow = np.empty((len(source), 3), np.float32)
+            halves = slice(0, len(source) // 2), slice(len(source) // 2, None)
+
+            def write(half):
+                self._head.flow(source[half], network_T_source, cell_index[half], self._hidden, flow[half])
+
+            other_half = self._other_core.submit(write, halves[1])
+            write(halves[0])
+            other_half.result()
+        return flow
+
+
+class _Gather:
+    """Runs a gather model: two pillar images, and cells and offsets of the source points that are inside the grid."""
+
+    def __init__(self, session, card: ModelCard):
+        self._session, self._grid = session, card.grid
+        self._pillars = PillarImagePair(card.encoder)
+        self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
+
+    def infer(self, source, target, network_T_source, network_T_target, watch):
+        with watch('pillars'):
+            target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
+            cell_index = self._pillars.source.update(source, network_T_source)
+            rows = np.flatnonzero(cell_index >= 0)
+            cell_index = np.take(cell_index, rows)
+            points = apply(network_T_source, np.take(source, rows, axis=0))
+            inputs = {'cell_index': cell_index, 'offsets': self._grid.centre_offsets(points, cell_index)}
+            target_half.result()
+            inputs['images'] = self._pillars.images
+        flow = np.full((len(source), 3), np.nan, np.float32)
+        with watch('inference'):
+            if len(rows):
+                flow[rows] = self._session.run(['flow'], inputs)[0]
+        return flow
+
+
+class _Full:
+    """Runs a full model, which takes the points that are inside the grid."""
+
+    def __init__(self, session, card: ModelCard):
+        self._session, self._grid = session, card.grid
+
+    def infer(self, source, target, network_T_source, network_T_target, watch):
+        flow = np.full((len(source), 3), np.nan, np.float32)
+        with watch('pillars'):
+            rows, points0 = self._inside(source, network_T_source)
+            _, points1 = self._inside(target, network_T_target)
+        if len(rows):
+            with watch('inference'):
+                flow[rows] = self._session.run(['flow'], {'points0': points0, 'points1': points1})[0]
+        return flow
+
+    def _inside(self, points, network_T_points):
+        moved = apply(network_T_points, points)
+        rows = np.flatnonzero(self._grid.assign(moved) >= 0)
+        return rows, np.take(moved, rows, axis=0)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PointCloud2 in and out: any field layout to a sweep, and the same cloud back with a velocity for every row.
+
+Messages are duck-typed: rclpy's sensor_msgs, and what rosbags deserialises. They are never modified.
+"""
+
+import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroflow_ros.errors import CloudError
+from zeroflow_ros.lidar.cloud_layout import (
+    DATATYPES,
+    FLOAT32,
+    NUMPY_FLOAT,
+    UINT8,
+    Field,
+    Rows,
+    check_rows,
+    describe_fields,
+    num_bytes,
+    read_fields,
+    read_frame_id,
+    xyz_columns,
+)
+from zeroflow_ros.lidar.numba_support import numba_kernels
+from zeroflow_ros.lidar.sweep import Sweep
+
+_MAX_UINT32 = 2**32 - 1
+_FLOW_FIELDS = ('vx', 'vy', 'vz', 'speed', 'flow_valid')
+_FLOW_BYTES = 20  # four float32, one uint8 and three bytes of padding, so that the next row is aligned again
+
+
+@dataclass(frozen=True)
+class FlowCloud:
+    """A cloud with velocities, as the numbers of a PointCloud2.
+
+    fields: (name, offset, datatype, count) each. data: height * row_step bytes; rows carry no padding.
+    """
+
+    height: int
+    width: int
+    fields: list[Field]
+    is_bigendian: bool
+    point_step: int
+    row_step: int
+    data: array.array  # of typecode 'B': what rclpy takes without a copy
+
+
+def decode_cloud(msg) -> Sweep:
+    """Read x, y and z of every row of a PointCloud2.
+
+    Any order and offsets of fields, float32 or float64, row and point padding, either byte order. Rows keep their
+    order (row-major); a row with a coordinate that is not finite, or too large for float32, is NaN throughout,
+    whatever is_dense says. A cloud of no points gives a sweep of no points.
+
+    Raises: CloudError when the message contradicts itself. It is checked before memory is taken, and what is taken
+    is bounded by the length of msg.data, not by what the header claims.
+    """
+    rows = check_rows(msg)
+    stamp_ns = int(msg.header.stamp.sec) * 1_000_000_000 + int(msg.header.stamp.nanosec)
+    frame_id, fields = read_frame_id(msg), read_fields(msg)
+    if rows.height * rows.width == 0:
+        return Sweep(np.empty((0, 3), np.float32), stamp_ns, frame_id)
+    # Before memory is taken: that of points with room for coordinates is no larger than the message.
+    columns = xyz_columns(fields, rows.is_bigendian, rows.point_step)
+    points = np.empty((rows.height * rows.width, 3), np.float32)
+    words = rows.words() if numba_kernels is not None else None
+    if words is not None and all(dtype == '<f4' and offset % 4 == 0 for offset, dtype in columns):
+        numba_kernels.read_xyz(words.view(np.float32), tuple(offset // 4 for offset, _ in columns), points)
+        return Sweep(points, stamp_ns, frame_id)
+    with np.errstate(over='ignore', invalid='ignore'):  # float64 beyond float32 becomes inf, then NaN
+        for axis, (offset, dtype) in enumerate(columns):
+            points[:, axis].reshape(rows.shape)[...] = rows.view(dtype, offset)
+        # One sum finds every bad row, and at most a few good ones whose sum overflows; those are looked at again.
+        suspects = np.flatnonzero(~np.isfinite(points[:, 0] + points[:, 1] + points[:, 2]))
+    if len(suspects):
+        points[suspects[~np.isfinite(points[suspects]).all(1)]] = np.nan
+    return Sweep(points, stamp_ns, frame_id)
+
+
+def decode_velocity(msg) -> np.ndarray:
+    """Read vx, vy and vz of every row of a flow cloud, (N, 3) float32 [m/s], NaN where there is none.
+
+    Raises: CloudError when the message contradicts itself or has no such fields.
+    """
+    rows, by_name = check_rows(msg), {field[0]: field for field in read_fields(msg)}
+    found = [by_name.get(name, (name, 0, 0, 0)) for name in _FLOW_FIELDS[:3]]
+    for field in found:
+        if field[2] not in NUMPY_FLOAT or field[3] != 1 or field[1] + num_bytes(field) > rows.point_step:
+            raise CloudError(
+                f'A cloud with velocity must have vx, vy and vz, each one float32 or float64 inside point_step, but '
+                f'{field[0]} is missing or something else. Fields seen: {describe_fields(read_fields(msg))}. Subscribe '
+                'to ~/output/dynamic_points or ~/output/flow of the flow node, or name yours so.'
+            )
+    if not rows.height * rows.width:
+        return np.empty((0, 3), np.float32)
+    columns = [rows.view(rows.order + NUMPY_FLOAT[datatype], offset).reshape(-1) for _, offset, datatype, _ in found]
+    with np.errstate(over='ignore'):
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: array.array | None = None) -> FlowCloud:
+    """Return the cloud of `msg` with vx vy vz speed (float32, m/s) and flow_valid (uint8) behind every row.
+
+    velocity: (N, 3) float32 [m/s], NaN where there is none. flow_valid: (N,) uint8. N is width * height of msg.
+    Every input row and field stays byte for byte, in the same order, width, height and byte order; padding behind a
+    row (row_step) goes. An input field that has one of the five names gives way to ours.
+    reuse: data of an earlier cloud that is needed no more; it is written over if its length fits.
+
+    Raises: CloudError as decode_cloud does, and when the result does not fit a PointCloud2 (4 GiB a row).
+    """
+    rows = check_rows(msg)
+    num_points = rows.height * rows.width
+    if velocity.shape != (num_points, 3) or velocity.dtype != np.float32 or flow_valid.shape != (num_points,):
+        raise ValueError(
+            f'A cloud of {num_points} points needs velocity ({num_points}, 3) float32 and flow_valid ({num_points},), '
+            f'got {velocity.shape} {velocity.dtype} and {flow_valid.shape}'
+        )
+    start = (rows.point_step + 3) // 4 * 4
+    point_step = start + _FLOW_BYTES
+    row_step = rows.width * point_step if num_points else 0
+    if max(point_step, row_step) > _MAX_UINT32:
+        raise CloudError(
+            f'With velocities a point of this cloud has {point_step} bytes and a row {row_step}, but a PointCloud2 '
+            f'cannot say more than {_MAX_UINT32}. Publish smaller clouds.'
+        )
+    fields_in = read_fields(msg)
+    if num_points:
+        xyz_columns(fields_in, rows.is_bigendian, rows.point_step)
+    fields = [field for field in fields_in if field[0] not in _FLOW_FIELDS]
+    fields += [(name, start + 4 * i, FLOAT32, 1) for i, name in enumerate(_FLOW_FIELDS[:4])]
+    fields.append((_FLOW_FIELDS[4], start + 16, UINT8, 1))
+
+    num_bytes = num_points * point_step
+    data = reuse if reuse is not None and len(reuse) == num_bytes else array.array('B', bytes(num_bytes))
+    out = Rows(np.frombuffer(data, np.uint8), rows.height, rows.width, point_step, row_step, rows.is_bigendian)
+    velocity = np.ascontiguousarray(velocity)
+    words = rows.words() if numba_kernels is not None else None
+    if words is not None:
+        numba_kernels.write_flow_rows(words, velocity, flow_valid, out.words(), out.words().view(np.float32))
+    elif num_points:
+        # Whole rows move as one void item each: 4 times faster than an (N, step) array of bytes.
+        out.view(f'V{rows.point_step}', 0).reshape(rows.shape)[...] = rows.view(f'V{rows.point_step}', 0)
+        for offset in range(rows.point_step, start):
+            out.view('u1', offset)[...] = 0
+        order = rows.order
+        with np.errstate(over='ignore'):
+            speed = velocity[:, 0] * velocity[:, 0]
+            speed += velocity[:, 1] * velocity[:, 1]
+            speed += velocity[:, 2] * velocity[:, 2]
+            np.sqrt(speed, out=speed)
+        out.view('V12', start)[...] = velocity.astype(f'{order}f4', copy=False).view('V12').reshape(out.shape)
+        out.view(f'{order}f4', start + 12)[...] = speed.reshape(out.shape)
+        out.view('<u4', start + 16)[...] = flow_valid.reshape(out.shape)  # little endian: the flag, then three zeros
+    return FlowCloud(rows.height, rows.width, fields, rows.is_bigendian, point_step, row_step, data)
+
+
+def read_field(msg, name: str) -> np.ndarray:
+    """Return one field of every row of a PointCloud2, (N,) in its own type but native byte order; a copy.
+
+    Raises: CloudError as decode_cloud does, and when there is no such field or it holds several numbers.
+    """
+    rows, fields = check_rows(msg), read_fields(msg)
+    if rows.height * rows.width:
+        xyz_columns(fields, rows.is_bigendian, rows.point_step)
+    found = [field for field in fields if field[0] == name]
+    if len(found) != 1 or found[0][3] != 1 or found[0][2] not in DATATYPES:
+        raise CloudError(f'A cloud must have one number {name!r} a point. Fields seen: {describe_fields(fields)}.')
+    _, offset, datatype, _ = found[0]
+    dtype = np.dtype(DATATYPES[datatype][0])
+    if not rows.height * rows.width:
+        return np.empty(0, dtype)
+    return rows.view(dtype.newbyteorder(rows.order), offset).reshape(-1).astype(dtype)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The point head: from the network's hidden layer of every cell to the flow of every point (CPU)."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from zeroflow_ros.lidar.numba_support import numba_kernels
+from zeroflow_ros.lidar.pillars import PillarGrid
+from zeroflow_ros.transforms import apply
+
+ACTIVATIONS = ('leaky_relu', 'gelu')
+LEAK = 0.1  # slope of leaky_relu below 0
+# OpenBLAS runs products of up to 2**18 multiplications on one thread. Its threads wait for each other, which takes
+# 80 times as long as the product once the machine is busy.
+_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class PointHead:
+    """The last two layers of a student: flow = weight @ activation(hidden[cell] + offset_weight @ offset) + bias.
+
+    A Linear commutes with a gather, so the network computes the first layer for every cell, once, and a point adds
+    only its offset from the centre of its pillar. The network is then free of points: nothing in it has a size that
+    changes from sweep to sweep.
+
+    block: cells along each side of the squares of cells in whose order hidden layers come; see `flow`.
+    offset_weight: (H, 3) float32. weight: (3, H) float32. bias: (3,) float32 [m]. activation: one of ACTIVATIONS.
+    """
+
+    grid: PillarGrid
+    block: int
+    offset_weight: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    activation: str
+
+    def __post_init__(self):
+        shapes = self.offset_weight.shape, self.weight.shape, self.bias.shape
+        num_hidden = len(self.offset_weight)
+        if num_hidden == 0 or shapes != ((num_hidden, 3), (3, num_hidden), (3,)):
+            raise ValueError(f'A point head needs weights of shape (H, 3), (3, H) and (3,), got {shapes}')
+        if self.block < 1 or self.grid.cells % self.block:
+            raise ValueError(f'{self.grid.cells} cells do not divide into blocks of {self.block}')
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f'The activation of a point head must be one of {ACTIVATIONS}, got {self.activation!r}')
+
+    @cached_property
+    def row_of_cell(self) -> np.ndarray:
+        """The row of a hidden layer that belongs to each cell, (cells * cells,) int32."""
+        blocks = self.grid.cells // self.block
+        rows = np.arange(self.grid.cells**2, dtype=np.int32).reshape(blocks, blocks, self.block, self.block)
+        return np.ascontiguousarray(rows.transpose(0, 2, 1, 3)).reshape(-1)
+
+    @cached_property
+    def _packed(self) -> np.ndarray:
+        return np.concatenate([self.offset_weight.T, self.weight]).astype(np.float32).reshape(-1)
+
+    def flow(
+        self,
+        points: np.ndarray,
+        network_T_points: np.ndarray,
+        cell_index: np.ndarray,
+        hidden: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        """Write the residual flow of each point [m] into out (N, 3) float32; NaN where a point has no cell.
+
+        points: (N, 3) float32 [m]. network_T_points: (4, 4), into the frame of the grid. cell_index: (N,) int32, -1
+        outside. hidden: (G / b, G / b, b, b, H) float32: row and column of the block of b x b cells, and in it.
+        Compiled where numba is installed, else in numpy.
+        """
+        if numba_kernels is None:
+            self.flow_numpy(points, network_T_points, cell_index, hidden, out)
+            return
+        write = numba_kernels.point_flow(len(self.offset_weight), None if self.activation == 'gelu' else LEAK)
+        matrix = network_T_points[:3].astype(np.float32)
+        write(points, matrix, cell_index, self.grid.centres, self.row_of_cell, hidden.reshape(-1), self._packed,
+              self.bias, out)  # fmt: skip
+
+    def flow_numpy(self, points, network_T_points, cell_index, hidden, out) -> None:
+        """Write what `flow` writes, without numba."""
+        table = hidden.reshape(-1, hidden.shape[-1])
+        out[:] = np.nan
+        rows = np.flatnonzero(cell_index >= 0)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            cell = np.take(cell_index, chunk)
+            offset = self.grid.centre_offsets(apply(network_T_points, np.take(points, chunk, axis=0)), cell)
+            layer = np.take(table, np.take(self.row_of_cell, cell), axis=0)
+            layer += offset @ self.offset_weight.T
+            layer = _gelu(layer) if self.activation == 'gelu' else np.maximum(layer, np.float32(LEAK) * layer)
+            out[chunk] = layer @ self.weight.T + self.bias
+
+
+def _gelu(layer: np.ndarray) -> np.ndarray:
+    erf = np.frompyfunc(math.erf, 1, 1)(layer * np.float32(0.5**0.5)).astype(np.float32)  # numpy has none
+    return np.float32(0.5) * layer * (1 + erf)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One thread that turns clouds with velocities into moving objects, and never dies of a bad one. Knows no ROS."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from zeroflow_ros.ego_motion.trajectory import check_plausible
+from zeroflow_ros.engines.stopwatch import Stopwatch
+from zeroflow_ros.errors import CloudError, EgoMotionError
+from zeroflow_ros.lidar.point_cloud import decode_cloud, decode_velocity
+from zeroflow_ros.lidar.sweep import Drop, Sweep, SweepBuffer
+from zeroflow_ros.objects.tracker import Tracker
+from zeroflow_ros.runtime.health import Health
+from zeroflow_ros.runtime.mailbox import Mailbox
+
+_DT_RANGE = (0.01, 1.0)  # s: longer, and where things are now is a guess
+_START_OVER = (Drop.FIRST, Drop.TIME_RESET, Drop.FRAME_CHANGED, Drop.GAP)
+_MOST_MOVING = 0.5  # share of the points; of a whole sweep fewer move
+
+
+class ObjectWorker:
+    """Decode, pair, ego motion, track, publish: one sweep after the other, on a thread of its own.
+
+    At most two sweeps wait; an older one gives way, for an object is better told of late by one sweep than by ten.
+
+    ego_motion, health: what it works with. publish: takes the message and its objects. parameters: returns the
+    parameters as they are now. is_open: False once nothing can be published any more.
+    """
+
+    def __init__(self, ego_motion, health: Health, publish: Callable, *, parameters: Callable,
+                 is_open: Callable[[], bool] = lambda: True):  # fmt: skip
+        self._ego_motion, self._health, self._publish = ego_motion, health, publish
+        self._parameters, self._is_open = parameters, is_open
+        self._tracker = Tracker(parameters())
+        self._buffer = SweepBuffer(_DT_RANGE)
+        self._mailbox = Mailbox()
+        self._thread = threading.Thread(target=self._work, name='objects', daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the sweep it is at."""
+        self._mailbox.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2.0)
+
+    def put(self, msg) -> None:
+        """Hand over a cloud; returns at once."""
+        self._health.arrived()
+        if self._mailbox.put(msg):
+            self._health.dropped(Drop.OVERTAKEN, 'Newer clouds came before this one was looked at.')
+
+    def _work(self) -> None:
+        while messages := self._mailbox.take():
+            for msg in messages:
+                try:
+                    self.process(msg)
+                except Exception as error:  # whatever it is, the next sweep is a new chance
+                    if not self._is_open():
+                        return
+                    self._health.dropped(Drop.ENGINE, f'This sweep failed: {type(error).__name__}: {error}')
+
+    def process(self, msg) -> None:
+        """Turn one cloud into objects, or count why not."""
+        health, parameters, watch = self._health, self._parameters(), Stopwatch()
+        self._tracker.options = parameters
+        with watch('total'):
+            try:
+                with watch('decode'):
+                    sweep, velocity = decode_cloud(msg), decode_velocity(msg)
+            except CloudError as error:
+                health.dropped(Drop.MALFORMED, str(error))
+                return
+            if len(sweep.points) == 0:  # nothing moves, which is as good as any other sweep
+                velocity = np.full((1, 3), np.nan, np.float32)
+                sweep = replace(sweep, points=velocity)
+            last = self._buffer.last
+            previous, drop = self._buffer.push(sweep)
+            ego0_T_ego1, dt = np.eye(4), 0.0
+            if drop in _START_OVER:
+                self._start_over(drop, sweep, last)
+            elif drop is not None:
+                health.dropped(drop, f'A cloud stamped {sweep.stamp_ns * 1e-9:.6f} s does not follow the one before.')
+                return
+            else:
+                dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
+                try:
+                    with watch('ego_motion'):
+                        ego0_T_ego1 = self._motion(previous, sweep, velocity, dt)
+                except EgoMotionError as error:
+                    self._buffer.last = previous  # the next sweep may know the way from there
+                    health.dropped(Drop.EGO_MOTION, str(error))
+                    return
+            with watch('track'):
+                objects = self._tracker.update(sweep.points, velocity, ego0_T_ego1, dt)
+            self._publish(msg, objects)
+        health.flowed(watch.stages_ms, max_ms=np.inf, max_consecutive_ms=np.inf)
+
+    def _motion(self, previous: Sweep, sweep: Sweep, velocity: np.ndarray, dt: float) -> np.ndarray:
+        """Return ego0_T_ego1, (4, 4). Raises: EgoMotionError when it is unknown."""
+        p = self._parameters()
+        if p.ego_motion == 'registration':
+            with np.errstate(invalid='ignore'):
+                num_moving = np.count_nonzero((velocity * velocity).sum(axis=1) >= p.min_speed**2)
+            if num_moving > _MOST_MOVING * len(velocity):
+                raise EgoMotionError(
+                    'Sweeps cannot be registered by what moves in them. Give the tracker all points, '
+                    "-r '~/input/dynamic_points:=/flow_node/output/flow', or another source of ego_motion."
+                )
+        ego0_T_ego1 = self._ego_motion.between(
+            previous, sweep, timeout=p.ego_motion_timeout_s, offset_ns=round(p.stamp_offset_s * 1e9)
+        )
+        check_plausible(ego0_T_ego1, dt)
+        return ego0_T_ego1
+
+    def _start_over(self, drop: Drop, sweep: Sweep, last: Sweep | None) -> None:
+        """Forget all objects, and say why."""
+        self._tracker.reset()
+        dt = (sweep.stamp_ns - last.stamp_ns) * 1e-9 if last is not None else 0.0
+        text = {
+            Drop.FIRST: 'The first sweep.',
+            Drop.TIME_RESET: f'Time went back by {-dt:.3f} s, as when a bag loops: starting over.',
+            Drop.FRAME_CHANGED: f"The frame_id changed to '{sweep.frame_id}': starting over.",
+            Drop.GAP: f'{dt:.3f} s without a sweep: starting over.',
+        }[drop]
+        self._health.dropped(drop, text)
+        if drop is Drop.TIME_RESET:
+            self._ego_motion.reset(sweep.stamp_ns)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subscription to the input cloud, with the reliability that its publishers offer."""
+
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import PointCloud2
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+from zeroflow_ros.runtime.health import Health, Level
+
+TOPIC = '~/input/pointcloud'
+_TYPE = 'sensor_msgs/msg/PointCloud2'
+_POLICIES = {'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
+
+
+class CloudInput:
+    """Subscribes to the cloud, keep_last 1, and subscribes anew when publishers offer another reliability.
+
+    Best effort connects to every publisher, but loses most LiDAR-size clouds with stock Fast DDS; reliable loses none,
+    but does not connect to a best-effort publisher. reliability: 'auto' takes reliable unless a publisher offers less.
+    """
+
+    def __init__(self, node: Node, reliability: str, on_cloud: Callable[[PointCloud2], None], health: Health):
+        self._node, self._on_cloud, self._health = node, on_cloud, health
+        self._auto = reliability == 'auto'
+        self.topic = node.resolve_topic_name(TOPIC)
+        # Reliable while there is no publisher: a best-effort one then raises an event at once, and nothing is lost.
+        self.reliability = 'reliable' if self._auto else reliability
+        self._subscription = self._subscribe()
+        self.probe()
+
+    def _subscribe(self):
+        qos = QoSProfile(depth=1, reliability=_POLICIES[self.reliability])
+        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
+        return self._node.create_subscription(PointCloud2, TOPIC, self._on_cloud, qos, event_callbacks=events)
+
+    def _on_incompatible_qos(self, _event) -> None:
+        self._node.executor.create_task(self.probe)  # not here: the subscription is in use by its own event
+
+    def _offers(self) -> dict[str, str]:
+        """Return publisher name to the reliability that it offers, of the publishers of clouds."""
+        return {
+            f'{info.node_namespace.rstrip("/")}/{info.node_name}': info.qos_profile.reliability.name.lower()
+            for info in self._node.get_publishers_info_by_topic(TOPIC)
+            if info.topic_type == _TYPE
+        }
+
+    def probe(self) -> None:
+        """Compare what publishers offer with what is asked for, and follow them or say so; raises nothing."""
+        try:
+            self._follow()
+        except Exception as error:  # the graph changes while it is asked, and callbacks must not raise
+            if self._node.context.ok():
+                text = f'The publishers of {self.topic} could not be looked up: {error}'
+                self._health.trouble('probe', 'input', Level.WARN, text)
+
+    def _follow(self) -> None:
+        offers = self._offers()
+        less = [name for name, offer in offers.items() if offer == 'best_effort']
+        if self._auto and offers:
+            wanted = 'best_effort' if less else 'reliable'
+            if wanted != self.reliability:
+                self.reliability = wanted
+                self._node.destroy_subscription(self._subscription)
+                self._subscription = self._subscribe()
+                self._health.trouble('qos changed', 'input', Level.OK, f'{self.describe()} Following that.', log='info')
+        elif less and self.reliability == 'reliable':
+            text = (
+                f'QoS does not match on {self.topic}: {", ".join(less)} offers reliability best_effort, this node asks '
+                'for reliable, so no cloud will come from there. Set the parameter input_reliability to auto or '
+                'best_effort.'
+            )
+            self._health.say_once('qos', text)
+            self._health.trouble('qos', 'input', Level.ERROR, text, log='debug')
+
+    def describe(self) -> str:
+        """Say who publishes on the topic, with which QoS, and what to do when nobody does."""
+        offers = self._offers()
+        others = {i.topic_type for i in self._node.get_publishers_info_by_topic(TOPIC)} - {_TYPE}
+        if offers:
+            named = ', '.join(f'{name} ({offer})' for name, offer in offers.items())
+            return f'{self.topic} has {len(offers)} publisher{"s" * (len(offers) != 1)}: {named}.'
+        wrong = f' of {_TYPE}, but of {", ".join(sorted(others))}' if others else ''
+        return f"{self.topic} has 0 publishers{wrong}. Remap it: --ros-args -r '{TOPIC}:=/your/topic'."
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the flow node publishes for every sweep."""
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Float64
+from visualization_msgs.msg import Marker
+
+from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows
+from zeroflow_ros.lidar.point_cloud import flow_cloud
+from zeroflow_ros.objects.clusters import cluster_moving
+from zeroflow_ros.ros.messages import arrow_marker, flow_message, stamp_ns
+from zeroflow_ros.runtime.flow_worker import STAGES
+from zeroflow_ros.views.arrows import pick_arrows
+
+FLOW, DYNAMIC_POINTS, MARKERS = '~/output/flow', '~/output/dynamic_points', '~/output/markers'
+
+
+class Publishers:
+    """All that goes out per sweep. Used on the worker thread."""
+
+    def __init__(self, node: Node):
+        self._node = node
+        self._flow = self._overridable(PointCloud2, FLOW)
+        self._cloud = None  # that was published last, whose memory the next one takes over
+        self._dynamic = self._overridable(PointCloud2, DYNAMIC_POINTS)
+        self._markers = self._overridable(Marker, MARKERS)
+        names = {stage: f'processing_time/{stage}_ms' for stage in STAGES}
+        names |= {'latency': 'pipeline_latency_ms', 'dt': 'dt_s'}
+        self._debug = {key: node.create_publisher(Float64, f'~/debug/{name}', 10) for key, name in names.items()}
+
+    def _overridable(self, message_type, topic: str):
+        """Return a publisher, reliable and keep_last 1 unless qos_overrides parameters say otherwise."""
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        options = QoSOverridingOptions.with_default_policies()
+        try:
+            return self._node.create_publisher(message_type, topic, qos, qos_overriding_options=options)
+        except Exception as error:  # rclpy raises what comes along when a value is no policy
+            raise ConfigError(
+                f'A qos_overrides parameter of {topic} cannot be used: {type(error).__name__} {error}. Expected are '
+                'history keep_last or keep_all, an integer depth, and reliability reliable or best_effort.'
+            ) from error
+
+    def close(self) -> None:
+        """Take the topics back."""
+        for publisher in self._all():
+            self._node.destroy_publisher(publisher)
+
+    def _all(self) -> tuple:
+        return self._flow, self._dynamic, self._markers, *self._debug.values()
+
+    def ok(self) -> bool:
+        return self._node.context.ok()
+
+    def wanted(self) -> bool:
+        return any(publisher.get_subscription_count() for publisher in self._all())
+
+    def publish_flow(self, msg: PointCloud2, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
+        reuse = self._cloud.data if self._cloud is not None else None  # publish() copies, so that it is free again
+        self._cloud = flow_cloud(msg, velocity, flow_valid, reuse=reuse)
+        self._flow.publish(flow_message(msg, self._cloud))
+
+    def publish_dynamic_points(self, msg: PointCloud2, points: np.ndarray, velocity: np.ndarray) -> None:
+        if not self._dynamic.get_subscription_count():
+            return
+        p = self._node.parameters
+        rows = moving_rows(velocity, p.dynamic_min_speed)
+        cluster_id = cluster_moving(points[rows], velocity[rows]) if p.cluster_dynamic_points else None
+        self._dynamic.publish(flow_message(msg, dynamic_cloud(self._cloud, rows, cluster_id)))
+
+    def publish_arrows(self, msg: PointCloud2, points: np.ndarray, velocity: np.ndarray) -> None:
+        if not self._markers.get_subscription_count():
+            return
+        p = self._node.parameters
+        segments, colors = pick_arrows(
+            points, velocity, max_arrows=p.max_arrows, min_speed=p.min_speed, seconds=p.arrow_seconds, cell=p.arrow_cell
+        )
+        # Two sweeps: one that is lost does not make the arrows blink, and old ones do not stay.
+        self._markers.publish(arrow_marker(msg.header, segments, colors, 2 * self._node.nominal_dt))
+
+    def publish_debug(self, msg: PointCloud2, stages_ms: dict, dt: float) -> None:
+        latency_ms = (self._node.get_clock().now().nanoseconds - stamp_ns(msg.header.stamp)) * 1e-6
+        values = {**stages_ms, 'latency': latency_ms, 'dt': dt}
+        for key, publisher in self._debug.items():
+            if publisher.get_subscription_count():
+                publisher.publish(Float64(data=float(values.get(key, 0.0))))

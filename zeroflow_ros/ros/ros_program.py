@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the programs that are ROS nodes have in common: from arguments to exit code."""
+
+import signal
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
+
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
+from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
+
+
+def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callable[[Node], bool] | None = None) -> int:
+    """Make a node and spin it until it is told to stop; return the exit code.
+
+    name: for the log, where there is no node yet. argv: the program and its arguments. start: called with the node; it
+    says what is wrong and returns False when the node cannot go on. The node's close() gives everything back.
+    """
+    node, is_up = None, False
+    keep_freed_memory()
+    try:
+        rclpy.init(args=argv)
+        is_up = True
+        if rest := remove_ros_args(argv)[1:]:
+            raise ConfigError(f'Unknown arguments {rest}. ROS arguments come after --ros-args; see --help.')
+        node = make()
+        if start is not None and not start(node):
+            return 1 if rclpy.ok() else 0  # 0: told to stop while starting
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok():  # rclpy.spin misses a signal now and then, and then waits for ever if nothing else comes
+            executor.spin_once(timeout_sec=1.0)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ZeroFlowError as error:
+        rclpy.logging.get_logger(name).fatal(str(error))
+        return 1
+    except Exception as error:
+        if is_up and not rclpy.ok():  # told to stop while starting
+            return 0
+        if node is not None:
+            raise
+        # rcl has several types of error for a YAML file or an argument that it cannot read.
+        text = f'ROS refuses an argument or a parameter file: {error}. In YAML leave out what has no value ([], ~).'
+        rclpy.logging.get_logger(name).fatal(text)
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn the end into a traceback
+        if node is not None:
+            node.close()
+        rclpy.try_shutdown()
+    return 0
+
+
+def log_of(node: Node) -> Callable[[str, str], None]:
+    """Return a function that logs a sentence with a severity of debug, info, warning or error."""
+    # One line each: rclpy forbids a call site to change its severity.
+    logs = {
+        'debug': lambda text: node.get_logger().debug(text),
+        'info': lambda text: node.get_logger().info(text),
+        'warning': lambda text: node.get_logger().warning(text),
+        'error': lambda text: node.get_logger().error(text),
+    }
+    return lambda severity, text: logs[severity](text)

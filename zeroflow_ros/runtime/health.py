@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the node is doing: counters, latencies, and what is wrong right now. Knows no ROS."""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from zeroflow_ros.lidar.sweep import Drop, Skip
+
+PARTS = ('input', 'ego_motion', 'inference', 'model')
+HOLD_S = 5.0  # a trouble counts as present this long after it was last seen: five diagnostic messages show it
+LOG_EVERY_S = 5.0
+_EGO_FAILURES = 10  # in a row: 1 s at 10 Hz, no longer a hiccup of the localisation
+_FEW_PERCENT = 0.05
+
+
+class Level(IntEnum):
+    """Severity, with the numbers of diagnostic_msgs."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of one part of the node.
+
+    part: one of PARTS. message: what is wrong, or in short that it works. values: facts to show beside it.
+    """
+
+    part: str
+    level: Level
+    message: str
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Severity:
+    """What a dropped sweep means: for which part, how bad, and the log call it gets (debug, info, warning, error)."""
+
+    part: str
+    level: Level
+    log: str
+
+
+DROPS = {
+    Drop.FIRST: Severity('input', Level.OK, 'debug'),
+    Drop.MALFORMED: Severity('input', Level.ERROR, 'error'),
+    Drop.EMPTY: Severity('input', Level.WARN, 'warning'),
+    Drop.TOO_LARGE: Severity('input', Level.WARN, 'warning'),
+    Drop.ZERO_STAMP: Severity('input', Level.ERROR, 'warning'),
+    Drop.DUPLICATE: Severity('input', Level.OK, 'debug'),  # a warning when frequent
+    Drop.OUT_OF_ORDER: Severity('input', Level.WARN, 'debug'),
+    Drop.TIME_RESET: Severity('input', Level.OK, 'info'),
+    Drop.FRAME_CHANGED: Severity('input', Level.WARN, 'warning'),
+    Drop.GAP: Severity('input', Level.WARN, 'warning'),
+    Drop.TOO_CLOSE: Severity('input', Level.OK, 'debug'),
+    Drop.EGO_MOTION: Severity('ego_motion', Level.WARN, 'warning'),  # an error when it does not end
+    Drop.OVERTAKEN: Severity('inference', Level.OK, 'debug'),  # a warning when frequent
+    Drop.ENGINE: Severity('inference', Level.ERROR, 'error'),
+}
+_FREQUENT = {
+    Drop.DUPLICATE: 'repeat the stamp of the one before: two publishers, or a driver that stamps coarsely',
+    Drop.OVERTAKEN: 'were overtaken: the model is slower than the sensor, give it more threads or a smaller model',
+}
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    part: str
+    level: Level
+    text: str
+    seen: float
+
+
+class Health:
+    """Everything that is counted, timed, and complained about; safe across threads.
+
+    log: called with ('debug' | 'info' | 'warning' | 'error', sentence), at most once in LOG_EVERY_S per kind.
+    clock: steady seconds.
+    """
+
+    def __init__(self, log: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic):
+        self._log, self._clock = log, clock
+        self._lock = threading.RLock()
+        self.received = self.published = 0
+        self.skips: Counter[Skip] = Counter()
+        self.drops: Counter[Drop] = Counter()
+        self._outcomes: deque[Drop | None] = deque(maxlen=200)
+        self._arrivals: deque[float] = deque(maxlen=50)
+        self._stages: dict[str, deque[float]] = {}
+        self._troubles: dict[str, _Trouble] = {}
+        self._logged: dict[str, tuple[float, int]] = {}  # kind -> when last, how often held back since
+        self._said: set[str] = set()
+        self._ego_failures = 0
+        self._slow_since: float | None = None
+        self._started = clock()
+        self._silence = Level.OK
+
+    def listening(self) -> None:
+        """From now on clouds are expected."""
+        self._started = self._clock()
+
+    def arrived(self) -> None:
+        """Count a cloud that came in."""
+        with self._lock:
+            self.received += 1
+            self._arrivals.append(self._clock())
+
+    def dropped(self, reason: Drop, text: str) -> None:
+        """Count a sweep that yields no flow; `text` says what was found and what to do about it."""
+        severity = DROPS[reason]
+        with self._lock:
+            self.drops[reason] += 1
+            self._outcomes.append(reason)
+            level = severity.level
+            if reason is Drop.EGO_MOTION:
+                self._ego_failures += 1
+                level = Level.ERROR if self._ego_failures >= _EGO_FAILURES else level
+            self.trouble(reason.value, severity.part, level, text, log=severity.log)
+
+    def flowed(self, stages_ms: Mapping[str, float], *, max_ms: float, max_consecutive_ms: float) -> None:
+        """Count a sweep whose flow was published; 'total' of stages_ms [ms] is message in to flow out.
+
+        max_ms: a longer total is a warning. max_consecutive_ms: nothing but longer ones for this time is an error.
+        """
+        with self._lock:
+            self.published += 1
+            self._outcomes.append(None)
+            self._ego_failures = 0
+            for stage, ms in stages_ms.items():
+                self._stages.setdefault(stage, deque(maxlen=300)).append(ms)
+            total, now = stages_ms.get('total', 0.0), self._clock()
+            if total <= max_ms:
+                self._slow_since = None
+                return
+            self._slow_since = now if self._slow_since is None else self._slow_since
+            slow_ms = (now - self._slow_since) * 1e3
+            level = Level.ERROR if slow_ms >= max_consecutive_ms else Level.WARN
+            text = f'Message in to flow out took {total:.0f} ms, more than max_processing_time_ms ({max_ms:.0f} ms).'
+            self.trouble('slow', 'inference', level, text)
+
+    def only_kept(self, reason: Skip) -> None:
+        """Count a sweep that was only kept as the previous one of the next."""
+        with self._lock:
+            self.skips[reason] += 1
+            self._outcomes.append(None)
+
+    def trouble(self, kind: str, part: str, level: Level, text: str, log: str = 'warning') -> None:
+        """Show `text` in the diagnostics for HOLD_S, and log it unless this kind was logged just now.
+
+        kind: names the rule that was broken; there are a few dozen at most.
+        """
+        with self._lock:
+            now = self._clock()
+            if level > Level.OK:
+                self._troubles[kind] = _Trouble(part, level, text, now)
+            last, held_back = self._logged.get(kind, (-LOG_EVERY_S, 0))
+            if kind in self._logged and now - last < LOG_EVERY_S:
+                self._logged[kind] = (last, held_back + 1)
+                return
+            self._logged[kind] = (now, 0)
+        self._log(log, f'{text} ({held_back} more since the last such line.)' if held_back else text)
+
+    def say_once(self, kind: str, text: str, log: str = 'warning') -> None:
+        """Log a sentence the first time only."""
+        with self._lock:
+            if kind in self._said:
+                return
+            self._said.add(kind)
+        self._log(log, text)
+
+    def say_again(self, kind: str) -> None:
+        """Let say_once log this kind once more."""
+        with self._lock:
+            self._said.discard(kind)
+
+    def watch_silence(self, timeout: float, describe: Callable[[], str]) -> None:
+        """Notice that no cloud comes: a warning after timeout seconds, an error after five times that.
+
+        describe: says which topic, and who publishes there; called only in trouble. Logs when the level changes.
+        """
+        with self._lock:
+            silent = self._clock() - (self._arrivals[-1] if self._arrivals else self._started)
+            level = Level.ERROR if silent > 5 * timeout else Level.WARN if silent > timeout else Level.OK
+            was, self._silence = self._silence, level
+            if level == Level.OK:
+                self._troubles.pop('silence', None)
+                if was != Level.OK:
+                    self._log('info', 'Clouds come in again.')
+                return
+            text = f'No cloud for {silent:.0f} s. {describe()}'
+            self._troubles['silence'] = _Trouble('input', level, text, self._clock())
+        if level != was:
+            self._log('warning' if level == Level.WARN else 'error', text)
+
+    def rate(self) -> float:
+        """Return the clouds per second over the last ones that came in; 0 when they stopped."""
+        with self._lock:
+            if len(self._arrivals) < 2 or self._clock() - self._arrivals[-1] > HOLD_S:
+                return 0.0
+            return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
+
+    def jitter_ms(self) -> float:
+        """Return the standard deviation of the times between the last clouds [ms]; 0 for fewer than three."""
+        with self._lock:
+            return float(np.std(np.diff(self._arrivals))) * 1e3 if len(self._arrivals) > 2 else 0.0
+
+    def percentiles(self) -> dict[str, tuple[float, float, float]]:
+        """Return (p50, p95, p99) [ms] of each stage over the last 300 sweeps."""
+        with self._lock:
+            stages = {stage: list(values) for stage, values in self._stages.items()}
+        return {stage: tuple(np.percentile(values, (50, 95, 99)).tolist()) for stage, values in stages.items()}
+
+    def statuses(self, values: Mapping[str, Mapping] = {}) -> list[Status]:
+        """Return the state of every part now. values: part to facts that only the caller knows."""
+        facts = {part: dict(values.get(part, {})) for part in PARTS}
+        with self._lock:
+            now = self._clock()
+            self._troubles = {kind: t for kind, t in self._troubles.items() if now - t.seen <= HOLD_S}
+            troubles = list(self._troubles.values())
+            outcomes = Counter(self._outcomes)
+            facts['input'] |= {'received': self.received, 'rate_hz': f'{self.rate():.1f}'}
+            facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
+            facts['inference'] |= {'published': self.published}
+            facts['inference'] |= {reason.value: self.skips[reason] for reason in Skip}
+            for reason in Drop:
+                facts[DROPS[reason].part][f'dropped.{reason.value}'] = self.drops[reason]
+        for stage, (p50, p95, p99) in self.percentiles().items():
+            part = stage if stage in PARTS else 'inference'
+            facts[part][f'{stage}_ms.p50_p95_p99'] = f'{p50:.1f} {p95:.1f} {p99:.1f}'
+        for reason, text in _FREQUENT.items():
+            if outcomes[reason] > _FEW_PERCENT * outcomes.total():
+                said = f'{outcomes[reason]} of the last {outcomes.total()} clouds {text}.'
+                troubles.append(_Trouble(DROPS[reason].part, Level.WARN, said, now))
+        statuses = []
+        for part in PARTS:
+            own = sorted((t for t in troubles if t.part == part), key=lambda t: (-t.level, -t.seen))
+            level = own[0].level if own else Level.OK
+            message = ' '.join(t.text for t in own) if own else self._good_news(part)
+            statuses.append(Status(part, level, message, {key: str(value) for key, value in facts[part].items()}))
+        return statuses
+
+    def _good_news(self, part: str) -> str:
+        if part == 'input':
+            return f'{self.rate():.1f} clouds per second'
+        if part == 'inference':
+            return f'{self.published} sweeps with flow' if self.published else 'waiting for a pair of sweeps'
+        return 'ready'

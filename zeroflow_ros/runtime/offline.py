@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bag straight through the pipeline: no ROS, at full speed, and no sweep lost on the way."""
+
+import contextlib
+import heapq
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagWriter
+from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
+from zeroflow_ros.ego_motion.bag_motion import BagMotion
+from zeroflow_ros.engines.engine import Engine
+from zeroflow_ros.engines.selection import engine_of
+from zeroflow_ros.engines.stopwatch import Stopwatch
+from zeroflow_ros.errors import CloudError, ConfigError, DataError, EgoMotionError
+from zeroflow_ros.lidar.deskew import Deskew
+from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
+from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
+from zeroflow_ros.lidar.sweep import Drop, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
+from zeroflow_ros.transforms import from_quaternion
+from zeroflow_ros.views import rerun_view
+from zeroflow_ros.views.report import latency_table, percentiles, write_json
+
+FLOW_TOPIC = '/flow_node/output/flow'  # as the node publishes it, so that one RViz layout shows both
+# A sweep that is dropped for one of these is not the first of the next pair, whose motion goes on from the last one.
+_NOT_KEPT = (Drop.MALFORMED, Drop.EMPTY, Drop.ZERO_STAMP, Drop.DUPLICATE, Drop.OUT_OF_ORDER, Drop.TOO_CLOSE)
+_MOST_WAITING = 20  # sweeps that wait for odometry further on in the bag: 2 s at 10 Hz
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What became of one sweep.
+
+    message: the sensor_msgs/PointCloud2 whose rows the estimate has; with `drop`, the one that was dropped.
+    time_ns: when that message was recorded. estimate: None when dropped. drop, reason: why, and the sentence for it.
+    ego0_T_ego1: (4, 4) motion between the two sweeps; None when dropped. stages_ms: milliseconds by stage.
+    """
+
+    message: object
+    time_ns: int
+    estimate: FlowEstimate | None
+    drop: Drop | None
+    reason: str
+    ego0_T_ego1: np.ndarray | None
+    stages_ms: dict
+
+
+class OfflineFlow:
+    """Iterates over the sweeps of a bag in order, and gives each one a `SweepResult`.
+
+    topic: of the clouds, '' for the only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
+    deskew: move points to the stamps of their sweeps, where clouds have times.
+    output_on, sensor_height, refinements: see `FlowPipeline`. start, duration: seconds of the bag; duration 0 is all
+    of it.
+    Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for a choice that is none.
+    """
+
+    def __init__(self, bag: Bag, engine: Engine, *, topic: str = '', ego_motion: str = 'auto',
+                 odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, output_on: str = 'latest',
+                 sensor_height: float | None = None, refinements: int = 0, deskew: bool = False, start: float = 0.0,
+                 duration: float = 0.0):  # fmt: skip
+        self.topic = bag.point_cloud_topic(topic)
+        first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
+        self.motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'),
+                                odometry_topic=odometry_topic, odometry_T_lidar=odometry_T_lidar)  # fmt: skip
+        if deskew and self.motion.source == 'none':
+            raise ConfigError('--deskew needs to know the motion; choose another --ego-motion than none.')
+        self._deskew = Deskew() if deskew else None
+        self.has_times = time_field(first) is not None
+        self._bag, self._engine = bag, engine
+        self._buffer = SweepBuffer(engine.card.dt_range)
+        self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height, refinements=refinements,
+                                      ego_motion_removed=self.motion.source != 'none')  # fmt: skip
+        self._start_ns = bag.start_ns + round(start * 1e9)
+        self._end_ns = self._start_ns + round(duration * 1e9) if duration else bag.end_ns
+        self._last: tuple | None = None  # message and time of the buffer's last sweep
+
+    @property
+    def window_ns(self) -> tuple[int, int]:
+        """The part of the bag that is used, [start_ns, end_ns)."""
+        return self._start_ns, self._end_ns
+
+    def __iter__(self) -> Iterator[SweepResult]:
+        topics = [self.topic] + ([self.motion.topic] if self.motion.topic else [])
+        waiting: deque[BagMessage] = deque()
+        ahead_ns = round(LONGEST_SWEEP * 1e9) if self._deskew else 0
+        # Odometry from a second before and after, so that the first and the last sweep lie between two poses.
+        for message in self._bag.messages(topics, start_ns=self._start_ns - 10**9, end_ns=self._end_ns + 10**9):
+            if message.topic != self.topic:
+                self.motion.add_odometry(message.cdr)
+            elif self._start_ns <= message.time_ns < self._end_ns:
+                waiting.append(message)
+            while waiting and (self.motion.knows(waiting[0].stamp_ns + ahead_ns) or len(waiting) > _MOST_WAITING):
+                yield self._take(waiting.popleft())
+        while waiting:
+            yield self._take(waiting.popleft())
+
+    def _take(self, recorded: BagMessage) -> SweepResult:
+        watch = Stopwatch()
+        message = decode_message(recorded.cdr, POINT_CLOUD)
+
+        def dropped(drop: Drop, reason: str = '') -> SweepResult:
+            return SweepResult(message, recorded.time_ns, None, drop, reason, None, watch.stages_ms)
+
+        try:
+            with watch('decode'):
+                sweep = decode_cloud(message)
+                sweep = with_times(message, sweep) if self._deskew else sweep
+        except CloudError as error:
+            return dropped(Drop.MALFORMED, str(error))
+        previous, drop = self._buffer.push(sweep)
+        if drop in (Drop.TIME_RESET, Drop.FRAME_CHANGED):
+            self._pipeline.reset()
+            self.motion.reset()
+        before, self._last = self._last, (message, recorded.time_ns) if self._buffer.last is sweep else self._last
+        if drop is not None:
+            return dropped(drop)
+        try:
+            if self._deskew:
+                with watch('deskew'):
+                    previous, sweep = self._deskew.pair(previous, sweep, self.motion.within)
+            with watch('ego_motion'):
+                ego0_T_ego1 = self.motion.between(previous, sweep)
+        except EgoMotionError as error:
+            return dropped(Drop.EGO_MOTION, str(error))
+        estimate = self._estimate(previous, sweep, ego0_T_ego1)
+        carrier, time_ns = before if estimate.output_on == 'previous' else self._last
+        return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, {**watch.stages_ms, **estimate.stages_ms})
+
+    def _estimate(self, sweep0: Sweep, sweep1: Sweep, ego0_T_ego1: np.ndarray) -> FlowEstimate:
+        dt = (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9
+        return self._pipeline.estimate(SweepPair(sweep0.points, sweep1.points, ego0_T_ego1, dt))
+
+
+def estimate_flow(bag: Bag, engine: Engine, **options) -> Iterator[tuple[object, FlowEstimate]]:
+    """Yield (PointCloud2 message, its FlowEstimate) for every sweep of a bag that gets flow; see `OfflineFlow`."""
+    for result in OfflineFlow(bag, engine, **options):
+        if result.estimate is not None:
+            yield result.message, result.estimate
+
+
+def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter) -> Iterator[SweepResult]:
+    """Write flow clouds, and the odometry and transforms of the bag between them; yield each result once written."""
+    start_ns, end_ns = flow.window_ns
+    with Bag(bag_path) as bag:  # a second reader, so that the two do not disturb each other
+        others = [topic for msgtype in (ODOMETRY, TRANSFORMS) for topic in bag.topics_of(msgtype)]
+        moving = [topic for topic in others if topic != STATIC_TRANSFORMS_TOPIC]
+        beside = heapq.merge(
+            bag.messages(moving, start_ns=start_ns, end_ns=end_ns),
+            (
+                BagMessage(m.topic, m.msgtype, max(m.time_ns, start_ns), m.cdr)
+                for m in list(bag.messages([STATIC_TRANSFORMS_TOPIC], end_ns=end_ns))
+            ),
+            key=lambda message: message.time_ns,
+        )
+        for item in heapq.merge(beside, flow, key=lambda item: item.time_ns):
+            if isinstance(item, BagMessage):
+                writer.write(item.topic, item.msgtype, item.time_ns, item.cdr)
+                continue
+            if item.estimate is not None:
+                watch = Stopwatch()
+                with watch('publish'):
+                    cloud = flow_cloud(item.message, item.estimate.velocity, item.estimate.flow_valid)
+                    header = item.message.header
+                    header.frame_id = header.frame_id.lstrip('/')
+                    cdr = encode_message(flow_cloud_message(header, cloud), POINT_CLOUD)
+                    writer.write(FLOW_TOPIC, POINT_CLOUD, item.time_ns, cdr)
+                item.stages_ms.update(watch.stages_ms)
+            yield item
+
+
+def show_results(results: Iterable[SweepResult], view: rerun_view.RerunView) -> Iterator[SweepResult]:
+    """Show each sweep that gets flow as it is computed, and hand on every result.
+
+    The world is the LiDAR's frame at the first sweep, and again after a sweep whose motion is unknown.
+    """
+    world_T_ego = np.eye(4)  # of the last sweep that a motion goes on from
+    for result in results:
+        if result.estimate is not None:
+            world_T_ego0, world_T_ego = world_T_ego, world_T_ego @ result.ego0_T_ego1
+            sweep = decode_cloud(result.message)
+            pose = world_T_ego0 if result.estimate.output_on == 'previous' else world_T_ego
+            view.show(sweep.stamp_ns, sweep.points, result.estimate.velocity, pose)
+        elif result.drop not in _NOT_KEPT:
+            view.start_over()
+            world_T_ego = np.eye(4)
+        yield result
+
+
+def main(args) -> int:
+    """Run with the arguments that `replay` parsed: write the bag, or show it; print the table; return the exit status.
+
+    With nothing to write, a bag that holds flow already is shown as it is.
+    """
+    is_viewed = args.view or args.view_file
+    if not args.out and not is_viewed:
+        raise ConfigError(
+            '--offline needs --out, a directory or a file ending in .mcap to write flow to, or --view or --view-file.'
+        )
+    if len(args.topic) > 1:
+        raise ConfigError(f'--offline takes one --topic, got {", ".join(args.topic)}.')
+    if is_viewed:
+        if not args.out and rerun_view.has_flow(args.bag, ''.join(args.topic)):
+            return rerun_view.show_file(args)
+    pose = args.odometry_T_lidar
+    engine = engine_of(args.model, num_threads=args.threads)
+    with Bag(args.bag) as bag:
+        flow = OfflineFlow(
+            bag, engine, topic=''.join(args.topic), ego_motion=args.ego_motion, odometry_topic=args.odometry_topic,
+            odometry_T_lidar=from_quaternion(pose[:3], pose[3:]) if pose else None, output_on=args.output_on,
+            sensor_height=args.sensor_height, refinements=args.refinements, deskew=args.deskew, start=args.start,
+            duration=args.duration,
+        )  # fmt: skip
+        if flow.motion.note:
+            print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)
+        if args.deskew and not flow.has_times:
+            print(f'{NO_TIMES} They are taken as they are.', file=sys.stderr)
+        with contextlib.ExitStack() as opened:
+            results = flow
+            if args.out:
+                writer = opened.enter_context(BagWriter(args.out, replace=args.replace))
+                results = write_flow(flow, bag.path, writer)
+            if is_viewed:
+                view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace))
+                results = show_results(results, view)
+            report = _run(flow, bag, results)
+    report = {'bag': str(bag.path), 'model': engine.card.name, **report}
+    if args.report:
+        write_json(args.report, report)
+    _print(report)
+    print(f'Flow is in {" and ".join(filter(None, [args.out, args.view_file])) or "the Rerun viewer"}')
+    return 0
+
+
+def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
+    """Take all results, which computes, writes and shows them; return the figures.
+
+    Raises: DataError when not one sweep got flow.
+    """
+    total = next(topic.num_messages for topic in bag.topics if topic.name == flow.topic)
+    dropped: Counter[str] = Counter()
+    stages_ms: dict[str, list[float]] = {}
+    num_sweeps = num_points = 0
+    reason = ''
+    start = time.perf_counter()
+    for result in results:
+        num_sweeps += 1
+        if result.drop is not None:
+            dropped[result.drop.value] += 1
+            reason = result.reason or reason
+        else:
+            num_points += len(result.estimate.velocity)
+            for stage, value in result.stages_ms.items():
+                stages_ms.setdefault(stage, []).append(value)
+        if sys.stderr.isatty():
+            print(f'\r{num_sweeps} of {total} sweeps', end='', file=sys.stderr)
+    seconds = time.perf_counter() - start
+    if sys.stderr.isatty():
+        print('\r', end='', file=sys.stderr)
+    num_flow = num_sweeps - sum(dropped.values())
+    if num_flow == 0:
+        reasons = ', '.join(f'{count} {name}' for name, count in dropped.items()) or 'none in that time'
+        raise DataError(f'No sweep of {flow.topic} got flow ({reasons}). {reason}'.rstrip())
+    return {
+        'ego_motion': flow.motion.source,
+        'sweeps_played': num_sweeps,
+        'flow_published': num_flow,
+        'dropped': dict(dropped),
+        'seconds': round(seconds, 3),
+        'points_per_second': round(num_points / seconds),
+        'latency_ms': {stage: percentiles(values) for stage, values in stages_ms.items()},
+    }
+
+
+def _print(report: dict) -> None:
+    dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items()) or 'none'
+    print(f'sweeps {report["sweeps_played"]}, flow {report["flow_published"]}, dropped: {dropped}')
+    speed, seconds = report['points_per_second'], report['seconds']
+    print(f'{speed:,} points per second for {seconds:.1f} s, ego motion by {report["ego_motion"]}')
+    print(latency_table(report['latency_ms']))

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sweeps with flow in the Rerun viewer, or in a file for it: the cloud coloured by speed, arrows, and the trajectory.
+
+Needs rerun-sdk, which is imported only to show something. The time line is that of the sweeps' stamps.
+"""
+
+import os
+import sys
+import tempfile
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.bags.bag import Bag
+from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.ego_motion.bag_motion import BagMotion
+from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
+from zeroflow_ros.lidar.point_cloud import decode_cloud
+from zeroflow_ros.transforms import from_quaternion
+from zeroflow_ros.views.arrows import pick_arrows, speed_colors
+from zeroflow_ros.views.recorded_flow import MOVING, read_velocity
+
+WORLD = 'world'
+POINTS, ARROWS, EGO, TRAJECTORY = 'ego/points', 'ego/arrows', 'ego', 'trajectory'  # below a world
+TIME_LINE = 'stamp'
+STILL, UNKNOWN = (120, 130, 145), (52, 58, 70)  # grey, so that all colour is left to what moves; dark: no velocity
+_POINT_SIZE = 1.5  # pixels: as far away as near by
+_ARROW_RADIUS = 0.04  # m
+_LONGEST_TRAJECTORY = 1000  # poses: 100 s at 10 Hz
+_VIEW_FROM, _VIEW_TO = (-30.0, 0.0, 22.0), (8.0, 0.0, 0.0)  # m in the LiDAR's frame: from behind and above
+
+
+class RerunView:
+    """Shows sweeps one after the other: `with RerunView(...) as view`.
+
+    path: a file ending in .rrd to write instead of opening a viewer; it appears when it is complete.
+    replace: an existing one. worlds: names of what is shown side by side.
+    Raises: ConfigError when rerun-sdk is not installed or there is no screen; DataError when the file exists.
+    """
+
+    def __init__(self, path: str | Path = '', *, replace: bool = False, worlds: tuple[str, ...] = (WORLD,)):
+        self._rerun = _import_rerun()
+        self._worlds = worlds
+        self.path = Path(path).expanduser().absolute() if str(path) else None
+        self._temporary: Path | None = None
+        self._trajectory: deque[np.ndarray] = deque(maxlen=_LONGEST_TRAJECTORY)
+        self.num_sweeps = 0
+        if self.path is None:
+            self._recording = self._open_viewer()
+        else:
+            self._recording = self._open_file(replace)
+        for world in worlds:
+            self._recording.log(world, self._rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+
+    def __enter__(self) -> 'RerunView':
+        return self
+
+    def __exit__(self, error_type, *_) -> None:
+        self._recording.flush()
+        self._recording.disconnect()
+        if self._temporary is None:
+            return
+        if error_type is None and self.num_sweeps:
+            os.replace(self._temporary, self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+    def show(self, stamp_ns: int, points: np.ndarray, velocity: np.ndarray, world_T_ego: np.ndarray | None, *,
+             world: str = WORLD) -> None:  # fmt: skip
+        """Show a sweep at its stamp in one of the worlds; the first world comes first.
+
+        points: (N, 3) float32 [m] in the LiDAR's frame, NaN rows are left out. velocity: (N, 3) float32 [m/s], NaN
+        where there is none. world_T_ego: (4, 4) pose of that frame; None where it is unknown: no trajectory then.
+        """
+        rr, recording = self._rerun, self._recording
+        recording.set_time(TIME_LINE, timestamp=np.datetime64(stamp_ns, 'ns'))
+        has_place = np.isfinite(points).all(axis=1)
+        points, velocity = points[has_place], velocity[has_place]
+        radius = rr.Radius.ui_points(_POINT_SIZE)
+        recording.log(f'{world}/{POINTS}', rr.Points3D(points, colors=point_colors(velocity), radii=radius))
+        segments, colors = pick_arrows(points, velocity, min_speed=MOVING)
+        recording.log(f'{world}/{ARROWS}', rr.Arrows3D(origins=segments[:, 0], vectors=segments[:, 1] - segments[:, 0],
+                                          colors=_bytes(colors[:, 1, :3]), radii=_ARROW_RADIUS))  # fmt: skip
+        if world_T_ego is not None:
+            if world == self._worlds[0]:
+                self._trajectory.append(world_T_ego[:3, 3].astype(np.float32))
+            recording.log(f'{world}/{EGO}', rr.Transform3D(translation=world_T_ego[:3, 3], mat3x3=world_T_ego[:3, :3]))
+            recording.log(
+                f'{world}/{TRAJECTORY}',
+                rr.LineStrips3D([np.stack(self._trajectory)], radii=_ARROW_RADIUS, colors=[STILL]),
+            )
+        self.num_sweeps += world == self._worlds[0]
+
+    def start_over(self) -> None:
+        """Begin another trajectory: where the next sweep lies from the last one is unknown."""
+        self._trajectory.clear()
+
+    def _open_viewer(self):
+        has_screen = os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')
+        if sys.platform == 'linux' and not has_screen:
+            raise ConfigError(
+                'There is no screen for the Rerun viewer: neither DISPLAY nor WAYLAND_DISPLAY is set. Write a file '
+                "with --view-file FILE.rrd and open it elsewhere with 'rerun FILE.rrd'."
+            )
+        recording = self._rerun.RecordingStream('zeroflow_ros')
+        try:
+            recording.spawn(default_blueprint=_blueprint(self._rerun, self._worlds))
+        except Exception as error:  # the viewer is a program of its own, and fails in its own ways
+            raise ConfigError(f'The Rerun viewer does not start: {error}. Use --view-file FILE.rrd.') from error
+        return recording
+
+    def _open_file(self, replace: bool):
+        if self.path.suffix != '.rrd':
+            raise ConfigError(f'--view-file needs a file that ends in .rrd, got {self.path}.')
+        if self.path.exists() and not replace:
+            raise DataError(f'{self.path} exists already. Remove it, choose another name, or add --replace.')
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f'.{self.path.stem}.', suffix='.rrd', dir=self.path.parent)
+        os.close(handle)
+        os.chmod(name, 0o644)  # mkstemp's is for us alone
+        self._temporary = Path(name)
+        recording = self._rerun.RecordingStream('zeroflow_ros')
+        recording.save(name, default_blueprint=_blueprint(self._rerun, self._worlds))
+        return recording
+
+
+def has_flow(path: str | Path, topic: str = '') -> bool:
+    """Return whether the clouds of a bag have velocities already."""
+    with Bag(path) as bag:
+        message = decode_message(next(bag.messages([bag.point_cloud_topic(topic)])).cdr, POINT_CLOUD)
+    return {'vx', 'vy', 'vz'} <= {field.name for field in message.fields}
+
+
+def show_recording(bag: Bag, view: RerunView, *, topic: str = '', odometry_topic: str = '',
+                   odometry_T_lidar: np.ndarray | None = None, start: float = 0.0,
+                   duration: float = 0.0) -> str:  # fmt: skip
+    """Show the flow that a bag holds, as it was recorded.
+
+    topic, odometry_topic, odometry_T_lidar: as for `OfflineFlow`. start, duration: seconds of the bag; duration 0 is
+    all of it. Returns why the trajectory is not shown, '' when it is.
+    Raises: DataError when no sweep lies in that time.
+    """
+    start_ns = bag.start_ns + round(start * 1e9)
+    end_ns = start_ns + round(duration * 1e9) if duration else None
+    clouds = bag.messages([bag.point_cloud_topic(topic)], start_ns=start_ns, end_ns=end_ns)
+    motion, note, poses, before, world_T_ego = None, '', iter(()), None, np.eye(4)
+    with Bag(bag.path) as beside:  # a second reader, so that the two do not disturb each other
+        for recorded in clouds:
+            message = decode_message(recorded.cdr, POINT_CLOUD)
+            sweep, velocity = decode_cloud(message), read_velocity(message)
+            if before is None:
+                try:
+                    motion = BagMotion(bag, 'odometry', frame_id=sweep.frame_id, odometry_topic=odometry_topic,
+                                       odometry_T_lidar=odometry_T_lidar)  # fmt: skip
+                    poses = beside.messages([motion.topic], start_ns=start_ns - 10**9)
+                except (DataError, EgoMotionError) as error:
+                    note = str(error)
+            if motion is not None:
+                while not motion.knows(sweep.stamp_ns) and (pose := next(poses, None)) is not None:
+                    motion.add_odometry(pose.cdr)
+                try:
+                    world_T_ego = world_T_ego @ motion.between(before, sweep) if before else np.eye(4)
+                except EgoMotionError:  # a loop of the bag, or odometry with a hole
+                    view.start_over()
+                    world_T_ego = np.eye(4)
+            view.show(sweep.stamp_ns, sweep.points, velocity, None if motion is None else world_T_ego)
+            before = sweep
+    if before is None:
+        raise DataError(f'There is no cloud in this part of {bag.path}. Choose another --start or --duration.')
+    return note
+
+
+def show_file(args) -> int:
+    """Show the recorded flow that the parsed arguments of `replay` name; return the exit status."""
+    pose = args.odometry_T_lidar
+    with Bag(args.bag) as bag, RerunView(args.view_file, replace=args.replace) as view:
+        note = show_recording(
+            bag, view, topic=''.join(args.topic), odometry_topic=args.odometry_topic, start=args.start,
+            odometry_T_lidar=from_quaternion(pose[:3], pose[3:]) if pose else None, duration=args.duration,
+        )  # fmt: skip
+    if note:
+        print(f'The trajectory of the vehicle is not shown: {note}', file=sys.stderr)
+    print(f'{view.num_sweeps} recorded sweeps with flow are in {view.path or "the Rerun viewer"}')
+    return 0
+
+
+def point_colors(velocity: np.ndarray) -> np.ndarray:
+    """Return the colours, (N, 3) uint8, of points with velocity (N, 3) [m/s]: grey when still, dark without one."""
+    speed = np.linalg.norm(velocity, axis=1)
+    colors = np.empty((len(speed), 3), np.uint8)
+    colors[:] = UNKNOWN
+    colors[speed < MOVING] = STILL  # not NaN
+    moving = speed >= MOVING
+    colors[moving] = _bytes(speed_colors(speed[moving]))
+    return colors
+
+
+def _bytes(colors: np.ndarray) -> np.ndarray:
+    return np.round(colors * 255).astype(np.uint8)
+
+
+def _import_rerun():
+    try:
+        import rerun
+    except ImportError as error:
+        raise ConfigError(
+            f"--view and --view-file need the Rerun SDK, which cannot be imported ({error}). Run 'pip install "
+            "rerun-sdk', or write a rosbag2 with --out and open it in RViz or Foxglove."
+        ) from error
+    return rerun
+
+
+def _blueprint(rerun, worlds: tuple[str, ...]):
+    """Return the layout that a viewer opens with: views side by side that follow the vehicle from behind and above."""
+    from rerun import blueprint
+
+    views = []
+    for world in worlds:
+        eye = blueprint.EyeControls3D(position=_VIEW_FROM, look_target=_VIEW_TO, tracking_entity=f'/{world}/{EGO}')
+        name = 'Scene flow' if worlds == (WORLD,) else world
+        views.append(blueprint.Spatial3DView(origin=f'/{world}', name=name, background=(12, 15, 23), eye_controls=eye))
+    return blueprint.Blueprint(
+        blueprint.Horizontal(*views), blueprint.TimePanel(timeline=TIME_LINE), collapse_panels=True
+    )
