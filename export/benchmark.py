@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency of model files on this machine, stage by stage, from points to velocities.
+"""Measure the latency of model files on this machine, by stage, from points to velocities.
 
 usage: python3 -m export.benchmark
        python3 -m export.benchmark --model a.onnx b.onnx --bag BAG --threads 2 --json out/benchmark.json
@@ -8,11 +8,11 @@ usage: python3 -m export.benchmark
        python3 -m export.benchmark --points 10000 20000 50000 100000 200000
        python3 -m export.benchmark --cells 128 256 512 --compare
 
-Input is a bag, or random clouds of 120,000 points, or of --points, in turn. The models take turns on each pair, so
-that a busy moment of the machine hits all of them; figures are over the pairs after the warm-up. A checkpoint runs in
-plain torch, on the GPU where there is one: the baseline that one would use without an export. --compare adds how many
-times as long as the first each takes, pair by pair. This is the pipeline alone: for the node, its messages and the
-transport use `python3 -m zeroflow_ros.demo --bag BAG`.
+Input is a bag, or random clouds of 120,000 points (or each size in --points). All models process each pair in turn, so
+that load on the machine affects all of them; statistics cover the pairs after the warm-up. A checkpoint runs in plain
+torch, on the GPU if there is one: the baseline without export. --compare adds the latency ratio of each model to the
+first one, pair by pair. Only the pipeline is measured; for node, messages and transport, use
+`python3 -m zeroflow_ros.demo --bag BAG`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from export.revisions import RevisionRun
 from training.datasets import split_options
 from training.scoring.estimators import ModelOptions
 from zeroflow_ros.engines.engine import Engine
-from zeroflow_ros.engines.selection import engine_of
+from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.lidar.sweep import SweepPair
@@ -41,7 +41,7 @@ RANDOM_POINTS = 120_000
 
 
 def random_pairs(num_pairs: int, num_points: int) -> Iterator[SweepPair]:
-    """Yield pairs of random clouds, denser near the vehicle as a sweep is."""
+    """Yield pairs of random clouds; like sweeps, they are denser near the vehicle."""
     rng = np.random.default_rng(0)
 
     def cloud() -> np.ndarray:
@@ -53,7 +53,7 @@ def random_pairs(num_pairs: int, num_points: int) -> Iterator[SweepPair]:
 
 
 def bag_pairs(path: Path, num_pairs: int) -> Iterator[SweepPair]:
-    """Yield consecutive sweeps of a bag as pairs, again from the start as often as needed; ego motion plays no part."""
+    """Yield consecutive sweeps of a bag as pairs with identity ego motion; restart the bag as often as needed."""
     from zeroflow_ros.bags.bag import Bag
     from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
     from zeroflow_ros.lidar.point_cloud import decode_cloud
@@ -69,7 +69,7 @@ def bag_pairs(path: Path, num_pairs: int) -> Iterator[SweepPair]:
                     yield SweepPair(previous, points, np.eye(4), 0.1)
                 previous = points
         if yielded == before:
-            raise DataError(f'{path} has no two sweeps to make a pair of.')
+            raise DataError(f'{path} has fewer than two sweeps, so no pair.')
 
 
 class TorchRun:
@@ -104,7 +104,7 @@ class PipelineRun:
 
 
 def measure(runs: list, pairs: Iterator[SweepPair], warm_up: int) -> dict[str, dict[str, list]]:
-    """Return milliseconds by run and stage, one of each pair after the warm-up; the runs take turns on each pair."""
+    """Return milliseconds by run and stage, one per pair after the warm-up; all runs process each pair in turn."""
     samples: dict[str, dict[str, list]] = {run.name: {} for run in runs}
     for number, pair in enumerate(pairs):
         for run in runs:
@@ -115,14 +115,14 @@ def measure(runs: list, pairs: Iterator[SweepPair], warm_up: int) -> dict[str, d
 
 
 def ratios(samples: dict[str, dict[str, list]]) -> dict[str, dict[str, float]]:
-    """Return how many times as long as the first each run takes: percentiles over the pairs."""
+    """Return percentiles over the pairs of each run's latency ratio to the first run."""
     first, *others = samples
     reference = np.array(samples[first]['total'])
     return {name: percentiles(np.array(samples[name]['total']) / reference) for name in others}
 
 
-def untrained_lite(cells: int, folder: Path) -> Path:
-    """Write the lite student with fresh weights on a grid of cells x cells into a folder; weights take no time."""
+def write_untrained_lite(cells: int, folder: Path) -> Path:
+    """Write an untrained lite student with cells x cells pillars; weights do not affect latency."""
     from export.onnx_graph import export_onnx
     from training.learning.checkpoint import Checkpoint
     from training.students.fastflow3d_lite import FastFlow3DLite
@@ -138,15 +138,15 @@ def untrained_lite(cells: int, folder: Path) -> Path:
 
 
 def open_runs(options, cleanup: contextlib.ExitStack) -> list:
-    """Return what the options ask for, in the order in which it takes turns."""
+    """Return the runs of the command-line options, in order."""
     runs = []
     for name in options.model:
         path, chosen = split_options(name, ModelOptions)
-        engine = engine_of(path, num_threads=options.threads)
+        engine = engine_from_spec(path, num_threads=options.threads)
         runs.append(PipelineRun(name or 'embedded', engine, chosen.refinements))
     folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
     for cells in options.cells:
-        engine = engine_of(str(untrained_lite(cells, folder)), num_threads=options.threads)
+        engine = engine_from_spec(str(write_untrained_lite(cells, folder)), num_threads=options.threads)
         runs.append(PipelineRun(f'untrained, {cells} x {cells} cells', engine))
     if options.checkpoint:
         runs.append(TorchRun(options.checkpoint))
@@ -165,20 +165,28 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         '--model', nargs='+', default=[''],
-        help='MODEL.onnx or tensorrt:MODEL.onnx (default: that of the package); options: MODEL.onnx?refinements=1',
+        help='MODEL.onnx or tensorrt:MODEL.onnx (default: the bundled model); options: MODEL.onnx?refinements=1',
     )  # fmt: skip
-    parser.add_argument('--checkpoint', type=Path, help='run this checkpoint in plain torch as well')
+    parser.add_argument('--checkpoint', type=Path, help='also run this checkpoint in plain torch')
     parser.add_argument(
-        '--cells', type=int, nargs='+', default=[], help='run untrained lite models with so many cells a side as well'
+        '--cells',
+        type=int,
+        nargs='+',
+        default=[],
+        help='also run untrained lite models with these grid sizes, in cells per side',
     )
-    parser.add_argument('--revision', nargs='+', default=[], help='run zeroflow_ros of these git revisions as well')
-    parser.add_argument('--bag', type=Path, help='take sweeps from this bag')
-    parser.add_argument('--points', type=int, nargs='+', default=[RANDOM_POINTS], help='of random clouds')
-    parser.add_argument('--compare', action='store_true', help='print ratios to the first model as well')
-    parser.add_argument('--pairs', type=int, default=50, help='pairs to measure (default: %(default)s)')
-    parser.add_argument('--warm-up', type=int, default=5, help='pairs before that (default: %(default)s)')
-    parser.add_argument('--threads', type=int, default=2, help='of the engine (default: %(default)s)')
-    parser.add_argument('--json', type=Path, help='write the figures here as well')
+    parser.add_argument('--revision', nargs='+', default=[], help='also run zeroflow_ros of these git revisions')
+    parser.add_argument('--bag', type=Path, help='bag with the input sweeps (default: random clouds)')
+    parser.add_argument(
+        '--points', type=int, nargs='+', default=[RANDOM_POINTS], help='sizes of random clouds (default: 120000)'
+    )
+    parser.add_argument('--compare', action='store_true', help='also print latency ratios to the first model')
+    parser.add_argument('--pairs', type=int, default=50, help='number of pairs to measure (default: %(default)s)')
+    parser.add_argument(
+        '--warm-up', type=int, default=5, help='number of warm-up pairs, not measured (default: %(default)s)'
+    )
+    parser.add_argument('--threads', type=int, default=2, help='CPU threads of the engine (default: %(default)s)')
+    parser.add_argument('--json', type=Path, help='also write the results to this file')
     options = parser.parse_args(arguments)
     try:
         with contextlib.ExitStack() as cleanup:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ONNX graph and its model card, written as one file."""
+"""Writes an ONNX graph with its model card as one file."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ def write_model(proto, card: ModelCard, path: Path) -> ModelCard:
     card = dataclasses.replace(card, checksum=NO_CHECKSUM)
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del part.metadata_props[:]  # torch writes where its code lies on the computer that exports
+        del part.metadata_props[:]  # torch stores local source paths here
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, card.to_json()
     onnx.checker.check_model(proto)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ONNX graph of a student in each of its forms."""
+"""Export of students as ONNX graphs, in each of their forms."""
 
 import logging
 import warnings
@@ -9,7 +9,7 @@ from export.model_file import write_model
 from zeroflow_ros.engines.model_card import POINTS_AXIS, ModelCard
 from zeroflow_ros.errors import ZeroFlowError
 
-OPSET = 20  # the first that has Gelu as one node
+OPSET = 20  # the first with Gelu as a single node
 MAX_POINTS = 400_000  # upper bound of the dynamic axes
 
 
@@ -18,9 +18,9 @@ def export_onnx(
 ) -> ModelCard:
     """Write one model file atomically and return its card.
 
-    checkpoint: training.learning.checkpoint.Checkpoint. form: 'dense', 'gather', or 'vehicle' for the one of them that
-    the student has; or 'full'. precision: of the arithmetic; 'float16' is not for full files: raw coordinates do
-    not fit in it (0.03 m steps at 50 m).
+    checkpoint: training.learning.checkpoint.Checkpoint. form: 'dense', 'gather' or 'full'; 'vehicle' selects the
+    student's own form, dense or gather. precision: of the arithmetic; 'float16' is not allowed for full files, because
+    it cannot represent raw coordinates (0.03 m steps at 50 m).
     Raises: ZeroFlowError when the student has no such form.
     """
     import torch
@@ -31,9 +31,9 @@ def export_onnx(
     form = student.form if form == 'vehicle' else form
     if form not in (student.form, 'full'):
         raise ZeroFlowError(f'{checkpoint.student} has the forms {student.form} and full, not {form}.')
-    _fold_batch_norms(student)  # in float32, whatever comes after
+    _fold_batch_norms(student)  # in float32, also for float16 files
     student.merge_layers()
-    beside = _beside(student) if form != 'full' else {}  # before the student becomes float16
+    beside = _vehicle_weights(student) if form != 'full' else {}  # before the student is converted to float16
     build = {'dense': _dense, 'gather': _gather, 'full': _full}[form]
     module, arguments, dynamic = build(student, torch.float16 if precision == 'float16' else torch.float32)
     with warnings.catch_warnings():
@@ -50,7 +50,7 @@ def export_onnx(
 
 
 def _fold_batch_norms(module) -> None:
-    """Make one layer of each convolution and the batch norm behind it, in place; module is in eval mode."""
+    """Merge each convolution with the batch norm that follows it, in place; module is in eval mode."""
     import torch
 
     previous = ('', None)
@@ -120,8 +120,8 @@ def _full(student, dtype):
     return student.eval(), arguments, dynamic
 
 
-def _beside(student) -> dict:
-    """Return what the vehicle computes itself, beside the network, as fields of the card."""
+def _vehicle_weights(student) -> dict:
+    """Return the weights of the layers that the vehicle computes outside the network, as fields of the card."""
     encoder_weight, encoder_bias = student.embedder.feature_net.folded()
     tensors, activation = {'encoder_weight': encoder_weight, 'encoder_bias': encoder_bias}, {}
     if student.form == 'dense':

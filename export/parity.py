@@ -5,8 +5,8 @@ usage: python3 -m export.parity runs/lite/last.pt model.onnx
        python3 -m export.parity model.onnx model_full.onnx --bag BAG --tolerance 0.001
        python3 -m export.parity model.onnx tensorrt:model_fp16.onnx --bag BAG --tolerance 0.005
 
-Always runs random clouds of 0, 1, 333 and 90,000 points with two threads, and points on cell borders; with --bag also
-real sweeps. The exit status is 0 only when every difference is within the tolerance.
+Input: random clouds of 0, 1, 333 and 90,000 points, and points on cell borders, with two threads; with --bag also real
+sweeps. The exit status is 0 only when every difference is within the tolerance.
 """
 
 import argparse
@@ -17,20 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.engines.parity import clouds, largest_difference
-from zeroflow_ros.engines.selection import engine_of
+from zeroflow_ros.engines.parity import largest_difference, parity_clouds
+from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ZeroFlowError
 from zeroflow_ros.lidar.pillars import PillarGrid
 
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
-NUM_THREADS = 2  # a scatter that is wrong only with two threads has been seen
+NUM_THREADS = 2  # some scatter errors occur only with two threads
 
 
 def load_flow(path: Path) -> tuple[PillarGrid, Flow]:
-    """Return a model's grid and its function of two clouds: residual flow [m], NaN outside the grid."""
+    """Return a model's grid and its flow function: two clouds to residual flow [m], NaN outside the grid."""
     if path.suffix == '.onnx':  # also tensorrt:model.onnx
-        engine = engine_of(str(path), num_threads=NUM_THREADS)
+        engine = engine_from_spec(str(path), num_threads=NUM_THREADS)
     else:
         import torch
 
@@ -65,9 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('first', type=Path, help='checkpoint or .onnx file')
     parser.add_argument('second', type=Path, help='checkpoint or .onnx file')
-    parser.add_argument('--bag', type=Path, help='bag whose first sweeps to compare on as well')
-    parser.add_argument('--sweeps', type=int, default=5, help='sweep pairs of the bag (default: %(default)s)')
-    parser.add_argument('--tolerance', type=float, default=1e-4, help='in metres (default: %(default)s)')
+    parser.add_argument('--bag', type=Path, help='also compare on the first sweeps of this bag')
+    parser.add_argument(
+        '--sweeps', type=int, default=5, help='number of sweep pairs from the bag (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--tolerance', type=float, default=1e-4, help='largest accepted difference [m] (default: %(default)s)'
+    )
     options = parser.parse_args(arguments)
     try:
         (grid, first), (other_grid, second) = load_flow(options.first), load_flow(options.second)
@@ -75,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ZeroFlowError(f'The models have different grids: {grid} and {other_grid}.')
         worst = 0.0
         real = sweeps(options.bag, options.sweeps) if options.bag else ()
-        for name, source, target in itertools.chain(clouds(grid), real):
+        for name, source, target in itertools.chain(parity_clouds(grid), real):
             flows = first(source, target), second(source, target)
             difference = largest_difference(*flows)
             mean = np.nanmean(np.abs(flows[0] - flows[1])) if np.isfinite(flows[0]).any() else 0.0

@@ -5,10 +5,10 @@ usage: python3 -m export.quantize model.onnx --out model_int8.onnx
        python3 -m export.quantize model.onnx --out model_int8.onnx --bag drive_1.mcap drive_2.mcap
        python3 -m export.quantize model.onnx --out model_int8_gpu.onnx --symmetric
 
-Weights are quantised per channel, activations per tensor, with ranges seen on sweep pairs: of --bag, or of simulated
-streets. What a gather model does with each point stays float. --symmetric is the form for TensorRT: zero is zero, and
-biases stay float. Compare both files with `python3 -m training.evaluate`: a maximum says little here, a single point
-may be 0.2 m off.
+Weights are quantised per channel, activations per tensor, with ranges calibrated on sweep pairs of --bag or of
+simulated streets. The per-point layers of a gather model stay float. --symmetric makes the form for TensorRT: zero
+point 0, float biases. Compare both files with `python3 -m training.evaluate`; the largest difference is not meaningful,
+because single points may differ by 0.2 m.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.lidar.pillars import PillarImagePair
 
-_PERCENTILE = 99.999  # of the activations; the few beyond are cut off and leave the others finer steps
+_PERCENTILE = 99.999  # of the activations; clipping the few larger ones gives finer steps
 
 
 class PillarRecorder:
-    """An engine that makes the pillar images that a dense model would get, and flows nothing.
+    """An engine that computes only the pillar images of a dense model, and no flow.
 
-    images: (1, 2C, G, G), of the last two clouds; written over by the next.
+    images: (1, 2C, G, G), of the latest two clouds; overwritten by the next call.
     """
 
     def __init__(self, card: ModelCard):
@@ -45,14 +45,14 @@ class PillarRecorder:
         self.images = self._pillars.images
 
     def infer(self, source, target, watch=None, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
-        """Make the images of two clouds; return NaN for every point. See `zeroflow_ros.engines.engine.Engine`."""
+        """Compute the images of two clouds; return NaN for every point. See `zeroflow_ros.engines.engine.Engine`."""
         self._pillars.source.update(source, network_T_source)
         self._pillars.target.update(target, network_T_target)
         return np.full_like(source, np.nan)
 
 
 def simulated_images(card: ModelCard, clips: Path, num_pairs: int) -> Iterator[np.ndarray]:
-    """Yield pillar images (1, 2C, G, G) of pairs of simulated clips, one of each; both directions of time in turn."""
+    """Yield pillar images (1, 2C, G, G) of simulated pairs, one per clip, alternating forward and backward in time."""
     from training.datasets.clip_store import ClipStore
 
     recorder, store = PillarRecorder(card), ClipStore(clips, num_sweeps=4)
@@ -64,7 +64,7 @@ def simulated_images(card: ModelCard, clips: Path, num_pairs: int) -> Iterator[n
 
 
 def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np.ndarray]:
-    """Yield pillar images (1, 2C, G, G) of sweep pairs spread over bags, with ego motion as the node has it.
+    """Yield pillar images (1, 2C, G, G) of sweep pairs spread over bags, with the ego motion of the node.
 
     Raises: DataError when a bag has no pair.
     """
@@ -89,9 +89,9 @@ def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np
 def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, symmetric: bool = False) -> ModelCard:
     """Write the 8-bit form of a dense or gather model file atomically and return its card.
 
-    images: (1, 2C, G, G) each, to calibrate on. of: what they are, for the card, which says how many as well.
-    symmetric: as TensorRT takes it. Else weights use 7 bits: x86 processors without VNNI add two products in 16 bits,
-    which 8 would overflow.
+    images: (1, 2C, G, G) each, for calibration. of: their description for the model card, without their number.
+    symmetric: the form for TensorRT. Otherwise weights use 7 bits, because x86 CPUs without VNNI add two products in
+    16 bits, which 8-bit weights would overflow.
     """
     import onnx
     from onnxruntime import quantization
@@ -106,8 +106,8 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
     if card.form == 'gather':
         some_points = {'cell_index': np.zeros(1, np.int32), 'offsets': np.zeros((1, 3), np.float32)}
 
-    class OneAtATime(quantization.CalibrationDataReader):
-        """Reads images from files: all maps of the full student, of 32 pairs, were more than 19 GB."""
+    class ImageFileReader(quantization.CalibrationDataReader):
+        """Reads images from files, one at a time: the full student's activations on 32 pairs exceed 19 GB."""
 
         def __init__(self, paths: list[Path]):
             self.paths, self.left = paths, iter(paths)
@@ -122,8 +122,8 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
             path = next(self.left, None)
             return None if path is None else {'images': np.load(path)['images'], **some_points}
 
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), _no_advice():
-        reader = OneAtATime([])
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), _quiet_root_logger():
+        reader = ImageFileReader([])
         for number, image in enumerate(images):
             reader.paths.append(Path(folder) / f'{number}.npz')
             np.savez_compressed(reader.paths[-1], images=image)  # nearly all zeros
@@ -131,12 +131,12 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
             prepared, quantised, reader, per_channel=True, reduce_range=not symmetric,
-            nodes_to_exclude=_nodes_behind(onnx.load(prepared).graph, some_points),
+            nodes_to_exclude=_dependent_nodes(onnx.load(prepared).graph, some_points),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8, calibrate_method=quantization.CalibrationMethod.Percentile,
             extra_options={
-                'CalibPercentile': _PERCENTILE, 'CalibStridedMinMax': 1,  # one pair at a time, whatever the method
+                'CalibPercentile': _PERCENTILE, 'CalibStridedMinMax': 1,  # one pair at a time
                 'ActivationSymmetric': symmetric, 'QuantizeBias': not symmetric,
             },
         )  # fmt: skip
@@ -146,10 +146,10 @@ def quantize(path: Path, images: Iterator[np.ndarray], out: Path, of: str, *, sy
     return write_model(proto, card, out)
 
 
-def _nodes_behind(graph, inputs: Iterable[str]) -> list[str]:
-    """Return the names of the nodes of an ONNX graph to which these inputs of the model matter."""
+def _dependent_nodes(graph, inputs: Iterable[str]) -> list[str]:
+    """Return the names of the nodes of an ONNX graph that depend on these inputs."""
     tensors, names = set(inputs), []
-    for node in graph.node:  # each comes after those that it depends on
+    for node in graph.node:  # topological order
         if tensors.intersection(node.input):
             tensors.update(node.output)
             names.append(node.name)
@@ -157,8 +157,8 @@ def _nodes_behind(graph, inputs: Iterable[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _no_advice():
-    """Silence the advice that the library logs on the root logger."""
+def _quiet_root_logger():
+    """Silence the advice that onnxruntime logs on the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -174,11 +174,13 @@ def main(arguments: list[str] | None = None) -> int:
         'export.quantize', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('model', type=Path, help='dense or gather float32 .onnx file')
-    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--out', type=Path, required=True, help='8-bit .onnx file to write')
     parser.add_argument('--bag', type=Path, nargs='+', help='calibrate on these drives instead of simulated streets')
-    parser.add_argument('--clips', type=Path, default=Path('out/clips'), help='simulated clips (default: %(default)s)')
-    parser.add_argument('--pairs', type=int, default=32, help='sweep pairs (default: %(default)s)')
-    parser.add_argument('--symmetric', action='store_true', help='for TensorRT')
+    parser.add_argument(
+        '--clips', type=Path, default=Path('out/clips'), help='folder for simulated clips (default: %(default)s)'
+    )
+    parser.add_argument('--pairs', type=int, default=32, help='number of calibration pairs (default: %(default)s)')
+    parser.add_argument('--symmetric', action='store_true', help='write the form for TensorRT')
     options = parser.parse_args(arguments)
     try:
         if options.pairs < 1:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times the pipeline of the `zeroflow_ros` on the path, pair by pair; `export.revisions` starts it.
+"""Time the pipeline of the zeroflow_ros package in PYTHONPATH, pair by pair; `export.revisions` starts it.
 
 usage: python3 export/revision_worker.py MODEL THREADS
 
-Takes from standard input a line of JSON [N, M] and the points of the newer and the older sweep as float32, and answers
-with a line of JSON, the milliseconds of each stage. Uses only what revisions have had from the first on.
+Reads from standard input a JSON line [N, M] and the points of the newer and the older sweep as float32; answers with a
+JSON line, milliseconds by stage. Uses only functions that all revisions have.
 """
 
 import json
@@ -18,13 +18,13 @@ from zeroflow_ros.pipeline import FlowPipeline
 try:
     from zeroflow_ros.engines.selection import load_engine
     from zeroflow_ros.lidar.sweep import SweepPair
-except ModuleNotFoundError:  # revisions whose vehicle package was one flat folder
+except ModuleNotFoundError:  # older revisions: the package was one flat folder
     from zeroflow_ros.engine import load_engine
     from zeroflow_ros.sweep import SweepPair
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Serve requests until the input ends."""
     model, num_threads = sys.argv[1:]
     engine = load_engine(model, num_threads=int(num_threads))
     pipeline = FlowPipeline(engine, output_on='latest' if engine.card.direction == 'both' else 'previous')

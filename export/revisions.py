@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another revision of the vehicle package beside this one, so that both are timed in one run."""
+"""Runs another git revision of the vehicle package, so that both revisions are timed in one benchmark."""
 
 import io
 import json
@@ -18,9 +18,9 @@ _WORKER = Path(__file__).with_name('revision_worker.py')
 
 
 class RevisionRun:
-    """The pipeline of a git revision of this checkout, in a process of its own, timed by stage.
+    """The pipeline of a git revision of this checkout, in a separate process, timed by stage.
 
-    revision: as git names it. model: a model file; empty for the one that the revision has in its package.
+    revision: any git revision name. model: a model file; empty for the revision's bundled model.
     Raises: ConfigError for an unknown revision.
     """
 
@@ -33,7 +33,7 @@ class RevisionRun:
         )
         if archive.returncode:
             said = archive.stderr.decode(errors='replace').strip()
-            raise ConfigError(f'git has no zeroflow_ros of revision {revision!r}: {said}')
+            raise ConfigError(f'git cannot read zeroflow_ros of revision {revision!r}: {said}')
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
             tar.extractall(self._folder.name, filter='data')
         path = str(Path(model).resolve()) if model else ''
@@ -45,7 +45,7 @@ class RevisionRun:
     def __call__(self, pair: SweepPair) -> dict[str, float]:
         """Return milliseconds by stage.
 
-        Raises: DataError with what the other revision said when it ended.
+        Raises: DataError with the last error line of the other revision when its process ends.
         """
         clouds = pair.points1, pair.points0
         try:
@@ -60,7 +60,7 @@ class RevisionRun:
             raise DataError(f'{self.name} ended: {said[-1] if said else error}') from error
 
     def close(self) -> None:
-        """End its process and remove its files."""
+        """End the process and remove its files."""
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()

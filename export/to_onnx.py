@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a checkpoint as ONNX model files with the model card inside.
+"""Export a checkpoint as ONNX model files that contain the model card.
 
 usage: python3 -m export.to_onnx runs/lite/last.pt --out model.onnx
        python3 -m export.to_onnx official_zeroflow.ckpt --out zeroflow.onnx --forms vehicle full
 
-OUT is the form that the vehicle runs: dense (pillar images in, a hidden layer out) where the student has a head of two
-layers, otherwise gather (pillar images, cells and offsets of points in, their flow out). The full form (points in,
-flow out), the portable reference, is written beside it as OUT with `_full` before the suffix. Checkpoints of ZeroFlow
-and of OpenSceneFlow (FastFlow3D, DeFlow, SeFlow) are recognised.
+OUT is the form for the vehicle: dense (pillar images in, a hidden layer out) for students with a two-layer head,
+otherwise gather (pillar images, cells and offsets of points in, flow of the points out). The full form (points in, flow
+out) is the portable reference; its file name is OUT with `_full` before the suffix. Checkpoints of ZeroFlow and
+OpenSceneFlow (FastFlow3D, DeFlow, SeFlow) are converted automatically.
 """
 
 import argparse
@@ -23,15 +23,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='export.to_onnx', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('checkpoint', type=Path)
-    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('checkpoint', type=Path, help='checkpoint file, .pt or .ckpt')
+    parser.add_argument('--out', type=Path, required=True, help='.onnx file to write')
     parser.add_argument(
         '--forms', nargs='+', choices=('vehicle', 'dense', 'gather', 'full'), default=['vehicle', 'full'],
-        help='(default: vehicle full)',
+        help='forms to write (default: vehicle full)',
     )  # fmt: skip
-    parser.add_argument('--precision', choices=('float32', 'float16'), default='float32')
     parser.add_argument(
-        '--student', help='of a checkpoint of ZeroFlow or OpenSceneFlow (default: by its entries and settings)'
+        '--precision',
+        choices=('float32', 'float16'),
+        default='float32',
+        help='precision of the arithmetic (default: float32)',
+    )
+    parser.add_argument(
+        '--student', help='student of a ZeroFlow or OpenSceneFlow checkpoint (default: from its keys and settings)'
     )
     options = parser.parse_args(arguments)
     try:

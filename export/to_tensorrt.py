@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build the TensorRT engine of a model file for this computer's GPU, or check that TensorRT takes the file.
+"""Build the TensorRT engine of a model file for this computer's GPU, or check that TensorRT accepts the file.
 
 usage: python3 -m export.to_tensorrt model.onnx
        python3 -m export.to_tensorrt model.onnx --cache engines
        python3 -m export.to_tensorrt model.onnx --check
 
-The node builds an engine itself when it has none (engine:=tensorrt). Ahead of time saves it the minutes, and the nvcc:
-copy the folder that this writes to vehicles with the same GPU and TensorRT, and give them its parent as engine_cache.
-Every engine is compared with ONNX Runtime before it is kept. --check parses and builds and keeps nothing; with
-TensorRT-RTX it needs no GPU.
+With engine:=tensorrt the node builds a missing engine itself, which takes minutes and needs nvcc. To avoid this, copy
+the folder that this program writes to vehicles with the same GPU and TensorRT, and set engine_cache to its parent
+folder. Every engine is compared with ONNX Runtime before it is stored. --check parses and builds without storing
+anything; with TensorRT-RTX it needs no GPU.
 """
 
 import argparse
@@ -16,15 +16,15 @@ import sys
 import time
 from pathlib import Path
 
-from zeroflow_ros.engines.selection import model_file
+from zeroflow_ros.engines.selection import resolve_model_path
 from zeroflow_ros.engines.tensorrt_library import TensorRt
 from zeroflow_ros.errors import ZeroFlowError
 
 
 def check(path: Path) -> str:
-    """Parse and build a model file and return what came out, as a line.
+    """Parse and build a model file; return a one-line summary.
 
-    Raises: ModelError when TensorRT does not take it.
+    Raises: ModelError when TensorRT rejects it.
     """
     library, start = TensorRt(), time.perf_counter()
     plan = library.build(path.read_bytes(), path.name, progress=print)
@@ -36,12 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'export.to_tensorrt', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('model', nargs='?', default='', help='.onnx file (default: the one in the package)')
-    parser.add_argument('--cache', default='', help='folder of engines (default: where the node looks)')
-    parser.add_argument('--check', action='store_true', help='parse and build only')
+    parser.add_argument('model', nargs='?', default='', help='.onnx file (default: the bundled model)')
+    parser.add_argument('--cache', default='', help='folder for engines (default: the cache of the node)')
+    parser.add_argument('--check', action='store_true', help='parse and build only, without storing the engine')
     options = parser.parse_args(arguments)
     try:
-        path = model_file(options.model, engine='tensorrt')
+        path = resolve_model_path(options.model, engine='tensorrt')
         if options.check:
             print(check(path))
         else:

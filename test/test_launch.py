@@ -88,7 +88,7 @@ def test_launch_file_starts_what_is_installed(path):
 
 
 def test_flow_remaps_topics_that_the_node_has():
-    sources = ''.join(path.read_text() for path in (ROOT / 'zeroflow_ros').glob('*.py'))
+    sources = ''.join(path.read_text() for path in (ROOT / 'zeroflow_ros').rglob('*.py'))
     remapped = re.findall(r"\('(?:~|/flow_node|/object_tracker)/((?:input|output)/\w+)'", FLOW.read_text())
     assert set(remapped) == {
         'input/pointcloud', 'input/odometry', 'input/dynamic_points', 'output/flow', 'output/dynamic_points',

@@ -10,9 +10,12 @@ import subprocess
 import pytest
 from processes import ROOT
 
-from zeroflow_ros.lidar.sweep import Drop
+from zeroflow_ros.lidar.sweep import DropReason
 
-PAGES = {name: (ROOT / 'docs' / f'{name}.md').read_text() for name in ('on_the_vehicle', 'troubleshooting')}
+PAGES = {
+    name: (ROOT / 'docs' / f'{name}.md').read_text()
+    for name in ('on_the_vehicle', 'gpu', 'deployment', 'troubleshooting')
+}
 TROUBLES = PAGES['troubleshooting']
 UNIT = (ROOT / 'config' / 'zeroflow_ros.service').read_text()
 QUOTE = re.compile(r'(?:^|\| )> (.+?)(?= \||$)', re.MULTILINE)  # a line of its own, or the cell of a table
@@ -37,7 +40,7 @@ def says(quote: str, texts: list[str]) -> bool:
 
 
 QUOTES = QUOTE.findall(TROUBLES)
-MODULES = sorted((ROOT / 'zeroflow_ros').glob('*.py'))
+MODULES = sorted((ROOT / 'zeroflow_ros').rglob('*.py'))
 SAID = [text for path in MODULES for text in sentences(path.read_text())]
 # What a page may name: the words of the package, its launch files and its parameters.
 KNOWN = '\n'.join(path.read_text() for path in [*MODULES, *(ROOT / 'launch').glob('*.py')])
@@ -72,7 +75,7 @@ def test_the_node_says_what_is_quoted(quote):
 
 def test_every_reason_to_drop_a_sweep_is_explained():
     explained = set(re.findall(r'`(\w+)`', TROUBLES))
-    unexplained = {drop.value for drop in Drop} - explained - {Drop.FIRST.value, Drop.EMPTY.value}
+    unexplained = {drop.value for drop in DropReason} - explained - {DropReason.FIRST.value, DropReason.EMPTY.value}
     assert not unexplained
     assert 'The first sweep waits' in TROUBLES and 'A cloud without a point' in TROUBLES  # those two, in words
 
@@ -99,7 +102,7 @@ def test_launch_arguments_and_files_exist(page):
     launch = (ROOT / 'launch' / 'flow.launch.py').read_text()
     arguments = re.findall(r'(?<!-p )\b(\w+):=', PAGES[page])
     assert all(f"'{argument}'" in launch for argument in arguments), arguments
-    parameters = (ROOT / 'zeroflow_ros' / 'parameters.py').read_text()
+    parameters = (ROOT / 'zeroflow_ros' / 'ros' / 'parameters.py').read_text()
     assert all(f'    {name}: ' in parameters for name in re.findall(r'-p (\w+):=', PAGES[page]))
     for path in re.findall(r'config/[\w.]+\w', PAGES[page]):
         assert (ROOT / path).is_file(), path

@@ -95,7 +95,7 @@ def test_wheel_names_every_extra_and_only_the_vehicle_package(tmp_path):
     assert {name.split('/')[0] for name in names} == {
         'zeroflow_ros', 'zeroflow_ros-0.1.0.dist-info', 'zeroflow_ros-0.1.0.data'
     }  # fmt: skip
-    assert {'zeroflow_ros/models/fastflow3d_lite.onnx', 'zeroflow_ros/pillars.cu'} <= set(names)
+    assert {'zeroflow_ros/models/fastflow3d_lite.onnx', 'zeroflow_ros/engines/pillars.cu'} <= set(names)
     assert set(metadata.get_all('Provides-Extra')) == {
         'ros', 'speed', 'replay', 'registration', 'ground', 'simulation', 'training', 'export', 'tensorrt', 'ray',
         'test', 'view', 'dynamic',
@@ -124,7 +124,7 @@ def test_package_xml_is_valid_and_agrees_with_the_rest():
 
 def test_every_ros_package_in_use_is_a_dependency():
     used = set()
-    for path in (ROOT / 'zeroflow_ros').glob('*.py'):
+    for path in (ROOT / 'zeroflow_ros').rglob('*.py'):
         for node in ast.walk(ast.parse(path.read_text())):
             names = (
                 [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, 'module', '') or '']

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 # Every command of the README, and the tests that run it (or the same program with the same options).
 RUN_BY = {
@@ -23,7 +24,7 @@ RUN_BY = {
     'ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points odometry_topic:=/odom': (
         'test_launch.py::test_two_nodes_run_in_two_namespaces'
     ),
-    'ros2 launch zeroflow_ros flow.launch.py engine:=tensorrt model_path:=model.onnx input_topic:=/lidar/points '
+    'ros2 launch zeroflow_ros flow.launch.py engine:=tensorrt input_topic:=/lidar/points '
     'odometry_topic:=/odom': 'test_tensorrt_node.py::test_flow_comes_from_the_gpu',
     'ros2 launch zeroflow_ros replay.launch.py bag:=path/to/bag': (
         'test_launch.py::test_replay_plays_a_bag_through_the_node'
@@ -42,21 +43,24 @@ RUN_BY = {
 }
 
 
-def commands() -> list[str]:
-    """Return the lines of all code blocks."""
-    blocks = re.findall(r'^```\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
+def commands(text: str) -> list[str]:
+    """Return the lines of all code blocks of a page."""
+    blocks = re.findall(r'^```\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
 def test_every_command_is_run_by_a_test_that_exists():
-    assert sorted(commands()) == sorted(RUN_BY)
+    assert set(commands(README)) <= set(RUN_BY)
+    on_pages = {command for page in PAGES for command in commands(page.read_text())}
+    assert set(RUN_BY) <= on_pages, 'commands that no page has any more'
     for name in RUN_BY.values():
         file, test = name.split('::')
-        assert re.search(rf'^def {test}\(', (ROOT / 'test' / file).read_text(), re.MULTILINE), name
+        [path] = (ROOT / 'test').rglob(file)
+        assert re.search(rf'^def {test}\(', path.read_text(), re.MULTILINE), name
 
 
 def test_every_module_and_file_in_a_command_exists():
-    for command in commands():
+    for command in RUN_BY:
         if module := re.search(r'-m ([\w.]+)', command):
             assert (ROOT / (module[1].replace('.', '/') + '.py')).is_file(), command
         for path in re.findall(r'config/\S+', command):
@@ -65,7 +69,7 @@ def test_every_module_and_file_in_a_command_exists():
 
 def test_parameter_table_is_that_of_the_node():
     parameters = pytest.importorskip('zeroflow_ros.ros.parameters', reason='needs rclpy')
-    assert parameters.parameter_table() in README
+    assert parameters.parameter_table() in (ROOT / 'docs' / 'parameters.md').read_text()
 
 
 def test_topics_and_fields_are_those_of_the_node():
@@ -76,9 +80,26 @@ def test_topics_and_fields_are_those_of_the_node():
     assert ', '.join(outputs.STAGES) in README
 
 
-@pytest.mark.parametrize('page', ['README.md', *(f'docs/{p.name}' for p in sorted((ROOT / 'docs').glob('*.md')))])
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.+)$', page.read_text(), re.MULTILINE)
+    plain = (re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', heading).lower() for heading in headings)
+    return {re.sub(r'[^\w\- ]', '', heading).strip().replace(' ', '-') for heading in plain}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    path = ROOT / page
-    for target in re.findall(r'\]\(([^)#]+)', path.read_text()):
-        if '://' not in target:
-            assert (path.parent / target).exists(), f'{page}: {target}'
+    for target, anchor in re.findall(r'\]\(([^)#\s]*)#?([^)\s]*)\)', page.read_text()):
+        if '://' in target:
+            continue
+        path = page.parent / target if target else page
+        assert path.exists(), f'{page}: {target}'
+        assert not anchor or path.suffix != '.md' or anchor in anchors(path), f'{page}: {target}#{anchor}'
+
+
+def test_the_readme_is_for_the_first_ten_minutes_and_every_page_is_reached_from_the_start_page():
+    assert len(README.splitlines()) <= 160
+    start = (ROOT / 'docs' / 'README.md').read_text()
+    names = {page.name for page in (ROOT / 'docs').glob('*.md')} - {'README.md'}
+    missing = {name for name in names if name not in start}
+    assert not missing, f'docs/README.md does not lead to {missing}'

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How low an error against tracked boxes can be: boxes are drawn sweep by sweep, and jitter.
+"""Estimate the lowest possible error against tracked boxes: boxes are annotated sweep by sweep, so they jitter.
 
 usage:
   python3 -m training.box_jitter BAG+BOXES.json
   python3 -m training.box_jitter BAG+BOXES.json --estimator embedded teacher:rigid
 
-A straight line through the velocities of a box in the pairs around, those that share none of its two boxes with the
-pair in question, says how it moves; so does one through its turn rates. This smooth motion is scored against the boxes
-as they are, as an estimator is. It errs by the jitter, and by what a straight line misses of a motion: errors of that
-size do not tell a good flow from a better one.
+For each pair, a straight line is fitted to the box's velocities in the neighbouring pairs that share neither of the
+pair's two boxes; the yaw rate is fitted in the same way. This smooth motion is scored against the boxes like an
+estimator. Its error is the jitter plus the deviation of the motion from a straight line. Smaller differences between
+estimators are not significant.
 
-Of an estimator, the boxes and the smooth motion no two share what they err by: the estimator sees points and no boxes,
-the smooth motion other boxes. So the three distances between them say how far each is from the truth that nobody
-knows: the three-cornered hat, by which clocks are compared.
+Estimator (points, no boxes), boxes, and smooth motion (other boxes) err independently. Their three pairwise distances
+give the error of each one: the three-cornered hat, as used to compare clocks.
 """
 
 import argparse
@@ -33,45 +32,45 @@ from training.scoring.scores import FlowScores
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError, ZeroFlowError
 
-_AROUND, _FEWEST = range(2, 9), 3  # pairs before and after that say how a box moves, and how few say nothing
+_AROUND, _FEWEST = range(2, 9), 3  # neighbouring pairs used for the fit, and the fewest that are enough
 
 
-class Motion(NamedTuple):
-    """Of a box over a pair. velocity: (3,) of its centre [m/s], in the frame of the drive. turn_rate: [rad/s]."""
+class BoxMotion(NamedTuple):
+    """Motion of a box over a pair. velocity: (3,) of its centre [m/s], in the drive frame. turn_rate: [rad/s]."""
 
     velocity: np.ndarray
     turn_rate: float
 
 
 def smooth_flow(pairs: BagPairs) -> list[np.ndarray]:
-    """Return the flow (N, 3) float32 [m] of each pair's older sweep as the boxes of other pairs say, else 0.
+    """Return per pair the flow (N, 3) float32 [m] of the older sweep from the boxes of other pairs; 0 elsewhere.
 
-    Raises: DataError when the bag comes without boxes.
+    Raises: DataError when the bag has no boxes.
     """
     if pairs.boxes is None:
-        raise DataError(f'{pairs.path} comes without boxes. Say them: {pairs.path}+BOXES.json')
-    motions, poses = _motions(pairs)
+        raise DataError(f'{pairs.path} has no boxes. Add them: {pairs.path}+BOXES.json')
+    motions, poses = _track_motions(pairs)
     flows = []
     for index, (run, drive_T_ego0) in enumerate(poses):
         pair, boxes = pairs[index].pair, pairs.boxes.sweeps[pairs.numbers(index)[0]]
         drive_T_ego1 = drive_T_ego0 @ pair.ego0_T_ego1
         moved = []
         for box in boxes:
-            motion = _smooth(motions[run, box['track_id']], index)
+            motion = _fit_motion(motions[run, box['track_id']], index)
             if motion is not None:
                 pose = drive_T_ego0 @ pose_of(box)
                 pose[:3, 3] += motion.velocity * pair.dt
                 pose = transforms.invert(drive_T_ego1) @ pose
                 yaw = np.arctan2(pose[1, 0], pose[0, 0]) + motion.turn_rate * pair.dt
                 moved.append(box | {'center': pose[:3, 3].tolist(), 'yaw': float(yaw)})
-        flows.append(replace(pairs.boxes, sweeps=[boxes, moved]).true_flow(pair, 0, 1).flow)
+        flows.append(replace(pairs.boxes, sweeps=[boxes, moved]).ground_truth_flow(pair, 0, 1).flow)
     return flows
 
 
-def _motions(pairs: BagPairs) -> tuple[dict[tuple, dict[int, Motion]], list[tuple[int, np.ndarray]]]:
-    """Return how each track moves, by (run, track) and by pair; and of each pair its run and drive_T_ego0 (4, 4).
+def _track_motions(pairs: BagPairs) -> tuple[dict[tuple, dict[int, BoxMotion]], list[tuple[int, np.ndarray]]]:
+    """Return each track's motion by (run, track) and by pair, and each pair's run and drive_T_ego0 (4, 4).
 
-    Pairs of a run follow each other without a gap, in one frame.
+    A run is a series of pairs without a gap; its poses share one frame.
     """
     motions, poses, drive_T_ego0, run, last = defaultdict(dict), [], np.eye(4), 0, None
     for index in range(len(pairs)):
@@ -84,7 +83,7 @@ def _motions(pairs: BagPairs) -> tuple[dict[tuple, dict[int, Motion]], list[tupl
             if box['track_id'] in before:
                 pose0, pose1 = before[box['track_id']], drive_T_ego1 @ pose_of(box)
                 turn = pose0[:3, :3].T @ pose1[:3, :3]
-                motions[run, box['track_id']][index] = Motion(
+                motions[run, box['track_id']][index] = BoxMotion(
                     (pose1 - pose0)[:3, 3] / dt, np.arctan2(turn[1, 0], turn[0, 0]) / dt
                 )
         poses.append((run, drive_T_ego0))
@@ -92,18 +91,20 @@ def _motions(pairs: BagPairs) -> tuple[dict[tuple, dict[int, Motion]], list[tupl
     return motions, poses
 
 
-def _smooth(motions: dict[int, Motion], index: int) -> Motion | None:
-    """Return what the lines through a track's motions around a pair say of it; None when there are too few."""
+def _fit_motion(motions: dict[int, BoxMotion], index: int) -> BoxMotion | None:
+    """Return the line fit through a track's motions around a pair; None when there are too few."""
     offsets = [offset for step in _AROUND for offset in (-step, step) if index + offset in motions]
     if len(offsets) < _FEWEST:
         return None
     values = np.array([[*motions[index + offset].velocity, motions[index + offset].turn_rate] for offset in offsets])
     *velocity, turn_rate = np.polyfit(offsets, values, 1)[1]
-    return Motion(np.array(velocity), turn_rate)
+    return BoxMotion(np.array(velocity), turn_rate)
 
 
-def own_errors(flow: np.ndarray, boxes: np.ndarray, smooth: np.ndarray) -> tuple[float, float, float]:
-    """Return the root mean square error of each of three flows (N, 3), of which no two err alike; NaN: they do.
+def three_cornered_hat(flow: np.ndarray, boxes: np.ndarray, smooth: np.ndarray) -> tuple[float, float, float]:
+    """Return the root mean square error of each of three flows (N, 3) with independent errors.
+
+    NaN: the errors are not independent.
 
     Source: the three-cornered hat of Gray and Allan, A method for estimating the frequency stability of an individual
     oscillator (1974).
@@ -119,10 +120,10 @@ def own_errors(flow: np.ndarray, boxes: np.ndarray, smooth: np.ndarray) -> tuple
 
 
 def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict], dict[str, tuple]]:
-    """Return two things by name: reports, also of the smooth motion, and scores of each estimator where boxes move.
+    """Return by name the reports (also of the smooth motion), and each estimator's scores on moving boxes.
 
-    The latter are the normalised EPE and the `own_errors` [m] of points that move by their box and by its smooth
-    motion: a box that stands and jitters is in the reports alone. They are empty when nothing moves.
+    The scores are the normalised EPE and the `three_cornered_hat` [m] over points that move both by their box and by
+    its smooth motion, so that static boxes that jitter are left out. They are empty when nothing moves.
     """
     scope, smooth_name = SCOPES['bag'], 'smooth boxes'
     scores = {name: FlowScores(scope) for name in (*(e.name for e in estimators), smooth_name)}
@@ -139,11 +140,11 @@ def score(pairs: BagPairs, estimators: list[Estimator]) -> tuple[dict[str, dict]
             scores[estimator.name].add(item, flow)
             flows[estimator.name].append(np.nan_to_num(flow[moves]))
     moving = {name: np.concatenate(parts).astype(np.float64) for name, parts in flows.items()}
-    boxes, of_moving = moving['boxes'], {}
+    boxes, moving_scores = moving['boxes'], {}
     for name in (estimator.name for estimator in estimators if len(boxes)):
         normalised = metrics.epe(moving[name], boxes).mean() / np.linalg.norm(boxes, axis=1).mean()
-        of_moving[name] = (float(normalised), *own_errors(moving[name], boxes, moving[smooth_name]))
-    return {name: score.report() for name, score in scores.items()}, of_moving
+        moving_scores[name] = (float(normalised), *three_cornered_hat(moving[name], boxes, moving[smooth_name]))
+    return {name: score.report() for name, score in scores.items()}, moving_scores
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,19 +152,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.box_jitter', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('bag', help='BAG+BOXES.json, with the options of bags')
-    parser.add_argument('--estimator', nargs='*', default=[], help=f'what to compare with them: {KINDS}')
+    parser.add_argument('bag', help='BAG+BOXES.json; accepts the options of bag: datasets')
+    parser.add_argument('--estimator', nargs='*', default=[], help=f'estimators to compare with the boxes: {KINDS}')
     options = parser.parse_args(arguments)
     try:
         names = dict.fromkeys(('zero', *options.estimator))
-        reports, of_moving = score(open_pairs(options.bag), [build_estimator(name) for name in names])
+        reports, moving_scores = score(open_pairs(options.bag), [build_estimator(name) for name in names])
     except ZeroFlowError as error:
         print(f'training.box_jitter: {error}', file=sys.stderr)
         return 1
     print(score_text(options.bag, reports))
-    if of_moving:
-        print('  where boxes move: normalised EPE; own error [m, rms]; that of the boxes, of their smooth motion')
-    for name, values in of_moving.items():
+    if moving_scores:
+        print('  moving boxes: normalised EPE; RMS error [m] of the estimator, of the boxes, of their smooth motion')
+    for name, values in moving_scores.items():
         print(f'    {name:40}' + ''.join(f'{value:10.4f}' for value in values))
     return 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML on top of the defaults of a frozen dataclass."""
+"""Reads YAML files into frozen dataclasses; fields that a file leaves out keep their defaults."""
 
 import dataclasses
 import difflib
@@ -12,12 +12,12 @@ import yaml
 
 from zeroflow_ros.errors import ConfigError
 
-_MOST_ALIASES = 16  # of one another: 324 times what is written, at the worst
-_LARGEST = 2**63  # integers that every other program can read, and that fit a float
+_MOST_ALIASES = 16  # nested aliases then expand a file at most 324 times
+_LARGEST = 2**63  # larger integers do not fit other programs or a float
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes few aliases: with many, of aliases, a kilobyte of YAML stands for gigabytes."""
+    """Limits the number of aliases: nested ones let a kilobyte of YAML expand to gigabytes."""
 
     num_aliases = 0
 
@@ -34,16 +34,16 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path):
-    """Return what a YAML file holds.
+    """Return the content of a YAML file.
 
-    Raises: ConfigError when there is none, or it is not YAML.
+    Raises: ConfigError when the file is missing, or is not YAML.
     """
     if not os.path.isfile(path):
         raise ConfigError(f'No configuration file at {path}.')
     try:
         return yaml.load(Path(path).read_text(), _Loader)
     except (yaml.YAMLError, OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        # Not only YAMLError: 2024-13-01 is a ValueError, `!!bool maybe` a KeyError, ten thousand brackets a recursion.
+        # Not only YAMLError: 2024-13-01 raises ValueError, `!!bool maybe` KeyError, deep nesting RecursionError.
         raise ConfigError(f'{path} is not YAML: {str(error)[:500]}') from error
 
 
@@ -75,7 +75,7 @@ def build_config(kind: type, values, where: str):
             raise ConfigError(f'{where}: unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else '.'))
         expected = fields[name]
         if type(value) is int and abs(value) >= _LARGEST:
-            raise ConfigError(f'{where}: {name} is an integer of {value.bit_length()} bits; at most 63 are taken.')
+            raise ConfigError(f'{where}: {name} is an integer of {value.bit_length()} bits; at most 63 are allowed.')
         if dataclasses.is_dataclass(expected):
             value = build_config(expected, value, f'{where}: {name}')
         elif expected is float and type(value) is int:
@@ -89,7 +89,7 @@ def build_config(kind: type, values, where: str):
 
 
 def _numbers(value, where: str) -> tuple[float, ...]:
-    """Return a list of numbers as a tuple. Raises: ConfigError when it is none."""
+    """Return a list of numbers as a tuple. Raises: ConfigError when it is not a list of numbers."""
     if not isinstance(value, list | tuple) or any(type(n) not in (int, float) or abs(n) >= _LARGEST for n in value):
         raise ConfigError(f'{where} should be a list of numbers, got {reprlib.repr(value)}.')
     return tuple(map(float, value))

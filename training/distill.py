@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From recorded drives to a model file, without labels: label, train, evaluate, export.
+"""Make a model file from recorded drives without human labels: label, train, evaluate, export.
 
 usage: python3 -m training.distill drives/*.mcap --out model.onnx
        python3 -m training.distill drives/*.mcap --strategy seflow --out model.onnx
        python3 -m training.distill simulation:0-99 --teacher fast_nsf --steps 500 --work out/try --out out/try.onnx
 
-Run the same command again after any interruption: a stage whose result is whole and was made from the same inputs is
-not repeated, and a stage that was interrupted goes on where it stopped. Drives: rosbags, or what training/datasets
-reads. On several computers, run `training.label` and `training.train` by themselves.
+Run the same command again after any interruption: a finished stage with the same inputs is not repeated, and an
+interrupted stage resumes. Drives: rosbags, or any dataset spec of training.datasets. To use several computers, run
+`training.label` and `training.train` separately.
 """
 
 import argparse
@@ -22,22 +22,23 @@ from pathlib import Path
 import yaml
 
 from training.config import load_config
-from training.learning.stage_cache import Checksums, locked, run_program, stage
+from training.learning.stage_cache import Checksums, lock_work_folder, run_cached_stage, run_program
 from training.learning.strategies import STRATEGIES, build_strategy
 from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.views.report import write_json
 
-_MOST_FAILED = 0.1  # share of the pairs that may have no label: the first sweeps of a drive, a gap in its odometry
+_MOST_FAILED = 0.1  # accepted share of pairs without label, e.g. the first sweeps of a drive or gaps in odometry
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """What to distill.
+    """A distillation job.
 
-    drives: paths, or specs of training.datasets. out: the model file; its 8-bit form lies beside it. work: folder of
-    all results on the way. teacher, teacher_config: as of training.label. config: of the training. processes: that
-    label. devices: that train. calibration_pairs: sweep pairs that set the ranges of the 8-bit form; 0: no such form.
+    drives: paths, or dataset specs. out: the model file; its 8-bit form is written beside it. work: folder of all
+    intermediate results. teacher, teacher_config: as in training.label. config: of the training. processes: number of
+    labelling processes. devices: GPUs to train on. calibration_pairs: sweep pairs that calibrate the 8-bit form; 0: no
+    8-bit form.
     """
 
     drives: tuple[str, ...]
@@ -51,33 +52,40 @@ class Distillation:
     calibration_pairs: int = 32
 
     @property
-    def is_of_bags(self) -> bool:
-        """Whether every drive is the path of a file or folder."""
+    def drives_are_paths(self) -> bool:
+        """Whether every drive is the path of an existing file or folder."""
         return all(Path(drive).exists() for drive in self.drives)
 
 
 def distill(job: Distillation, program: Callable[..., int] = run_program) -> list[Path]:
-    """Make what is not there yet, and return the model files.
+    """Run all stages that are not done yet, and return the model files.
 
-    program: runs `python -m` with these words and returns its exit status.
+    program: runs `python -m` with the given words and returns the exit status.
     Raises: ZeroFlowError when a stage fails; DataError when another distillation uses the work folder.
     """
-    with locked(job.work):
+    with lock_work_folder(job.work):
         checksum = Checksums(job.work / 'checksums.json')
-        labels = stage(job.work, 'label', _label_inputs(job, checksum), lambda folder: _label(job, folder, program),
-                       results=('store.json', '*.label'))  # fmt: skip
+        labels = run_cached_stage(
+            job.work, 'label', _label_inputs(job, checksum), lambda folder: _label(job, folder, program),
+            results=('store.json', '*.label'),
+        )  # fmt: skip
         config = dataclasses.asdict(job.config)
-        trained = stage(job.work, 'train', {'labels': labels.checksum, 'config': config},
-                        lambda folder: _train(job, labels.folder, folder, program), results=('last.pt',))  # fmt: skip
+        trained = run_cached_stage(
+            job.work, 'train', {'labels': labels.checksum, 'config': config},
+            lambda folder: _train(job, labels.folder, folder, program), results=('last.pt',),
+        )  # fmt: skip
         last = trained.folder / 'last.pt'
         if job.config.held_out:
-            scored = stage(job.work, 'evaluate', {'labels': labels.checksum, 'checkpoint': trained.checksum},
-                           lambda folder: _evaluate(last, labels.folder, job.config.held_out, folder),
-                           results=('agreement.json',))  # fmt: skip
+            scored = run_cached_stage(
+                job.work, 'evaluate', {'labels': labels.checksum, 'checkpoint': trained.checksum},
+                lambda folder: _evaluate(last, labels.folder, job.config.held_out, folder),
+                results=('agreement.json',),
+            )  # fmt: skip
             print((scored.folder / 'agreement.json').read_text(), end='')
         inputs = {'checkpoint': trained.checksum, 'calibration_pairs': job.calibration_pairs, 'drives': job.drives}
-        exported = stage(job.work, 'export', inputs, lambda folder: _export(job, last, folder, program),
-                         results=('model*.onnx',))  # fmt: skip
+        exported = run_cached_stage(
+            job.work, 'export', inputs, lambda folder: _export(job, last, folder, program), results=('model*.onnx',),
+        )  # fmt: skip
         models = []
         for made in sorted(exported.folder.glob('model*.onnx')):
             model = job.out.with_name(made.name.replace('model', job.out.stem, 1))
@@ -107,13 +115,13 @@ def _label(job: Distillation, folder: Path, program: Callable[..., int]) -> None
     good, bad = counts.get('done', 0) + counts.get('kept', 0), counts.get('failed', 0)
     if not bad or bad > _MOST_FAILED * (good + bad):
         raise DataError(f'Labelling ended with status {status}; {bad} of {good + bad} pairs failed. See above.')
-    print(f'Going on without the {bad} of {good + bad} pairs that could not be labelled.', file=sys.stderr)
+    print(f'Continuing without the {bad} of {good + bad} pairs that could not be labelled.', file=sys.stderr)
 
 
 def _train(job: Distillation, labels: Path, folder: Path, program: Callable[..., int]) -> None:
     config = folder / 'config.yaml'
     config.write_text(yaml.safe_dump(dataclasses.asdict(job.config), sort_keys=False))
-    _must(program('training.train', '--labels', labels, '--config', config, '--out', folder,
+    _check_status(program('training.train', '--labels', labels, '--config', config, '--out', folder,
                   '--devices', job.devices), 'Training')  # fmt: skip
 
 
@@ -121,46 +129,50 @@ def _evaluate(last: Path, labels: Path, held_out: float, folder: Path) -> None:
     from training.labels.label_store import LabelStore
     from training.learning.checkpoint import load_checkpoint
     from training.learning.pair_sources import split_labels
-    from training.scoring.label_metrics import agreement
+    from training.scoring.label_metrics import score_against_labels
 
     _, source = split_labels(LabelStore(labels), held_out)
-    write_json(folder / 'agreement.json', agreement(load_checkpoint(last).build(), source))
+    write_json(folder / 'agreement.json', score_against_labels(load_checkpoint(last).build(), source))
 
 
 def _export(job: Distillation, last: Path, folder: Path, program: Callable[..., int]) -> None:
     model = folder / 'model.onnx'
-    _must(program('export.to_onnx', last, '--out', model, '--forms', 'vehicle'), 'Exporting')
+    _check_status(program('export.to_onnx', last, '--out', model, '--forms', 'vehicle'), 'Exporting')
     if job.calibration_pairs:
-        bags = ['--bag', *job.drives] if job.is_of_bags else []
-        _must(program('export.quantize', model, '--out', folder / 'model_int8.onnx', *bags,
+        bags = ['--bag', *job.drives] if job.drives_are_paths else []
+        _check_status(program('export.quantize', model, '--out', folder / 'model_int8.onnx', *bags,
                       '--pairs', job.calibration_pairs), 'Quantising')  # fmt: skip
 
 
-def _must(status: int, what: str) -> None:
+def _check_status(status: int, what: str) -> None:
     if status:
-        raise ZeroFlowError(f'{what} ended with status {status}. See above; the same command goes on from there.')
+        raise ZeroFlowError(f'{what} ended with status {status}. See above; the same command resumes there.')
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'training.distill', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('drives', nargs='+', metavar='DRIVE', help='rosbag, or a spec as simulation:0-99')
-    parser.add_argument('--out', type=Path, required=True, help='model file; the 8-bit form lies beside it')
-    parser.add_argument('--work', type=Path, default=Path('out/distill'), help='all that is made on the way '
+    parser.add_argument('drives', nargs='+', metavar='DRIVE', help='rosbag, or a dataset spec such as simulation:0-99')
+    parser.add_argument('--out', type=Path, required=True, help='model file; the 8-bit form is written beside it')
+    parser.add_argument('--work', type=Path, default=Path('out/distill'), help='folder of intermediate results '
                         '(default: %(default)s)')  # fmt: skip
-    parser.add_argument('--strategy', choices=STRATEGIES, help='how the student learns (default: as in --config); '
-                        'seflow: no teacher says how anything moves')  # fmt: skip
-    parser.add_argument('--teacher', help='method that labels (default: rigid; with seflow: dufomap, on what moves)')
-    parser.add_argument('--teacher-config', type=Path, help='YAML with settings of the teacher')
+    parser.add_argument('--strategy', choices=STRATEGIES, help='learning strategy (default: as in --config); '
+                        'seflow: self-supervised, labels only say which points move')  # fmt: skip
+    parser.add_argument(
+        '--teacher', help='labelling method (default: rigid; with seflow: dufomap, dynamic/static labels)'
+    )
+    parser.add_argument('--teacher-config', type=Path, help='YAML with teacher settings')
     parser.add_argument('--config', type=Path, default=Path(__file__).parents[1] / 'config' / 'train_lite.yaml',
-                        help='YAML of the training (default: config/train_lite.yaml)')  # fmt: skip
-    parser.add_argument('--steps', type=int, help='of the training; its phases keep their shares')
-    parser.add_argument('--held-out', type=float, metavar='SHARE', help='of the pairs, not trained on but scored on')
-    parser.add_argument('--processes', type=int, default=1, help='that label at once (default: 1)')
+                        help='YAML with training settings (default: config/train_lite.yaml)')  # fmt: skip
+    parser.add_argument('--steps', type=int, help='training steps in total; the phases keep their shares')
+    parser.add_argument(
+        '--held-out', type=float, metavar='SHARE', help='share of the pairs held out of training, for scoring'
+    )
+    parser.add_argument('--processes', type=int, default=1, help='number of labelling processes (default: 1)')
     parser.add_argument('--devices', default='auto', help='GPUs to train on (default: all)')
     parser.add_argument('--calibration-pairs', type=int, default=32, metavar='PAIRS',
-                        help='sweep pairs to make the 8-bit form with; 0: no such form (default: 32)')  # fmt: skip
+                        help='sweep pairs to calibrate the 8-bit form; 0: no 8-bit form (default: 32)')  # fmt: skip
     return parser
 
 
@@ -184,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'training.distill: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('training.distill: stopped; run the same command to go on.', file=sys.stderr)
+        print('training.distill: stopped; run the same command to resume.', file=sys.stderr)
         return 130
     for model in models:
         print(f'{model}: run it with')

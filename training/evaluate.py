@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Score anything that gives flow on data with true flow, by class, speed and range.
+r"""Score flow estimators on data with ground-truth flow, by class, speed and range.
 
 usage:
   python3 -m training.evaluate --estimator zero embedded --dataset simulation:1000000-1000019
   python3 -m training.evaluate --estimator zero nearest model.onnx runs/lite/last.pt teacher:nsfp labels:out/labels \
       --dataset av2:LOG bag:BAG+BOXES.json --json out/scores.json --picture out/scores.png
 
-estimators: zero, nearest (nearest neighbour), embedded (the model in the package), a model file, a checkpoint,
+estimators: zero, nearest (nearest neighbour), embedded (the bundled model), a model file, a checkpoint,
   teacher:NAME, labels:STORE
-datasets: simulation:FIRST-LAST (seeds; trainings leave out those from 1000000 on), av2:LOG_OR_SPLIT,
+datasets: simulation:FIRST-LAST (seeds; seeds from 1000000 on are never trained on), av2:LOG_OR_SPLIT,
   osf:SCENES, bag:BAG+BOXES.json
 
-Flow is residual: ego motion removed. Rows that get no flow count as zero flow. docs/evaluation.md explains the scores.
+Flow is residual: ego motion removed. Points without flow count as zero flow. docs/evaluation.md explains the scores.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from training.scoring.estimators import build_estimator
-from training.scoring.evaluation import SCOPES, evaluate, without_nan
+from training.scoring.evaluation import SCOPES, SWEEPS, evaluate, without_nan
 from training.scoring.score_text import score_text
 from training.scoring.scores import Scope
 from zeroflow_ros.errors import ZeroFlowError
@@ -31,11 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.evaluate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--estimator', nargs='+', default=['zero', 'embedded'], help='default: zero embedded')
-    parser.add_argument('--dataset', nargs='+', required=True)
-    parser.add_argument('--pairs', type=int, default=0, help='look at no more pairs of each dataset, evenly spread')
-    parser.add_argument('--json', type=Path, help='write all scores here, with every class and speed bucket')
-    parser.add_argument('--picture', type=Path, help='write a picture of them here')
+    parser.add_argument(
+        '--estimator', nargs='+', default=['zero', 'embedded'], help='estimators to score (default: zero embedded)'
+    )
+    parser.add_argument('--dataset', nargs='+', required=True, help='datasets to score on')
+    parser.add_argument(
+        '--pairs', type=int, default=0, help='largest number of pairs per dataset, evenly spread (default: all)'
+    )
+    parser.add_argument(
+        '--sweep', choices=SWEEPS, default='older',
+        help='sweep of each pair whose points are scored; the node publishes on the latest one (default: older)',
+    )  # fmt: skip
+    parser.add_argument('--json', type=Path, help='write all scores to this file, with every class and speed bucket')
+    parser.add_argument('--picture', type=Path, help='write plots of the scores to this file')
     options = parser.parse_args(arguments)
     try:
         from training.datasets import open_dataset
@@ -44,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         reports = {}
         for spec in dict.fromkeys(options.dataset):
             scope = SCOPES.get(spec.partition(':')[0], Scope())
-            reports[spec] = evaluate(open_dataset(spec), estimators, scope, num_pairs=options.pairs)
+            reports[spec] = evaluate(
+                open_dataset(spec), estimators, scope, num_pairs=options.pairs, sweep=options.sweep
+            )
             print(score_text(spec, reports[spec]), flush=True)
     except ZeroFlowError as error:
         print(f'training.evaluate: {error}', file=sys.stderr)

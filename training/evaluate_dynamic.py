@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score what a teacher says of which points move, on simulated drives, whose motion is known.
+"""Score the dynamic/static labels of teachers on simulated drives.
 
 usage: python3 -m training.evaluate_dynamic --teacher dufomap rigid --seeds 1000000-1000009
 
-Of each clip it labels one pair in the middle: a teacher that looks at whole drives sees all sweeps of the clip.
-A point moves when it is faster than 0.5 m/s; points above the ground inside the crop count.
+It labels the middle pair of each clip; teachers that process whole drives see all sweeps of the clip.
+Points faster than 0.5 m/s are dynamic. Points above the ground inside the crop are scored.
 """
 
 import argparse
@@ -26,9 +26,10 @@ _MOVING = 0.5  # m/s
 
 @dataclass
 class DynamicScores:
-    """Counts of points, and what they cost: hits move and are said to, false_alarms stand, misses are said to stand.
+    """Counts of points, and run time.
 
-    seconds: in all. sweeps: that they were spent on.
+    hits: dynamic points labelled dynamic. false_alarms: static ones labelled dynamic. misses: dynamic ones labelled
+    static. seconds: total run time. sweeps: number of processed sweeps.
     """
 
     hits: int = 0
@@ -37,14 +38,14 @@ class DynamicScores:
     seconds: float = 0.0
     sweeps: int = 0
 
-    def add(self, moves: np.ndarray, said: np.ndarray) -> None:
-        """Count points (N,) bool: what moves, and what is said to."""
-        self.hits += int((moves & said).sum())
-        self.false_alarms += int((~moves & said).sum())
-        self.misses += int((moves & ~said).sum())
+    def add(self, is_dynamic: np.ndarray, predicted: np.ndarray) -> None:
+        """Count points. is_dynamic: (N,) bool, ground truth. predicted: (N,) bool."""
+        self.hits += int((is_dynamic & predicted).sum())
+        self.false_alarms += int((~is_dynamic & predicted).sum())
+        self.misses += int((is_dynamic & ~predicted).sum())
 
     def report(self) -> dict[str, float]:
-        """Return precision, recall, IoU and seconds a sweep; NaN where nothing moves, or nothing is said to."""
+        """Return precision, recall, IoU and seconds per sweep; NaN where a denominator is 0."""
         return {
             'precision': _share(self.hits, self.false_alarms), 'recall': _share(self.hits, self.misses),
             'iou': _share(self.hits, self.false_alarms + self.misses),
@@ -57,14 +58,14 @@ def _share(part: int, rest: int) -> float:
 
 
 def score(teacher, drive, scores: DynamicScores) -> None:
-    """Add the labels of the older sweep of the middle pair of a drive, a dataset with true flow, to the scores."""
+    """Label the middle pair of a drive (a dataset with ground-truth flow); score the labels of its older sweep."""
     index = len(drive) // 2
     item = drive[index]
     seen = teacher_input(item, Crop())
     began = time.perf_counter()
     if isinstance(teacher, DriveTeacher):
         dynamic = teacher.label_in_drive(drive, index, item, seen).dynamic0
-        scores.sweeps += len(drive) + 1  # the map is of all of them; it is most of the work
+        scores.sweeps += len(drive) + 1  # the map of all sweeps takes most of the time
     else:
         label = run_teacher(teacher, seen)
         dynamic = from_flow(label.points0, label.flow0, label.is_ground0, label.dt)
@@ -79,14 +80,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.evaluate_dynamic', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--teacher', nargs='+', default=['dufomap', 'rigid'], help='(default: dufomap rigid)')
-    parser.add_argument('--seeds', default='1000000-1000009', metavar='FIRST-LAST', help='of clips (%(default)s)')
-    parser.add_argument('--sweeps', type=int, default=20, help='of each clip (default: 20)')
-    parser.add_argument('--json', type=Path, help='write the scores here')
+    parser.add_argument(
+        '--teacher', nargs='+', default=['dufomap', 'rigid'], help='teachers to score (default: dufomap rigid)'
+    )
+    parser.add_argument(
+        '--seeds', default='1000000-1000009', metavar='FIRST-LAST', help='seeds of the clips (default: %(default)s)'
+    )
+    parser.add_argument('--sweeps', type=int, default=20, help='sweeps per clip (default: 20)')
+    parser.add_argument('--json', type=Path, help='write the scores to this file')
     options = parser.parse_args(arguments)
     first, _, last = options.seeds.partition('-')
     if not (first.isdecimal() and (last or first).isdecimal() and options.sweeps > 1):
-        parser.error('--seeds are FIRST-LAST, as 1000000-1000009, and --sweeps 2 or more')
+        parser.error('--seeds must be FIRST-LAST, for example 1000000-1000009, and --sweeps 2 or more')
     try:
         from tqdm import tqdm
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Score the object tracker on drives whose moving objects are known, and draw what it finds.
+r"""Score the object tracker on drives with ground-truth objects, or draw the tracked objects.
 
 usage:
   python3 -m training.evaluate_tracks --dataset simulation:1000000-1000019
   python3 -m training.evaluate_tracks --dataset bag:BAG+BOXES.json --set min_speed=0.6 --json out/objects.json
   python3 -m training.evaluate_tracks --dataset simulation:1 --sensor hdl64 --sweeps 12 --picture out/objects.png
 
-The model in the package, or that of --model, gives the flow as it does on the vehicle. Three lines for each dataset:
+The flow comes from the bundled model or --model, as on the vehicle. Output per dataset, three lines:
   clusters   every cluster of ~/output/dynamic_points in every sweep, without tracking
   tracker    the tracker on ~/output/dynamic_points
-  whole      the tracker on ~/output/flow, where it sees what stands as well
-docs/downstream.md explains the objects, training/track_scores.py the scores.
+  whole      the tracker on ~/output/flow, which includes static points
+docs/downstream.md explains the objects, training/scoring/tracking_metrics.py the scores.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from training.datasets.tracked_boxes import TrackedBoxes
 from training.scoring.evaluation import without_nan
-from training.scoring.tracking_metrics import TrackScores
+from training.scoring.tracking_metrics import TrackingMetrics
 from training.scoring.tracking_sequences import RecordedDrive, SimulatedDrive
 from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.engines.stopwatch import Stopwatch
@@ -37,8 +37,8 @@ from zeroflow_ros.views.report import percentiles, write_json
 DYNAMIC_MIN_SPEED = 0.4  # m/s, the default of the flow node's parameter dynamic_min_speed
 
 
-class Clusters:
-    """Every cluster of every sweep as an object: what the tracker starts from."""
+class ClusterBaseline:
+    """Baseline without tracking: every cluster of every sweep is an object."""
 
     def update(self, points, velocity, ego0_T_ego1, dt) -> list[MovingObject]:
         """Return the clusters of a sweep; see `Tracker.update`."""
@@ -51,7 +51,7 @@ class Clusters:
 
 
 class DynamicPointsTracker(Tracker):
-    """The tracker without the points that stand."""
+    """The tracker on dynamic points only."""
 
     def update(self, points, velocity, ego0_T_ego1, dt) -> list[MovingObject]:
         """Return the objects of a sweep; see `Tracker.update`."""
@@ -62,19 +62,19 @@ class DynamicPointsTracker(Tracker):
 def open_drives(spec: str, engine, *, num_sweeps: int, sensor: str | None = None) -> list:
     """Return the drives of simulation:FIRST-LAST or bag:PATH+BOXES.json.
 
-    Raises: DataError for any other text, or boxes that cannot be read.
+    Raises: DataError for any other spec, or boxes that cannot be read.
     """
     if match := re.fullmatch(r'simulation:(\d+)(?:-(\d+))?', spec):
         first, last = int(match[1]), int(match[2] or match[1])
         return [SimulatedDrive(seed, engine, num_sweeps=num_sweeps, sensor=sensor) for seed in range(first, last + 1)]
     if match := re.fullmatch(r'bag:(.+)\+(.+\.json)', spec):
         return [RecordedDrive(match[1], TrackedBoxes.read(match[2]), engine)]
-    raise DataError(f'{spec!r} has no known objects: expected simulation:FIRST-LAST or bag:BAG+BOXES.json.')
+    raise DataError(f'{spec!r} has no ground-truth objects: expected simulation:FIRST-LAST or bag:BAG+BOXES.json.')
 
 
 def evaluate(drives: list, make_trackers: dict) -> dict[str, dict]:
-    """Return the report of each way to make objects. make_trackers: by name, what makes a fresh one."""
-    scores = {name: TrackScores() for name in make_trackers}
+    """Return the report of each tracker. make_trackers: by name, a function that makes a new tracker."""
+    scores = {name: TrackingMetrics() for name in make_trackers}
     update_ms: dict[str, list[float]] = {name: [] for name in make_trackers}
     for drive in tqdm(drives, unit='drive', disable=not sys.stderr.isatty()):
         trackers = {name: make() for name, make in make_trackers.items()}
@@ -87,7 +87,7 @@ def evaluate(drives: list, make_trackers: dict) -> dict[str, dict]:
                     objects[name] = tracker.update(sweep.points, sweep.velocity, sweep.ego0_T_ego1, sweep.dt)
                 update_ms[name].append(watch.stages_ms['update'])
             found.append((sweep.number, sweep.time, objects))
-        truths = drive.objects()  # of a recording only now: a velocity is between two sweeps, before and after
+        truths = drive.objects()  # recordings know them only now: velocities need the sweeps before and after
         for number, time, objects in found:
             for name, those in objects.items():
                 known = drive.is_known(np.array([each.center for each in those]).reshape(-1, 3))
@@ -97,9 +97,9 @@ def evaluate(drives: list, make_trackers: dict) -> dict[str, dict]:
 
 
 def read_options(settings: list[str]) -> TrackerOptions:
-    """Return the options of the tracker with settings NAME=VALUE.
+    """Return the tracker options from settings NAME=VALUE.
 
-    Raises: ConfigError for an unknown name or a value that is none.
+    Raises: ConfigError for an unknown name or an invalid value.
     """
     values = {}
     for setting in settings:
@@ -109,12 +109,14 @@ def read_options(settings: list[str]) -> TrackerOptions:
             values[name] = kind(value)
         except (TypeError, ValueError) as error:
             known = ', '.join(TrackerOptions.__annotations__)
-            raise ConfigError(f'{setting!r} is no setting NAME=VALUE of the tracker. Known are {known}.') from error
+            raise ConfigError(
+                f'{setting!r} is not a valid NAME=VALUE setting of the tracker. Known names: {known}.'
+            ) from error
     return TrackerOptions(**values)
 
 
 def report_text(spec: str, reports: dict[str, dict]) -> str:
-    """Return the reports on one dataset as a table for a person to read."""
+    """Return the reports on one dataset as a text table."""
     first = next(iter(reports.values()))
     categories = list(first['recall_by_category'])
     columns = ('recall', 'settled', 'false', 'fragments', 'm/s', 'mean', 'm', 'ms', 'switches')
@@ -140,13 +142,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.evaluate_tracks', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--dataset', nargs='+', required=True)
-    parser.add_argument('--model', default='', help='model file; default: the one in the package')
-    parser.add_argument('--sweeps', type=int, default=20, help='of a simulated clip; default: 20')
-    parser.add_argument('--sensor', help='LiDAR of simulated clips; default: the seed chooses')
-    parser.add_argument('--set', nargs='+', default=[], metavar='NAME=VALUE', help='settings of the tracker')
-    parser.add_argument('--json', type=Path, help='write all figures here')
-    parser.add_argument('--picture', type=Path, help='draw the last sweep of the first drive here, and score nothing')
+    parser.add_argument('--dataset', nargs='+', required=True, help='simulation:FIRST-LAST or bag:BAG+BOXES.json')
+    parser.add_argument('--model', default='', help='model file (default: the bundled model)')
+    parser.add_argument('--sweeps', type=int, default=20, help='sweeps per simulated clip (default: 20)')
+    parser.add_argument('--sensor', help='LiDAR of simulated clips (default: chosen by the seed)')
+    parser.add_argument('--set', nargs='+', default=[], metavar='NAME=VALUE', help='tracker settings')
+    parser.add_argument('--json', type=Path, help='write all scores to this file')
+    parser.add_argument(
+        '--picture', type=Path, help='draw the last sweep of the first drive to this file, without scoring'
+    )
     options = parser.parse_args(arguments)
     try:
         engine = load_engine(options.model)
@@ -159,10 +163,10 @@ def main(arguments: list[str] | None = None) -> int:
             from training.scoring.object_picture import draw_drive
 
             draw_drive(next(iter(opened.values()))[0], DynamicPointsTracker(tracker_options), options.picture)
-            print(f'Drawn to {options.picture}')
+            print(f'Written to {options.picture}')
             return 0
         make_trackers = {
-            'clusters': Clusters,
+            'clusters': ClusterBaseline,
             'tracker': lambda: DynamicPointsTracker(tracker_options),
             'whole': lambda: Tracker(tracker_options),
         }

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at flow: what a model, a teacher or labels say of a drive, beside each other and beside the truth.
+"""Inspect flow: compare models, teachers, stored labels and ground truth on a drive, side by side.
 
 usage: python3 -m training.inspect_flow simulation:1000000-1000003 --estimator embedded teacher:rigid --out pictures
        python3 -m training.inspect_flow drive.mcap --estimator embedded labels:out/labels --view-file drive.rrd
        python3 -m training.inspect_flow av2:LOG --estimator zero embedded model.onnx --view
 
-Estimators and datasets are those of training.evaluate; the true flow comes first where it is known. --out gets a
-picture of each pair, with the mean error of each estimator; --view and --view-file show the drive in the Rerun viewer.
+Estimators and datasets are those of training.evaluate; ground-truth flow, if known, comes first. --out gets one
+picture per pair, with the mean error of each estimator; --view and --view-file show the drive in the Rerun viewer.
 """
 
 import argparse
@@ -21,21 +21,21 @@ from training.datasets.pairs import DatasetPair, PairDataset, evenly_spread
 from training.scoring.estimators import Estimator, build_estimator
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 
-TRUTH = 'true flow'
+TRUTH = 'ground truth'
 
 
-def flows_of(item: DatasetPair, estimators: list[Estimator]) -> dict[str, np.ndarray]:
-    """Return the flow of the older sweep by name (N, 3) [m], the truth first where it is known."""
+def compute_flows(item: DatasetPair, estimators: list[Estimator]) -> dict[str, np.ndarray]:
+    """Return the flow (N, 3) [m] of the older sweep by name, ground truth first if known."""
     flows = {}
     if item.truth is not None:
         flows[TRUTH] = np.where(item.truth.is_valid[:, None], item.truth.flow, np.float32(np.nan))
     return flows | {estimator.name: estimator.flow(item) for estimator in estimators}
 
 
-def errors_of(item: DatasetPair, flows: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the mean end-point error [m] of each flow over points whose flow is known and that are not ground.
+def flow_errors(item: DatasetPair, flows: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the mean end-point error [m] of each flow over non-ground points with ground truth.
 
-    A point that gets no flow counts as standing; no name is there without truth.
+    A point without flow counts as static. The result is empty without ground truth.
     """
     if item.truth is None:
         return {}
@@ -49,35 +49,35 @@ def errors_of(item: DatasetPair, flows: dict[str, np.ndarray]) -> dict[str, floa
     }
 
 
-def chosen(dataset: PairDataset, num_pairs: int, *, in_a_row: bool) -> Iterator[DatasetPair]:
-    """Yield num_pairs pairs, evenly spread or the first in a row; all for 0."""
+def selected_pairs(dataset: PairDataset, num_pairs: int, *, in_a_row: bool) -> Iterator[DatasetPair]:
+    """Yield num_pairs pairs, evenly spread or the first ones in a row; 0 means all."""
     indices = evenly_spread(len(dataset), num_pairs)
     for index in tqdm(range(len(indices)) if in_a_row else indices, unit='pair'):
         yield dataset[index]
 
 
 def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | None, view, num_pairs: int) -> int:
-    """Draw pairs into the folder out, and show them in a view (RerunView) where there is one; return how many.
+    """Draw pairs into the folder `out` and show them in `view` (RerunView), if given; return the number of pairs.
 
-    Raises: DataError when there is no pair.
+    Raises: DataError when the dataset has no pairs.
     """
     from training.scoring.flow_picture import draw_flows
 
     if len(dataset) == 0:
-        raise DataError(f'{dataset.name} has no pairs to look at.')
+        raise DataError(f'{dataset.name} has no pairs to inspect.')
     stamp_ns, world_T_ego, before, num_shown = 0, np.eye(4), None, 0
-    for item in chosen(dataset, num_pairs, in_a_row=view is not None):
-        flows, pair = flows_of(item, estimators), item.pair
+    for item in selected_pairs(dataset, num_pairs, in_a_row=view is not None):
+        flows, pair = compute_flows(item, estimators), item.pair
         velocities = {name: flow / np.float32(pair.dt) for name, flow in flows.items()}
         if view is not None:
             if before is None or not np.array_equal(before.points1, pair.points0, equal_nan=True):
                 view.start_over()  # another drive
                 world_T_ego = np.eye(4)
             for name, velocity in velocities.items():
-                view.show(stamp_ns, pair.points0, velocity, world_T_ego, world=world_of(name))
+                view.show(stamp_ns, pair.points0, velocity, world_T_ego, world=world_name(name))
             stamp_ns, world_T_ego, before = stamp_ns + round(pair.dt * 1e9), world_T_ego @ pair.ego0_T_ego1, pair
         if out is not None:
-            errors = errors_of(item, flows)
+            errors = flow_errors(item, flows)
             titles = {
                 f'{name}   {errors[name]:.3f} m' if name in errors else name: velocity
                 for name, velocity in velocities.items()
@@ -87,8 +87,8 @@ def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | No
     return num_shown
 
 
-def world_of(name: str) -> str:
-    """Return the name of an estimator as one that Rerun takes for a world of its own."""
+def world_name(name: str) -> str:
+    """Return the name of an estimator's world in Rerun: letters, digits and underscores only."""
     return ''.join(letter if letter.isalnum() else '_' for letter in name)
 
 
@@ -97,15 +97,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.inspect_flow', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('dataset')
-    parser.add_argument('--estimator', nargs='+', default=['embedded'], help='default: embedded')
-    parser.add_argument('--out', type=Path, help='folder of the pictures')
+    parser.add_argument('dataset', help='dataset spec or drive, as in the examples above')
     parser.add_argument(
-        '--pairs', type=int, default=0, help='look at no more pairs: spread evenly, with a view in a row'
+        '--estimator', nargs='+', default=['embedded'], help='estimators to compare (default: embedded)'
+    )
+    parser.add_argument('--out', type=Path, help='folder for the pictures')
+    parser.add_argument(
+        '--pairs',
+        type=int,
+        default=0,
+        help='largest number of pairs (default: all): evenly spread, or the first ones in a row with a viewer',
     )
     parser.add_argument('--view', action='store_true', help='open the Rerun viewer')
-    parser.add_argument('--view-file', default='', help='write a file for the Rerun viewer')
-    parser.add_argument('--replace', action='store_true', help='replace that file')
+    parser.add_argument('--view-file', default='', help='write a recording for the Rerun viewer to this file')
+    parser.add_argument('--replace', action='store_true', help='replace an existing --view-file')
     options = parser.parse_args(arguments)
     try:
         if not (options.out or options.view or options.view_file):
@@ -130,7 +135,7 @@ def _inspect_with_view(dataset: PairDataset, estimators: list[Estimator], option
 
     has_truth = len(dataset) > 0 and dataset[0].truth is not None
     names = [TRUTH] * has_truth + [estimator.name for estimator in estimators]
-    worlds = tuple(world_of(name) for name in names)
+    worlds = tuple(world_name(name) for name in names)
     with RerunView(options.view_file, replace=options.replace, worlds=worlds) as view:
         return inspect(dataset, estimators, out=options.out, view=view, num_pairs=options.pairs)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at pseudo-labels before training on them: a picture and a line of figures for each.
+"""Inspect pseudo-labels before training on them: one picture and one line of quality measures per label.
 
 usage: python3 -m training.inspect_labels out/labels/nsfp --out pictures
        python3 -m training.inspect_labels out/labels/nsfp --out pictures --worst --count 20
 
-A label is bad when much moves that should stand (the ego motion is wrong), when movers are grey or their arrows differ
-within one object, or when moved points (orange) miss the newer sweep (white). Points that the newer sweep does not see
-fit badly in good labels as well.
+Signs of a bad label: static structures move (wrong ego motion); moving objects are grey, or their arrows differ within
+one object; points displaced by their flow (orange) miss the newer sweep (white). Points that are hidden in the newer
+sweep have large residuals in good labels as well.
 """
 
 import argparse
@@ -27,13 +27,14 @@ _COLUMNS = (
     ('worse_share', 'worse', '{:.0%}'), ('missed_share', 'missed', '{:.1%}'), ('round_trip', 'return', '{:.3f}'),
 )  # fmt: skip
 
-_LEGEND = """misfit: mean distance to the newer sweep [m], and after the flow; movers: the same of moving points;
-worse: share of moving points that their flow takes farther away; missed: share of points that are far from the newer
-sweep, within 2.5 m of points of it that nothing moves to; return: median way there and back [m]"""
+_LEGEND = """misfit: mean nearest-neighbour distance to the newer sweep [m], before and after the flow; movers: the same
+for moving points; worse: share of moving points that their flow moves away from the newer sweep; missed: share of
+points far from the newer sweep, within 2.5 m of points of it that no flow reaches; return: median forward-backward
+error [m]"""
 
 
 def table(figures: dict) -> str:
-    """Return LabelFigures by key as text, the most suspicious first."""
+    """Return LabelQuality by key as a text table, the most suspicious first."""
     lines = [' '.join(f'{head:>8}' for _, head, _ in _COLUMNS) + '  key']
     for key, row in sorted(figures.items(), key=lambda entry: -entry[1].suspicion):
         cells = (form.format(getattr(row, name)) for name, _, form in _COLUMNS)
@@ -42,15 +43,15 @@ def table(figures: dict) -> str:
 
 
 def inspect(folder: Path, out: Path, *, count: int, worst: bool) -> tuple[dict, list[str]]:
-    """Draw labels of a store into a folder; return figures by key, and what is wrong with labels that cannot be read.
+    """Draw labels of a store into a folder; return quality measures by key, and the errors of unreadable labels.
 
-    worst: look at all labels and draw the most suspicious, instead of looking at some.
-    Raises: DataError when there is no store, or no label in it.
+    worst: measure all labels and draw the most suspicious ones; otherwise measure and draw evenly spread ones.
+    Raises: DataError when there is no store, or it has no labels.
     """
     from tqdm import tqdm
 
-    from training.labels.label_picture import draw
-    from training.labels.label_quality import fit
+    from training.labels.label_picture import draw_label
+    from training.labels.label_quality import label_residuals
     from training.labels.label_store import LabelStore
     from zeroflow_ros.errors import DataError
 
@@ -66,10 +67,12 @@ def inspect(folder: Path, out: Path, *, count: int, worst: bool) -> tuple[dict, 
         except DataError as error:
             damaged.append(str(error))
             return
-        fitted = fit(label)
-        figures[key] = fitted.figures()
+        residuals = label_residuals(label)
+        figures[key] = residuals.quality()
         if is_drawn:
-            draw(label, fitted, figures[key], out / f'{key.replace("/", "_")}.png', teacher=store.about['teacher'])
+            draw_label(
+                label, residuals, figures[key], out / f'{key.replace("/", "_")}.png', teacher=store.about['teacher']
+            )
 
     chosen = keys if worst else [keys[place] for place in evenly_spread(len(keys), count)]
     for key in tqdm(chosen, unit='label'):
@@ -89,12 +92,14 @@ def main(arguments: list[str] | None = None) -> int:
         'training.inspect_labels', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('store', type=Path, help='folder of a label store')
-    parser.add_argument('--out', type=Path, required=True, help='folder of the pictures and of figures.json')
-    parser.add_argument('--count', type=int, default=8, help='how many pictures (default: 8)')
-    parser.add_argument('--worst', action='store_true', help='of the most suspicious labels, and not evenly over all')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the pictures and figures.json')
+    parser.add_argument('--count', type=int, default=8, help='number of pictures (default: 8)')
+    parser.add_argument(
+        '--worst', action='store_true', help='draw the most suspicious labels instead of evenly spread ones'
+    )
     options = parser.parse_args(arguments)
     if options.count < 1:
-        parser.error('--count is at least 1')
+        parser.error('--count must be 1 or more')
     try:
         figures, damaged = inspect(options.store, options.out, count=options.count, worst=options.worst)
     except (ZeroFlowError, OSError) as error:
@@ -104,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(_LEGEND)
     for line in damaged:
         print(f'training.inspect_labels: {line}', file=sys.stderr)
-    print(f'{options.out}: {min(len(figures), options.count)} pictures, figures of {len(figures)} labels')
+    print(f'{options.out}: {min(len(figures), options.count)} pictures, measures of {len(figures)} labels')
     return 1 if damaged else 0
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label sweep pairs with a teacher: no human labels, only the points and the ego motion.
+"""Label sweep pairs with a teacher, from points and ego motion, without human labels.
 
 usage: python3 -m training.label DATASET_SPEC... --teacher nsfp --out out/labels/nsfp
        python3 -m training.label DATASET_SPEC... --teacher nsfp --out out/labels/nsfp --shard 2/4 --processes 4
 
-Run the same command again after any interruption: labels that are there and whole are kept. One job works on a shard at
-a time; shards may run at once, on machines that share the folder. With --ray one job runs over a ray cluster whose
-machines share the folder and this checkout. Exit status: 0 when every pair of the shard has its label.
+Run the same command again after any interruption: intact labels are kept. Each shard is labelled by one job at a
+time; different shards may run at once on machines that share the folder. With --ray, one job uses a Ray cluster whose
+machines share the folder and this checkout. Exit status: 0 when every pair of the shard has a label.
 """
 
 import argparse
@@ -29,24 +29,36 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'training.label', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('datasets', nargs='+', metavar='DATASET_SPEC', help='what to label')
-    parser.add_argument('--teacher', default='rigid', help='name of the method (default: %(default)s)')
-    parser.add_argument('--config', type=Path, help='YAML with those settings of the teacher that are not its defaults')
+    parser.add_argument('datasets', nargs='+', metavar='DATASET_SPEC', help='datasets to label')
+    parser.add_argument('--teacher', default='rigid', help='labelling method (default: %(default)s)')
+    parser.add_argument('--config', type=Path, help='YAML with teacher settings that differ from the defaults')
     parser.add_argument('--out', type=Path, required=True, help='folder of the label store')
-    parser.add_argument('--pairs', type=int, default=0, help='label no more pairs of each dataset, evenly spread')
-    parser.add_argument('--shard', type=_shard, default=(1, 1), metavar='K/N', help='do the K-th of N parts')
-    parser.add_argument('--processes', type=int, default=1, help='label as many pairs at once (default: 1)')
-    parser.add_argument('--ray', action='store_true', help='label over the ray cluster of RAY_ADDRESS, or a local one')
-    parser.add_argument('--gpus', type=float, default=0.0, help='with --ray: GPUs for each pair, as 0.25')
-    parser.add_argument('--half-extent', type=float, default=51.2, metavar='M', help='label |x|, |y| < M (51.2)')
+    parser.add_argument(
+        '--pairs', type=int, default=0, help='largest number of pairs per dataset, evenly spread (default: all)'
+    )
+    parser.add_argument(
+        '--shard', type=_shard, default=(1, 1), metavar='K/N', help='label the K-th of N parts (default: 1/1)'
+    )
+    parser.add_argument('--processes', type=int, default=1, help='number of pairs to label in parallel (default: 1)')
+    parser.add_argument('--ray', action='store_true', help='use the Ray cluster at RAY_ADDRESS, or a local one')
+    parser.add_argument('--gpus', type=float, default=0.0, help='with --ray: GPUs per pair, for example 0.25')
+    parser.add_argument(
+        '--half-extent',
+        type=float,
+        default=51.2,
+        metavar='M',
+        help='label points with |x|, |y| < M [m] (default: 51.2)',
+    )
     parser.add_argument('--z-range', type=float, nargs=2, default=(-3.0, 3.0), metavar=('LOW', 'HIGH'),
-                        help='label points so high over the ground below the vehicle [m] (default: -3 3)')  # fmt: skip
-    parser.add_argument('--verify', action='store_true', help='redo labels whose sweeps have changed: reads every pair')
+                        help='height range above the ground below the vehicle [m] (default: -3 3)')  # fmt: skip
+    parser.add_argument(
+        '--verify', action='store_true', help='read every pair and redo labels whose sweeps have changed'
+    )
     return parser
 
 
 def read_settings(path: Path | None) -> dict:
-    """Return the mapping in a YAML file, {} for None. Raises: ConfigError when there is no file or no mapping."""
+    """Return the mapping in a YAML file, {} for None. Raises: ConfigError when it is missing or not a mapping."""
     from training.config import read_yaml
 
     settings = {} if path is None else read_yaml(path)
@@ -55,8 +67,8 @@ def read_settings(path: Path | None) -> dict:
     return settings or {}
 
 
-def work(job, **how) -> int:
-    """Run a LabelJob with a progress bar, write its report, and return the exit status; `how`: see label_job.run."""
+def run_job(job, **how) -> int:
+    """Run a LabelJob with a progress bar, write its report, return the exit status. how: options of label_job.run."""
     from tqdm import tqdm
 
     from training.labels.label_job import elapsed, run
@@ -81,10 +93,10 @@ def work(job, **how) -> int:
     write_json(report, {**states, 'seconds': time.monotonic() - began, 'code': provenance(), 'failures': failed})
     for reason, count in Counter(failed.values()).most_common(10):
         example = next(key for key, its_reason in failed.items() if its_reason == reason)
-        print(f'training.label: {count} failed, {example} among them: {reason}', file=sys.stderr)
+        print(f'training.label: {count} failed, for example {example}: {reason}', file=sys.stderr)
     print(
-        f'{job.out}: shard {k}/{n}, {states["done"]} pairs labelled in {elapsed(began)}, {states["kept"]} were there, '
-        f'{states["failed"]} failed' + (f' (each in {report})' if failed else '')
+        f'{job.out}: shard {k}/{n}, {states["done"]} pairs labelled in {elapsed(began)}, '
+        f'{states["kept"]} already there, {states["failed"]} failed' + (f' (each in {report})' if failed else '')
     )
     return 1 if failed else 0
 
@@ -93,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = _parser().parse_args(arguments)
     if options.processes < 1 or (options.ray and options.processes > 1):
-        _parser().error('--processes is at least 1, and not for --ray, which has its own')
+        _parser().error('--processes must be 1 or more, and cannot be combined with --ray')
     try:
         from training.labels.label_job import LabelJob
         from training.teachers.teacher_input import Crop
@@ -104,13 +116,13 @@ def main(arguments: list[str] | None = None) -> int:
         job = LabelJob(
             specs, options.teacher, options.out, settings, crop, options.shard, options.verify, options.pairs
         )
-        return work(job, processes=options.processes, on_ray=options.ray, gpus=options.gpus)
+        return run_job(job, processes=options.processes, on_ray=options.ray, gpus=options.gpus)
     except (ZeroFlowError, OSError) as error:
         print(f'training.label: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
-            f'training.label: stopped. The labels in {options.out} are whole; run the same command to go on.',
+            f'training.label: stopped. The labels in {options.out} are intact; run the same command to resume.',
             file=sys.stderr,
         )
         return 130

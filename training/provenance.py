@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code made a result."""
+"""Provenance of results: versions of the code and its dependencies."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ import zeroflow_ros
 
 
 def provenance() -> dict:
-    """Return the version and, in a git checkout, the commit of the code, and the versions of what it stands on."""
+    """Return the version of the code, its commit in a git checkout, and the versions of its dependencies."""
     import numpy
     import torch
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a student gets better with more data: distilled students beside supervised ones, and beside their teacher.
+"""Measure how students improve with more data: distilled and supervised students, compared with their teacher.
 
 usage:
   python3 -m training.label simulation:0-399@out/pairs --out out/labels
   python3 -m training.scaling --labels out/labels --clips out/pairs --config config/scaling_lite.yaml --out out/scaling
 
-For each amount it trains a student on the pseudo-labels of the first so many clips, and one on their exact flow, with
-the same configuration, and scores all of them and the teacher on clips that none has seen. Run it again after any
-interruption. It writes OUT/scaling.json and OUT/scaling.png, with power laws fitted to the errors.
+For each amount n it trains one student on the pseudo-labels of the first n clips and one on their ground-truth flow,
+with the same configuration, and scores all students and the teacher on unseen clips. Run the same command again after
+any interruption. It writes OUT/scaling.json and OUT/scaling.png, with power laws fitted to the errors.
 """
 
 import argparse
@@ -29,22 +29,22 @@ from zeroflow_ros.views.report import write_json
 KINDS = ('distilled', 'supervised')
 SCORES = {
     'three_way_epe': ('three-way EPE [m]', lambda report: report['three_way']['mean']),
-    'dynamic_normalised_epe': ('normalised EPE of points that move', lambda report: report['dynamic_normalised_epe']),
+    'dynamic_normalised_epe': ('normalised EPE of dynamic points', lambda report: report['dynamic_normalised_epe']),
     'static_epe': ('EPE of static background [m]', lambda report: report['three_way']['BS']),
 }
 
 
 def sources(store, clips: ClipStore, amount: int) -> dict[str, PairSource]:
-    """Return the first so many clips as the two kinds of students learn from them: one pair of each.
+    """Return the sources of both kinds of students: one pair from each of the first `amount` clips.
 
-    store: pseudo-labels of clips from seed 0 on.
-    Raises: ConfigError when the store lacks one.
+    store: pseudo-labels of clips with seeds from 0.
+    Raises: ConfigError when the store lacks a clip.
     """
     keys = tuple(f'clip_{seed:06d}' for seed in range(amount))
     if missing := sorted(set(keys) - set(store.keys())):
         raise ConfigError(
-            f'{store.folder} lacks {len(missing)} of the first {amount} clips, as {missing[0]}. Label them with: '
-            f'python3 -m training.label simulation:0-{amount - 1}@{clips.folder} --out {store.folder}'
+            f'{store.folder} lacks {len(missing)} of the first {amount} clips, for example {missing[0]}. '
+            f'Label them with: python3 -m training.label simulation:0-{amount - 1}@{clips.folder} --out {store.folder}'
         )
     about = {'data': f'simulation, {amount} clips of 2 sweeps, seeds from 0', 'supervision': supervision(store)}
     return {
@@ -54,15 +54,15 @@ def sources(store, clips: ClipStore, amount: int) -> dict[str, PairSource]:
 
 
 def power_law(amounts, errors) -> tuple[float, float]:
-    """Return (a, b) of the error = a * amount ** b that fits best, by least squares of the logarithms."""
+    """Return (a, b) of the best fit error = a * amount ** b, by least squares of the logarithms."""
     b, log_a = np.polyfit(np.log(amounts), np.log(errors), 1)
     return float(np.exp(log_a)), float(b)
 
 
 def scaling(runs: dict[str, dict[int, dict]], teacher: dict) -> dict:
-    """Return by score the teacher's, and of each kind of student errors by amount and the power law, if it has two.
+    """Return by score the teacher's value, and per kind of student the errors by amount and their power law.
 
-    runs: of each kind the report by amount. teacher: its report.
+    runs: reports by kind and amount; a power law needs two amounts. teacher: its report.
     """
     result = {}
     for score, (_, value) in SCORES.items():
@@ -77,7 +77,7 @@ def scaling(runs: dict[str, dict[int, dict]], teacher: dict) -> dict:
 
 
 def draw_scaling(result: dict, path: Path) -> None:
-    """Write a picture of what `scaling` returned: errors over amounts, fitted power laws, and the teacher."""
+    """Plot the result of `scaling`: errors over amounts, fitted power laws, and the teacher."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator, ScalarFormatter
@@ -114,15 +114,19 @@ def main(arguments: list[str] | None = None) -> int:
         'training.scaling', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--labels', type=Path, required=True, help='pseudo-labels of simulated clips')
-    parser.add_argument('--clips', type=Path, required=True, help='folder of those clips')
-    parser.add_argument('--amounts', type=int, nargs='+', default=[6, 24, 96, 360], help='sweep pairs to train on')
+    parser.add_argument('--clips', type=Path, required=True, help='folder of these clips')
+    parser.add_argument(
+        '--amounts', type=int, nargs='+', default=[6, 24, 96, 360], help='numbers of sweep pairs to train on'
+    )
     parser.add_argument('--supervised', type=int, nargs='+', metavar='AMOUNT',
-                        help='amounts to train on exact flow as well (default: all)')  # fmt: skip
+                        help='amounts to train on ground-truth flow as well (default: all)')  # fmt: skip
     parser.add_argument('--config', type=Path, help='YAML with the fields of TrainConfig that differ from the defaults')
-    parser.add_argument('--teacher', default='rigid', help='that made the labels (default: %(default)s), or '
-                        'labels:STORE with what it says of the data set')  # fmt: skip
-    parser.add_argument('--dataset', default='simulation:1000000-1000019', help='to score on (default: %(default)s)')
-    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--teacher', default='rigid', help='teacher that made the labels (default: %(default)s), '
+                        'or labels:STORE with its labels of the dataset to score on')  # fmt: skip
+    parser.add_argument(
+        '--dataset', default='simulation:1000000-1000019', help='dataset to score on (default: %(default)s)'
+    )
+    parser.add_argument('--out', type=Path, required=True, help='folder for students and results')
     options = parser.parse_args(arguments)
     amounts = {'distilled': options.amounts, 'supervised': options.supervised or options.amounts}
     amounts = {kind: sorted(set(numbers)) for kind, numbers in amounts.items()}
@@ -139,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         store, clips = LabelStore(options.labels), ClipStore(options.clips, 2)
         checkpoints = {kind: {} for kind in KINDS}
         wanted = [(amount, kind) for kind, numbers in amounts.items() for amount in numbers]
-        for amount, kind in sorted(wanted, reverse=True):  # the most first: what is missing shows at once
+        for amount, kind in sorted(wanted, reverse=True):  # largest amount first: missing labels show at once
             print(f'{kind}, {amount} pairs', file=sys.stderr)
             source = sources(store, clips, amount)[kind]
             checkpoints[kind][amount] = train(config, options.out / f'{kind}_{amount}', source)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulate a LiDAR clip of a street with exact flow, and write it as a rosbag2 directory.
+"""Simulate a LiDAR clip of a street with ground-truth flow, and write it as a rosbag2 directory.
 
 Example:
   python3 -m training.simulate --seed 1 --sweeps 50 --sensor hdl64 --out out/street_1
@@ -21,11 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='training.simulate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--seed', type=int, required=True, help='the clip is a function of it')
-    parser.add_argument('--sweeps', type=int, default=50, help='number of sweeps (default 50)')
-    parser.add_argument('--sensor', help='a LiDAR model such as hdl64, dual32 or os128; the seed chooses by default')
+    parser.add_argument('--seed', type=int, required=True, help='random seed; the same seed gives the same clip')
+    parser.add_argument('--sweeps', type=int, default=50, help='number of sweeps (default: 50)')
+    parser.add_argument('--sensor', help='a LiDAR model such as hdl64, dual32 or os128 (default: chosen by the seed)')
     parser.add_argument('--out', type=Path, required=True, help='directory of the bag; must not exist')
-    parser.add_argument('--picture', type=Path, help='also draw the first sweep from above, with its speeds (PNG)')
+    parser.add_argument(
+        '--picture', type=Path, help="also write a bird's-eye picture of the first sweep with point speeds (PNG)"
+    )
     options = parser.parse_args(arguments)
 
     from training.simulation.clips import simulate_clip, write_bag  # here: --help must not wait for it
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw(clip, path: Path) -> None:
-    """Draw the first sweep of a SimulatedClip from above, coloured by the true speed of its points."""
+    """Draw the first sweep of a SimulatedClip from above, coloured by ground-truth speed."""
     import numpy as np
 
     from zeroflow_ros.views import bev_plot

@@ -5,8 +5,8 @@ usage: python3 -m training.submit model.onnx av2:TEST_LOGS --board v1 --masks te
        python3 -m training.submit labels:out/labels/nsfp av2:TEST_LOGS --board v2 --out submission.zip
        python3 -m training.submit runs/lite/last.pt osf:SCENES --board v3 --only pairs.txt --out submission.zip
 
-The estimator is one of training.evaluate. The archive is checked file by file before it gets its name. For v1 take the
-official masks: masks made by oneself can be off by a point.
+Estimators are those of training.evaluate. The archive is checked file by file before it is moved into place. For v1,
+use the official masks: masks of your own can differ by a point.
 """
 
 import argparse
@@ -20,20 +20,28 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets.pairs import PairDataset
-from training.scoring.boards import BOARDS, METADATA, check_archive, encode, entries_of, read_mask, table_of
+from training.scoring.boards import (
+    BOARDS,
+    METADATA,
+    check_archive,
+    encode,
+    read_mask,
+    submission_columns,
+    submission_entries,
+)
 from training.scoring.estimators import Estimator, build_estimator
 from zeroflow_ros.errors import ZeroFlowError
 
 
 def submit(estimator: Estimator, dataset: PairDataset, board: str, out: Path, *, masks: Path | None = None,
            only: tuple[str, ...] = (), supervised: bool = False) -> dict[str, float]:  # fmt: skip
-    """Write the archive, check it, and move it into place; an archive of that name is replaced.
+    """Write the archive, check it, and move it into place; an existing archive is replaced.
 
-    See `entries_of` for masks and only. supervised: what v2 asks of the method.
-    Returns the number of files and of rows, and the share of rows that got no flow and count as standing.
-    Raises: ZeroFlowError when the estimator, the dataset or the masks do not do; `out` is left as it was.
+    See `submission_entries` for masks and only. supervised: whether the method learned from human labels (v2).
+    Returns the number of files and rows, and the share of rows without flow, which count as static.
+    Raises: ZeroFlowError when the estimator, dataset or masks cannot be used; `out` is then left unchanged.
     """
-    entries, num_rows, without = entries_of(board, dataset, masks=masks, only=only), {}, 0
+    entries, num_rows, without = submission_entries(board, dataset, masks=masks, only=only), {}, 0
     about = {'Is Supervised?': supervised} if board == 'v2' else None
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f'.{out.name}.partial')
@@ -45,7 +53,7 @@ def submit(estimator: Estimator, dataset: PairDataset, board: str, out: Path, *,
                 item = dataset[entry.index]
                 mask = read_mask(masks, entry) if board == 'v1' else None
                 flow = estimator.flow(item)
-                archive.writestr(entry.name, encode(table_of(board, item, flow, mask)))
+                archive.writestr(entry.name, encode(submission_columns(board, item, flow, mask)))
                 lacking = ~np.isfinite(flow).all(1)
                 rows = lacking if mask is None else lacking[mask]
                 without, num_rows[entry.name] = without + int(rows.sum()), len(rows)
@@ -62,17 +70,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.submit', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('estimator', metavar='ESTIMATOR', help='as for training.evaluate')
+    parser.add_argument('estimator', metavar='ESTIMATOR', help='flow estimator, as for training.evaluate')
     parser.add_argument('dataset', metavar='DATASET', help='av2:LOGS or osf:SCENES, a whole split')
-    parser.add_argument('--board', choices=BOARDS, required=True)
+    parser.add_argument('--board', choices=BOARDS, required=True, help='board to submit to')
     parser.add_argument('--masks', type=Path, help='v1: the official archive, test-masks.zip or val-masks.zip')
-    parser.add_argument('--only', type=Path, help='v3: a text file with the pairs to submit, a <scene>/<stamp> a line')
-    parser.add_argument('--supervised', action='store_true', help='v2: say that the method learned from human labels')
-    parser.add_argument('--out', type=Path, required=True, help='the archive')
+    parser.add_argument(
+        '--only', type=Path, help='v3: text file with the pairs to submit, one <scene>/<stamp> per line'
+    )
+    parser.add_argument(
+        '--supervised', action='store_true', help='v2: declare that the method learned from human labels'
+    )
+    parser.add_argument('--out', type=Path, required=True, help='archive to write')
     options = parser.parse_args(arguments)
     for name, board in (('masks', 'v1'), ('only', 'v3'), ('supervised', 'v2')):
         if getattr(options, name) and options.board != board:
-            parser.error(f'--{name} is for {board}')
+            parser.error(f'--{name} is for board {board} only')
     try:
         from training.datasets import open_dataset
 
@@ -84,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(
         f'{options.out}: {found["files"]} files, {found["rows"]} rows, checked; {found["without_flow"]:.1%} of the '
-        'rows got no flow and count as standing'
+        'rows have no flow and count as static'
     )
     return 0
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write any dataset as scenes that OpenSceneFlow's tools read, and ours as osf:FOLDER.
+"""Convert any dataset to scenes for OpenSceneFlow's tools; our programs read them as osf:FOLDER.
 
 usage: python3 -m training.to_h5 bag:drive.mcap av2:LOGS simulation:0-9@out/clips --out out/scenes
 
-Pairs that follow each other become one scene; where the chain breaks, the next scene begins. Rows are those of the
-dataset, NaN ones too; of classes only what scores tell apart is kept. Scenes that are there are kept, so that the same
-command goes on after any interruption. index_total.pkl and index_flow.pkl are written for OpenSceneFlow, never read.
+Consecutive pairs form one scene; a gap starts the next scene. All rows of the dataset are kept, NaN rows included.
+Classes are reduced to those that the scores distinguish. Existing scenes are kept: the same command resumes after any
+interruption. index_total.pkl and index_flow.pkl are for OpenSceneFlow; our programs never read them.
 """
 
 import argparse
@@ -21,13 +21,13 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets.argoverse2_truth import CATEGORIES
-from training.datasets.opensceneflow import OpenScenePairs
+from training.datasets.opensceneflow import OpenSceneFlowPairs
 from training.datasets.pairs import DatasetPair, MetaClass, PairDataset
 from training.datasets.scene_file import SOURCE, SceneSweep, open_scene, stamps_of, write_sweep
-from training.datasets.total_flow import total_of
+from training.datasets.total_flow import residual_to_total
 from zeroflow_ros.errors import DataError, ZeroFlowError
 
-# One category for each class that scores tell apart; a test holds that it leads back to the class.
+# One category per class of the scores; a test checks that it maps back to the class.
 _CATEGORY = {
     MetaClass.BACKGROUND: None, MetaClass.CAR: 'REGULAR_VEHICLE', MetaClass.OTHER_VEHICLES: 'LARGE_VEHICLE',
     MetaClass.PEDESTRIAN: 'PEDESTRIAN', MetaClass.WHEELED_VRU: 'BICYCLIST', MetaClass.IGNORED: 'SIGN',
@@ -36,9 +36,9 @@ CATEGORY_NUMBER = np.array([1 + CATEGORIES.index(name) if name else 0 for name i
 
 
 def scene_and_stamp(name: str, key: str) -> tuple[str, int]:
-    """Return the scene of a pair and the stamp of its older sweep, of a dataset's name and the pair's key.
+    """Return the scene of a pair and the stamp of its older sweep, from the dataset's name and the pair's key.
 
-    SCENE/STAMP (logs, scenes) and NUMBER_STAMP (bags) say both; a key of another form is a scene that begins at 0.
+    SCENE/STAMP (logs, scenes) and NUMBER_STAMP (bags) contain both; any other key is a scene that starts at 0.
     """
     if match := re.fullmatch(r'(?:(.+)/|\d+_)(\d+)', key):
         return (match[1] or name).replace('/', '_'), int(match[2])
@@ -47,7 +47,7 @@ def scene_and_stamp(name: str, key: str) -> tuple[str, int]:
 
 @dataclass
 class _Scene:
-    """A chain of pairs that is being written. last: the newer sweep of its last pair, which has no flow yet."""
+    """A scene that is being written. last: the newer sweep of its latest pair, which has no flow yet."""
 
     path: Path
     file: object
@@ -61,11 +61,11 @@ class _Scene:
 def write_scenes(dataset: PairDataset, spec: str, out: Path) -> list[Path]:
     """Write the pairs of a dataset as scenes; return their files.
 
-    spec: the text that names the dataset; a scene of the same name from another one is no match.
-    Raises: DataError when a scene of the same name is there from another source, or the dataset cannot be read.
+    spec: the spec of the dataset, stored in the scenes.
+    Raises: DataError when a scene of the same name was made from another dataset, or the dataset cannot be read.
     """
-    if isinstance(dataset, OpenScenePairs):
-        raise DataError(f'{spec} is made of scenes already.')
+    if isinstance(dataset, OpenSceneFlowPairs):
+        raise DataError(f'{spec} already consists of scenes.')
     out.mkdir(parents=True, exist_ok=True)
     by_scene: dict[str, list[tuple[int, int]]] = {}
     for index in range(len(dataset)):
@@ -87,11 +87,11 @@ def _check_source(path: Path, spec: str) -> None:
     with open_scene(path) as file:
         source = file.attrs.get(SOURCE, 'unknown')
     if source != spec:
-        raise DataError(f'{path} is there and was made from {source!r}, not from {spec!r}. Choose another --out.')
+        raise DataError(f'{path} exists and was made from {source!r}, not from {spec!r}. Choose another --out.')
 
 
 def _write_scene(dataset: PairDataset, path: Path, spec: str, members: list[tuple[int, int]], bar) -> list[Path]:
-    """Write the chains of a scene by way of temporary files; return what was written, the first chain under `path`."""
+    """Write the gap-free parts of a scene via temporary files; return the files, the first part as `path`."""
     done: list[Path] = []
     scene = None
     try:
@@ -112,9 +112,9 @@ def _write_scene(dataset: PairDataset, path: Path, spec: str, members: list[tupl
                 bar.update()
             write_sweep(scene.file, str(scene.stamp), scene.last)
         names = [part.with_name(part.name.removeprefix('.').removesuffix('.partial')) for part in done]
-        for name in filter(Path.exists, names):  # a second chain, of a run that ended between two renames, or not ours
+        for name in filter(Path.exists, names):  # left by a run that ended between two renames, or not ours
             _check_source(name, spec)
-        for part, name in reversed(list(zip(done, names, strict=True))):  # its first chain last: it says all are there
+        for part, name in reversed(list(zip(done, names, strict=True))):  # first part last: it marks the scene complete
             os.replace(part, name)
     finally:
         for part in done:
@@ -133,21 +133,21 @@ def _next_sweep(last: SceneSweep, item: DatasetPair) -> SceneSweep:
 
 
 def _with_flow(sweep: SceneSweep, item: DatasetPair) -> SceneSweep:
-    """Return a sweep with the truth of the pair that it is the older one of."""
+    """Return the older sweep of a pair with the pair's ground truth."""
     ego1_T_ego0 = np.linalg.inv(item.pair.ego0_T_ego1)
-    # The ground flags of this pair and not those of the one before, which may have been made otherwise.
+    # Ground flags of this pair: those of the previous pair may come from another method.
     sweep = replace(sweep, is_ground=item.is_ground0, ego1_T_ego0=ego1_T_ego0)
     if item.truth is None:
         return sweep
     points, truth = item.pair.points0, item.truth
     is_valid = truth.is_valid & np.isfinite(points).all(1)
     residual = np.where(is_valid[:, None], truth.flow, 0)
-    flow = total_of(residual, np.where(np.isfinite(points), points, 0), item.pair.ego0_T_ego1)
+    flow = residual_to_total(residual, np.where(np.isfinite(points), points, 0), item.pair.ego0_T_ego1)
     return replace(sweep, flow=flow, is_valid=is_valid, classes=CATEGORY_NUMBER[truth.meta_class])
 
 
 def write_pickles(folder: Path) -> None:
-    """Write the two lists of [scene, stamp] that OpenSceneFlow opens a folder by: all sweeps, and those with flow."""
+    """Write OpenSceneFlow's two index files of [scene, stamp]: all sweeps, and those with flow."""
     total, with_flow = [], []
     for path in sorted(folder.glob('*.h5')):
         with open_scene(path) as file:
@@ -166,8 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.to_h5', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('datasets', nargs='+', metavar='DATASET', help='what to write')
-    parser.add_argument('--out', type=Path, required=True, help='folder of the scenes')
+    parser.add_argument('datasets', nargs='+', metavar='DATASET', help='datasets to convert')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the scenes')
     options = parser.parse_args(arguments)
     try:
         from training.datasets import open_dataset

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a student on the exact flow of simulated clips, or on the pseudo-labels of a teacher.
+"""Train a student on the ground-truth flow of simulated clips, or on the pseudo-labels of a teacher.
 
 usage: python3 -m training.train --config config/train_lite.yaml --labels out/labels --out runs/distilled
        python3 -m training.train --out runs/supervised
        python3 -m training.train --config config/train_zeroflow.yaml --labels LABELS --out runs/zeroflow --devices 8
 
-Clips are simulated when first needed. Stop it at any moment and start it again: it goes on from the last checkpoint,
-with the same samples that it would have seen. Several GPUs share each batch; on several computers, start it with
-torchrun or under SLURM, with --nodes. Watch it with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it
-with `python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
+Clips are simulated when first needed. A stopped training resumes from its last checkpoint with the same samples: run
+the same command again. Several GPUs share each batch; for several computers, start it with torchrun or SLURM and
+--nodes. Monitor it with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it with
+`python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from training.config import load_config
 from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import ClipSource, split_labels
 from training.learning.train_config import TrainConfig
-from training.learning.training_run import Computers, train
+from training.learning.training_run import TrainerDevices, train
 from zeroflow_ros.errors import ZeroFlowError
 
 
@@ -30,14 +30,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('--config', type=Path, help='YAML with the fields of TrainConfig that differ from the defaults')
     parser.add_argument(
-        '--out', type=Path, required=True, help='folder of the checkpoint, the log and the effective config'
+        '--out', type=Path, required=True, help='folder for the checkpoint, the log and the effective config'
     )
-    parser.add_argument('--labels', type=Path, help='folder of pseudo-labels; without it, simulated clips')
-    parser.add_argument('--clips', type=Path, default=Path('out/clips'), help='folder of the simulated clips')
-    parser.add_argument('--change-config', action='store_true', help='go on from a checkpoint of another configuration')
-    parser.add_argument('--accelerator', choices=('auto', 'cpu', 'gpu'), default='auto')
-    parser.add_argument('--devices', default='auto', help='GPUs, or processes on CPUs (default: all GPUs, or one)')
-    parser.add_argument('--nodes', type=int, default=1, help='computers (default: 1)')
+    parser.add_argument('--labels', type=Path, help='folder of pseudo-labels (default: train on simulated clips)')
+    parser.add_argument(
+        '--clips', type=Path, default=Path('out/clips'), help='folder for simulated clips (default: out/clips)'
+    )
+    parser.add_argument(
+        '--change-config', action='store_true', help='resume from a checkpoint of another configuration'
+    )
+    parser.add_argument(
+        '--accelerator', choices=('auto', 'cpu', 'gpu'), default='auto', help='hardware to train on (default: auto)'
+    )
+    parser.add_argument(
+        '--devices', default='auto', help='number of GPUs, or of CPU processes (default: all GPUs, or one process)'
+    )
+    parser.add_argument('--nodes', type=int, default=1, help='number of computers (default: 1)')
     options = parser.parse_args(arguments)
     try:
         config = load_config(TrainConfig, options.config)
@@ -47,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             source, _ = split_labels(LabelStore(options.labels), config.held_out)
         else:
             source = ClipSource(ClipStore(options.clips, config.num_sweeps), config.num_clips, config.first_seed)
-        computers = Computers(options.accelerator, options.devices, options.nodes)
-        last = train(config, options.out, source, change_config=options.change_config, computers=computers)
+        devices = TrainerDevices(options.accelerator, options.devices, options.nodes)
+        last = train(config, options.out, source, change_config=options.change_config, devices=devices)
     except ZeroFlowError as error:
         print(f'training.train: {error}', file=sys.stderr)
         return 1

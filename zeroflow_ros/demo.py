@@ -28,7 +28,7 @@ from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION, BagMotion
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.runtime.command_line import stop_on_signals
-from zeroflow_ros.runtime.subprocesses import ProgramError, Programs, StoppedError, resident_megabytes
+from zeroflow_ros.runtime.subprocesses import ProcessGroup, ProgramError, StoppedError, resident_megabytes
 from zeroflow_ros.transforms import to_quaternion
 from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, draw_lively_sweep
 from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
@@ -75,7 +75,7 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto') -> Source:
         return Source(bag.path, topic, motion.topic, motion.source, pose, num_sweeps, bag.duration)
 
 
-def simulate(out: Path, programs: Programs, *, seed: int, sweeps: int) -> Path:
+def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Path:
     """Make a simulated drive and return its bag.
 
     Raises: ConfigError where the simulator is not at hand; ProgramError when it fails.
@@ -90,7 +90,7 @@ def simulate(out: Path, programs: Programs, *, seed: int, sweeps: int) -> Path:
     return drive
 
 
-def play_and_record(source: Source, out: Path, programs: Programs, args) -> dict:
+def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> dict:
     """Run the three programs; return what they report, and the memory of the node [MB] over time.
 
     Raises: ProgramError when one fails; StoppedError when told to stop.
@@ -240,7 +240,7 @@ def run(args, stop: threading.Event) -> None:
         (out / name).unlink(missing_ok=True)
     machine = hardware()
     deadline = time.monotonic() + (args.timeout or 600.0)
-    with Programs(out / 'log', environment(args.domain_id), deadline, stop) as programs:
+    with ProcessGroup(out / 'log', environment(args.domain_id), deadline, stop) as programs:
         bag = Path(args.bag) if args.bag else simulate(out, programs, seed=args.seed, sweeps=args.sweeps)
         source = examine(bag, args.topic, args.ego_motion)
         if not args.timeout:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error of this project: what was expected, what was found, and what to do about it."""
+"""The exceptions of this project. Each message says what was expected, what was found, and how to fix it."""
 
 
 class ZeroFlowError(Exception):
-    """Base of all errors that the project raises on bad input; its text is a sentence with a remedy."""
+    """Base of all errors that the project raises on bad input; the message ends with a remedy."""
 
 
 class CloudError(ZeroFlowError):
@@ -11,16 +11,16 @@ class CloudError(ZeroFlowError):
 
 
 class ModelError(ZeroFlowError):
-    """A model file that is missing, foreign, damaged, or does not fit its card."""
+    """A model file that is missing, has no model card, is damaged, or does not match its card."""
 
 
 class EgoMotionError(ZeroFlowError):
-    """The motion between two sweeps is unknown or not to be believed."""
+    """The motion between two sweeps is unknown or implausible."""
 
 
 class ConfigError(ZeroFlowError):
-    """A parameter or a configuration file that does not make sense."""
+    """An invalid parameter or configuration file."""
 
 
 class DataError(ZeroFlowError):
-    """A recording or data set that is missing, broken, or holds nothing to work on."""
+    """A recording or data set that is missing, broken or empty."""

@@ -26,7 +26,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 
 from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.model_card import REMEDY
-from zeroflow_ros.engines.selection import WithFallback, load_engine, model_file
+from zeroflow_ros.engines.selection import FallbackEngine, load_engine, resolve_model_path
 from zeroflow_ros.errors import ModelError, ZeroFlowError
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.lidar.sweep import SweepPair
@@ -35,7 +35,7 @@ from zeroflow_ros.ros.cloud_input import CloudInput
 from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
 from zeroflow_ros.ros.messages import diagnostic_array
 from zeroflow_ros.ros.parameters import follow_changes, read_parameters
-from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, Publishers
+from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, FlowPublishers
 from zeroflow_ros.ros.ros_program import log_of, run_node
 from zeroflow_ros.runtime.flow_worker import FlowWorker
 from zeroflow_ros.runtime.health import Health, Level
@@ -129,13 +129,13 @@ class FlowNode(LifecycleNode):
         card = engine.card
         self.nominal_dt = card.nominal_dt
         self._model_facts = {
-            'path': model_file(p.model_path, engine=p.engine), 'name': card.name, 'student': card.student,
+            'path': resolve_model_path(p.model_path, engine=p.engine), 'name': card.name, 'student': card.student,
             'precision': card.precision, 'checksum': card.checksum, 'dt_range_s': card.dt_range,
             'licence': card.licence, 'training': card.training,
         }  # fmt: skip
         self._ego_motion = open_ego_motion(self, p, self.health)
         self._undo.append(self._ego_motion.close)
-        publishers = Publishers(self)
+        publishers = FlowPublishers(self)
         self._undo.append(publishers.close)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._undo.append(lambda: self.destroy_publisher(self._diagnostics))
@@ -166,7 +166,7 @@ class FlowNode(LifecycleNode):
 
         if p.engine == 'onnxruntime':
             return on_cpu()
-        return WithFallback(on_gpu, on_cpu, say) if p.cpu_fallback else on_gpu()
+        return FallbackEngine(on_gpu, on_cpu, say) if p.cpu_fallback else on_gpu()
 
     def build_engine(self) -> None:
         """Build the engine for this GPU if there is none, and nothing else.
@@ -221,7 +221,7 @@ class FlowNode(LifecycleNode):
         except Exception as error:  # a report that fails must not end the node
             if self.context.ok():
                 text = f'The diagnostics failed: {type(error).__name__}: {error}'
-                self.health.trouble('diagnostics', 'model', Level.ERROR, text, log='error')
+                self.health.report_issue('diagnostics', 'model', Level.ERROR, text, log='error')
 
     def _give_up_on_a_broken_engine(self) -> None:
         if self._worker.active and self._worker.num_failures >= _MOST_FAILURES:
@@ -232,19 +232,19 @@ class FlowNode(LifecycleNode):
                 f'{self._engine.runs_on} failed on {_MOST_FAILURES} sweeps in a row, so the node made itself inactive. '
                 'Activate it again when the GPU is well, or set cpu_fallback.'
             )
-            self.health.trouble('engine', 'model', Level.ERROR, text, log='error')
+            self.health.report_issue('engine', 'model', Level.ERROR, text, log='error')
 
     def _publish_diagnostics(self) -> None:
-        self.health.watch_silence(self.parameters.input_timeout_s, self._input.describe)
+        self.health.check_input_timeout(self.parameters.input_timeout_s, self._input.describe)
         use_sim_time = self.get_parameter('use_sim_time').value
         has_no_time = use_sim_time and self.get_clock().now().nanoseconds == 0
         if has_no_time and time.monotonic() - self._started > _NO_CLOCK_S:
             text = 'use_sim_time is set, but nothing comes on /clock. Play the bag with --clock, or unset it.'
-            self.health.say_once('no clock', text)
-            self.health.trouble('no clock', 'input', Level.WARN, text, log='debug')
+            self.health.log_once('no clock', text)
+            self.health.report_issue('no clock', 'input', Level.WARN, text, log='debug')
         if getattr(self._engine, 'fell_back', False):
             text = f'The GPU failed; the model runs on the CPU ({self._engine.runs_on}).'
-            self.health.trouble('cpu fallback', 'model', Level.WARN, text)
+            self.health.report_issue('cpu fallback', 'model', Level.WARN, text)
         facts = {
             'input': {'topic': self._input.topic, 'reliability': self._input.reliability, **self._worker.lookout.facts},
             'inference': {'active': self._worker.active},

@@ -87,7 +87,7 @@ class ObjectTracker(Node):
     def _report(self) -> None:
         """Publish what the diagnostics know; a report that fails must not end the node."""
         try:
-            self._health.watch_silence(_SILENCE_S, self._describe_input)
+            self._health.check_input_timeout(_SILENCE_S, self._describe_input)
             name = self.get_fully_qualified_name().lstrip('/')
             statuses = [
                 (f'{name}: {_PARTS[s.part]}', s.level, s.message, s.values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a sweep pair to the velocity of every point; the node, replay, benchmark and evaluation all call this."""
+"""Compute the velocity of every point from a sweep pair. Node, replay, benchmark and evaluation use this pipeline."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.sweep import SweepPair
 
 VALID = 1  # bit 0 of flow_valid: the row has a velocity
-EGO_MOTION_REMOVED = 2  # bit 1: ... relative to the world, not to the sensor
+EGO_MOTION_REMOVED = 2  # bit 1: the velocity is relative to the world, not to the sensor
 OUTPUT_ON = ('latest', 'previous')
-_LEAST_REFINED = 0.05  # m; what stands would only gather more noise
+_MIN_REFINED_FLOW = 0.05  # m; refining static points would only add noise
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class FlowEstimate:
 
     velocity: (N, 3) float32 [m/s], ego motion removed, axes of that sweep's frame; NaN where there is none.
     flow_valid: (N,) uint8, 0 where velocity is NaN, else VALID | EGO_MOTION_REMOVED.
-    output_on: 'latest' or 'previous': the sweep whose rows these are.
-    dt: seconds between the sweeps. sensor_height: the height above ground [m] that was used.
-    stages_ms: milliseconds by stage.
+    output_on: 'latest' or 'previous', the sweep that the rows belong to.
+    dt: seconds between the sweeps. sensor_height: height above ground [m] used for this pair.
+    stages_ms: milliseconds per stage.
     """
 
     velocity: np.ndarray
@@ -39,13 +39,13 @@ class FlowEstimate:
 
 
 class FlowPipeline:
-    """Common frame, ground policy, engine, velocity. Knows no ROS.
+    """Transform both sweeps to one frame, apply the ground policy, run the engine, convert flow to velocity; no ROS.
 
     engine: runs the model. output_on: the sweep that gets the velocities.
-    sensor_height: of the points' frame above the ground [m]; None to see it in the sweeps.
-    ego_motion_removed: False when the caller feeds identity for want of ego motion; it ends up in flow_valid.
-    refinements: how often the engine is asked once more, with the points that move moved by the flow so far. What it
-        finds then is added: a network is more exact about the last decimetre of a motion than about the whole of it.
+    sensor_height: height of the points' frame above the ground [m]; None: estimated from the sweeps.
+    ego_motion_removed: False when the caller passes identity because it has no ego motion; written to flow_valid.
+    refinements: extra inference passes. Each one warps the moving points by the flow so far and adds the residual that
+        the network then predicts: a network is more accurate for a small remaining motion than for a large one.
     """
 
     def __init__(self, engine: Engine, *, output_on: str = 'latest', sensor_height: float | None = None,
@@ -54,8 +54,8 @@ class FlowPipeline:
             raise ConfigError(f'output_on must be one of {OUTPUT_ON}, got {output_on!r}.')
         if output_on == 'latest' and engine.card.direction == 'forward':
             raise ConfigError(
-                f'The model {engine.card.name} was trained forward in time only, so it cannot flow the latest sweep. '
-                'Set output_on to previous.'
+                f'The model {engine.card.name} was trained forward in time only, so it cannot estimate flow for the '
+                'latest sweep. Set output_on to previous.'
             )
         if refinements < 0:
             raise ConfigError(f'refinements must be 0 or more, got {refinements}.')
@@ -66,14 +66,14 @@ class FlowPipeline:
         self._sensor_height = SensorHeight(sensor_height)
 
     def reset(self) -> None:
-        """Forget what was learned from past sweeps (the sensor height)."""
+        """Forget the sensor height estimated from past sweeps."""
         self._sensor_height.reset()
 
     def estimate(self, pair: SweepPair) -> FlowEstimate:
         """Return the velocity of every row of the pair's latest (or previous) sweep.
 
-        The network flows its first input towards its second. For the latest sweep it therefore gets (latest,
-        previous) and the result is negated.
+        The network predicts flow from its first input to its second. For the latest sweep its inputs are therefore
+        (latest, previous), and the result is negated.
         """
         card, watch = self.engine.card, Stopwatch()
         if self.output_on == 'latest':
@@ -84,12 +84,15 @@ class FlowPipeline:
             source_T_target = pair.ego0_T_ego1
         with watch('prepare'):
             height = self._sensor_height.update(source) if card.z_origin == 'ground' or card.ground == 'remove' else 0.0
-            raised = np.eye(4)
+            network_T_vehicle = np.eye(4)
             if card.z_origin == 'ground':
-                raised[2, 3] = height
-            network_T_source, network_T_target = raised, raised @ source_T_target
+                network_T_vehicle[2, 3] = height
+            network_T_source, network_T_target = network_T_vehicle, network_T_vehicle @ source_T_target
             if card.network_frame == 'target':
-                network_T_source, network_T_target = raised @ transforms.invert(source_T_target), raised
+                network_T_source, network_T_target = (
+                    network_T_vehicle @ transforms.invert(source_T_target),
+                    network_T_vehicle,
+                )
             if card.ground == 'remove':
                 source, target = (_without_ground(points, height) for points in (source, target))
 
@@ -100,27 +103,29 @@ class FlowPipeline:
             if card.network_frame == 'target':
                 source_R_network = np.eye(4)
                 source_R_network[:3, :3] = network_T_source[:3, :3].T
-                with watch('finish'), np.errstate(invalid='ignore'):  # an infinite number becomes NaN, and its row
+                with watch('finish'), np.errstate(invalid='ignore'):  # infinity becomes NaN, as does its row
                     flow = transforms.apply(source_R_network, flow)
             return flow
 
         flow = infer(source)
         for _ in range(self.refinements):
             with watch('prepare'):
-                moving = np.flatnonzero(np.einsum('ij,ij->i', flow, flow) > _LEAST_REFINED**2)
+                moving = np.flatnonzero(np.einsum('ij,ij->i', flow, flow) > _MIN_REFINED_FLOW**2)
                 if not len(moving):
                     break
-                moved = source.copy()
-                moved[moving] += flow[moving]
-            rest = infer(moved)[moving]
+                warped = source.copy()
+                warped[moving] += flow[moving]
+            residual = infer(warped)[moving]
             with watch('finish'):
-                flow[moving] += np.where(np.isfinite(rest), rest, np.float32(0))  # NaN: moved out of the model's grid
+                flow[moving] += np.where(
+                    np.isfinite(residual), residual, np.float32(0)
+                )  # NaN: warped out of the grid of the model
         with watch('finish'):
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
         return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, height, watch.stages_ms)
 
     def _to_velocity(self, flow: np.ndarray, per_second: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return (velocity (N, 3) [m/s], flow_valid (N,)); a row with a number that is not finite is NaN throughout."""
+        """Return (velocity (N, 3) [m/s], flow_valid (N,)); a row with any non-finite number is all NaN."""
         if numba_kernels is not None:
             velocity, flow_valid = np.empty_like(flow), np.empty(len(flow), np.uint8)
             numba_kernels.to_velocity(flow, np.float32(per_second), np.uint8(self._flags), velocity, flow_valid)
@@ -132,5 +137,5 @@ class FlowPipeline:
 
 
 def _without_ground(points: np.ndarray, height: float) -> np.ndarray:
-    """Return the points with NaN in the rows of the ground, which lies `height` [m] below the origin."""
+    """Return the points with ground rows set to NaN; the ground lies `height` [m] below the origin."""
     return np.where(is_ground(points, height)[:, None], np.float32(np.nan), points)

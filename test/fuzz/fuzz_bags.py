@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged recordings of every format, messages and box files for all that reads them offline."""
+"""Damaged recordings of every format, messages and box files, for all offline readers."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ _ODD = (None, True, 0, -1, 10**400, 1e308, float('nan'), '', '123', 'Car', 'x' *
 
 
 def _with_odd_value(value, rng):
-    """Return nested JSON with an odd value somewhere in it, or twice."""
+    """Return nested JSON with an odd value in one or two places."""
     if not isinstance(value, dict | list) or not value or rng.random() < 0.1:
         return rng.choice(_ODD)
     changed = copy.copy(value)
@@ -49,7 +49,7 @@ class _Still(PointEngine):
 
 
 class Bags:
-    """Every format, with and without metadata.yaml, read by each program's reader in turn."""
+    """Every bag format, with and without metadata.yaml, read by the readers of all programs in turn."""
 
     limit_s, margin_mb = 20.0, 1024
 
@@ -117,7 +117,7 @@ class Bags:
         return path
 
     def _damaged_messages(self, messages, rng):
-        """Write a sound bag of messages of which some are damaged; return its path."""
+        """Write an intact bag with some damaged messages; return its path."""
         path = self._hostile / 'bag'
         with BagWriter(path) as writer:
             for topic, msgtype, time_ns, cdr in messages:

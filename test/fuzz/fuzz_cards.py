@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile model cards, and model files that are damaged or carry a hostile card under a right checksum."""
+"""Hostile model cards, and model files that are damaged or contain a hostile card with a valid checksum."""
 
 import copy
 import dataclasses
@@ -34,7 +34,7 @@ _POINTS = np.random.default_rng(0).uniform(-3, 3, (200, 3)).astype(np.float32)
 
 
 def write_model(path, card: str) -> None:
-    """Write a dense model of 8 x 8 cells with this text for a card, its checksum stamped where there is room for it."""
+    """Write a dense model of 8 x 8 cells with this text as its card; stamp its checksum field, if any."""
     rng = np.random.default_rng(0)
     weights = [
         helper.make_tensor('w', TensorProto.FLOAT, (5, 4, 1, 1), rng.normal(size=20)),
@@ -56,7 +56,7 @@ def write_model(path, card: str) -> None:
 
 
 class Cards:
-    """By turns: a card with odd values, the text of a card with damage, such a card in a file, a file with damage."""
+    """In turn: a card with odd values, damaged card text, such a card in a model file, a damaged model file."""
 
     limit_s, margin_mb = 10.0, 1024
 
@@ -109,7 +109,7 @@ class Cards:
 
 
 def _change(values, place, value, is_removed):
-    """Put a value at a place of nested JSON, as far as the place is there; or remove it."""
+    """Set or remove a value in nested JSON, if its path exists."""
     *way, last = place
     for step in way:
         if isinstance(values, list) and isinstance(step, int) and step < len(values):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile clouds for decode_cloud and flow_cloud, with the compiled loops and without; a good one after each."""
+"""Hostile clouds for decode_cloud and flow_cloud, with and without numba; an intact cloud follows each one."""
 
 import numpy as np
 from hostile_clouds import clouds
@@ -11,7 +11,7 @@ from zeroflow_ros.lidar import point_cloud
 from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 
-_MOST = 2_000_000  # points that velocities are made for, when the decoder has refused the cloud
+_MOST = 2_000_000  # number of velocities when the decoder rejects the cloud
 
 
 class Clouds:
@@ -22,7 +22,7 @@ class Clouds:
     def __init__(self, seed, _folder):
         self._messages = Examples(clouds(), seed)
         self._msg = None
-        for point_cloud.numba_kernels in {numba_kernels, None}:  # what is compiled at first use
+        for point_cloud.numba_kernels in {numba_kernels, None}:  # compile the numba functions
             self._serve(message(ONE))
 
     def prepare(self, case):
@@ -52,7 +52,7 @@ class Clouds:
         return sweep.points
 
     def _refuse(self, num_points):
-        """flow_cloud checks for itself: it may take what has no coordinates to read, and must not raise otherwise."""
+        """Check flow_cloud alone: it may accept clouds without coordinates, and may raise only ZeroFlowError."""
         try:
             flow_cloud(self._msg, np.ones((num_points, 3), np.float32), np.ones(num_points, np.uint8))
         except CloudError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile clouds over DDS for the node in a process of its own: messages, and serialised bytes with damage."""
+"""Hostile clouds over DDS for a node process: messages, and damaged serialised bytes."""
 
 import random
 import re
@@ -13,21 +13,21 @@ from hostile_examples import Examples, damage
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 
-from zeroflow_ros.lidar.sweep import Drop
+from zeroflow_ros.lidar.sweep import DropReason
 
-_PACE_S = 0.01  # so that each cloud is looked at before the next one takes its place
+_PACE_S = 0.01  # so that the node processes each cloud before the next one replaces it
 _BATCH = 50
-_NODE_MARGIN_MB = 1500  # address space that the node may take beyond what it has after the first flow
-_NODE_GROWTH_MB = 400  # clouds of 12 MB in flight, decoded, and kept by malloc
-_LATE_GROWTH_MB = 60  # of the second half of a run over its first: what does not end is a leak
+_NODE_MARGIN_MB = 1500  # address space that the node may add after its first flow
+_NODE_GROWTH_MB = 400  # 12 MB clouds in flight, decoded, and kept by malloc
+_LATE_GROWTH_MB = 60  # growth from the first to the second half of a run: a leak continues
 _MOST_SWEEPS = 12
-_LINES_PER_S = 4  # each kind of trouble has one line in 5 s, and there are fourteen
-_MIDDLEWARE = 'sequence size exceeds remaining buffer'  # Fast DDS on bytes that are no message; not ours to throttle
+_LINES_PER_S = 4  # each of the fourteen issues logs at most one line in 5 s
+_MIDDLEWARE = 'sequence size exceeds remaining buffer'  # Fast DDS on invalid bytes; not ours to throttle
 _HEAD = 300  # bytes of a serialised cloud before its points
 
 
 class Dds:
-    """Every fourth cloud is bytes with damage; after each batch two good sweeps must have flow."""
+    """Every fourth cloud is damaged bytes; after each batch, two intact sweeps must get flow."""
 
     limit_s, margin_mb = 30.0, 4096
 
@@ -51,7 +51,7 @@ class Dds:
         if case % 4 == 3:
             good = bytes(serialize_message(cloud(Drive.points, self._drive.now_ns)))
             self._msg = damage(good[:_HEAD], self._random) + good[_HEAD:]
-        elif self._random.random() < 0.5:  # else stamps mostly stand in the way of what comes behind them
+        elif self._random.random() < 0.5:  # else bad stamps mostly hide the errors behind them
             now_ns = self._drive.tick()
             self._msg.header.stamp.sec, self._msg.header.stamp.nanosec = divmod(now_ns, 10**9)
 
@@ -69,8 +69,8 @@ class Dds:
     def _serve(self):
         """Send good sweeps until two in a row have flow for all points.
 
-        The first has nothing to pair with; and where the height of the sensor was seen in a cloud whose z was
-        something else, it takes as many good sweeps as bad ones to outvote it.
+        The first one has no previous sweep. If hostile clouds distorted the estimated sensor height, it takes as many
+        good sweeps as bad ones to correct it.
         """
         self._num_flows += len(self._vehicle.flows)
         del self._vehicle.flows[:], self._vehicle.markers[:]
@@ -88,7 +88,7 @@ class Dds:
         findings = []
         self._serve()
         self._drive.fresh()
-        counts = {r.value: count for r in Drop if (count := self._drive.dropped(r.value))}
+        counts = {r.value: count for r in DropReason if (count := self._drive.dropped(r.value))}
         half = len(self._resident_mb) // 2
         early, late = ([self._start_mb, *part] for part in (self._resident_mb[:half], self._resident_mb[half:]))
         growth_mb, late_mb = max(late) - self._start_mb, max(late) - max(early)
@@ -113,7 +113,7 @@ class Dds:
 
 
 def _ros_message(drawn) -> PointCloud2:
-    """Return a drawn message as ROS has it; what its types cannot hold is what they make of it."""
+    """Convert a drawn message to a ROS message; values outside a field's type are converted."""
     msg = PointCloud2(height=drawn.height, width=drawn.width, is_bigendian=drawn.is_bigendian,
                       point_step=drawn.point_step, row_step=drawn.row_step, is_dense=drawn.is_dense)  # fmt: skip
     msg.header.stamp.sec, msg.header.stamp.nanosec = drawn.header.stamp.sec, drawn.header.stamp.nanosec

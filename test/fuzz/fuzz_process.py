@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs hostile cases in a process of its own, under limits of time and memory, and says which case broke them.
+"""Runs hostile cases in a separate process with limits on time and memory, and reports the failing cases.
 
-A target is a class that is made with (seed, folder) and has
-  prepare(case)  makes hostile input number `case`, from seed and number alone, so that it can be made again;
-  run(case)      hands it to the project; returns the outcome in a word, or raises what came;
-  finish()       returns what is to be said of the whole run: findings, and outcomes and growth_mb in place of those
-                 that are counted here; {} for nothing;
-  limit_s        wall-clock seconds a case may take; margin_mb: address space it may take beyond what is in use.
+A target is a class that is constructed with (seed, folder) and has
+  prepare(case)  generates hostile input number `case` from seed and number alone, so that it is reproducible;
+  run(case)      passes it to the project; returns the outcome as one word, or raises the project's error;
+  finish()       returns results of the whole run: findings, and outcomes and growth_mb that replace those counted
+                 here; {} for none;
+  limit_s        wall-clock seconds per case; margin_mb: address space it may use beyond what is in use.
 """
 
 import importlib
@@ -25,16 +25,16 @@ from zeroflow_ros.errors import ZeroFlowError
 
 _PREPARE_S = 180.0  # imports, compiled loops, and the making of a batch of examples
 _MAX_FINDINGS = 40
-_MAX_GROWTH_MB = 300.0  # caches fill up, and malloc keeps some; a leak of 50 kB a case would show
+_MAX_GROWTH_MB = 300.0  # caches and malloc's pool; a leak of 50 kB per case exceeds this
 _MB = 2**20
 
 
 @dataclass
 class Report:
-    """What became of a run of one target.
+    """Result of a run of one target.
 
-    outcomes: how many cases by outcome. findings: what must not happen, each with its case. slowest_ms, slowest_case.
-    growth_mb: resident memory at the end minus at the start. seconds: of all cases and their making.
+    outcomes: number of cases by outcome. findings: failures, each with its case. slowest_ms, slowest_case: slowest run.
+    growth_mb: resident memory at the end minus at the start. seconds: total time, including generation of the cases.
     """
 
     target: str
@@ -48,7 +48,7 @@ class Report:
     seconds: float = 0.0
 
     def line(self) -> str:
-        """Return the run in one line."""
+        """Return a one-line summary."""
         outcomes = ', '.join(f'{count} {name}' for name, count in self.outcomes.most_common())
         return (
             f'{self.target}: {self.cases} cases in {self.seconds:.0f} s: {outcomes}; slowest {self.slowest_ms:.0f} ms '
@@ -67,9 +67,9 @@ def run_target(name: str, spec: str, *, seed: int, cases: int, first: int = 0, f
 
 
 def _run_process(report: Report, spec: str, place: int, end: int, folder: Path) -> int:
-    """Run cases in a new process until all are done or one ends it; return the case to go on with."""
+    """Run cases in a new process until all are done or one kills it; return the next case to run."""
     spawn = multiprocessing.get_context('spawn')
-    now = spawn.RawArray('d', [place - 1, time.monotonic() + _PREPARE_S])  # the case at hand, and its deadline
+    now = spawn.RawArray('d', [place - 1, time.monotonic() + _PREPARE_S])  # current case, and its deadline
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_work, args=(spec, report.seed, place, end, str(folder), now, theirs), daemon=False)
     process.start()
@@ -88,7 +88,7 @@ def _run_process(report: Report, spec: str, place: int, end: int, folder: Path) 
                 _found(report, int(now[0]), 'hang', 'took longer than the limit, or its making did')
                 break
         if done:
-            process.join(5)  # it gives back what multiprocessing holds, unless a thread holds it up
+            process.join(5)  # releases multiprocessing's resources, unless a thread blocks it
     finally:
         process.kill()
         process.join()
@@ -128,9 +128,9 @@ def _found(report: Report, case: int, kind: str, text: str) -> None:
 
 
 def _work(spec: str, seed: int, place: int, end: int, folder: str, now, pipe) -> None:
-    """Run cases in this process, and tell the parent of each."""
+    """Run cases in this process, and report each to the parent."""
     log = os.open(Path(folder) / f'{spec.partition(":")[2].lower()}.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):  # what libraries have to say; C++ ones do it without sys.stderr
+    for stream in (1, 2):  # output of libraries; C++ code bypasses sys.stderr
         os.dup2(log, stream)
     module, _, name = spec.partition(':')
     target = getattr(importlib.import_module(module), name)(seed, Path(folder))
@@ -155,7 +155,7 @@ def _work(spec: str, seed: int, place: int, end: int, folder: str, now, pipe) ->
 
 
 def _outcome(target, case: int) -> tuple[str, str]:
-    """Return the outcome of a case, and why it is a finding, or ''."""
+    """Return the outcome of a case, and the reason if it is a finding, else ''."""
     try:
         return target.run(case) or 'served', ''
     except ZeroFlowError as error:
@@ -164,12 +164,12 @@ def _outcome(target, case: int) -> tuple[str, str]:
         if len(str(error)) > 5000:
             return 'finding', f'{type(error).__name__} says {len(str(error))} characters: {str(error)[:500]}'
         return type(error).__name__, ''
-    except Exception:  # whatever it is, it is what is looked for
+    except Exception:  # any other error is a finding
         return 'finding', traceback.format_exc(limit=-6)[-3000:]
 
 
 def _hidden_trouble(error: BaseException) -> BaseException | None:
-    """Return the MemoryError behind an error: it was refused, but only after it had tried to take the memory."""
+    """Return the MemoryError behind an error: the input was rejected only after a huge allocation was tried."""
     while error is not None:
         if isinstance(error, MemoryError):
             return error
@@ -178,7 +178,7 @@ def _hidden_trouble(error: BaseException) -> BaseException | None:
 
 
 def _keep(folder: Path, name: str) -> None:
-    """Copy the hostile files of a finding, if there are any, before the next case writes over them."""
+    """Copy the hostile files of a finding, if any, before the next case overwrites them."""
     for path in folder.rglob('hostile*'):
         copy = folder / 'findings' / name / path.name
         if path.is_relative_to(folder / 'findings') or copy.exists():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile YAML: configurations of a training and of teachers, and the parameter files of the node."""
+"""Hostile YAML: training configurations, teacher settings, and parameter files of the node."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from zeroflow_ros.ros.parameters import Parameters, read_parameters
 
 _BOMB = ''.join(f'a{k}: &a{k} [{", ".join([f"*a{k - 1}"] * 9)}]\n' for k in range(1, 30))
 _MERGES = ''.join(f'a{k}: &a{k} {{<<: [{", ".join([f"*a{k - 1}"] * 9)}]}}\n' for k in range(1, 30))
-# What YAML makes of texts like these is not always a value, and not always an error that PyYAML knows.
+# PyYAML does not always turn these texts into a value or a YAMLError.
 _TEXTS = st.sampled_from((
     '~', '', 'yes', 'true', '0', '1', '-1', '1e9', '1e400', '.nan', '.inf', '-.inf', '0x', '0b_', '0b2', '1:99', '-0o7',
     '9' * 30, '9' * 5000, '1' * 400, '2024-99-99', '2024-01-01', '1e-400', "'text'", '"\\ud800"', '"\\x00"', '[]', '{}',
@@ -56,7 +56,7 @@ _ROS = ('/**:', '/flow_node:', 'flow_node:', '/*:', '/**/x:')
 
 
 class Yaml:
-    """By turns: a training, the settings of a teacher, parameters of the node; odd values, or a file with damage."""
+    """In turn: training configuration, teacher settings, node parameters; with odd values, or as damaged files."""
 
     limit_s, margin_mb = 10.0, 1024
 
@@ -108,7 +108,7 @@ class Yaml:
         return f'served ({kind})'
 
     def _use_node(self):
-        """Do what the node does with its arguments; what rcl refuses, main() turns into exit status 1."""
+        """Use parameters as the node does; main() turns errors of rcl into exit status 1."""
         context = rclpy.Context()
         try:
             rclpy.init(context=context, domain_id=DOMAIN_ID)
@@ -135,9 +135,9 @@ class Yaml:
 
 
 def _plan(config):
-    """Do with a configuration what a training does before its first step."""
+    """Use a configuration as a training does before its first step."""
     for changed in (config, config.for_pairs(100), config.with_steps(50)):
         changed.phase(0).grid(_GRID)
         rates = [changed.learning_rate(step) for step in (0, 1, max(0, min(changed.steps, 10**6)))]
         assert all(isinstance(rate, float) for rate in rates)
-    assert yaml.safe_load(json.dumps(dataclasses.asdict(config)))  # as a checkpoint keeps it
+    assert yaml.safe_load(json.dumps(dataclasses.asdict(config)))  # as stored in a checkpoint

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hypothesis strategy of PointCloud2 messages: a good one of any layout, and what can be wrong with it."""
+"""A hypothesis strategy for PointCloud2 messages: valid clouds of any layout, and damaged ones."""
 
 import struct
 from types import SimpleNamespace
@@ -23,9 +23,9 @@ _HEADER = ('height', 'width', 'point_step', 'row_step')
 
 @st.composite
 def clouds(draw, any_type: bool = True):
-    """Draw a message by duck type; every other one is damaged in up to three ways, the rest are legal and ugly.
+    """Draw a duck-typed message; every other one is damaged in up to three ways, the others are valid but unusual.
 
-    any_type: its data may be something that is no bytes, which a middleware would not let through.
+    any_type: `data` may be an object other than bytes, which no middleware would deliver.
     """
     msg = _legal(draw)
     damages = _DAMAGES if any_type else [d for d in _DAMAGES if d is not _other_data]
@@ -104,7 +104,7 @@ def _more_data(draw, msg):
 
 
 def _consistent_giant(draw, msg):
-    """Many points of few bytes, so that what is made of them is larger than they are."""
+    """Many points in few bytes, so that the decoded arrays are larger than the message."""
     msg.width, msg.point_step = draw(st.sampled_from((100_000, 1_000_000))), draw(st.sampled_from((0, 1, 2, 12)))
     msg.height, msg.row_step = 1, msg.width * msg.point_step
     msg.data = bytes(msg.row_step)

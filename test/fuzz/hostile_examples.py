@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examples of a hypothesis strategy by number, and bytes with seeded damage."""
+"""Numbered examples of a hypothesis strategy, and seeded damage to bytes."""
 
 import random
 import struct
@@ -12,7 +12,7 @@ _LENGTHS = (0, 1, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**40, 2**63 - 1, 
 
 
 class Examples:
-    """Example number n of a strategy; the same for the same seed. Made in batches, as hypothesis makes them."""
+    """Example number n of a strategy, reproducible by seed. Generated in batches, as hypothesis does."""
 
     def __init__(self, strategy, seed: int):
         self._strategy, self._seed = strategy, seed
@@ -35,15 +35,15 @@ def _make(strategy, seed: int, count: int) -> list:
     def collect(example):
         found.append(example)
 
-    while len(found) < count:  # a batch may come out short where examples repeat
+    while len(found) < count:  # repeated examples make a batch shorter
         collect()
     return found[:count]
 
 
 def damage(data: bytes, rng: random.Random, donor: bytes = b'') -> bytes:
-    """Return data with one to four things done to it: flipped, cut, doubled, spliced, zeroed, or a length made huge.
+    """Return data with one to four damages: bits flipped, parts cut, doubled, spliced, zeroed, or a length made huge.
 
-    donor: what foreign bytes are taken from; the data itself if empty.
+    donor: source of foreign bytes; the data itself if empty.
     """
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4))):
@@ -88,7 +88,7 @@ def _zero(data, rng, _):
 
 
 def _huge_length(data, rng, _):
-    """Where a small little-endian number stands, which may be a length, put a number that is none."""
+    """Replace a small little-endian number, possibly a length, with a huge one."""
     width, code = rng.choice(((2, '<H'), (4, '<I'), (8, '<Q')))
     places = [p for p in (rng.randrange(max(1, len(data) - width)) for _ in range(200))
               if len(data) >= p + width and 0 < struct.unpack_from(code, data, p)[0] < 2**16]  # fmt: skip
@@ -98,7 +98,7 @@ def _huge_length(data, rng, _):
 
 
 def _place(data, rng) -> int:
-    """Return a place in data; every other time near one of its ends, where headers and indices are."""
+    """Return a random position in data; every other time near an end, where headers and indices are."""
     if not data:
         return 0
     reach = rng.choice((len(data), len(data), 100, 400))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A flow node in a process of its own, and a vehicle that talks to it over DDS."""
+"""A flow node process, and a vehicle that communicates with it over DDS."""
 
 import signal
 import subprocess
@@ -24,7 +24,7 @@ DATATYPES = {'f4': 7, 'f8': 8, 'i4': 5, 'u1': 2, 'u2': 4}
 
 
 def spin_until(executor, predicate, timeout: float):
-    """Spin until the predicate holds; return what it gave, or None after the timeout."""
+    """Spin until the predicate holds; return its value, or None after the timeout."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if found := predicate():
@@ -34,7 +34,7 @@ def spin_until(executor, predicate, timeout: float):
 
 
 class NodeProcess:
-    """The node, started with ROS arguments; killed at the end. Lines of its log are in `lines`."""
+    """The node, started with ROS arguments and killed at the end. `lines` holds its log."""
 
     def __init__(self, *ros_args: str, program=('-m', 'zeroflow_ros.node')):
         command = [sys.executable, *program, '--ros-args', *ros_args]
@@ -76,7 +76,7 @@ class NodeProcess:
 
 
 class Vehicle:
-    """Publishes clouds and odometry to a node, and keeps what it answers."""
+    """Publishes clouds and odometry to a node, and stores its output."""
 
     def __init__(self, namespace='', *, reliability=ReliabilityPolicy.RELIABLE, debug=(), markers=True, flow=True):
         self.context = rclpy.Context()
@@ -85,7 +85,7 @@ class Vehicle:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self.flows, self.markers, self.values = [], [], {name: [] for name in debug}
-        self.statuses, self.report_times = {}, []  # when diagnostics came [s]
+        self.statuses, self.report_times = {}, []  # times of diagnostic messages [s]
         node = f'{namespace}/flow_node'
         qos = QoSProfile(depth=10, reliability=reliability)
         self.clouds_out = self.node.create_publisher(PointCloud2, f'{node}/input/pointcloud', qos)
@@ -109,14 +109,14 @@ class Vehicle:
             self.report_times.append(time.monotonic())
 
     def wait_for(self, predicate, timeout=20.0):
-        """Spin until the predicate holds; return what it gave, or None after the timeout."""
+        """Spin until the predicate holds; return its value, or None after the timeout."""
         return spin_until(self._executor, predicate, timeout)
 
     def spin(self, seconds: float):
         self.wait_for(lambda: False, seconds)
 
     def connect(self, node: NodeProcess, timeout=30.0):
-        """Wait until node and vehicle see each other."""
+        """Wait until node and vehicle have discovered each other."""
 
         def ready():
             assert node.process.poll() is None, node.log
@@ -233,7 +233,7 @@ def column(msg: PointCloud2, name: str) -> np.ndarray:
 
 
 class Drive:
-    """A vehicle that stands in a street; its time is its own, far from the clock of the node."""
+    """A stationary vehicle in a street; its time differs from the node's clock."""
 
     points = scene(num_points=1500)
 
@@ -242,7 +242,7 @@ class Drive:
         self.now_ns = 1_000 * 10**9
 
     def tick(self, seconds=0.1, x=0.0) -> int:
-        """Let time pass and publish a pose; return the stamp of the next sweep."""
+        """Advance the time and publish a pose; return the stamp of the next sweep."""
         self.now_ns += round(seconds * 1e9)
         self.vehicle.drive(self.now_ns, x)
         return self.now_ns
@@ -251,13 +251,13 @@ class Drive:
         self.vehicle.send(msg)
 
     def good(self, **layout) -> int:
-        """Send a good sweep; return its stamp."""
+        """Send an intact sweep; return its stamp."""
         stamp_ns = self.tick()
         self.send(cloud(self.points, stamp_ns, **layout))
         return stamp_ns
 
     def serve(self):
-        """Send good sweeps until one has flow; at most five, the first may have nothing to pair with."""
+        """Send up to five intact sweeps until one has flow; the first may have no previous sweep."""
         for _ in range(5):
             flow = self.vehicle.flow_of(self.good(), timeout=1.0)
             if flow is not None:
@@ -273,6 +273,6 @@ class Drive:
         return 0
 
     def fresh(self):
-        """Wait for a diagnostic message that was made from now on."""
+        """Wait for a diagnostic message created after this call."""
         seen = len(self.vehicle.report_times)
         assert self.vehicle.wait_for(lambda: len(self.vehicle.report_times) > seen, 10), self.node.log

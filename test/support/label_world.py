@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A world small enough to label in a millisecond: a dataset, a teacher and the job that joins them."""
+"""A dataset that is labelled in a millisecond, with its teacher and label job."""
 
 import dataclasses
 import os
@@ -13,13 +13,13 @@ from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import SweepPair
 
-HEIGHT = 1.7  # m, of the sensor over the ground
-WALL_FLOW = (0.5, 0.0, 0.1)  # m, what the teacher says of everything
+HEIGHT = 1.7  # m, height of the sensor above the ground
+WALL_FLOW = (0.5, 0.0, 0.1)  # m, the teacher's flow of all points
 _PLANE = np.stack(np.meshgrid(np.arange(-20.0, 20.0), np.arange(-20.0, 20.0)), -1).reshape(-1, 2)
 
 
 def sweep(num_wall: int, rng: np.random.Generator, *, reach: float = 15.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (N, 3) in the sensor frame, a plane with some other points over it, and which are ground."""
+    """Return points (N, 3) in the sensor frame, a plane with some other points over it, and which points are ground."""
     ground = np.column_stack([_PLANE, np.full(len(_PLANE), -HEIGHT)])
     wall = rng.uniform([-reach, -reach, -1.0], [reach, reach, 1.0], (num_wall, 3))
     points = np.concatenate([ground, wall]).astype(np.float32)
@@ -57,7 +57,7 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class WallConfig:
-    """seconds: that a pair takes. diary: a file that gets a line for each pair. die_at: kills its process there."""
+    """seconds: time per pair. diary: file with a line per labelled pair. die_at: pair at which it kills its process."""
 
     seconds: float = 0.0
     diary: str = ''
@@ -65,7 +65,7 @@ class WallConfig:
 
 
 class WallTeacher:
-    """Says WALL_FLOW of everything."""
+    """Labels all points with WALL_FLOW."""
 
     name = 'wall'
 
@@ -85,7 +85,7 @@ class WallTeacher:
 
 @dataclasses.dataclass(frozen=True)
 class WorldJob(LabelJob):
-    """A job whose dataset and teacher need no files."""
+    """A label job without files for dataset and teacher."""
 
     num_pairs: int = 6
     broken: tuple[int, ...] = ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lifecycle manager: asks a managed node for transitions, over real DDS."""
+"""A lifecycle manager that requests transitions of a managed node over real DDS."""
 
 from flow_node import Vehicle
 from lifecycle_msgs.msg import State, Transition
@@ -16,7 +16,7 @@ CONFIGURE, ACTIVATE, DEACTIVATE, CLEANUP = (
 
 
 class Manager:
-    """Asks for transitions as a lifecycle manager does."""
+    """Requests transitions as a lifecycle manager does."""
 
     def __init__(self, vehicle: Vehicle, name='/flow_node'):
         self._vehicle = vehicle

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine made of a function, where a test is about what is around the network."""
+"""An engine around a function, for tests of the code outside the network."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from zeroflow_ros.engines.engine import IDENTITY
 
 
 class PointEngine:
-    """Subclasses implement `flow`, of two clouds in the frame of the network."""
+    """Subclasses implement `flow` of two clouds in the network frame."""
 
     def __init__(self, card):
         self.card = card

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of this package as processes of their own, on a ROS domain that no other test uses."""
+"""ProcessGroup of this package as separate processes, on a ROS domain that no other test uses."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = 1 + os.getpid() % 100  # parallel test workers are processes, so that each one has its own
+DOMAIN_ID = 1 + os.getpid() % 100  # parallel test workers are processes, so each has its own domain
 
 
 def environment() -> dict:
@@ -25,9 +25,9 @@ def environment() -> dict:
 
 @contextmanager
 def started(module: str, *args):
-    """Start `python -m zeroflow_ros.<module>` and kill it at the end, whatever happens."""
+    """Start `python -m zeroflow_ros.<module>` and kill it at the end, also when the test fails."""
     command = [sys.executable, '-m', f'zeroflow_ros.{module}', *map(str, args)]
-    # A suite that a shell runs in the background has SIGINT ignored, and so would its children: Ctrl-C must reach them.
+    # A suite in the background ignores SIGINT, and its children would inherit that; they must react to Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
@@ -43,7 +43,7 @@ def started(module: str, *args):
 
 
 def run(module: str, *args, timeout: float = 60.0) -> tuple[int, str]:
-    """Run `python -m zeroflow_ros.<module>` to its end; return its exit status and all it said."""
+    """Run `python -m zeroflow_ros.<module>` to its end; return its exit status and output."""
     with started(module, *args) as process:
         text, _ = process.communicate(timeout=timeout)
         return process.returncode, text

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small scenes of OpenSceneFlow, written as its process scripts write them, whose every number is known."""
+"""Small OpenSceneFlow scenes with known content, in the format of its preprocessing scripts."""
 
 from pathlib import Path
 
 import numpy as np
 
-from training.datasets.total_flow import total_of
+from training.datasets.total_flow import residual_to_total
 from zeroflow_ros import transforms
 
 START = 315_966_265_000_000_000  # ns, as in Argoverse 2
 STEP = 100_000_000  # ns
 CAR, SIGN = 19, 21  # categories
-EGO0_T_EGO1 = transforms.yaw_translation(np.pi / 90, 1.5, 0.1)  # 2 degrees to the left and 1.5 m ahead a sweep
+EGO0_T_EGO1 = transforms.yaw_translation(np.pi / 90, 1.5, 0.1)  # 2 degrees to the left and 1.5 m ahead per sweep
 
 
 def stamp(k: int) -> str:
@@ -22,8 +22,8 @@ def write_scene(path: Path, *, num_sweeps=3, num_points=400, with_flow=True, ego
                 stamps=None, eval_mask=None) -> np.ndarray:  # fmt: skip
     """Write a scene and return the true residual flow (N, 3) [m] of each of its sweeps, the same for all.
 
-    A hundred points are a car that drives 0.8 m along x of ego0, 20 a sign, the others stand; the first 50 are ground.
-    ego_T_lidar: of the frame that points are stored in, while poses and flow are the vehicle's.
+    100 points are a car that moves 0.8 m along x of ego0, 20 a sign; all others are static, the first 50 are ground.
+    ego_T_lidar: pose of the frame of the stored points; poses and flow are in the vehicle frame.
     """
     import h5py
 
@@ -48,7 +48,7 @@ def write_scene(path: Path, *, num_sweeps=3, num_points=400, with_flow=True, ego
             if eval_mask is not None:
                 group.create_dataset('eval_mask', data=eval_mask[:, None])
             if with_flow and k + 1 < len(names):
-                group.create_dataset('flow', data=total_of(residual, points, EGO0_T_EGO1))
+                group.create_dataset('flow', data=residual_to_total(residual, points, EGO0_T_EGO1))
                 group.create_dataset('flow_is_valid', data=np.arange(num_points) != 399)
                 group.create_dataset('flow_category_indices', data=classes)
                 group.create_dataset('ego_motion', data=np.linalg.inv(EGO0_T_EGO1).astype(np.float32))
@@ -57,7 +57,7 @@ def write_scene(path: Path, *, num_sweeps=3, num_points=400, with_flow=True, ego
 
 
 def change(path: Path, name: str, value) -> None:
-    """Replace a dataset 'stamp/name' of a scene, or take it away where value is None."""
+    """Replace a dataset 'stamp/name' of a scene, or remove it when value is None."""
     import h5py
 
     with h5py.File(path, 'r+') as file:

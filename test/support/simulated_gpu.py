@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU made of the CPU, for machines without one: what we use of pycuda and of TensorRT.
+"""A GPU simulated on the CPU, for machines without one: the parts of pycuda and TensorRT that we use.
 
-The kernels are our pillars.cu, compiled as C++; an engine runs its ONNX file in ONNX Runtime. Work that goes into a
-stream is done when somebody waits for the stream, as late as a GPU may do it; memory is NaN until it is written; an
-address that was not allocated, a call without a context, and a wrong argument are errors.
+The kernels are our pillars.cu, compiled as C++; an engine runs its ONNX file in ONNX Runtime. Work in a stream runs at
+synchronisation, as late as on a GPU; memory is NaN until it is written; unallocated addresses, calls without a context,
+and wrong arguments are errors.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ class CudaError(Exception):
 class SimulatedGpu:
     """The modules `pycuda.driver`, `pycuda.compiler` and `tensorrt` of a computer with one GPU.
 
-    memory: bytes it has. fails: launches to come that end in an error. log: what was built, loaded, compiled.
+    memory: size [bytes]. fails: number of next launches that fail. log: what was built, loaded, compiled.
     """
 
     def __init__(self, memory: int = 10**9, compute_capability: tuple[int, int] = (9, 0), version: str = '11.0.0'):
@@ -123,7 +123,7 @@ class SimulatedGpu:
 
 
 class Allocation:
-    """pycuda.driver.DeviceAllocation: gives the memory back when it is forgotten."""
+    """pycuda.driver.DeviceAllocation: frees the memory when it is garbage-collected."""
 
     def __init__(self, gpu, num_bytes):
         array = np.full(-(-num_bytes // 4), np.nan, np.float32).view(np.uint8)
@@ -138,7 +138,7 @@ class Allocation:
 
 
 class Stream:
-    """pycuda.driver.Stream: does nothing until somebody waits."""
+    """pycuda.driver.Stream: runs its work at synchronisation."""
 
     def __init__(self, gpu):
         gpu.check_context()
@@ -170,7 +170,7 @@ class Kernel:
 
     def prepared_async_call(self, grid, block, stream, *arguments):
         assert len(grid) in (2, 3) and len(block) == 3 and len(arguments) == len(self._format)
-        struct.pack(self._format, *arguments)  # refuses what pycuda would refuse
+        struct.pack(self._format, *arguments)  # rejects the arguments that pycuda rejects
         for kind, value in zip(self._format, arguments, strict=True):
             if kind == 'P':
                 self._gpu.bytes_at(value, 4)
@@ -179,7 +179,7 @@ class Kernel:
 
 @cache
 def compile_for_cpu(source: str) -> bytes:
-    """Return our kernels as a library for this computer."""
+    """Compile our kernels to a library for this computer."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / 'pillars.so'
         subprocess.run(
@@ -190,7 +190,7 @@ def compile_for_cpu(source: str) -> bytes:
 
 
 def tensorrt(gpu: SimulatedGpu) -> ModuleType:
-    """Return what we use of the module `tensorrt`; its plan is the ONNX file and the GPU that it was built on."""
+    """Return the parts of module `tensorrt` that we use; its plan is the ONNX file and the name of the GPU."""
     trt = ModuleType('tensorrt')
     trt.__version__ = gpu.version
     made_here = f'{gpu.version} {gpu.capability} '.encode()

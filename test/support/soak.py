@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the flow node for a long time, or with more than it can do, and say whether it stays as it was.
+"""Run the flow node for a long time, or overload it, and check that memory and latency stay constant.
 
 usage:
   make soak                                                             one hour at 10 Hz in small clouds, with no pause
   make soak ARGS='--real-time --points 120000 --sweeps 6000'            ten minutes of large clouds at 10 Hz
-  make soak ARGS='--overload --points 450000 --seconds 120'             three times what the node can do
+  make soak ARGS='--overload --points 450000 --seconds 120'             three times what the node can process
 
-It drives a node process over DDS, prints what it found, and writes it to OUT. The exit status is 1 when a limit is not
-kept: resident memory of the last tenth within 2 % of the second tenth and median latency within 20 %, apart from what
-the machine itself became slower; a diagnostic message every second; and flow for every sweep (95 % of them with
---real-time). With --overload: the age of what comes out within two processing times, and every sweep that came in
-accounted for.
+It sends sweeps to a node process over DDS, prints a report, and writes it to OUT. The exit status is 1 when a limit is
+exceeded. Limits: resident memory of the last tenth within 2 % of the second tenth; median latency within 20 %, after
+correction for slowdown of the machine; a diagnostic message every second; flow for every sweep (95 % with --real-time).
+With --overload: age of the output within two processing times, and every received sweep accounted for.
 """
 
 import argparse
@@ -34,16 +33,16 @@ SHORTEST_DT = 0.05  # s: the model takes pairs from 0.04 s on
 LATENCY, AGE_MS = 'processing_time/total_ms', 'pipeline_latency_ms'
 MEMORY, LATENCY_GROWTH, REAL_TIME_SHARE, REPORT_S, AGE = 1.02, 1.2, 0.95, 2.5, 2.0
 _WARM_UP = 30  # sweeps
-_PATIENCE_S = 5.0  # then a sweep counts as one without flow
+_PATIENCE_S = 5.0  # after this, a sweep counts as one without flow
 
 
 @dataclass
 class Record:
-    """What was seen of a node.
+    """Measurements of a node.
 
-    memory: (share of the run, resident MB). latency_ms: message in to flow out. age_s: of a sweep when its flow goes
-    out, from its stamp. reports: when diagnostics came [s]. pace: (share of the run, milliseconds that the machine
-    took for a fixed piece of work): a virtual machine gets slower and faster by itself.
+    memory: (share of the run, resident MB). latency_ms: input-to-output latency. age_s: time from a sweep's stamp
+    to its flow. reports: times of diagnostic messages [s]. pace: (share of the run, milliseconds for a fixed piece of work);
+    the speed of a virtual machine varies by itself.
     """
 
     sent: int = 0
@@ -68,14 +67,14 @@ class Record:
         return float(np.median(times)) if times else 1.0
 
     def longest_silence(self) -> float:
-        """Return the longest time between two diagnostic messages [s]."""
+        """Return the longest time between diagnostic messages [s]."""
         return float(np.diff(self.reports).max()) if len(self.reports) > 1 else float('inf')
 
 
 class Driver:
-    """Sends a street with a car that drives through it, and keeps the record.
+    """Sends sweeps of a street with a moving car, and records the node's output.
 
-    processing_ms: what a sweep took the node when it had all the time.
+    processing_ms: processing time of a sweep without load.
     """
 
     processing_ms = 0.0
@@ -95,7 +94,7 @@ class Driver:
         self.record.sent += 1
 
     def look(self, share: float) -> None:
-        """Take note of what came in; share: how much of the run is over, 0 to 1."""
+        """Record the received output. share: elapsed share of the run, 0 to 1."""
         record, vehicle, now = self.record, self.vehicle, time.monotonic()
         record.reports += vehicle.report_times
         vehicle.report_times.clear()
@@ -114,7 +113,7 @@ class Driver:
         assert self.node.process.poll() is None, self.node.log
 
     def one_by_one(self, sweeps: int) -> None:
-        """Send each sweep when the one before was served, stamped 0.1 s apart."""
+        """Send each sweep after the flow of the previous one; stamps are 0.1 s apart."""
         for k in range(sweeps):
             self._stamp_ns += DT_NS
             self.send(self._stamp_ns)
@@ -126,7 +125,7 @@ class Driver:
             self.look(k / sweeps)
 
     def at_intervals(self, sweeps: int, interval: float) -> None:
-        """Send a sweep every so many seconds, whatever comes back."""
+        """Send sweeps at a fixed interval, independent of the output."""
         start_ns, start = time.time_ns(), time.monotonic()
         for k in range(sweeps):
             while (left := start + k * interval - time.monotonic()) > 0:
@@ -141,14 +140,14 @@ _WORK = np.random.default_rng(0).uniform(size=20_000)
 
 
 def _time_of_fixed_work() -> float:
-    """Return the milliseconds that the machine takes for a fixed piece of work, about one."""
+    """Return the machine's time for a fixed piece of work, about 1 ms."""
     start = time.perf_counter()
     np.sort(_WORK)
     return (time.perf_counter() - start) * 1e3
 
 
 def soak(num_points: int, sweeps: int, *, real_time: bool) -> dict:
-    """Run a node over so many sweeps of so many points; return the report, with `trouble` a list of sentences."""
+    """Run a node on a number of sweeps; return the report, whose `trouble` lists exceeded limits as sentences."""
     with running(num_points) as driver:
         driver.at_intervals(sweeps, 0.1) if real_time else driver.one_by_one(sweeps)
         record = driver.record
@@ -163,7 +162,7 @@ def soak(num_points: int, sweeps: int, *, real_time: bool) -> dict:
 
 
 def trouble_of(record: Record, *, wanted: float) -> list[str]:
-    """Return the limits that a record does not keep, as sentences; wanted: the share of sweeps that must have flow."""
+    """Return the exceeded limits as sentences. wanted: share of sweeps that must have flow."""
     trouble = []
     second, last = record.memory_of_tenth(1), record.memory_of_tenth(9)
     if last > MEMORY * second:
@@ -183,7 +182,7 @@ def trouble_of(record: Record, *, wanted: float) -> list[str]:
 
 
 def overload(num_points: int, seconds: float) -> dict:
-    """Send three times what the node can do; return the report, with `trouble` a list of sentences."""
+    """Send three times what the node can process; return the report, as `soak` does."""
     with running(num_points) as driver:
         interval = max(driver.processing_ms / 3e3, SHORTEST_DT)
         driver.at_intervals(round(seconds / interval), interval)
@@ -204,14 +203,14 @@ def overload(num_points: int, seconds: float) -> dict:
         'processing_s': round(busy, 3), 'overload': round(busy / interval, 2), 'age_s': age,
         'received': received, 'dropped': counted,
         'pace_ms_by_tenth': [round(record.pace_of_tenth(n), 3) for n in range(10)],
-        'longest_silence_of_diagnostics_s': round(record.longest_silence(), 2),  # as a busy driver sees it
+        'longest_silence_of_diagnostics_s': round(record.longest_silence(), 2),  # as seen by a busy driver
         'trouble': trouble,
     }  # fmt: skip
 
 
 @contextmanager
 def running(num_points: int) -> Iterator[Driver]:
-    """Start a node, and yield a driver that has warmed it up."""
+    """Start a node, and yield a driver after its warm-up."""
     arguments = '-p', 'ego_motion_timeout_s:=1.0', '-p', 'num_threads:=1'
     with NodeProcess(*arguments) as node, Vehicle(markers=False, debug=[LATENCY, AGE_MS]) as vehicle:
         vehicle.connect(node)
@@ -229,11 +228,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         'soak.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--points', type=int, default=2000, help='of each sweep (default: %(default)s)')
-    parser.add_argument('--sweeps', type=int, default=36_000, help='to send (default: %(default)s)')
-    parser.add_argument('--real-time', action='store_true', help='one every 0.1 s, instead of as fast as it goes')
-    parser.add_argument('--overload', action='store_true', help='three times what the node can do')
-    parser.add_argument('--seconds', type=float, default=120, help='with --overload: how long (default: %(default)s)')
+    parser.add_argument('--points', type=int, default=2000, help='points per sweep (default: %(default)s)')
+    parser.add_argument('--sweeps', type=int, default=36_000, help='number of sweeps to send (default: %(default)s)')
+    parser.add_argument(
+        '--real-time', action='store_true', help='send a sweep every 0.1 s instead of as fast as possible'
+    )
+    parser.add_argument('--overload', action='store_true', help='send three times what the node can process')
+    parser.add_argument(
+        '--seconds', type=float, default=120, help='with --overload: duration [s] (default: %(default)s)'
+    )
     parser.add_argument('--out', type=Path, default=Path('out/soak.json'))
     given = parser.parse_args()
     for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small submissions whose every number is known, and how to read them."""
+"""Small submissions with known content, and readers for them."""
 
 import json
 import zipfile
@@ -15,7 +15,7 @@ FLOW = ['flow_tx_m', 'flow_ty_m', 'flow_tz_m']
 
 
 class Known:
-    """Gives the residual flow that it was given."""
+    """An estimator that returns a fixed residual flow."""
 
     name = 'known'
 

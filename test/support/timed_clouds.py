@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clouds whose points say when they were measured, and a static world as a spinning LiDAR sees it on the move."""
+"""Clouds with per-point times, and a static world as seen by a spinning LiDAR on a moving vehicle."""
 
 from types import SimpleNamespace
 
@@ -14,10 +14,10 @@ SPEED, TURN_RATE = 14.0, 0.7  # m/s and rad/s
 
 
 def timed_message(points, stamp_ns, values, *, name='t', dtype='u4', big=False, height=1):
-    """Return a PointCloud2 of points (N, 3) and a field of values (N,); values None: without that field."""
+    """Return a PointCloud2 of points (N, 3) and a field of values (N,); values None: no such field."""
     order = '>' if big else '<'
     columns = {'x': 'f4', 'y': 'f4', 'z': 'f4', 'ring': 'u2'} | ({name: dtype} if values is not None else {})
-    rows = np.zeros(len(points), np.dtype([(n, order + t) for n, t in columns.items()]))  # packed: nothing is aligned
+    rows = np.zeros(len(points), np.dtype([(n, order + t) for n, t in columns.items()]))  # packed, unaligned fields
     for axis, column in zip('xyz', np.asarray(points).T, strict=True):
         rows[axis] = column
     if values is not None:
@@ -35,7 +35,7 @@ def timed_message(points, stamp_ns, values, *, name='t', dtype='u4', big=False, 
 
 
 def odom_T_ego(seconds: float) -> np.ndarray:
-    """Return the pose of a vehicle that drives a curve, exactly."""
+    """Return the exact pose of a vehicle in a curve."""
     yaw = TURN_RATE * seconds
     radius = SPEED / TURN_RATE
     return yaw_translation(yaw, radius * np.sin(yaw), radius * (1 - np.cos(yaw)), 0.1 * seconds)
@@ -54,7 +54,7 @@ def world(num_points=3000, seed=0) -> np.ndarray:
 
 
 def seen(points: np.ndarray, seconds: float, times: np.ndarray) -> np.ndarray:
-    """Return points of odom as the sensor sees each at its own time (N,) after `seconds`, (N, 3) float32."""
+    """Return points of odom as measured in the sensor frame at times (N,) after `seconds`, (N, 3) float32."""
     moments, rows = np.unique(times, return_inverse=True)
     ego_T_odom = np.stack([invert(odom_T_ego(seconds + float(t))) for t in moments])[rows]
     return (np.einsum('nij,nj->ni', ego_T_odom[:, :3, :3], points) + ego_T_odom[:, :3, 3]).astype(np.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small bags with real messages for the tests: a street of a few thousand points with one box that drives."""
+"""Small bags with real messages for the tests: a street of a few thousand points with one moving box."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def messages(num_sweeps: int, *, store, is_ros1: bool = False, odometry: bool = 
              stamped: float | None = None, spoil=lambda number, cloud: None):  # fmt: skip
     """Yield (topic, msgtype, time_ns, message): per sweep a transform, odometry and the cloud.
 
-    stamped: share of a revolution that comes before the stamp; None: a sweep is seen at once, and points have no times.
+    stamped: share of the revolution before the stamp; None: all points are measured at once, without point times.
     spoil: changes a cloud in place; takes its number, too.
     """
     types = store.types
@@ -77,7 +77,7 @@ def messages(num_sweeps: int, *, store, is_ros1: bool = False, odometry: bool = 
 
 
 def _timed(message, stamped: float, types):
-    """Return a cloud of `street` as a LiDAR sees it that turns once in 0.1 s, with the time `t` of each point in ns."""
+    """Return a cloud of `street` from a LiDAR with 0.1 s per revolution, with the time `t` of each point in ns."""
     rows = message.data.view(np.float32).reshape(-1, 4)
     times = np.random.default_rng(0).integers(0, 1000, len(rows)) * 1e-4 - stamped * 0.1  # s
     out = np.zeros(len(rows), [(name, '<f4') for name in ('x', 'y', 'z', 'intensity')] + [('t', '<i4')])
@@ -91,7 +91,7 @@ def _timed(message, stamped: float, types):
 
 
 def write_bag(path: Path, storage: str = 'mcap', num_sweeps: int = 5, **options) -> Path:
-    """Write a bag of the given format at `path` (with the suffix .bag for rosbag1) and return where it is."""
+    """Write a bag of the given format at `path` (with the suffix .bag for rosbag1) and return its path."""
     is_ros1 = storage == 'rosbag1'
     store = get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.LATEST)
     if is_ros1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A distillation of seconds: a tiny training, and programs that run in this process with stored labels."""
+"""A distillation that takes seconds: a tiny training, and programs that run in this process with stored labels."""
 
 import json
 from importlib import import_module
@@ -7,18 +7,18 @@ from importlib import import_module
 import numpy as np
 
 from training.labels.label_store import LabelStore
-from training.learning.train_config import Phase, TrainConfig
+from training.learning.train_config import TrainConfig, TrainPhase
 from training.teachers.pseudo_label import PseudoLabel
 
 TINY = TrainConfig(
-    warm_up=Phase(1, 2, 32, near_mover=1.0, min_height=0.3), crops=Phase(1, 2, 32), full=Phase(1, 2, 32), held_out=0.25,
-    save_every=1, num_workers=0, num_threads=1,
+    warm_up=TrainPhase(1, 2, 32, near_mover=1.0, min_height=0.3), crops=TrainPhase(1, 2, 32), full=TrainPhase(1, 2, 32),
+    held_out=0.25, save_every=1, num_workers=0, num_threads=1,
 )  # fmt: skip
 MOVE = np.array([0.5, 0.0, 0.0], np.float32)  # m over the pair
 
 
 def label(key, seed):
-    """Return a label: a plane that stands, a box that moves, and points that the teacher was not asked about."""
+    """Return a label: a static plane, a moving box, and unlabelled points."""
     rng = np.random.default_rng(seed)
     plane = np.column_stack([rng.uniform(-6, 6, (400, 2)), np.zeros(400)])
     box = rng.uniform([1, 1, 0.5], [4, 3, 1.5], (200, 3))
@@ -29,8 +29,8 @@ def label(key, seed):
     return PseudoLabel(key, *clouds, *(flow.astype(np.float32) for flow in flows), is_ground, is_ground, 0.1)
 
 
-class Programs:
-    """Runs the programs in this process; writes labels itself. `fail`: the module that fails, when it is asked to."""
+class ProcessGroup:
+    """Runs the programs in this process; writes labels itself. fail: name of a module that returns an error."""
 
     def __init__(self):
         self.ran, self.fail, self.failed_pairs = [], '', 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of training share: one simulated clip, and a store of labels in memory."""
+"""Shared by training tests: one simulated clip, and a label store in memory."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ import numpy as np
 
 from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import ClipSource
-from training.learning.train_config import Phase, TrainConfig
+from training.learning.train_config import TrainConfig, TrainPhase
 from zeroflow_ros.lidar.pillars import PillarGrid
 
 GRID = PillarGrid(256, 0.4, -2.0, 4.0)
 TINY = TrainConfig(
     num_clips=1,
     num_sweeps=2,
-    warm_up=Phase(steps=2, batch=2, cells=32, near_mover=1.0, min_height=0.3),
-    crops=Phase(steps=1, batch=1, cells=32),
-    full=Phase(steps=1, batch=1, cells=256),
+    warm_up=TrainPhase(steps=2, batch=2, cells=32, near_mover=1.0, min_height=0.3),
+    crops=TrainPhase(steps=1, batch=1, cells=32),
+    full=TrainPhase(steps=1, batch=1, cells=256),
     save_every=1,
     log_every=1,
     num_workers=0,
@@ -45,7 +45,7 @@ class Labels:
 
 
 def make_labels(clips):
-    """Return ten labels of one pair, whose first cloud has known flow near the sensor only."""
+    """Return ten labels of one pair, whose first cloud has flow near the sensor only."""
     pair = ClipStore(clips, 2).pair(0, 0, 1)
     flow0 = pair.flow0.copy()
     flow0[np.linalg.norm(pair.points0[:, :2], axis=1) > 4] = np.nan

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A colcon workspace with a copy of this checkout in it, really built, for the tests."""
+"""A colcon workspace with a built copy of this checkout, for the tests."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ NOT_SOURCE = shutil.ignore_patterns(
 class Workspace:
     """A folder with src/zeroflow_ros, build/ and install/; colcon gets the options.
 
-    Raises: AssertionError with colcon's output when it fails.
+    Raises: AssertionError with colcon's output when the build fails.
     """
 
     def __init__(self, path: Path, *options: str):
@@ -31,7 +31,7 @@ class Workspace:
 
     @property
     def environment(self) -> dict:
-        """The private ROS domain, the tools of this interpreter first, and the checkout out of sight."""
+        """Environment: private ROS domain, tools of this interpreter first in PATH, checkout not in PYTHONPATH."""
         paths = os.environ.get('PYTHONPATH', '').split(os.pathsep)
         hidden = os.pathsep.join(path for path in paths if path and Path(path).resolve() != ROOT)
         tools = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
@@ -44,10 +44,10 @@ class Workspace:
         )
 
     def run_sourced(self, line: str, *, timeout: float = 60) -> subprocess.CompletedProcess:
-        """Run a shell line as a user does: after sourcing install/setup.bash."""
+        """Run a shell line after sourcing install/setup.bash, as a user does."""
         return self.run('bash', '-c', f'. install/setup.bash && {line}', timeout=timeout)
 
 
 def copy_checkout(target: Path) -> Path:
-    """Copy what git would hold of this checkout to `target` and return it."""
+    """Copy the tracked and unignored files of this checkout to `target` and return it."""
     return Path(shutil.copytree(ROOT, target, ignore=NOT_SOURCE))

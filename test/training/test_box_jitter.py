@@ -8,7 +8,7 @@ import pytest
 from tiny_bag import EGO_SPEED, PERIOD_NS, write_bag
 
 from training import box_jitter
-from training.box_jitter import own_errors, score, smooth_flow
+from training.box_jitter import score, smooth_flow, three_cornered_hat
 from training.datasets.rosbag import open_pairs
 from training.scoring.estimators import build_estimator
 from zeroflow_ros.errors import DataError
@@ -65,10 +65,10 @@ def test_three_that_err_apart_say_by_how_much_each():
     rng, wanted = np.random.default_rng(0), (0.05, 0.04, 0.03)
     truth = rng.uniform(-1, 1, (100_000, 3))
     flows = [truth + rng.normal(0, error / np.sqrt(3), truth.shape) for error in wanted]
-    assert own_errors(*flows) == pytest.approx(wanted, rel=0.02)
-    same = own_errors(flows[0], flows[0], flows[1])  # two that err alike seem to have no error
+    assert three_cornered_hat(*flows) == pytest.approx(wanted, rel=0.02)
+    same = three_cornered_hat(flows[0], flows[0], flows[1])  # two that err alike seem to have no error
     assert same[:2] == (0, 0) and same[2] == pytest.approx(np.hypot(0.05, 0.04), rel=0.02)
-    assert np.isnan(own_errors(truth, flows[0], 2 * truth - flows[0])[0])  # two that err in opposite ways
+    assert np.isnan(three_cornered_hat(truth, flows[0], 2 * truth - flows[0])[0])  # two that err in opposite ways
 
 
 def test_an_estimator_is_compared_with_boxes_and_their_motion(bag, capsys):
@@ -114,7 +114,7 @@ def test_lines_do_not_cross_a_gap(bag):
 
 
 def test_a_bag_without_boxes_is_refused(bag, capsys):
-    with pytest.raises(DataError, match=r'comes without boxes'):
+    with pytest.raises(DataError, match=r'has no boxes'):
         smooth_flow(open_pairs(str(bag)))
     assert box_jitter.main([str(bag)]) == 1
     assert 'BOXES.json' in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_the_boxes_of_kitti_jitter_by_more_than_a_tenth_of_their_motion(shared_d
     bags = shared_data / 'bags'
     assert box_jitter.main([f'{bags / "kitti_0005_a"}+{bags / "kitti_0005_a_boxes.json"}']) == 0
     heading, zero, smooth = (
-        line.split() for line in capsys.readouterr().out.split('points that move')[1].splitlines()[1:4]
+        line.split() for line in capsys.readouterr().out.split('dynamic points')[1].splitlines()[1:4]
     )
     assert heading[:2] == ['norm.', 'EPE'] and zero[:2] == ['zero', '1.0000']
     assert 0.1 < float(smooth[2]) < 0.15

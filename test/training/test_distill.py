@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import yaml
 from tiny_bag import BOX_SPEED, write_bag
-from tiny_distillation import TINY, Programs, label
+from tiny_distillation import TINY, ProcessGroup, label
 
 pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
 pytest.importorskip('onnxscript', reason='export needs onnxscript')
@@ -13,7 +13,7 @@ pytest.importorskip('onnxscript', reason='export needs onnxscript')
 from training.distill import Distillation, distill, main
 from training.labels.label_store import LabelStore
 from training.learning.pair_sources import split_labels
-from training.scoring.label_metrics import agreement
+from training.scoring.label_metrics import score_against_labels
 from training.students import build_student
 from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.errors import DataError, ZeroFlowError
@@ -27,7 +27,7 @@ def job(tmp_path):
 
 
 def test_from_a_drive_to_a_model_and_nothing_twice(job, capsys):
-    programs = Programs()
+    programs = ProcessGroup()
     programs.fail = 'training.train'
     with pytest.raises(ZeroFlowError, match='Training ended with status 2'):
         distill(job, programs)
@@ -53,7 +53,7 @@ def test_from_a_drive_to_a_model_and_nothing_twice(job, capsys):
 
 @pytest.mark.parametrize('failed_pairs, goes_on', [(0, True), (1, False)])
 def test_many_pairs_without_a_label_are_an_error(job, failed_pairs, goes_on):
-    programs = Programs()
+    programs = ProcessGroup()
     programs.failed_pairs, programs.fail = failed_pairs, 'training.train'
     with pytest.raises(ZeroFlowError) as error:
         distill(job, programs)
@@ -68,7 +68,7 @@ def test_agreement_of_a_student_that_says_zero(tmp_path):
     _, last = student.head_layers()
     last.weight.data.zero_()
     last.bias.data.zero_()
-    report = agreement(student, split_labels(store, 0.0)[0])
+    report = score_against_labels(student, split_labels(store, 0.0)[0])
     assert report == {
         'still': {'points': 800, 'epe': 0.0},
         'fast': {'points': 400, 'epe': 0.5, 'normalised_epe': 1.0},  # both directions of 200 points
@@ -97,7 +97,7 @@ def test_a_recorded_drive_becomes_a_model_without_a_teacher(tmp_path, capsys):
     assert '"still"' in capsys.readouterr().out  # how much the held-out pair moves that should not
     before = out.read_bytes()
     assert main(arguments) == 0 and out.read_bytes() == before
-    assert 'there already' in capsys.readouterr().err
+    assert 'already done' in capsys.readouterr().err
 
 
 def test_a_recorded_drive_becomes_models_by_the_programs_themselves(tmp_path, capsys):

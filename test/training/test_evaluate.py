@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from training import evaluate
 from training.datasets import open_dataset
 from training.datasets.argoverse2 import read_labelled_pair
-from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from training.datasets.pairs import DatasetPair, GroundTruthFlow, MetaClass
 from training.datasets.tracked_boxes import box_points, read_boxes
+from training.scoring import evaluation
 from training.scoring.estimators import build_estimator
 from training.scoring.scores import FlowScores, Scope
 from zeroflow_ros import transforms
@@ -54,7 +56,7 @@ class Boxes:
         points = rng.uniform(-20, 20, (400, 3)).astype(np.float32)
         is_car = np.arange(400) < 100
         flow = np.where(is_car[:, None], np.float32([1, 0, 0]), np.float32(0))
-        truth = TrueFlow(flow, is_car.astype(np.uint8) * np.uint8(MetaClass.CAR), np.ones(400, bool))
+        truth = GroundTruthFlow(flow, is_car.astype(np.uint8) * np.uint8(MetaClass.CAR), np.ones(400, bool))
         pair = SweepPair(points, points + flow, np.eye(4), 0.1)
         return DatasetPair(
             self.key(index),
@@ -66,7 +68,7 @@ class Boxes:
 
 
 def test_true_flow_scores_0_zero_flow_1_and_half_flow_a_half():
-    found = evaluate.evaluate(
+    found = evaluation.evaluate(
         Boxes(), [Oracle(name, k) for name, k in (('true', 1), ('zero', 0), ('half', 0.5))], Scope()
     )
     assert [found[name]['dynamic_normalised_epe'] for name in ('true', 'zero', 'half')] == pytest.approx([0, 1, 0.5])
@@ -77,14 +79,14 @@ def test_true_flow_scores_0_zero_flow_1_and_half_flow_a_half():
 
 def test_pairs_are_spread_over_the_dataset():
     dataset = Boxes(num_labelled=9, num_pairs=9)
-    assert evaluate.evaluate(dataset, [Oracle('true', 1)], Scope(), num_pairs=3)['true']['pairs'] == 3
+    assert evaluation.evaluate(dataset, [Oracle('true', 1)], Scope(), num_pairs=3)['true']['pairs'] == 3
     assert dataset.read == [0, 4, 8]
 
 
 @pytest.mark.parametrize('dataset, message', [(Boxes(0, 0), 'no pairs'), (Boxes(0, 2), 'None of 2 pairs')])
 def test_a_dataset_without_truth_is_refused(dataset, message):
     with pytest.raises(DataError, match=message):
-        evaluate.evaluate(dataset, [Oracle('true', 1)], Scope())
+        evaluation.evaluate(dataset, [Oracle('true', 1)], Scope())
 
 
 def test_zero_flow_scores_its_published_three_way_epe_on_argoverse2(shared_data, tmp_path, capsys):
@@ -99,14 +101,14 @@ def test_zero_flow_scores_its_published_three_way_epe_on_argoverse2(shared_data,
 @pytest.mark.parametrize('name, error', [('embedded', 0.036), ('teacher:rigid', 0.014)])
 def test_scores_on_argoverse2_are_those_of_the_readme(name, error, shared_data):
     dataset = open_dataset(f'av2:{shared_data / AV2_LOG}')
-    scores = evaluate.evaluate(dataset, [build_estimator(name)], evaluate.SCOPES['av2'])[name]
+    scores = evaluation.evaluate(dataset, [build_estimator(name)], evaluation.SCOPES['av2'])[name]
     assert scores['three_way']['mean'] == pytest.approx(error, abs=2e-3)  # m
 
 
 def test_zero_flow_scores_one_on_tracked_boxes(shared_data):
     bag, boxes = (shared_data / path for path in KITTI)
     dataset = open_dataset(f'bag:{bag}+{boxes}')
-    scores = evaluate.evaluate(dataset, [build_estimator('zero')], evaluate.SCOPES['bag'], num_pairs=6)['zero']
+    scores = evaluation.evaluate(dataset, [build_estimator('zero')], evaluation.SCOPES['bag'], num_pairs=6)['zero']
     assert scores['dynamic_normalised_epe'] == pytest.approx(1.0, abs=1e-6)
     assert 3 < scores['dynamic_speed_mps'] < 5 and scores['moving_share'] == 0  # 3.91 over all pairs
     assert set(scores['by_class']) == {'car', 'pedestrian', 'wheeled_vru'}
@@ -114,7 +116,7 @@ def test_zero_flow_scores_one_on_tracked_boxes(shared_data):
 
 def test_the_teacher_moves_a_cyclist_whom_one_direction_of_time_misses(shared_data):
     bag, boxes = (shared_data / path for path in KITTI)
-    item, scores = open_dataset(f'bag:{bag}+{boxes}')[43], FlowScores(evaluate.SCOPES['bag'])
+    item, scores = open_dataset(f'bag:{bag}+{boxes}')[43], FlowScores(evaluation.SCOPES['bag'])
     scores.add(item, build_estimator('teacher:rigid').flow(item))
     by_class = scores.report()['by_class']
     assert by_class['wheeled_vru']['normalised_epe'] < 0.2  # 1.0 without what the other direction cuts out
@@ -189,3 +191,35 @@ def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
     assert evaluate.main(['--dataset', 'simulation:0-0', '--estimator', str(tmp_path / 'none.onnx')]) == 1
     assert evaluate.main(['--dataset', 'simulation:0-0', '--estimator', 'magic']) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 3
+
+
+def test_the_latest_sweep_of_a_pair_has_the_flow_back_in_time(clips):
+    dataset = open_dataset(f'simulation:0@{clips}')
+    older, latest = dataset[0], dataset.latest(0)
+    assert latest.key == 'clip_000000_latest' and latest.pair.dt == older.pair.dt
+    np.testing.assert_array_equal(latest.pair.points0, older.pair.points1)
+    np.testing.assert_array_equal(latest.is_ground0, older.is_ground1)
+    np.testing.assert_allclose(latest.pair.ego0_T_ego1 @ older.pair.ego0_T_ego1, np.eye(4), atol=1e-9)
+    speeds = [np.linalg.norm(item.truth.flow, axis=1).max() / item.pair.dt for item in (older, latest)]
+    assert speeds[0] > 1 and speeds[1] == pytest.approx(speeds[0], rel=0.1)  # m/s: an actor of this clip moves
+    moves = np.linalg.norm(latest.truth.flow, axis=1) > 0.1
+    before = cKDTree(transforms.apply(latest.pair.ego0_T_ego1, latest.pair.points1))
+    points, flow = latest.pair.points0[moves], latest.truth.flow[moves]
+    gaps = [np.median(before.query(points + k * flow)[0]) for k in (1, 0, -1)]  # m to the older sweep
+    assert gaps[0] < 0.6 * gaps[1] < gaps[2]
+
+
+def test_the_latest_sweep_is_scored_where_its_truth_is_known(clips):
+    dataset, oracles = open_dataset(f'simulation:0@{clips}'), [Oracle('true', 1), Oracle('half', 0.5)]
+    found = evaluation.evaluate(dataset, oracles, Scope(), sweep='latest')
+    assert [found[name]['dynamic_normalised_epe'] for name in ('true', 'half')] == pytest.approx([0, 0.5])
+    with pytest.raises(DataError, match='boxes has ground truth of the older sweep of a pair only'):
+        evaluation.evaluate(Boxes(), oracles, Scope(), sweep='latest')
+
+
+@pytest.mark.parametrize('sweep, error', [('older', 0.205), ('latest', 0.214)])
+def test_scores_on_kitti_are_those_of_the_readme(sweep, error, shared_data):
+    bag, boxes = (shared_data / path for path in KITTI)
+    dataset = open_dataset(f'bag:{bag}+{boxes}')
+    scores = evaluation.evaluate(dataset, [build_estimator('embedded')], evaluation.SCOPES['bag'], sweep=sweep)
+    assert scores['embedded']['dynamic_normalised_epe'] == pytest.approx(error, abs=2e-3)

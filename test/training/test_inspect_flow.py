@@ -8,7 +8,7 @@ from tiny_bag import write_bag
 pytest.importorskip('torch', reason='training needs torch')
 
 from training import inspect_flow
-from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from training.datasets.pairs import DatasetPair, GroundTruthFlow, MetaClass
 from zeroflow_ros.lidar.sweep import SweepPair
 
 
@@ -25,23 +25,23 @@ class Constant:
 def labelled_pair():
     points = np.float32([[0, 0, 0], [1, 0, 1], [2, 0, 1], [3, 0, 1]])
     flow = np.float32([[9, 9, 9], [1, 0, 0], [0, 0, 0], [7, 7, 7]])
-    truth = TrueFlow(flow, np.full(4, MetaClass.CAR, np.uint8), np.array([True, True, True, False]))
+    truth = GroundTruthFlow(flow, np.full(4, MetaClass.CAR, np.uint8), np.array([True, True, True, False]))
     is_ground = np.array([True, False, False, False])
     return DatasetPair('a/b', SweepPair(points, points, np.eye(4), 0.1), is_ground, is_ground, truth)
 
 
 def test_the_truth_comes_first_and_what_is_unknown_is_nan():
-    flows = inspect_flow.flows_of(labelled_pair(), [Constant('one', [1, 0, 0])])
+    flows = inspect_flow.compute_flows(labelled_pair(), [Constant('one', [1, 0, 0])])
     assert list(flows) == [inspect_flow.TRUTH, 'one']
     assert np.isnan(flows[inspect_flow.TRUTH][3]).all() and flows[inspect_flow.TRUTH][1, 0] == 1
 
 
 def test_errors_are_over_known_points_above_the_ground():
     item = labelled_pair()
-    flows = inspect_flow.flows_of(item, [Constant('one', [1, 0, 0]), Constant('none', [np.nan] * 3)])
-    assert inspect_flow.errors_of(item, flows) == {'one': 0.5, 'none': 0.5}
+    flows = inspect_flow.compute_flows(item, [Constant('one', [1, 0, 0]), Constant('none', [np.nan] * 3)])
+    assert inspect_flow.flow_errors(item, flows) == {'one': 0.5, 'none': 0.5}
     without = DatasetPair('c', item.pair, item.is_ground0, item.is_ground1)
-    assert inspect_flow.errors_of(without, inspect_flow.flows_of(without, [Constant('one', [1, 0, 0])])) == {}
+    assert inspect_flow.flow_errors(without, inspect_flow.compute_flows(without, [Constant('one', [1, 0, 0])])) == {}
 
 
 def test_pictures_of_a_drive(tmp_path, capsys):

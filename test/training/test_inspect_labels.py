@@ -10,7 +10,7 @@ pytest.importorskip('scipy', reason='needs scipy')
 image = pytest.importorskip('matplotlib.image', reason='needs matplotlib')
 
 from training import inspect_labels  # noqa: E402
-from training.labels.label_quality import fit  # noqa: E402
+from training.labels.label_quality import label_residuals  # noqa: E402
 from training.labels.label_store import LabelStore, PseudoLabel  # noqa: E402
 from training.zeroflow_labels import REGION  # noqa: E402
 
@@ -42,7 +42,7 @@ def label(key: str, flow_of_box, flow_of_wall=(0, 0, 0), hidden: bool = False) -
 
 
 def test_a_good_label():
-    figures = fit(label('good', MOVE)).figures()
+    figures = label_residuals(label('good', MOVE)).quality()
     assert figures.num_points == 1200 and figures.moving_share == 0.25 and figures.median_speed == pytest.approx(10)
     assert figures.misfit_after == pytest.approx(0, abs=1e-5) and figures.moving_misfit_before > 0.2
     assert figures.round_trip == pytest.approx(0, abs=1e-6) and figures.worse_share == figures.missed_share == 0
@@ -56,13 +56,13 @@ def test_a_good_label():
     ('moving_misfit_after', 0.2, (MOVE, (0, 0.3, 0))),
 ])  # fmt: skip
 def test_a_bad_label_stands_out(name, expected, arguments):
-    good, bad = fit(label('good', MOVE)).figures(), fit(label('bad', *arguments)).figures()
+    good, bad = label_residuals(label('good', MOVE)).quality(), label_residuals(label('bad', *arguments)).quality()
     assert getattr(bad, name) > expected > getattr(good, name)
     assert bad.suspicion > good.suspicion
 
 
 def test_what_the_newer_sweep_does_not_see_is_not_missed():
-    figures = fit(label('hidden', MOVE, hidden=True)).figures()
+    figures = label_residuals(label('hidden', MOVE, hidden=True)).quality()
     assert figures.moving_misfit_after > 5 and figures.missed_share == 0
 
 
@@ -70,7 +70,7 @@ def test_flows_that_do_not_agree_have_a_long_round_trip():
     forward, backward = label('a', MOVE), label('a', 0.5 * MOVE)
     mixed = PseudoLabel('a', forward.points0, forward.points1, forward.flow0, backward.flow1, forward.is_ground0,
                         forward.is_ground1, 0.1)  # fmt: skip
-    assert fit(mixed).figures().round_trip == pytest.approx(0.5)
+    assert label_residuals(mixed).quality().round_trip == pytest.approx(0.5)
 
 
 def empty(n: int = 0) -> PseudoLabel:

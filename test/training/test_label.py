@@ -40,7 +40,7 @@ def states(outcomes) -> list[str]:
     return [outcome.state for outcome in sorted(outcomes, key=lambda outcome: outcome.key)]
 
 
-def start(job, then='sys.exit(label.work(job))', before=''):
+def start(job, then='sys.exit(label.run_job(job))', before=''):
     """Run a job in a process of its own."""
     code = f"""
 import sys
@@ -167,14 +167,14 @@ def test_shards_are_disjoint_and_complete(job, num_pairs, num_shards):
 
 def test_failures_are_counted_and_the_job_goes_on(job, capsys):
     broken = dataclasses.replace(job, broken=(1, 4))
-    assert label.work(broken) == 1
+    assert label.run_job(broken) == 1
     said = capsys.readouterr()
-    assert '1 failed, drive/000001 among them: DataError: sweep 1 is cut short' in said.err
+    assert '1 failed, for example drive/000001: DataError: sweep 1 is cut short' in said.err
     assert said.out.splitlines()[-1].startswith(f'{job.out}: shard 1/1, 4 pairs labelled in ')
-    assert '0 were there, 2 failed' in said.out
+    assert '0 already there, 2 failed' in said.out
     report = json.loads((job.out / 'jobs' / 'shard_1_of_1.json').read_text())
     assert report['failures']['drive/000004'] == 'DataError: sweep 4 is cut short' and report['done'] == 4
-    assert label.work(job) == 0
+    assert label.run_job(job) == 0
     assert '2 pairs labelled in' in capsys.readouterr().out
 
 
@@ -182,7 +182,7 @@ def test_a_full_disk_ends_the_job_with_a_clear_error(job):
     limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))'
     process = start(job, before=limit, then="""
 try:
-    label.work(job)
+    label.run_job(job)
 except Exception as error:
     sys.exit(str(error))
 """)  # fmt: skip
@@ -207,7 +207,7 @@ def test_a_process_that_is_killed_is_reported(job):
 
 def test_no_process_outlives_the_job(job):
     slow = dataclasses.replace(job, wall=dataclasses.replace(job.wall, seconds=60.0))
-    process = start(slow, 'label.work(job, processes=2)', before='if __name__ != "__main__": raise SystemExit')
+    process = start(slow, 'label.run_job(job, processes=2)', before='if __name__ != "__main__": raise SystemExit')
     try:
         wait_until(lambda: len(asked(job)) == 2, 'both processes', 60)
         children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
@@ -220,7 +220,7 @@ def test_no_process_outlives_the_job(job):
 
 def test_ctrl_c_does_not_wait_for_pairs_under_way(job):
     slow = dataclasses.replace(job, wall=dataclasses.replace(job.wall, seconds=60.0))
-    process = start(slow, 'label.work(job, processes=2)', before='if __name__ != "__main__": raise SystemExit')
+    process = start(slow, 'label.run_job(job, processes=2)', before='if __name__ != "__main__": raise SystemExit')
     try:
         wait_until(lambda: len(asked(job)) == 2, 'both processes', 60)
         process.send_signal(signal.SIGINT)

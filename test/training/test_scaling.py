@@ -65,7 +65,7 @@ def test_both_kinds_learn_from_the_same_clips(labels_of_clips, clips):
     pairs = {name: source[1] for name, source in both.items()}
     assert not np.nan_to_num(pairs['distilled'].flow0).any() and pairs['supervised'].flow0.any()
     assert len(pairs['distilled'].points0) == len(pairs['supervised'].points0)
-    with pytest.raises(ConfigError, match='lacks 1 of the first 3 clips, as clip_000002'):
+    with pytest.raises(ConfigError, match='lacks 1 of the first 3 clips, for example clip_000002'):
         sources(labels_of_clips, ClipStore(clips, 2), 3)
 
 

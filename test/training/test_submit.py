@@ -76,7 +76,7 @@ def test_v3_has_all_pairs_or_those_listed(tmp_path):
     assert sorted(read(tmp_path / 's.zip')) == ['a/1000.feather', 'a/2000.feather', 'b/1000.feather']
     submit.submit(Known(), dataset, 'v3', tmp_path / 's.zip', only=('b/1000',))
     assert sorted(read(tmp_path / 's.zip')) == ['b/1000.feather']
-    with pytest.raises(DataError, match='2 of 3 pairs that are asked for are not in turning, c/1 among them'):
+    with pytest.raises(DataError, match='turning lacks 2 of 3 expected pairs, for example c/1'):
         submit.submit(Known(), dataset, 'v3', tmp_path / 's.zip', only=('a/1000', 'c/1', 'c/2'))
     assert sorted(read(tmp_path / 's.zip')) == ['b/1000.feather']  # what was there stays
 
@@ -133,7 +133,7 @@ def test_options_of_another_board_are_refused(tmp_path, capsys):
         with pytest.raises(SystemExit):
             submit.main(['zero', 'av2:none', '--board', 'v3', '--out', str(tmp_path / 's.zip'), *option])
     assert submit.main(['zero', 'av2:none', '--board', 'v3', '--out', str(tmp_path / 's.zip')]) == 1
-    assert 'is no Argoverse 2 log' in capsys.readouterr().err
+    assert 'is not an Argoverse 2 log' in capsys.readouterr().err
 
 
 class Frame(dict):

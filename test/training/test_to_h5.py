@@ -12,7 +12,7 @@ from tiny_bag import write_bag
 from training import to_h5
 from training.datasets import open_dataset
 from training.datasets.argoverse2_truth import META_CLASS
-from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from training.datasets.pairs import DatasetPair, GroundTruthFlow, MetaClass
 from training.to_h5 import CATEGORY_NUMBER, scene_and_stamp, write_scenes
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
@@ -49,7 +49,7 @@ class Drive:
         pair = SweepPair(*sweeps, transforms.yaw_translation(0.05, 1.4, -0.1 * index, 0.01), 0.1)
         rng = np.random.default_rng(index)
         kinds = rng.integers(0, len(MetaClass), n).astype(np.uint8)
-        truth = TrueFlow(rng.normal(0, 1, (n, 3)).astype(np.float32), kinds, np.arange(n) % 5 > 0)
+        truth = GroundTruthFlow(rng.normal(0, 1, (n, 3)).astype(np.float32), kinds, np.arange(n) % 5 > 0)
         times = rng.uniform(0, 0.1, n).astype(np.float32), np.zeros(m, np.float32)
         is_ground = np.arange(n) % 3 == 0, np.arange(m) % 3 == 0
         return DatasetPair(self.key(index), pair, *is_ground, truth if index + 1 < self.num_pairs else None, times)
@@ -138,7 +138,7 @@ def test_a_stored_flow_is_total(tmp_path):
     import h5py
 
     points = np.array([[3, 2, 1], [3, 2, 1]], np.float32)
-    truth = TrueFlow(np.array([[0, 2, 0], [0, 0, 0]], np.float32), np.array([1, 0], np.uint8), np.ones(2, bool))
+    truth = GroundTruthFlow(np.array([[0, 2, 0], [0, 0, 0]], np.float32), np.array([1, 0], np.uint8), np.ones(2, bool))
     pair = SweepPair(points, points, transforms.yaw_translation(np.pi / 2, 1, 0), 0.1)
 
     class One(list):
@@ -167,7 +167,7 @@ def test_what_is_there_is_kept_and_what_is_another_is_refused(tmp_path):
     with pytest.raises(DataError, match="was made from 'unknown'"):
         write_scenes(Drive(break_after=1), 'bag:a', tmp_path / 'theirs')
     assert [file.name for file in (tmp_path / 'theirs').iterdir()] == ['drive_001.h5']
-    with pytest.raises(DataError, match='is made of scenes already'):
+    with pytest.raises(DataError, match='already consists of scenes'):
         write_scenes(open_dataset(str(tmp_path)), 'osf:x', tmp_path / 'again')
 
 

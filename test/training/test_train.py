@@ -26,7 +26,7 @@ from training.learning.lightning_module import collate  # noqa: E402
 from training.learning.losses import balanced_epe  # noqa: E402
 from training.learning.pair_sources import ClipSource, split_labels  # noqa: E402
 from training.learning.samples import PairSamples  # noqa: E402
-from training.learning.train_config import OPTIMIZERS, Phase, TrainConfig  # noqa: E402
+from training.learning.train_config import OPTIMIZERS, TrainConfig, TrainPhase  # noqa: E402
 from training.students import build_student  # noqa: E402
 from training.train import train  # noqa: E402
 from zeroflow_ros.errors import ConfigError  # noqa: E402
@@ -50,7 +50,9 @@ def assert_same_weights(one, other):
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_a_killed_training_goes_on_to_the_same_weights(clips, tmp_path, optimizer):
-    config = dataclasses.replace(TINY, optimizer=optimizer, accumulate=2, crops=Phase(1, 2, 32), full=Phase(2, 2, 32))
+    config = dataclasses.replace(
+        TINY, optimizer=optimizer, accumulate=2, crops=TrainPhase(1, 2, 32), full=TrainPhase(2, 2, 32)
+    )
     whole = load_checkpoint(train(config, tmp_path / 'whole', source(clips)))
     last = tmp_path / 'parts' / 'last.pt'
     process = run(config, last.parent, '--clips', clips)
@@ -84,8 +86,8 @@ def logged(out):
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_two_processes_train_what_one_does_in_two_parts(clips, tmp_path, optimizer):
     config = dataclasses.replace(
-        TINY, optimizer=optimizer, loss='zeroflow', warm_up=Phase(1, 4, 32), crops=Phase(0, 1, 32),
-        full=Phase(1, 2, 32), clip_norm=0.0,
+        TINY, optimizer=optimizer, loss='zeroflow', warm_up=TrainPhase(1, 4, 32), crops=TrainPhase(0, 1, 32),
+        full=TrainPhase(1, 2, 32), clip_norm=0.0,
     )  # fmt: skip
     parts = load_checkpoint(train(dataclasses.replace(config, accumulate=2), tmp_path / 'parts', source(clips)))
     process = run(config, tmp_path / 'both', '--clips', clips, '--accelerator', 'cpu', '--devices', 2)
@@ -127,7 +129,7 @@ def test_mixed_precision_keeps_coordinates_exact(clips):
 
 
 def test_pseudo_labels_train_a_student(labels, tmp_path):
-    config = dataclasses.replace(TINY, loss='zeroflow', epochs=1, full=Phase(0, 3, 32), precision='bf16-mixed')
+    config = dataclasses.replace(TINY, loss='zeroflow', epochs=1, full=TrainPhase(0, 3, 32), precision='bf16-mixed')
     checkpoint = load_checkpoint(train(config, tmp_path, split_labels(labels, 0.1)[0]))
     assert checkpoint.provenance['step'] == 2 + 1 + 3  # 9 pairs in batches of 3
     assert checkpoint.provenance['supervision'] == 'pseudo-labels of the teacher made_up, no human labels'

@@ -7,7 +7,7 @@ from scenes import EGO0_T_EGO1, stamp, write_scene
 
 from training import write_flow
 from training.datasets import open_dataset
-from training.datasets.total_flow import total_of
+from training.datasets.total_flow import residual_to_total
 from zeroflow_ros.errors import ConfigError, DataError
 
 
@@ -43,7 +43,9 @@ def test_a_result_is_total_flow_like_the_ground_truth(tmp_path):
         np.testing.assert_allclose(found[name], before[name], atol=1e-5)
     # Row 0 has no flow of ours; it stands, and so moves as the vehicle makes it.
     points = open_dataset(str(tmp_path))[0].pair.points0
-    np.testing.assert_allclose(found[stamp(0)][0], total_of(np.zeros((1, 3)), points[:1], EGO0_T_EGO1)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        found[stamp(0)][0], residual_to_total(np.zeros((1, 3)), points[:1], EGO0_T_EGO1)[0], atol=1e-5
+    )
     assert {name: value.tobytes() for name, value in results(path, 'flow').items()} == {
         name: value.tobytes() for name, value in before.items()
     }
@@ -67,7 +69,7 @@ def test_results_of_another_origin_are_not_written_over_unless_told_to(tmp_path)
     residual = write_scene(tmp_path / 'a.h5')
     dataset = open_dataset(str(tmp_path))
     write_flow.write_flow(Known(residual), dataset, 'ours')
-    with pytest.raises(DataError, match=r"results called 'ours' already, from known.*--replace"):
+    with pytest.raises(DataError, match=r"already has results named 'ours' from known.*--replace"):
         write_flow.write_flow(Known(residual * 0, 'other'), dataset, 'ours')
     assert results(tmp_path / 'a.h5', 'ours')[stamp(0)][150, 0] == pytest.approx(
         results(tmp_path / 'a.h5', 'flow')[stamp(0)][150, 0], abs=1e-5
@@ -96,4 +98,4 @@ def test_the_program(tmp_path, capsys):
     assert "'zero' written into 1 scenes" in capsys.readouterr().out
     assert len(results(tmp_path / 'a.h5', 'zero')) == 2
     assert write_flow.main(['zero', 'simulation:0', '--name', 'zero']) == 1
-    assert 'is not made of scenes' in capsys.readouterr().err
+    assert 'does not consist of scenes' in capsys.readouterr().err

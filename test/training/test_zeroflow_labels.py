@@ -61,7 +61,7 @@ def test_files_of_other_points_are_refused(tmp_path, valid_idxes, flow, said):
 def test_what_is_no_file_of_theirs(tmp_path, content):
     if content is not None:
         (tmp_path / 'a.npz').write_bytes(content)
-    with pytest.raises(DataError, match='is no ZeroFlow label'):
+    with pytest.raises(DataError, match='is not a ZeroFlow label'):
         read_flow(tmp_path / 'a.npz', small_pair())
 
 
@@ -113,7 +113,7 @@ def fill(store, dataset, crop, indices):
     for index in indices:
         seen = teacher_input(dataset[index], crop)
         flow0, flow1 = (np.full(cloud.shape, index / 8, np.float32) for cloud in seen.clouds)
-        store.write(seen.label(flow0, flow1))
+        store.write(seen.to_pseudo_label(flow0, flow1))
 
 
 def test_a_store_goes_out_and_comes_in_again(tmp_path, monkeypatch, capsys):
@@ -139,7 +139,7 @@ def test_a_gap_in_a_log_is_refused_for_only_the_order_of_files_counts(tmp_path):
     dataset = Logs(5)
     store = LabelStore.create(tmp_path / 'ours', {'teacher': 'wall'}, {})
     fill(store, dataset, Crop(z_min=-4, z_max=4), (0, 2))
-    with pytest.raises(DataError, match='log0/1 has no intact label but later pairs of log0 have'):
+    with pytest.raises(DataError, match='log0/1 has no intact label, but later pairs of log0 do'):
         zeroflow_labels.export_store(store, dataset, tmp_path / 'theirs')
 
 

@@ -127,9 +127,9 @@ def test_without_a_bag_it_simulates_one(tmp_path):
     import threading
 
     from zeroflow_ros.demo import environment, simulate
-    from zeroflow_ros.runtime.subprocesses import Programs
+    from zeroflow_ros.runtime.subprocesses import ProcessGroup
 
-    with Programs(tmp_path / 'log', environment(1), time.monotonic() + 120, threading.Event()) as programs:
+    with ProcessGroup(tmp_path / 'log', environment(1), time.monotonic() + 120, threading.Event()) as programs:
         for _ in range(2):  # the second replaces the first
             drive = simulate(tmp_path, programs, seed=1, sweeps=2)
     source = examine(drive)

@@ -18,7 +18,7 @@ from visualization_msgs.msg import MarkerArray  # noqa: E402
 
 from training.datasets.ground_truth_objects import box_objects, count_points  # noqa: E402
 from training.datasets.tracked_boxes import TrackedBoxes  # noqa: E402
-from training.scoring.tracking_metrics import TrackScores  # noqa: E402
+from training.scoring.tracking_metrics import TrackingMetrics  # noqa: E402
 from zeroflow_ros.bags.bag import Bag  # noqa: E402
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, decode_message  # noqa: E402
 from zeroflow_ros.lidar.point_cloud import decode_cloud  # noqa: E402
@@ -156,10 +156,10 @@ def test_a_recorded_drive_through_player_node_and_tracker(shared_data, monkeypat
         with started('replay', bag, '--rate', 0.3, '--wait-for-subscribers', 1) as replay:
             assert consumer.wait_for(lambda: replay.poll() is not None, 90)
             consumer.wait_for(lambda: False, 1.0)
-    scores = TrackScores()
+    scores = TrackingMetrics()
     for stamp_ns, truth in list(truths.items())[1:]:
         objects = consumer.objects.get(stamp_ns, [])
-        known = boxes.is_seen(np.array([each.center for each in objects]).reshape(-1, 3))
+        known = boxes.is_in_image(np.array([each.center for each in objects]).reshape(-1, 3))
         scores.add('drive', stamp_ns * 1e-9, [o for o, k in zip(objects, known, strict=True) if k], truth)
     report = scores.report()
     print(f'{consumer.arrays} sweeps with objects or none: {report}')

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Argoverse 2 Sensor logs in the official layout, as sweep pairs.
 
-A log folder holds sensors/lidar/<timestamp_ns>.feather, city_SE3_egovehicle.feather, one height raster of the ground
-under map/ with its img_Sim2_city.json, and, where there is truth, annotations.feather, or flow_labels.feather for its
-first sweep: total flow to the second one, ego motion included, with class, dynamic and is_ground_0.
+A log folder holds sensors/lidar/<timestamp_ns>.feather, city_SE3_egovehicle.feather, and under map/ one ground height
+raster with its img_Sim2_city.json. Ground truth comes from annotations.feather, or from flow_labels.feather for the
+first sweep: total flow to the second sweep, ego motion included, with class, dynamic and is_ground_0.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,13 @@ import numpy as np
 
 from training.datasets import split_options
 from training.datasets.argoverse2_log import GROUND_MARGIN, Argoverse2Log, GroundMap, only_map_file
-from training.datasets.argoverse2_truth import LabelledPair, annotated_flow, has_labels, labelled_pair, true_flow_of
+from training.datasets.argoverse2_truth import (
+    LabelledPair,
+    annotated_flow,
+    ground_truth_flow,
+    has_labels,
+    labelled_pair,
+)
 from training.datasets.pairs import DatasetPair
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
@@ -22,13 +28,13 @@ from zeroflow_ros.errors import DataError
 
 @dataclass(frozen=True)
 class Argoverse2Options:
-    """What may be chosen. ground_margin: what is less than this above the map's ground is ground [m]."""
+    """Options. ground_margin: points lower than this above the ground of the map are ground [m]."""
 
     ground_margin: float = GROUND_MARGIN
 
 
 class Argoverse2Pairs:
-    """All consecutive pairs of one log or of a folder of logs, in the vehicle frame; truth where there are labels.
+    """All consecutive pairs of one log or of a folder of logs, in the vehicle frame, with ground truth where labelled.
 
     Raises: DataError that names what a log lacks.
     """
@@ -37,10 +43,12 @@ class Argoverse2Pairs:
         folder = Path(folder)
         paths = [folder] if _is_log(folder) else _logs(folder)
         if not paths:
-            raise DataError(f'{folder} is no Argoverse 2 log and holds none: expected <log>/sensors/lidar/*.feather.')
+            raise DataError(
+                f'{folder} is not an Argoverse 2 log and holds none: expected <log>/sensors/lidar/*.feather.'
+            )
         self.name = folder.resolve().name
         self._logs = [Argoverse2Log(path) for path in paths]
-        for log in self._logs:  # now, and not after hours of labelling
+        for log in self._logs:  # fail now, not after hours of labelling
             only_map_file(log.path, '*_ground_height_surface____*.npy')
             only_map_file(log.path, '*img_Sim2_city.json')
         self._options = options
@@ -59,7 +67,7 @@ class Argoverse2Pairs:
         ground_map, labelled = _ground_map(log.path), None
         if has_labels(log, k):
             labelled = labelled_pair(log)
-            pair, truth = labelled.pair, true_flow_of(labelled)
+            pair, truth = labelled.pair, ground_truth_flow(labelled)
         else:
             pair = log.pair(k)
             truth = annotated_flow(log, k, pair)
@@ -68,7 +76,7 @@ class Argoverse2Pairs:
             for points, city_T_ego in zip((pair.points0, pair.points1), log.city_T_ego[k : k + 2], strict=True)
         )
         if labelled:
-            is_ground0 = labelled.is_ground  # scores compare only where they leave out the same points
+            is_ground0 = labelled.is_ground  # as official scores do, so that they are comparable
         return DatasetPair(self.key(index), pair, is_ground0, is_ground1, truth, log.times(k))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Argoverse 2 Sensor log: sweeps, poses, and the height of the ground from its map."""
+"""One Argoverse 2 Sensor log: sweeps, poses, and the ground height from its map."""
 
 import json
 from functools import lru_cache
@@ -11,12 +11,12 @@ from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError, EgoMotionError
 from zeroflow_ros.lidar.sweep import SweepPair
 
-# m above the map's ground that still are ground. Source: av2; ZeroFlow takes 0.4.
+# m: points lower than this above the ground of the map are ground. Source: av2; ZeroFlow takes 0.4.
 GROUND_MARGIN = 0.3
 
 
 class Argoverse2Log:
-    """One log: its sweeps in order of time, and the pose of the vehicle at each of them.
+    """One log: its sweeps in order of time, and the vehicle pose at each of them.
 
     Raises: DataError that names the missing file, or the sweep without a pose.
     """
@@ -56,14 +56,14 @@ class Argoverse2Log:
     def times(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the times of the points of sweeps `index` and the next, (N,) and (M,) float32 [s] after their stamps.
 
-        Two LiDARs turn in opposite phase, so that a car is seen by one of them 0.05 s before the other.
+        The two LiDARs rotate in opposite phase: one sees a car 0.05 s before the other.
         """
         times0, times1 = (_read_sweep(self.path, self.files[k])[1].copy() for k in (index, index + 1))
         return times0, times1
 
 
 class GroundMap:
-    """Height of the ground of a city as a raster.
+    """Ground height of a city as a raster.
 
     Raises: DataError when there is not exactly one raster and one placement under map/ of a log.
     """
@@ -82,7 +82,7 @@ class GroundMap:
     def is_ground(self, points: np.ndarray, margin: float = GROUND_MARGIN) -> np.ndarray:
         """Return which of points (N, 3) [m] in the city frame are at most margin [m] above the ground or below it.
 
-        Where the map does not know the ground, no point is.
+        Points where the map has no height are not ground.
         """
         pixels = (points[:, :2] @ self._rotation.T + self._shift) * self._scale
         rows, columns = self._heights.shape
@@ -94,7 +94,7 @@ class GroundMap:
         return points[:, 2] <= height + margin  # NaN compares as False
 
 
-@lru_cache(maxsize=2)  # a pair asks for points and for times; the newer sweep is the older one of the next pair
+@lru_cache(maxsize=2)  # a pair reads points and times; the newer sweep is the older one of the next pair
 def _read_sweep(log: Path, file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the points (N, 3) float32 [m] of a sweep, and their times (N,) float32 [s] after its stamp."""
     sweep = read_columns(log, file.relative_to(log), 'x y z offset_ns')
@@ -103,7 +103,7 @@ def _read_sweep(log: Path, file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def only_map_file(log: Path, pattern: str) -> Path:
-    """Return the one file under map/ that fits a pattern."""
+    """Return the only file under map/ that matches a pattern. Raises: DataError for none or several."""
     found = sorted((log / 'map').glob(pattern))
     if len(found) != 1:
         names = ', '.join(file.name for file in found) or 'none'
@@ -112,7 +112,7 @@ def only_map_file(log: Path, pattern: str) -> Path:
 
 
 def read_columns(log: Path, name: str | Path, columns: str) -> dict[str, np.ndarray]:
-    """Return the columns of a feather file of a log, whose names are given in one text.
+    """Return the columns of a feather file of a log; `columns` lists their names, separated by spaces.
 
     Raises: DataError when the file is missing, broken, or lacks one.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""True flow of Argoverse 2: from flow_labels.feather, or from the tracked boxes of annotations.feather."""
+"""Ground-truth flow of Argoverse 2: from flow_labels.feather, or from the tracked boxes of annotations.feather."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from training.datasets.argoverse2_log import Argoverse2Log, read_columns
-from training.datasets.pairs import MetaClass, TrueFlow
+from training.datasets.pairs import GroundTruthFlow, MetaClass
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import SweepPair
 
-# The 30 annotated categories in the order of their numbers, from 1; 0 is the background.
+# The 30 annotated categories; their numbers start at 1, 0 is the background.
 CATEGORIES = (
     'ANIMAL', 'ARTICULATED_BUS', 'BICYCLE', 'BICYCLIST', 'BOLLARD', 'BOX_TRUCK', 'BUS', 'CONSTRUCTION_BARREL',
     'CONSTRUCTION_CONE', 'DOG', 'LARGE_VEHICLE', 'MESSAGE_BOARD_TRAILER', 'MOBILE_PEDESTRIAN_CROSSING_SIGN',
@@ -21,7 +21,7 @@ CATEGORIES = (
     'SIGN', 'STOP_SIGN', 'STROLLER', 'TRAFFIC_LIGHT_TRAILER', 'TRUCK', 'TRUCK_CAB', 'VEHICULAR_TRAILER', 'WHEELCHAIR',
     'WHEELED_DEVICE', 'WHEELED_RIDER',
 )  # fmt: skip
-# What is not named here is ignored. Source: bucketed-scene-flow-eval.
+# Categories not listed here are ignored. Source: bucketed-scene-flow-eval.
 _MEMBERS = {
     MetaClass.CAR: 'REGULAR_VEHICLE',
     MetaClass.OTHER_VEHICLES: 'BOX_TRUCK LARGE_VEHICLE RAILED_VEHICLE TRUCK TRUCK_CAB VEHICULAR_TRAILER '
@@ -34,14 +34,14 @@ META_CLASS = np.array(
     [MetaClass.BACKGROUND, *(_META_CLASS_OF.get(category, MetaClass.IGNORED) for category in CATEGORIES)], np.uint8
 )
 
-_BOX_MARGIN = 0.2  # m that boxes gain in length and width. Source: av2's scene flow
+_BOX_MARGIN = 0.2  # m added to the length and width of boxes. Source: av2's scene flow
 
 _BOX_COLUMNS = 'timestamp_ns track_uuid category length_m width_m height_m qw qx qy qz tx_m ty_m tz_m'
 
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """A sweep pair with the true residual flow of its first sweep.
+    """A sweep pair with the ground-truth residual flow of its first sweep.
 
     pair: in the vehicle frame of Argoverse, origin at the rear axle.
     flow: (N, 3) float32 [m], residual, in ego0. is_foreground, is_dynamic, is_ground: (N,) bool.
@@ -57,14 +57,14 @@ class LabelledPair:
 
 
 def has_labels(log: Argoverse2Log, index: int) -> bool:
-    """Return whether flow_labels.feather speaks of the pair."""
+    """Return whether flow_labels.feather covers the pair."""
     return index == 0 and (log.path / 'flow_labels.feather').is_file()
 
 
 def labelled_pair(log: Argoverse2Log) -> LabelledPair:
     """Return the first pair of a log with its labels.
 
-    Raises: DataError when they are missing, or do not fit the sweep.
+    Raises: DataError when they are missing or do not match the sweep.
     """
     pair = log.pair(0)
     labels = read_columns(log.path, 'flow_labels.feather', 'flow_tx_m flow_ty_m flow_tz_m classes dynamic is_ground_0')
@@ -80,16 +80,16 @@ def labelled_pair(log: Argoverse2Log) -> LabelledPair:
     return LabelledPair(pair, residual, classes > 0, labels['dynamic'], labels['is_ground_0'], classes)
 
 
-def true_flow_of(labelled: LabelledPair) -> TrueFlow:
-    """Return labels as truth."""
-    return TrueFlow(labelled.flow, META_CLASS[labelled.classes], np.isfinite(labelled.flow).all(1))
+def ground_truth_flow(labelled: LabelledPair) -> GroundTruthFlow:
+    """Return the labels of a pair as ground truth."""
+    return GroundTruthFlow(labelled.flow, META_CLASS[labelled.classes], np.isfinite(labelled.flow).all(1))
 
 
-def annotated_flow(log: Argoverse2Log, index: int, pair: SweepPair) -> TrueFlow | None:
-    """Return the flow that the boxes of sweeps `index` and the next give; None where the log has none for either.
+def annotated_flow(log: Argoverse2Log, index: int, pair: SweepPair) -> GroundTruthFlow | None:
+    """Return the flow from the boxes of sweeps `index` and the next; None where either has no boxes.
 
-    Points outside all boxes stand; those in a box that the next sweep lacks are not valid.
-    Raises: DataError for a category that is none of the 30.
+    Points outside all boxes are static; points in a box that the next sweep lacks are not valid.
+    Raises: DataError for a category other than the 30.
     """
     before, after = _boxes(log.path, int(log.files[index].stem)), _boxes(log.path, int(log.files[index + 1].stem))
     if not before or not after:
@@ -106,11 +106,11 @@ def annotated_flow(log: Argoverse2Log, index: int, pair: SweepPair) -> TrueFlow 
         if track in after:
             ego0_T_past = pair.ego0_T_ego1 @ after[track][0] @ transforms.invert(ego0_T_box)
             flow[rows] = transforms.apply(ego0_T_past, points) - points
-    return TrueFlow(flow, META_CLASS[classes], is_valid)
+    return GroundTruthFlow(flow, META_CLASS[classes], is_valid)
 
 
 def _boxes(path: Path, stamp_ns: int) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Return ego_T_box (4, 4), half the size (3,) [m] and class number of each track that is annotated at a stamp."""
+    """Return ego_T_box (4, 4), half the size (3,) [m] and class number of each track annotated at a stamp."""
     columns, boxes = _annotations(path), {}
     for row in np.flatnonzero(columns['timestamp_ns'] == stamp_ns):
         box = {name: column[row] for name, column in columns.items()}
@@ -128,7 +128,7 @@ def _boxes(path: Path, stamp_ns: int) -> dict[str, tuple[np.ndarray, np.ndarray,
 
 @lru_cache(maxsize=2)
 def _annotations(path: Path) -> dict[str, np.ndarray]:
-    """Return the annotations of a log, no rows where there are none."""
+    """Return the annotations of a log; no rows if it has none."""
     if not (path / 'annotations.feather').is_file():
         return {'timestamp_ns': np.empty(0, np.int64)}
     return read_columns(path, 'annotations.feather', _BOX_COLUMNS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated clips on disk, made when first asked for and verified on reading."""
+"""Simulated clips on disk, simulated on first use and checked when read."""
 
 import os
 import zipfile
@@ -17,16 +17,16 @@ _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 @dataclass(frozen=True)
 class ClipStore:
-    """Clips by seed in a folder: `pair(seed, k)` simulates the clip when no intact file is there.
+    """Clips by seed in a folder: `pair(seed, k)` simulates the clip unless its file is intact.
 
-    folder: where the clips lie. num_sweeps: of each clip.
+    folder: folder of the clips. num_sweeps: sweeps per clip.
     """
 
     folder: Path
     num_sweeps: int = 6
 
     def ensure(self, seed: int) -> Path:
-        """Return the file of a clip, simulated now if it is not there."""
+        """Return the file of a clip; simulate it if it is missing."""
         path = Path(self.folder) / f'clip_{seed:06d}_{self.num_sweeps}.npz'
         if not path.is_file():
             self._simulate(seed, path)
@@ -37,7 +37,7 @@ class ClipStore:
         return self.read(seed, lambda arrays: _pair(arrays, first, second))
 
     def read(self, seed: int, make):
-        """Return make(arrays) of the arrays of a clip, by name; a file that lacks some is simulated again."""
+        """Return make(arrays) of the arrays of a clip, by name; a damaged file is simulated again."""
         path = self.ensure(seed)
         try:
             with np.load(path) as arrays:
@@ -57,7 +57,7 @@ class ClipStore:
             'lidar_height': np.float64(clip.lidar_height),
         }
         for k, sweep in enumerate(clip.sweeps):
-            others = sweep.category != Category.EGO  # returns from the vehicle itself "move" with it: nothing to learn
+            others = sweep.category != Category.EGO  # returns from the ego vehicle move with it: nothing to learn
             arrays[f'points_{k}'] = sweep.points[others]
             arrays[f'category_{k}'] = sweep.category[others]
             for other in (k - 1, k + 1):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objects that are truly there, sweep by sweep: from tracked boxes, and from the actors of a simulation."""
+"""Ground-truth objects of each sweep: from tracked boxes, or from the actors of a simulation."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from training.simulation.clips import SimulatedClip
 from training.simulation.sensors.lidar import Category
 from zeroflow_ros import transforms
 
-_AROUND = 2  # sweeps before and after, between which a box's velocity is taken: boxes jitter by centimetres
-_MARGIN = 0.1  # m around length and width of a box: boxes are drawn tightly
+_AROUND = 2  # sweeps before and after for a box's velocity: boxes jitter by centimetres
+_MARGIN = 0.1  # m added around length and width: boxes are annotated tightly
 
 
 @dataclass(frozen=True)
-class TrueObject:
+class GroundTruthObject:
     """One object, moving or not, in the frame of its sweep.
 
     center, size: (3,) [m], size as length, width, height. yaw: [rad]. velocity: (3,) over ground [m/s].
-    num_points: of the sweep on it.
+    num_points: points of the sweep on it.
     """
 
     track_id: int
@@ -32,11 +32,11 @@ class TrueObject:
 
     @property
     def speed(self) -> float:
-        """Over ground [m/s]."""
+        """Horizontal speed over ground [m/s]."""
         return float(np.hypot(*self.velocity[:2]))
 
     def holds(self, points: np.ndarray, margin: float) -> np.ndarray:
-        """Return which of points (N, 3) lie above or below its outline, grown by a margin [m]."""
+        """Return which of points (N, 3) lie within its outline seen from above, grown by a margin [m]."""
         ego_T_object = transforms.yaw_translation(self.yaw, *self.center)
         local = transforms.apply(transforms.invert(ego_T_object), np.asarray(points, np.float64).reshape(-1, 3))
         return (np.abs(local[:, :2]) <= self.size[:2] / 2 + margin).all(axis=1)
@@ -54,11 +54,11 @@ def count_points(points: np.ndarray, boxes: list[dict]) -> list[int]:
 
 
 def box_objects(boxes: TrackedBoxes, poses: dict[int, tuple[float, np.ndarray]],
-                num_points: dict[int, list[int]]) -> dict[int, list[TrueObject]]:  # fmt: skip
+                num_points: dict[int, list[int]]) -> dict[int, list[GroundTruthObject]]:  # fmt: skip
     """Return the objects of each sweep that has a pose, by the number of the sweep.
 
     poses: stamp [s] and world_T_ego (4, 4) by number. num_points: of each box, as `count_points` has it, by number.
-    A box's velocity is that between two sweeps before and two after, as far as the box is there.
+    The velocity of a box is taken from two sweeps before to two sweeps after, as far as the box exists.
     """
     places: dict[object, dict[int, np.ndarray]] = {}
     for number, (_, pose) in poses.items():
@@ -67,7 +67,7 @@ def box_objects(boxes: TrackedBoxes, poses: dict[int, tuple[float, np.ndarray]],
             places.setdefault(box['track_id'], {})[number] = center
     return {
         number: [
-            TrueObject(box['track_id'], box['category'], np.array(box['center'], np.float64),
+            GroundTruthObject(box['track_id'], box['category'], np.array(box['center'], np.float64),
                        np.array(box['size_lwh'], np.float64), float(box['yaw']),
                        pose[:3, :3].T @ _velocity(places[box['track_id']], poses, number), count)
             for box, count in zip(boxes.sweeps[number], num_points[number], strict=True)
@@ -77,20 +77,20 @@ def box_objects(boxes: TrackedBoxes, poses: dict[int, tuple[float, np.ndarray]],
 
 
 def _velocity(places: dict[int, np.ndarray], poses: dict, number: int) -> np.ndarray:
-    """Return the velocity (3,) in the world [m/s] of a box that was at `places` (3,) by the number of the sweep."""
+    """Return the velocity (3,) in the world [m/s] of a box with centres `places` (3,) by sweep number."""
     first, last = (min(places, key=lambda k: abs(k - wanted)) for wanted in (number - _AROUND, number + _AROUND))
     seconds = poses[last][0] - poses[first][0]
     return (places[last] - places[first]) / seconds if seconds else np.zeros(3)
 
 
-def actor_objects(clip: SimulatedClip) -> list[list[TrueObject]]:
-    """Return the actors that are seen in each sweep of a clip; a size is that of all that was ever seen of an actor."""
+def actor_objects(clip: SimulatedClip) -> list[list[GroundTruthObject]]:
+    """Return the actors visible in each sweep of a clip; their size is that of all their points over the clip."""
     extents = _extents(clip)
     dt = 1 / clip.lidar.rate_hz
     found = []
     for number, sweep in enumerate(clip.sweeps):
         lidar_T_odom = transforms.invert(sweep.odom_T_lidar)
-        before, after = max(number - 1, 0), max(number, 1)  # what the sweep itself shows is the way since the last one
+        before, after = max(number - 1, 0), max(number, 1)  # motion since the previous sweep
         objects = []
         for actor, (category, low, high) in extents.items():
             num_points = int(np.count_nonzero(sweep.instance == actor))
@@ -100,7 +100,7 @@ def actor_objects(clip: SimulatedClip) -> list[list[TrueObject]]:
             then, now = (transforms.apply(clip.odom_T_actors[k, actor], middle)[0] for k in (before, after))
             lidar_T_actor = lidar_T_odom @ clip.odom_T_actors[number, actor]
             objects.append(
-                TrueObject(actor, category, transforms.apply(lidar_T_actor, middle)[0], high - low,
+                GroundTruthObject(actor, category, transforms.apply(lidar_T_actor, middle)[0], high - low,
                            float(np.arctan2(lidar_T_actor[1, 0], lidar_T_actor[0, 0])),
                            lidar_T_odom[:3, :3] @ (now - then) / dt, num_points)
             )  # fmt: skip
@@ -109,7 +109,7 @@ def actor_objects(clip: SimulatedClip) -> list[list[TrueObject]]:
 
 
 def _extents(clip: SimulatedClip) -> dict[int, tuple[str, np.ndarray, np.ndarray]]:
-    """Return category, lowest and highest corner in the body's frame of each actor of which five points were seen."""
+    """Return category, lowest and highest corner in the body frame of each actor with at least five points."""
     on_body: dict[int, list[np.ndarray]] = {}
     category: dict[int, str] = {}
     for number, sweep in enumerate(clip.sweeps):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scenes of OpenSceneFlow (*.h5) as sweep pairs: Argoverse 2, Waymo, nuScenes, TruckScenes, ZOD, and those of to_h5.
 
-Its Argoverse 2 scenes hold points in the frame of the upper LiDAR and the poses of the vehicle, and not where the LiDAR
-is mounted: taken as they are, as its own tools do, the standing world moves by up to a few centimetres over a pair when
-the vehicle turns or is fast. With `calibration` the points are moved into the vehicle's frame, where all is exact.
+Argoverse 2 scenes hold points in the frame of the upper LiDAR but poses of the vehicle, without the LiDAR's mounting
+pose. Used as they are, as OpenSceneFlow's tools do, static points move by up to a few centimetres over a pair when the
+vehicle turns or is fast. `calibration` transforms the points into the vehicle frame, which removes this error.
 """
 
 from collections import Counter
@@ -17,29 +17,29 @@ import numpy as np
 from training.datasets import split_options
 from training.datasets.argoverse2_log import read_columns
 from training.datasets.argoverse2_truth import META_CLASS
-from training.datasets.pairs import DatasetPair, TrueFlow
+from training.datasets.pairs import DatasetPair, GroundTruthFlow
 from training.datasets.scene_file import SOURCE, SceneSweep, ego_motion_between, open_scene, read_sweep
 from training.datasets.scene_index import IndexedSweep, read_index
-from training.datasets.total_flow import residual_of, total_of
+from training.datasets.total_flow import residual_to_total, total_to_residual
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.lidar.sweep import Drop, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, SweepPair
 
 _MIN_DT = 0.04  # s
-# Smallest stamp -> s of its unit, for stamps since 1970 or since the GPS epoch: ns of Argoverse 2; ZOD's scripts write
-# 0.1 us; us of Waymo, nuScenes and TruckScenes. Stamps of less are those of a clock that began at 0, in ns.
+# (smallest stamp, seconds per unit), for stamps since 1970 or the GPS epoch: Argoverse 2 has ns, ZOD's scripts 0.1 us,
+# Waymo, nuScenes and TruckScenes us. Smaller stamps come from a clock that started at 0, in ns.
 _TICKS = ((10**17, 1e-9), (10**16, 1e-7), (10**14, 1e-6), (0, 1e-9))
-_OFF = 1e-3  # m: pose flow that is nearer to the background's stored flow than this is exact
+_OFF = 1e-3  # m: if the pose flow is nearer than this to the stored flow of the background, the frames agree
 
 
 @dataclass(frozen=True)
-class OpenSceneOptions:
-    """What may be chosen.
+class OpenSceneFlowOptions:
+    """Options.
 
-    calibration: folder of the Argoverse 2 logs of the scenes; only LOG/calibration/egovehicle_SE3_sensor.feather is
-    read, to move points from the frame of the upper LiDAR into the vehicle's. eval_mask: only pairs whose older sweep
-    has one, and true flow only inside it. max_dt: the longest time between the sweeps of a pair [s]; flow is to the
-    next sweep, so one sweep lost is one too many. tick: seconds of one unit of the stamps; 0: by their size.
+    calibration: folder of the Argoverse 2 logs of the scenes. Only LOG/calibration/egovehicle_SE3_sensor.feather is
+    read, to transform points from the upper LiDAR into the vehicle frame. eval_mask: use only pairs whose older sweep
+    has a mask, and ground-truth flow only inside it. max_dt: longest time between the sweeps of a pair [s]; flow is to
+    the next sweep, so no sweep may be missing. tick: seconds per unit of the stamps; 0: derived from their size.
     """
 
     calibration: str = ''
@@ -48,14 +48,14 @@ class OpenSceneOptions:
     tick: float = 0.0
 
 
-class OpenScenePairs:
+class OpenSceneFlowPairs:
     """Consecutive sweeps of all scenes of a folder, or of one scene.
 
-    skipped: how many neighbours make no pair, by reason. in_vehicle_frame: whether points certainly are.
-    Raises: DataError when a scene is damaged, or there is no pair; it says why.
+    skipped: number of consecutive sweeps without a pair, by reason. in_vehicle_frame: whether `calibration` is used.
+    Raises: DataError with the reason when a scene is damaged or there is no pair.
     """
 
-    def __init__(self, path: str | Path, options: OpenSceneOptions = OpenSceneOptions()):
+    def __init__(self, path: str | Path, options: OpenSceneFlowOptions = OpenSceneFlowOptions()):
         path = Path(path)
         self.folder = path.parent if path.suffix == '.h5' else path
         self.name = path.stem
@@ -80,18 +80,18 @@ class OpenScenePairs:
             counts = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'fewer than two sweeps'
             raise DataError(f'{path} holds no sweep pair in {len(scenes)} scenes ({counts}). {reason}'.rstrip())
         if options.calibration:
-            for scene in dict.fromkeys(pair[0] for pair in self._pairs):  # now, and not after hours
+            for scene in dict.fromkeys(pair[0] for pair in self._pairs):  # fail now, not after hours
                 _ego_T_lidar(Path(options.calibration) / scene)
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def key(self, index: int) -> str:
-        """Return scene/stamp of the older sweep, the stamp as in the file."""
+        """Return scene/stamp of the older sweep; the stamp is as in the file."""
         return '/'.join(self._pairs[index][:2])
 
     def scene_path(self, index: int) -> Path:
-        """Return the file that a pair lies in."""
+        """Return the file of a pair."""
         return self.folder / f'{self._pairs[index][0]}.h5'
 
     def __getitem__(self, index: int) -> DatasetPair:
@@ -107,17 +107,21 @@ class OpenScenePairs:
                 transforms.apply(ego_T_lidar, points.astype(np.float64)).astype(np.float32)
                 for points in (points0, points1)
             )
-        truth = None if sweep0.flow is None else _true_flow(self.key(index), points0, sweep0, ego0_T_ego1, one_frame)
+        truth = (
+            None
+            if sweep0.flow is None
+            else _ground_truth_flow(self.key(index), points0, sweep0, ego0_T_ego1, one_frame)
+        )
         if truth is not None and self._options.eval_mask:
-            truth = TrueFlow(truth.flow, truth.meta_class, truth.is_valid & sweep0.eval_mask)
+            truth = GroundTruthFlow(truth.flow, truth.meta_class, truth.is_valid & sweep0.eval_mask)
         times = None if sweep0.times is None or sweep1.times is None else (sweep0.times, sweep1.times)
         pair = SweepPair(points0, points1, ego0_T_ego1, dt)
         return DatasetPair(self.key(index), pair, sweep0.is_ground, sweep1.is_ground, truth, times)
 
 
-def open_pairs(text: str) -> OpenScenePairs:
-    """Open a folder of scenes, or one of them, with the options of `OpenSceneOptions` behind a question mark."""
-    return OpenScenePairs(*split_options(text, OpenSceneOptions))
+def open_pairs(text: str) -> OpenSceneFlowPairs:
+    """Open a folder of scenes, or one of them, with the options of `OpenSceneFlowOptions` behind a question mark."""
+    return OpenSceneFlowPairs(*split_options(text, OpenSceneFlowOptions))
 
 
 def recognises(text: str) -> bool:
@@ -126,18 +130,18 @@ def recognises(text: str) -> bool:
     return any(path.glob('*.h5')) if path.is_dir() else path.is_file() and path.suffix == '.h5'
 
 
-def _no_pair(sweep0: IndexedSweep, sweep1: IndexedSweep, dt: float, options: OpenSceneOptions) -> tuple[str, str]:
-    """Return the name that two neighbours without a pair are counted under, and why in a sentence; else ('', '')."""
+def _no_pair(sweep0: IndexedSweep, sweep1: IndexedSweep, dt: float, options: OpenSceneFlowOptions) -> tuple[str, str]:
+    """Return (reason to count, sentence) if two consecutive sweeps make no pair, else ('', '')."""
     if problem := sweep0.problem or sweep1.problem:
-        return Drop.MALFORMED.value, problem
+        return DropReason.MALFORMED.value, problem
     if not _MIN_DT <= dt <= options.max_dt:
         unit = options.tick or _tick(int(sweep0.stamp))
-        return (Drop.GAP if dt > options.max_dt else Drop.TOO_CLOSE).value, (
-            f'{sweep0.stamp} and {sweep1.stamp} are {dt:.3f} s apart, if a unit is {unit:g} s; otherwise say '
+        return (DropReason.GAP if dt > options.max_dt else DropReason.TOO_CLOSE).value, (
+            f'{sweep0.stamp} and {sweep1.stamp} are {dt:.3f} s apart if a unit is {unit:g} s; if it is not, set '
             '?tick=SECONDS.'
         )
     if sweep0.motion_problem:
-        return Drop.EGO_MOTION.value, sweep0.motion_problem
+        return DropReason.EGO_MOTION.value, sweep0.motion_problem
     if options.eval_mask and not sweep0.has_mask:
         return 'no_eval_mask', ''
     return '', ''
@@ -147,31 +151,32 @@ def _tick(stamp: int) -> float:
     return next(tick for smallest, tick in _TICKS if stamp >= smallest)
 
 
-def _true_flow(key: str, points: np.ndarray, sweep: SceneSweep, ego0_T_ego1: np.ndarray, one_frame: bool) -> TrueFlow:
-    """Return the residual of a stored flow: what is left of it without the pose flow.
+def _ground_truth_flow(
+    key: str, points: np.ndarray, sweep: SceneSweep, ego0_T_ego1: np.ndarray, one_frame: bool
+) -> GroundTruthFlow:
+    """Return the residual flow: the stored flow without the pose flow.
 
-    Where points and poses are in different frames, the pose flow is not what the poses say of the points, but it still
-    is an affine function of them; the background, which stands in every label, tells which one. one_frame: they are in
-    one, so that there is nothing to find out.
-    Raises: DataError when poses and background have nothing to do with each other.
+    If points and poses are in different frames, the pose flow of the points is still an affine function of position. It
+    is fitted to the background, which is static in every label. one_frame: points and poses share a frame; no fit.
+    Raises: DataError when poses and background flow contradict each other.
     """
     known = sweep.is_valid & np.isfinite(points).all(1) & np.isfinite(sweep.flow).all(1)
     total = np.where(known[:, None], sweep.flow, 0)
-    surplus = total - total_of(np.zeros_like(points), points, ego0_T_ego1)
+    surplus = total - residual_to_total(np.zeros_like(points), points, ego0_T_ego1)
     stands = known & (sweep.classes == 0)
     if not one_frame and stands.sum() >= 100:
         middle = np.median(surplus[stands], axis=0)
         if np.linalg.norm(middle) > 0.5:
             raise DataError(
-                f'{key}: the background flows by {np.round(middle, 3).tolist()} m more than the poses say, expected a '
-                'few centimetres at most. Poses, ego_motion and flow are not of one frame and one pair.'
+                f'{key}: the background flows by {np.round(middle, 3).tolist()} m more than the poses say, expected '
+                'a few centimetres at most. Poses, ego_motion and flow are not of one frame and one pair.'
             )
-        near = stands & (np.linalg.norm(surplus - middle, axis=1) < 0.2)  # m; some labels call the unlabelled so, too
+        near = stands & (np.linalg.norm(surplus - middle, axis=1) < 0.2)  # m; some labels count unlabelled points as
         if np.median(np.linalg.norm(surplus[near], axis=1)) > _OFF:
             affine, *_ = np.linalg.lstsq(_with_one(points[near]), surplus[near].astype(np.float64), rcond=1e-6)
             total = total - np.where(known[:, None], _with_one(points) @ affine, 0)
-    residual = np.where(known[:, None], residual_of(total, points, ego0_T_ego1), 0).astype(np.float32)
-    return TrueFlow(residual, META_CLASS[sweep.classes], known)
+    residual = np.where(known[:, None], total_to_residual(total, points, ego0_T_ego1), 0).astype(np.float32)
+    return GroundTruthFlow(residual, META_CLASS[sweep.classes], known)
 
 
 def _with_one(points: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every dataset gives: sweep pairs with ego motion and ground, and true flow where it is known."""
+"""The interface of datasets: sweep pairs with ego motion, ground masks, and ground-truth flow where known."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -7,10 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
+from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.lidar.sweep import SweepPair
 
 Times = tuple[np.ndarray, np.ndarray]  # (N,) and (M,): seconds from the stamp to the measurement of each point
+LATEST = '_latest'  # ends the key of a pair seen from its newer sweep: labels of the pair are not labels of that
 
 
 class MetaClass(IntEnum):
@@ -25,8 +27,8 @@ class MetaClass(IntEnum):
 
 
 @dataclass(frozen=True)
-class TrueFlow:
-    """What is known of the older sweep of a pair. Never given to a teacher.
+class GroundTruthFlow:
+    """Ground-truth flow of the older sweep of a pair. Never given to a teacher.
 
     flow: (N, 3) float32 [m] residual flow to the newer sweep, in ego0: 0 on the static world.
     meta_class: (N,) uint8, a MetaClass. is_valid: (N,) bool, False where the flow is not known.
@@ -49,10 +51,10 @@ class TrueFlow:
 class DatasetPair:
     """One item of a dataset.
 
-    key: names the pair within the dataset, and again in files: letters, digits, '.', '_', '-' and '/'.
+    key: names the pair within the dataset and in files: letters, digits, '.', '_', '-' and '/'.
     pair: the sweeps in their own vehicle or sensor frames, and the ego motion between them.
     is_ground0 (N,), is_ground1 (M,): bool.
-    truth: of sweep 0, or None.
+    truth: ground truth of sweep 0, or None.
     times: (N,) and (M,) float32, seconds after the stamp of its sweep that each point was measured; None if unknown.
     """
 
@@ -60,7 +62,7 @@ class DatasetPair:
     pair: SweepPair
     is_ground0: np.ndarray
     is_ground1: np.ndarray
-    truth: TrueFlow | None = None
+    truth: GroundTruthFlow | None = None
     times: Times | None = None
 
     def __post_init__(self):
@@ -73,7 +75,18 @@ class DatasetPair:
         if self.times is not None and tuple(map(np.shape, self.times)) != ((n,), (m,)):
             raise ValueError(f'{self.key}: sweeps of {n} and {m} points have {[*map(np.shape, self.times)]} times')
         if self.truth is not None and len(self.truth.flow) != n:
-            raise ValueError(f'{self.key}: a sweep of {n} points has true flow for {len(self.truth.flow)}')
+            raise ValueError(f'{self.key}: a sweep of {n} points has ground-truth flow for {len(self.truth.flow)}')
+
+
+def from_latest(item: DatasetPair, truth: GroundTruthFlow | None) -> DatasetPair:
+    """Return a pair seen from its newer sweep, which becomes sweep 0; the flow is then the one back in time.
+
+    truth: of the newer sweep, in its own frame.
+    """
+    pair = item.pair
+    reverse = SweepPair(pair.points1, pair.points0, transforms.invert(pair.ego0_T_ego1), pair.dt)
+    times = item.times and (item.times[1], item.times[0])
+    return DatasetPair(item.key + LATEST, reverse, item.is_ground1, item.is_ground0, truth, times)
 
 
 class PairDataset(Protocol):
@@ -88,7 +101,7 @@ class PairDataset(Protocol):
         """Return the key of a pair without reading it."""
 
     def __getitem__(self, index: int) -> DatasetPair:
-        """Return a pair. Raises: DataError when it cannot be read, which says why."""
+        """Return a pair. Raises: DataError with the reason when it cannot be read."""
 
 
 def evenly_spread(total: int, count: int) -> list[int]:
@@ -97,5 +110,5 @@ def evenly_spread(total: int, count: int) -> list[int]:
     Raises: ConfigError when count is negative.
     """
     if count < 0:
-        raise ConfigError(f'The number of pairs to look at is 0 for all, or more, got {count}.')
+        raise ConfigError(f'The number of pairs should be 0 (all) or more, got {count}.')
     return np.linspace(0, total - 1, min(count or total, total)).round().astype(int).tolist()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded drives: consecutive clouds of a rosbag1 or rosbag2, paired by the rules of the vehicle.
+"""Recorded drives: consecutive clouds of a rosbag1 or rosbag2, paired by the same rules as on the vehicle.
 
-The bag is read once in order, to learn which sweeps make pairs and how the vehicle moved; after that, pairs are read
-one by one, wherever they are.
+Opening reads the bag once in order, to find the pairs and their ego motion. After that, pairs are read in any order.
 """
 
 from collections import Counter, deque
@@ -15,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets import split_options
-from training.datasets.pairs import DatasetPair
+from training.datasets.pairs import DatasetPair, from_latest
 from training.datasets.tf_motion import TfMotion
 from training.datasets.tracked_boxes import TrackedBoxes
 from zeroflow_ros.bags.bag import Bag, BagMessage
@@ -26,18 +25,18 @@ from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
 from zeroflow_ros.lidar.ground import SensorHeight, is_ground
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
-from zeroflow_ros.lidar.sweep import Drop, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, Sweep, SweepBuffer, SweepPair
 
-_DT_RANGE = (0.04, 0.25)  # s: one sweep, or two, at 10 to 20 Hz; as the models are made for
-_MOST_WAITING = 20  # sweeps that wait for odometry further on in the bag: 2 s at 10 Hz
+_DT_RANGE = (0.04, 0.25)  # s: one or two sweep periods at 10 to 20 Hz, the range of the models
+_MAX_WAITING = 20  # sweeps that wait for later odometry in the bag: 2 s at 10 Hz
 
 
 @dataclass(frozen=True)
 class BagOptions:
-    """What a bag may leave open.
+    """Options.
 
-    topic, odometry_topic: '' for the only one. sensor_height: of the clouds' frame above the ground [m]; 0: it is seen
-    in the sweeps. ego_motion: odometry, tf, registration or none; auto is the first that works, but never none.
+    topic, odometry_topic: '' for the only one. sensor_height: height of the cloud frame above the ground [m]; 0:
+    estimated from the ground. ego_motion: odometry, tf, registration or none; auto is the first that works, never none.
     deskew: move points to the stamps of their sweeps, by their times and the ego motion.
     """
 
@@ -49,10 +48,10 @@ class BagOptions:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a sweep is in the bag: the number of its cloud, when it was recorded, and how many were before it then.
+class _SweepLocation:
+    """Where a sweep is in the bag: number of its cloud, recording time, and its rank among clouds of that time.
 
-    motion: by which it is deskewed; None: it is taken as it is.
+    motion: motion to deskew it with; None: no deskewing.
     """
 
     number: int
@@ -65,11 +64,11 @@ class _Place:
 class BagPairs:
     """The sweep pairs of one bag, in the frame of its clouds.
 
-    skipped: how many clouds gave no pair with the one before, by reason; the first one is not counted, and clouds in
-        another frame than the first make none. boxes: true flow, or None.
+    skipped: number of clouds without a pair with the previous one, by reason. The first cloud is not counted; clouds
+        in another frame than the first make no pair. boxes: tracked boxes for ground-truth flow, or None.
     ego_motion, note: the source of ego motion, and why it is not odometry. sensor_height: [m].
-    has_times, times_note: whether pairs say when each point was measured, and why not where the clouds say something.
-    Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks what was asked for.
+    has_times, times_note: whether pairs have point times, and why the times in the clouds are not used.
+    Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks the chosen ego motion.
     """
 
     def __init__(self, path: str | Path, boxes: TrackedBoxes | None = None, options: BagOptions = BagOptions()):
@@ -78,7 +77,7 @@ class BagPairs:
         self.name = place.name if place.is_dir() else place.stem
         self.skipped: Counter[str] = Counter()
         self.has_times, self.times_note = True, ''
-        self._pairs: list[tuple[_Place, _Place, np.ndarray]] = []
+        self._pairs: list[tuple[_SweepLocation, _SweepLocation, np.ndarray]] = []
         with Bag(path) as bag:
             self.topic = bag.point_cloud_topic(options.topic)
             self._index(bag, options)
@@ -92,7 +91,7 @@ class BagPairs:
         return f'{place.number:06d}_{place.stamp_ns}'
 
     def numbers(self, index: int) -> tuple[int, int]:
-        """Return the numbers of both clouds of a pair in their topic, which are those of their boxes."""
+        """Return the numbers of both clouds of a pair in their topic, which index the boxes."""
         place0, place1, _ = self._pairs[index]
         return place0.number, place1.number
 
@@ -106,9 +105,15 @@ class BagPairs:
         read = (self.path, self.topic, self.sensor_height, self.has_times)
         (sweep0, is_ground0), (sweep1, is_ground1) = _read_sweep(place0, *read), _read_sweep(place1, *read)
         pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), *self.motion(index))
-        truth = self.boxes and self.boxes.true_flow(pair, place0.number, place1.number)
+        truth = self.boxes and self.boxes.ground_truth_flow(pair, place0.number, place1.number)
         times = (sweep0.times.copy(), sweep1.times.copy()) if self.has_times else None
         return DatasetPair(self.key(index), pair, is_ground0.copy(), is_ground1.copy(), truth, times)
+
+    def latest(self, index: int) -> DatasetPair:
+        """Return a pair seen from its newer sweep, with the ground truth of that sweep; see `from_latest`."""
+        item = from_latest(self[index], None)
+        number0, number1 = self.numbers(index)
+        return replace(item, truth=self.boxes and self.boxes.ground_truth_flow(item.pair, number1, number0))
 
     def _index(self, bag: Bag, options: BagOptions) -> None:
         total = next(topic.num_messages for topic in bag.topics if topic.name == self.topic)
@@ -132,44 +137,44 @@ class BagPairs:
             try:
                 sweep = self._decode(recorded, options.deskew)
             except (CloudError, DataError) as error:
-                self.skipped[Drop.MALFORMED.value] += 1
+                self.skipped[DropReason.MALFORMED.value] += 1
                 reason = str(error)
                 continue
             previous, drop = buffer.push(sweep)
-            if drop in (Drop.TIME_RESET, Drop.FRAME_CHANGED):
+            if drop in (DropReason.TIME_RESET, DropReason.FRAME_CHANGED):
                 motion.reset()
             before = last
             if buffer.last is sweep:
-                last = _Place(number, recorded.time_ns, ordinal, sweep.stamp_ns)
-            if sweep.frame_id != frame_id:  # where this sensor is mounted, and how high, is another question
-                drop = drop or Drop.FRAME_CHANGED
+                last = _SweepLocation(number, recorded.time_ns, ordinal, sweep.stamp_ns)
+            if sweep.frame_id != frame_id:  # another sensor, whose mounting pose is unknown
+                drop = drop or DropReason.FRAME_CHANGED
             else:
                 self.sensor_height = height.update(sweep.points)
             if drop is None:
                 try:
                     if deskewing:
-                        previous, sweep = deskewing.pair(previous, sweep, motion.within)
+                        previous, sweep = deskewing.pair(previous, sweep, motion.poses_at_offsets)
                         before, last = (
                             replace(place, motion=m) for place, m in zip((before, last), deskewing.motions, strict=True)
                         )
                     self._pairs.append((before, last, motion.between(previous, sweep)))
                 except EgoMotionError as error:
-                    drop, reason = Drop.EGO_MOTION, str(error)
-            if drop not in (None, Drop.FIRST):
+                    drop, reason = DropReason.EGO_MOTION, str(error)
+            if drop not in (None, DropReason.FIRST):
                 self.skipped[drop.value] += 1
         if not self._pairs:
             skipped = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'too few clouds'
             raise DataError(f'{self.path}: {total} clouds on {self.topic} make no pair ({skipped}). {reason}'.rstrip())
         if self.sensor_height == 0:
             raise DataError(
-                f'{self.path}: no sweep shows enough ground to tell how high the sensor stands. Say it, in metres: '
+                f'{self.path}: no sweep shows enough ground to estimate the sensor height. Set it, in metres: '
                 f'bag:{self.path}?sensor_height=1.7'
             )
 
     def _decode(self, recorded: BagMessage, must_have_times: bool) -> Sweep:
-        """Return a sweep with its times; one without a single return is empty.
+        """Return a sweep with its times; a sweep without returns is empty.
 
-        Where times make no sense and nobody asks to deskew, the bag goes on without any.
+        If the times are invalid and `deskew` is off, the bag continues without times.
         """
         message = decode_message(recorded.cdr, POINT_CLOUD)
         sweep = decode_cloud(message)
@@ -178,7 +183,7 @@ class BagPairs:
         if not self.has_times or sweep.stamp_ns == 0:
             return sweep
         try:
-            if time_field(message) is None:  # the layout may change on the way
+            if time_field(message) is None:  # the layout may change within a bag
                 raise CloudError(NO_TIMES)
             return with_times(message, sweep)
         except CloudError as error:
@@ -208,9 +213,11 @@ def _split_boxes(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next
-def _read_sweep(place: _Place, path: Path, topic: str, height: float, has_times: bool) -> tuple[Sweep, np.ndarray]:
-    """Return a sweep, and which points are ground; height: of the sensor [m]."""
-    with Bag(path) as bag:  # opened anew: processes that share an open file disturb each other
+def _read_sweep(
+    place: _SweepLocation, path: Path, topic: str, height: float, has_times: bool
+) -> tuple[Sweep, np.ndarray]:
+    """Return a sweep and its ground mask (N,) bool; height: sensor height [m]."""
+    with Bag(path) as bag:  # reopened: processes must not share an open file
         messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
         recorded = next(islice(messages, place.ordinal, None), None)
     if recorded is None or recorded.stamp_ns != place.stamp_ns:
@@ -224,7 +231,7 @@ def _read_sweep(place: _Place, path: Path, topic: str, height: float, has_times:
 
 
 def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | TfMotion:
-    """Return the source of ego motion that the options name, or the best one that the bag has."""
+    """Return the chosen source of ego motion, or for auto the best one in the bag."""
     named = {'frame_id': frame_id, 'odometry_topic': options.odometry_topic}
     if options.ego_motion == 'tf':
         return TfMotion(bag, frame_id=frame_id)
@@ -246,7 +253,7 @@ def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | Tf
 
 
 def _first_cloud(bag: Bag, topic: str):
-    """Return the first cloud that can be read."""
+    """Return the first readable cloud. Raises: DataError when there is none."""
     for recorded in bag.messages([topic]):
         try:
             return decode_message(recorded.cdr, POINT_CLOUD)
@@ -256,9 +263,9 @@ def _first_cloud(bag: Bag, topic: str):
 
 
 def _in_order(bag: Bag, topic: str, motion: BagMotion, ahead_ns: int):
-    """Yield (number, message, how many clouds were recorded at its very time before it), once its motion is known.
+    """Yield (number, message, rank among clouds of the same recording time) once the ego motion is known.
 
-    ahead_ns: how long after its stamp the motion must be known, too.
+    ahead_ns: time after the stamp up to which the motion must be known [ns].
     """
     waiting: deque[tuple[int, BagMessage, int]] = deque()
     number, ordinal, last_ns = -1, 0, None
@@ -269,10 +276,10 @@ def _in_order(bag: Bag, topic: str, motion: BagMotion, ahead_ns: int):
             number, ordinal = number + 1, ordinal + 1 if recorded.time_ns == last_ns else 0
             last_ns = recorded.time_ns
             waiting.append((number, recorded, ordinal))
-        while waiting and (_is_known(waiting[0][1], motion, ahead_ns) or len(waiting) > _MOST_WAITING):
+        while waiting and (_is_known(waiting[0][1], motion, ahead_ns) or len(waiting) > _MAX_WAITING):
             yield waiting.popleft()
     yield from waiting
 
 
 def _is_known(recorded: BagMessage, motion: BagMotion, ahead_ns: int) -> bool:
-    return len(recorded.cdr) < 12 or motion.knows(recorded.stamp_ns + ahead_ns)
+    return len(recorded.cdr) < 12 or motion.covers(recorded.stamp_ns + ahead_ns)

@@ -13,7 +13,7 @@
 | `flow_category_indices` | N    | uint8       | 0 for the background, else a category of Argoverse 2, from 1    |
 | `eval_mask`             | N    | bool        | scored by the first board; may be absent, or N x 1              |
 
-Anything else is a result that was written back, or belongs to a method. Source: OpenSceneFlow's process scripts.
+Other datasets are results that were written back, or belong to a method. Source: OpenSceneFlow's process scripts.
 """
 
 from contextlib import contextmanager
@@ -25,13 +25,13 @@ import numpy as np
 from training.datasets.argoverse2_truth import CATEGORIES
 from zeroflow_ros.errors import DataError
 
-OF_THE_FORMAT = frozenset((
+FORMAT_DATASETS = frozenset((
     'lidar', 'ground_mask', 'pose', 'ego_motion', 'lidar_id', 'lidar_dt', 'lidar_center', 'flow', 'flow_is_valid',
     'flow_category_indices', 'flow_instance_id', 'eval_mask', 'dufo', 'dufocluster', 'cluster', 'nnd', 'label',
 ))  # fmt: skip
-SOURCE = 'zeroflow_ros_source'  # attribute of scenes that training.to_h5 wrote: the dataset they were made from
+SOURCE = 'zeroflow_ros_source'  # attribute of scenes by training.to_h5: their source dataset
 _TRUTH = (('flow', 3), ('flow_is_valid', 1), ('flow_category_indices', 1))  # name, columns
-_MOST_POINTS = 10**7  # of a sweep; a damaged file may claim any number
+_MOST_POINTS = 10**7  # per sweep; a damaged file may claim any number
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,21 @@ class SceneSweep:
 def open_scene(path: Path, mode: str = 'r'):
     """Open a scene with h5py: 'r' to read, 'r+' to add to it, 'w' for a new one.
 
-    Raises: DataError when h5py is not installed, or a scene to read is missing, truncated or no HDF5, at once or on
-    the way; OSError when one cannot be written.
+    Raises: DataError when h5py is not installed, or a scene to read is missing, truncated or not HDF5, on opening or
+    while reading; OSError when one cannot be written.
     """
     try:
         import h5py
     except ImportError as error:
         raise DataError("Scenes of OpenSceneFlow are HDF5, which needs h5py. Run 'pip install h5py'.") from error
-    if mode != 'r':  # what goes wrong in between is the caller's, who also reads elsewhere
+    if mode != 'r':  # errors in the caller's block are not translated: they may be of another file
         with h5py.File(path, mode) as file:
             yield file
         return
     try:
         with h5py.File(path, 'r', locking=False) as file:  # a folder may be read-only
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py makes of a damaged file
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py raises any of these for a damaged file
         raise DataError(
             f'{path} cannot be read as HDF5: {error}. If it was cut short when it was made or copied, make it again.'
         ) from error
@@ -86,9 +86,9 @@ def stamps_of(file) -> list[str]:
 
 
 def check_sweep(file, stamp: str) -> np.ndarray:
-    """Return world_T_ego (4, 4) float64 of a sweep that has what every one needs, without reading its points.
+    """Return world_T_ego (4, 4) float64 of a sweep after checking its required datasets, without reading its points.
 
-    Raises: DataError that says what it lacks.
+    Raises: DataError that names what is missing.
     """
     shape = _dataset(file, stamp, 'lidar').shape
     if len(shape) != 2 or shape[1] < 3 or not 0 < shape[0] <= _MOST_POINTS:
@@ -98,10 +98,10 @@ def check_sweep(file, stamp: str) -> np.ndarray:
 
 
 def ego_motion_between(file, stamp0: str, stamp1: str) -> np.ndarray:
-    """Return ego0_T_ego1 (4, 4) float64 of two sweeps in a row.
+    """Return ego0_T_ego1 (4, 4) float64 of two consecutive sweeps.
 
-    From the poses; where these are float32, which is half a millimetre far from the origin, from `ego_motion`.
-    Raises: DataError when the two contradict each other, as they do where a sweep between was lost.
+    It comes from the poses; from `ego_motion` where these are float32, which is off by 0.5 mm far from the origin.
+    Raises: DataError when the two contradict each other, for example because a sweep between was lost.
     """
     world_T_ego0, world_T_ego1 = (_transform(file, stamp, 'pose') for stamp in (stamp0, stamp1))
     ego0_T_ego1 = np.linalg.inv(world_T_ego0) @ world_T_ego1
@@ -121,7 +121,7 @@ def ego_motion_between(file, stamp0: str, stamp1: str) -> np.ndarray:
 def read_sweep(file, stamp: str, *, with_truth: bool = True) -> SceneSweep:
     """Return a sweep of an open scene.
 
-    Raises: DataError that names the dataset that is missing or does not fit.
+    Raises: DataError that names the dataset that is missing or has the wrong shape.
     """
     world_T_ego, lidar, more = check_sweep(file, stamp), file[stamp]['lidar'], {}
     n = lidar.shape[0]
@@ -140,7 +140,7 @@ def read_sweep(file, stamp: str, *, with_truth: bool = True) -> SceneSweep:
         more['eval_mask'] = _rows(file, stamp, 'eval_mask', n)[:].reshape(-1).astype(bool)
     if 'lidar_dt' in file[stamp]:
         times = _rows(file, stamp, 'lidar_dt', n)[:].reshape(-1).astype(np.float32)
-        more['times'] = times if (np.abs(times) <= 1).all() else None  # what makes no sense is not known
+        more['times'] = times if (np.abs(times) <= 1).all() else None  # implausible times count as unknown
     points = np.ascontiguousarray(lidar[:, :3], np.float32)
     is_ground = _rows(file, stamp, 'ground_mask', n)[:].reshape(-1).astype(bool)
     return SceneSweep(points, is_ground, world_T_ego, **more)
@@ -157,7 +157,7 @@ def write_sweep(file, stamp: str, sweep: SceneSweep) -> None:
         ('flow', sweep.flow, np.float32),
         ('flow_is_valid', sweep.is_valid, bool),
         ('flow_category_indices', sweep.classes, np.uint8),
-        ('ego_motion', sweep.ego1_T_ego0, np.float32),  # what their loader takes without a look at its type
+        ('ego_motion', sweep.ego1_T_ego0, np.float32),  # OpenSceneFlow's loader expects float32
         ('eval_mask', sweep.eval_mask, bool),
     ):
         if value is not None:
@@ -165,12 +165,12 @@ def write_sweep(file, stamp: str, sweep: SceneSweep) -> None:
 
 
 def _where(file, stamp: str, name: str = '') -> str:
-    # Without the folder: what an index keeps of a problem is true of a folder that was moved, too.
+    # Without the folder, so that an index stays right when the folder is moved.
     return f'{Path(file.filename).name}: {stamp}{f"/{name}" if name else ""}'
 
 
 def _dataset(file, stamp: str, name: str):
-    """Return an array of numbers of an open scene, before it is read."""
+    """Return a numeric dataset of an open scene, not read yet."""
     group = file[stamp]
     if name not in group:
         names = ', '.join(sorted(map(str, group))) or 'none'

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sweeps lie in a folder of scenes, and which two in a row make a pair; kept as JSON beside them.
+"""Index of the sweeps in a folder of scenes, and which consecutive two make a pair; stored as JSON beside them.
 
-The pickles that OpenSceneFlow keeps for this are never read: a pickle runs whatever its writer wanted.
+OpenSceneFlow's own index files are pickles and never read: unpickling can run any code.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class IndexedSweep:
-    """A sweep of a scene. stamp: its name. has_mask: whether a board scores it.
+    """A sweep of a scene. stamp: its name. has_mask: whether it has an eval_mask.
 
-    problem: why it cannot be read, or ''. motion_problem: why its motion to the next one is not to be believed, or ''.
+    problem: why it cannot be read, or ''. motion_problem: why its motion to the next one is rejected, or ''.
     """
 
     stamp: str
@@ -35,9 +35,8 @@ class IndexedSweep:
 def read_index(folder: Path) -> dict[str, list[IndexedSweep]]:
     """Return the sweeps of each scene of a folder in order of time.
 
-    Scenes that have not changed since the last time are taken from the JSON, which is written anew by way of a
-    temporary file; where the folder may not be written to, there is none.
-    Raises: DataError when a scene cannot be read, or there is none.
+    Unchanged scenes are taken from the JSON, which is replaced atomically. A read-only folder gets no JSON.
+    Raises: DataError when a scene cannot be read, or the folder has none.
     """
     paths = sorted(folder.glob('*.h5'))
     if not paths:
@@ -57,7 +56,7 @@ def read_index(folder: Path) -> dict[str, list[IndexedSweep]]:
 
 
 def _read_json(path: Path) -> dict:
-    """Return the scenes of an index, {} when there is none of this version that makes sense."""
+    """Return the scenes of an index; {} if it is missing, damaged or of another version."""
     try:
         content = json.loads(path.read_text())
         scenes = content['scenes'] if content['version'] == _VERSION else {}

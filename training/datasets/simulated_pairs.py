@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of simulated clips, whose flow, classes and ground are known of every point."""
+"""Pairs of simulated clips; flow, class and ground are known for every point."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from training.datasets import split_options
 from training.datasets.clip_store import ClipStore
-from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from training.datasets.pairs import LATEST, DatasetPair, GroundTruthFlow, MetaClass
 from training.simulation.sensors.lidar import Category
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
@@ -30,8 +30,8 @@ _BY_CATEGORY = np.array([META_CLASS[category] for category in Category], np.uint
 class SimulatedPairs:
     """The first two sweeps of each clip, in the LiDAR's frame, without returns from the vehicle itself.
 
-    seeds: first and last, both included. store: a folder of clips, which those that it lacks are added to; None: each
-    clip is simulated whenever it is asked for, which takes seconds. Clips of other lengths are other clips.
+    seeds: first and last, both included. store: a folder of clips, to which missing ones are added; None: each clip
+    is simulated on every access, which takes seconds. A seed gives a different clip for each length.
     """
 
     def __init__(self, first: int, last: int, store: ClipStore | None = None):
@@ -48,12 +48,19 @@ class SimulatedPairs:
         return f'clip_{self.seeds[index]:06d}'
 
     def __getitem__(self, index: int) -> DatasetPair:
-        key, seed = self.key(index), self.seeds[index]
+        return self._pair(index, self.key(index), 0, 1)
+
+    def latest(self, index: int) -> DatasetPair:
+        """Return a pair seen from its newer sweep, with the flow of that sweep; see `pairs.from_latest`."""
+        return self._pair(index, self.key(index) + LATEST, 1, 0)
+
+    def _pair(self, index: int, key: str, first: int, second: int) -> DatasetPair:
+        seed = self.seeds[index]
         if self.store is not None:
-            return self.store.read(seed, lambda arrays: _stored_pair(key, arrays))
+            return self.store.read(seed, lambda arrays: _stored_pair(key, arrays, first, second))
         from training.simulation.clips import simulate_clip  # the ray caster is needed only here
 
-        return _clip_pair(key, simulate_clip(seed, num_sweeps=2), 0)
+        return _clip_pair(key, simulate_clip(seed, num_sweeps=2), first, second)
 
 
 class ClipDrive:
@@ -74,12 +81,12 @@ class ClipDrive:
         return f'{self.name}/{index:03d}'
 
     def __getitem__(self, index: int) -> DatasetPair:
-        return _clip_pair(self.key(index), self.clip, index)
+        return _clip_pair(self.key(index), self.clip, index, index + 1)
 
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """What may be chosen. num_sweeps: of the clips in the folder; 0: the one length that it holds, 2 where none."""
+    """Options. num_sweeps: sweeps per clip in the folder; 0: the only length there, 2 if the folder is empty."""
 
     num_sweeps: int = 0
 
@@ -87,9 +94,9 @@ class SimulationOptions:
 def open_pairs(text: str) -> SimulatedPairs:
     """Open SEED, FIRST-LAST, FIRST-LAST@FOLDER or FIRST-LAST@FOLDER?num_sweeps=4.
 
-    Of clips of any length the first two sweeps are taken. A seed gives another street for each length, for more is
-    built along a longer drive; so clips of one length never stand in for those of another.
-    Raises: DataError when the text reads otherwise, or the folder holds clips of several lengths and none is named.
+    The pair is always the first two sweeps. A seed gives a different street for each clip length, because more is
+    built along a longer drive, so clips of different lengths are not interchangeable.
+    Raises: DataError for any other text, or when the folder holds clips of several lengths and none is named.
     """
     text, options = split_options(text, SimulationOptions)
     seeds, _, folder = text.partition('@')
@@ -115,26 +122,27 @@ def recognises(text: str) -> bool:
     return False
 
 
-def _clip_pair(key: str, clip, first: int) -> DatasetPair:
-    sweeps = clip.sweeps[first : first + 2]
+def _clip_pair(key: str, clip, first: int, second: int) -> DatasetPair:
+    sweeps = clip.sweeps[first], clip.sweeps[second]
     others = [sweep.category != Category.EGO for sweep in sweeps]
     return _dataset_pair(
         key,
         [sweep.points[keep] for sweep, keep in zip(sweeps, others, strict=True)],
         [sweep.category[keep] for sweep, keep in zip(sweeps, others, strict=True)],
-        clip.flow(first, first + 1)[others[0]],
+        clip.flow(first, second)[others[0]],
         [sweep.odom_T_lidar for sweep in sweeps],
         [sweep.stamp_ns for sweep in sweeps],
     )
 
 
-def _stored_pair(key: str, arrays) -> DatasetPair:
-    points, category = ([arrays[f'{name}_{k}'] for k in (0, 1)] for name in ('points', 'category'))
-    return _dataset_pair(key, points, category, arrays['flow_0_1'], arrays['odom_T_lidar'], arrays['stamp_ns'])
+def _stored_pair(key: str, arrays, first: int, second: int) -> DatasetPair:
+    points, category = ([arrays[f'{name}_{k}'] for k in (first, second)] for name in ('points', 'category'))
+    poses, stamps = ([arrays[name][k] for k in (first, second)] for name in ('odom_T_lidar', 'stamp_ns'))
+    return _dataset_pair(key, points, category, arrays[f'flow_{first}_{second}'], poses, stamps)
 
 
 def _dataset_pair(key: str, points, category, flow: np.ndarray, odom_T_lidar, stamp_ns) -> DatasetPair:
     ego0_T_ego1 = transforms.invert(odom_T_lidar[0]) @ odom_T_lidar[1]
-    pair = SweepPair(points[0], points[1], ego0_T_ego1, float(stamp_ns[1] - stamp_ns[0]) * 1e-9)
-    truth = TrueFlow(flow.astype(np.float32), _BY_CATEGORY[category[0]], np.ones(len(flow), bool))
+    pair = SweepPair(points[0], points[1], ego0_T_ego1, abs(float(stamp_ns[1] - stamp_ns[0])) * 1e-9)
+    truth = GroundTruthFlow(flow.astype(np.float32), _BY_CATEGORY[category[0]], np.ones(len(flow), bool))
     return DatasetPair(key, pair, *(of_sweep == Category.GROUND for of_sweep in category), truth)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ego motion of the sweeps of a bag from its /tf, where nobody recorded odometry; no ROS."""
+"""Ego motion of the sweeps of a bag from its /tf, for bags without odometry; needs no ROS."""
 
 import numpy as np
 
@@ -11,16 +11,16 @@ from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.transforms import from_quaternion, invert
 
 TF_TOPIC = '/tf'
-# Names of frames that stand still, with or without a prefix, as REP-105 has them; `odom` is met before `map`, and jumps
-# less. Any other end of a chain may be a body that moves.
+# Fixed frames of REP-105, with or without a prefix; `odom` comes before `map` in the chain and jumps less. A chain that
+# ends at any other frame may end at a moving body.
 FIXED_FRAMES = ('odom', 'map', 'world', 'earth')
 
 
 class TfMotion:
-    """The motion between two sweeps from the transforms that lead from the clouds' frame up to one that stands still.
+    """The motion between two sweeps from the tf chain that links the cloud frame to a fixed frame.
 
     All of /tf is read at once. Has the attributes and methods of `BagMotion`.
-    Raises: EgoMotionError when tf does not lead there.
+    Raises: EgoMotionError when tf does not link them.
     """
 
     source, topic, note = 'tf', '', ''
@@ -49,23 +49,23 @@ class TfMotion:
             )
 
     def add_odometry(self, cdr: bytes) -> None:
-        """Never called: there is no topic of odometry."""
+        """Never called: this source has no odometry topic."""
 
-    def knows(self, stamp_ns: int) -> bool:
-        """Return True: everything has been read."""
+    def covers(self, stamp_ns: int) -> bool:
+        """Return True: all of tf is read at once."""
         return True
 
     def between(self, sweep0: Sweep, sweep1: Sweep) -> np.ndarray:
         """Return ego0_T_ego1, (4, 4) float64, of the frame of the two sweeps.
 
-        Raises: EgoMotionError when a transform is missing around a stamp, or the motion is not to be believed.
+        Raises: EgoMotionError when a transform is missing around a stamp, or the motion is rejected as implausible.
         """
         fixed_T_ego0, fixed_T_ego1 = self._pose(sweep0.stamp_ns), self._pose(sweep1.stamp_ns)
         ego0_T_ego1 = invert(fixed_T_ego0) @ fixed_T_ego1
         check_plausible(ego0_T_ego1, (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9)
         return ego0_T_ego1
 
-    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray) -> np.ndarray:
+    def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray) -> np.ndarray:
         """Return ego_T_then, (K, 4, 4) float64, of the frame of a sweep at offsets (K,) [ns]; see `Deskew.pair`.
 
         Raises: EgoMotionError when a transform is missing.
@@ -74,7 +74,7 @@ class TfMotion:
         return invert(self._pose(sweep.stamp_ns)) @ np.stack(poses)
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Do nothing: there is no state."""
 
     def _pose(self, stamp_ns: int) -> np.ndarray:
         fixed_T_ego = np.eye(4)
@@ -90,7 +90,7 @@ class TfMotion:
 
 
 def _transforms(cdr: bytes):
-    """Yield (child, parent, stamp [ns], parent_T_child) of a message; transforms that are not finite are left out."""
+    """Yield (child, parent, stamp [ns], parent_T_child) of a message; transforms that are not finite are skipped."""
     for transform in decode_message(cdr, TRANSFORMS).transforms:
         t, q, stamp = transform.transform.translation, transform.transform.rotation, transform.header.stamp
         try:

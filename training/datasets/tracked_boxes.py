@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""True flow of the points inside tracked boxes, for bags that come with a JSON of boxes.
+"""Ground-truth flow of the points inside tracked boxes, for bags with a JSON of boxes.
 
 The JSON has `sweeps`: for each sweep of the bag a list of boxes with track_id, category, center [m], size_lwh [m] and
 yaw [rad] in the LiDAR frame. A box moves rigidly between two sweeps; points outside all boxes are unknown, not static.
-Where boxes were drawn in a camera image it has `lidar_to_image_3x4` and `image_size_wh` as well.
+If boxes were annotated in a camera image, it also has `lidar_to_image_3x4` and `image_size_wh`.
 """
 
 import json
@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from training.datasets.pairs import MetaClass, TrueFlow
+from training.datasets.pairs import GroundTruthFlow, MetaClass
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import SweepPair
 
-_FARTHEST = 1e6  # m: no LiDAR sees a box there, and its flow would not fit float32
-# Boxes are annotated tightly: 0.1 m around length and width, and the lowest 0.15 m left out, which is ground.
+_FARTHEST = 1e6  # m: out of LiDAR range, and its flow would overflow float32
+# Boxes are annotated tightly: 0.1 m is added around length and width; the lowest 0.15 m is ground and left out.
 _MARGIN, _GROUND_MARGIN = 0.1, 0.15
 
-# KITTI's words and the plain names of the classes, in small letters. A van is a car, as in Argoverse 2.
+# KITTI's categories and the plain class names, in lower case. A van is a car, as in Argoverse 2.
 _META_CLASS = {
     'car': MetaClass.CAR, 'van': MetaClass.CAR,
     'truck': MetaClass.OTHER_VEHICLES, 'tram': MetaClass.OTHER_VEHICLES, 'bus': MetaClass.OTHER_VEHICLES,
@@ -49,7 +49,7 @@ class TrackedBoxes:
     """The boxes of a bag.
 
     path: of the JSON. sweeps: the boxes of each cloud of the bag. lidar_to_image: (3, 4) projection to pixels, and
-    image_size (2,), width and height [px], of the camera that all boxes were drawn in; None: they are all around.
+    image_size (2,), width and height [px], of the camera in whose image all boxes were annotated; None: all around.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class TrackedBoxes:
 
     @classmethod
     def read(cls, path: Path) -> 'TrackedBoxes':
-        """Raises: DataError when the file is missing, has no `sweeps`, or has a box that lacks something."""
+        """Raises: DataError when the file is missing, has no `sweeps`, or has an incomplete box."""
         sweeps, content = read_boxes(path), json.loads(Path(path).read_text())
         for box in (box for boxes in sweeps for box in boxes):
             if not _is_complete(box):
@@ -68,7 +68,9 @@ class TrackedBoxes:
                 )
             if box['category'].lower() not in _META_CLASS:
                 category = box['category'][:80]
-                raise DataError(f'{path} has a box of {category!r}. Known are: {", ".join(_META_CLASS)}.')
+                raise DataError(
+                    f'{path} has a box of category {category!r}. Known categories: {", ".join(_META_CLASS)}.'
+                )
         if 'lidar_to_image_3x4' not in content:
             return cls(Path(path), sweeps)
         try:
@@ -81,8 +83,8 @@ class TrackedBoxes:
             ) from error
         return cls(Path(path), sweeps, lidar_to_image, size)
 
-    def true_flow(self, pair: SweepPair, number0: int, number1: int) -> TrueFlow:
-        """Return the flow of points in a box that is there in both sweeps, which have these numbers in the bag.
+    def ground_truth_flow(self, pair: SweepPair, number0: int, number1: int) -> GroundTruthFlow:
+        """Return the flow of points inside boxes that both sweeps have; number0, number1: of the sweeps in the bag.
 
         All other points, those in two boxes, and those outside the camera's image are not valid.
         """
@@ -90,14 +92,14 @@ class TrackedBoxes:
         flow = np.zeros((num_points, 3), np.float32)
         meta_class, num_boxes = np.zeros(num_points, np.uint8), np.zeros(num_points, np.uint8)
         ego1_T_ego0 = transforms.invert(pair.ego0_T_ego1)
-        # Backwards in time: where the box "was" is where it is going, and minus its velocity is the way there.
+        # `box_points` runs backwards in time here, so the flow is minus its velocity times dt.
         for box in box_points(pair.points0, self.sweeps[number0], self.sweeps[number1], ego1_T_ego0, pair.dt, 1):
             flow[box.rows] = -box.velocity * pair.dt
             meta_class[box.rows] = _META_CLASS[box.category.lower()]
             num_boxes[box.rows] += 1
-        return TrueFlow(flow, meta_class, (num_boxes == 1) & self.is_seen(pair.points0))
+        return GroundTruthFlow(flow, meta_class, (num_boxes == 1) & self.is_in_image(pair.points0))
 
-    def is_seen(self, points: np.ndarray) -> np.ndarray:
+    def is_in_image(self, points: np.ndarray) -> np.ndarray:
         """Return which of points (N, 3) are inside the image."""
         if self.lidar_to_image is None:
             return np.ones(len(points), bool)
@@ -120,9 +122,9 @@ def read_boxes(path: Path) -> list[list[dict]]:
 
 def box_points(points: np.ndarray, boxes: list[dict], previous: list[dict], ego0_T_ego1: np.ndarray, dt: float,
                min_points: int = 5) -> list[BoxPoints]:  # fmt: skip
-    """Return the points (N, 3) of a sweep in each box that was also there in the previous sweep.
+    """Return the points (N, 3) of a sweep in each box that the previous sweep has too.
 
-    boxes, previous: of this sweep and the one before, each in its own frame. ego0_T_ego1: maps this sweep's frame into
+    boxes, previous: boxes of this and of the previous sweep, each in its own frame. ego0_T_ego1: this frame into
     the previous one's. dt: seconds between them.
     """
     before = {box['track_id']: pose_of(box) for box in previous}
@@ -150,7 +152,7 @@ def pose_of(box: dict) -> np.ndarray:
 
 
 def _is_complete(box) -> bool:
-    """Return whether a box has all it needs, numbers where numbers belong, and a name that can be looked up."""
+    """Return whether a box has all fields, of the right types, with finite numbers in range."""
     try:
         numbers = [*box['center'], *box['size_lwh'], box['yaw']]
         named = isinstance(box['category'], str) and isinstance(box['track_id'], str | int)

@@ -12,8 +12,8 @@ class TrainingPair:
 
     points0 (N, 3), points1 (M, 3): float32 [m], z = 0 on the ground below the vehicle, in the frame of sweep 1.
     flow0 (N, 3), flow1 (M, 3): float32 [m], to the time of the other sweep. dt: seconds between the sweeps.
-    is_ground0 (N,), is_ground1 (M,): bool, None where nobody knows. dynamic0 (N,), dynamic1 (M,): int32, see
-    training/dynamic_labels.py, None where the flow says it.
+    is_ground0 (N,), is_ground1 (M,): bool, or None if unknown. dynamic0 (N,), dynamic1 (M,): int32, see
+    training/teachers/dynamic_labels.py, or None if they follow from the flow.
     """
 
     points0: np.ndarray

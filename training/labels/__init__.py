@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pseudo-labels: the store, the jobs that fill it, and how good they look."""
+"""Pseudo-labels: the store, the jobs that fill it, and quality checks."""

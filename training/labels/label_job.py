@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill a label store: one pair after the other, in one process, in several, or on a ray cluster."""
+"""Fill a label store: in one process, in several, or on a ray cluster."""
 
 import contextlib
 import dataclasses
@@ -29,11 +29,11 @@ from zeroflow_ros.errors import ConfigError, DataError, ModelError
 
 @dataclasses.dataclass(frozen=True)
 class LabelJob:
-    """What to label, with what, and where to.
+    """Datasets to label, the teacher, and the store.
 
     datasets: specs for `open_dataset`. teacher, config: name and settings (as JSON) for `build_teacher`. out: folder of
-    the store. shard: (k, n), the k-th of n parts, counted from 1. verify: compare the labels that are there with the
-    pairs, and redo those that were made from others. most_pairs: to label of each dataset, evenly spread; 0: all.
+    the store. shard: (k, n), the k-th of n parts, counted from 1. verify: compare existing labels with their pairs, and
+    redo those made from other data. most_pairs: pairs to label per dataset, evenly spread; 0: all.
     """
 
     datasets: tuple[str, ...]
@@ -65,15 +65,15 @@ class LabelJob:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a pair: `done`, `kept` (its label was there) or `failed`, with the reason."""
+    """Result for one pair: `done`, `kept` (it had a label) or `failed`, with the reason."""
 
     key: str
     state: str
     reason: str = ''
 
 
-class _Bench:
-    """All that labelling a pair needs, opened once in each process."""
+class _LabelWorker:
+    """Datasets, teacher and store, opened once per process."""
 
     def __init__(self, job: LabelJob):
         self.job = job
@@ -101,52 +101,52 @@ class _Bench:
 
 
 @lru_cache(maxsize=1)
-def _bench(job: LabelJob) -> _Bench:
-    return _Bench(job)
+def _worker(job: LabelJob) -> _LabelWorker:
+    return _LabelWorker(job)
 
 
 def label_one(job: LabelJob, number: int) -> Outcome:
-    """Label a pair of the job's datasets, unless its label is there and whole.
+    """Label a pair of the job's datasets, unless it has an intact label.
 
-    A pair that cannot be labelled is an Outcome. Raises: DataError when the store cannot be written.
+    A pair that cannot be labelled gives a failed Outcome. Raises: DataError when the store cannot be written.
     """
-    bench = _bench(job)
-    source, index = bench.pairs[number]
+    worker = _worker(job)
+    source, index = worker.pairs[number]
     key = source.key(index)
-    intact = bench.store.is_intact(key)
+    intact = worker.store.is_intact(key)
     if intact and not job.verify:
         return Outcome(key, 'kept')
     try:
         item = source[index]
-        if intact and bench.store.is_intact(key, checksum(item)):
+        if intact and worker.store.is_intact(key, checksum(item)):
             return Outcome(key, 'kept')
         seen = teacher_input(item, job.crop)
-        if isinstance(bench.teacher, DriveTeacher):
-            label = bench.teacher.label_in_drive(source, index, item, seen)
+        if isinstance(worker.teacher, DriveTeacher):
+            label = worker.teacher.label_in_drive(source, index, item, seen)
         else:
-            label = run_teacher(bench.teacher, seen)
-    except Exception as error:  # whatever a reader or a teacher makes of one pair, the other pairs are not to blame
+            label = run_teacher(worker.teacher, seen)
+    except Exception as error:  # no error of one pair may stop the others
         first_line = (str(error).strip() or 'no reason given').splitlines()[0]
         return Outcome(key, 'failed', f'{type(error).__name__}: {first_line}')
-    bench.store.write(label)
+    worker.store.write(label)
     return Outcome(key, 'done')
 
 
 def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float = 0.0, progress=None) -> list[Outcome]:
-    """Label a shard and return what became of its pairs, in no order.
+    """Label a shard and return the outcomes of its pairs, in no particular order.
 
     progress: called with (None, number of pairs) before the first pair, and with (outcome, that number) after each.
-    on_ray: over the ray cluster that RAY_ADDRESS names, or a local one; gpus: of each of its tasks.
-    Raises: DataError when there is nothing to label, keys are not unique, another job is at work on the shard, the
-    store holds labels made otherwise, or it cannot be written; ModelError when ray is asked for and missing.
+    on_ray: run on the ray cluster of RAY_ADDRESS, or on a local one; gpus: GPUs per task.
+    Raises: DataError when there is nothing to label, keys are not unique, another job works on the shard, or the store
+    has labels of other settings or cannot be written; ModelError when ray is chosen but not installed.
     """
-    bench = _bench(job)
-    keys = bench.keys()
+    worker = _worker(job)
+    keys = worker.keys()
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if not keys or twice:
-        what = f'share keys, as {twice[0]!r}; label them into a store each' if twice else 'are empty'
+        what = f'share keys, such as {twice[0]!r}; label each into its own store' if twice else 'are empty'
         raise DataError(f'The datasets {", ".join(job.datasets)} {what}.')
-    teacher = bench.teacher
+    teacher = worker.teacher
     about = {
         'teacher': teacher.name,
         'config': dataclasses.asdict(teacher.config),
@@ -175,7 +175,7 @@ def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float 
 
 @contextlib.contextmanager
 def _locked(folder: Path, k: int, n: int):
-    """Hold the lock of shard k of n. Raises: DataError when a job is at work on it, or on shards cut otherwise."""
+    """Hold the lock of shard k of n. Raises: DataError when a job works on it, or on another division into shards."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f'shard_{k}_of_{n}.lock'
     with open(folder / name, 'a+') as mine:
@@ -192,10 +192,10 @@ def _locked(folder: Path, k: int, n: int):
 
 def _lock(file, trouble: str) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends, however it ends
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends for any reason
     except OSError as error:
         file.seek(0)
-        raise DataError(f'{trouble} ({file.read()}). Wait for it, or take another shard, cut the same way.') from error
+        raise DataError(f'{trouble} ({file.read()}). Wait for it, or take another shard of the same N.') from error
 
 
 def _in_processes(job: LabelJob, numbers: list[int], processes: int) -> Iterator[Outcome]:
@@ -208,10 +208,10 @@ def _in_processes(job: LabelJob, numbers: list[int], processes: int) -> Iterator
                 yield future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                'A labelling process was killed, for want of memory most likely. What is labelled is whole; run the '
-                'same command again with fewer --processes.'
+                'A labelling process was killed, most likely because memory ran out. Finished labels are intact; run '
+                'the same command again with fewer --processes.'
             ) from error
-        except BaseException:  # a full disk or Ctrl-C: not a minute more for pairs that are under way
+        except BaseException:  # a full disk or Ctrl-C: do not wait for running pairs
             for process in set(multiprocessing.active_children()).difference(others):
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -219,8 +219,8 @@ def _in_processes(job: LabelJob, numbers: list[int], processes: int) -> Iterator
 
 
 def _begin_process(threads: int) -> None:
-    os.environ['OMP_NUM_THREADS'] = str(threads)  # torch reads it when it is imported, which comes later
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C as well, and ends us
+    os.environ['OMP_NUM_THREADS'] = str(threads)  # torch reads it on import, which comes later
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -241,7 +241,7 @@ def _on_ray(job: LabelJob, numbers: list[int], gpus: float) -> Iterator[Outcome]
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(label_one)
     waiting = list(reversed(numbers))
     running = []
-    at_once = 2 * max(1, int(ray.cluster_resources().get('CPU', 1)))  # enough that no node waits for the next pair
+    at_once = 2 * max(1, int(ray.cluster_resources().get('CPU', 1)))  # so that no node waits for its next pair
     try:
         while waiting or running:
             while waiting and len(running) < at_once:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pseudo-labels on disk: one verified file a label, and one description that all labels of a store share.
+"""Pseudo-labels on disk: one file with a checksum per label, and one description shared by all labels of a store.
 
-A label file is the 8 bytes of its schema, the sha256 of all that follows, the length of a JSON header, the header, and
-six zlib blocks: both clouds, both flows, both ground masks; two more where there are dynamic labels. Lengths are whole
-millimetres, so they come back within 0.5 mm; what was read and is written again gives the same file. Plain floats would
-take 3.5 times the space.
+A label file is the 8 bytes of its schema, the sha256 of the rest, the length of a JSON header, the header, and
+six zlib blocks: both clouds, both flows, both ground masks; two more where there are dynamic labels. Coordinates are
+rounded to millimetres, so the error is at most 0.5 mm; reading and writing again gives the same file. Plain floats take
+3.5 times the space.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _ARRAYS = ('points0', 'points1', 'flow0', 'flow1', 'is_ground0', 'is_ground1')
 class LabelStore:
     """The labels of one teacher, with one configuration and one crop, on one dataset.
 
-    about: what `create` was told. Raises: DataError when the folder is no store, or one of another schema.
+    about: the description given to `create`. Raises: DataError when the folder is not a store, or has another schema.
     """
 
     def __init__(self, folder: Path):
@@ -53,24 +53,24 @@ class LabelStore:
 
     @classmethod
     def create(cls, folder: Path, about: dict, code: dict) -> 'LabelStore':
-        """Open a store to write into it, and make it where there is none.
+        """Open a store for writing; create it if it does not exist.
 
         about: what all its labels share (teacher, config, crop, datasets), in JSON's types. code: version of the code
-        that began it, which a later job may differ from.
-        Raises: DataError when a store is there whose `about` differs.
+        that created it; a later job may have another version.
+        Raises: DataError when the existing store has a different `about`.
         """
         folder = Path(folder)
         path = folder / 'store.json'
         content = json.loads(json.dumps({'schema': SCHEMA, **about, 'code': code}))
         if not path.exists():
-            with contextlib.suppress(FileExistsError):  # of two jobs that start together, one makes the store
+            with contextlib.suppress(FileExistsError):  # if two jobs start together, one creates the store
                 _write(path, (json.dumps(content, indent=2) + '\n').encode(), os.link)
         store = cls(folder)
         names = (store.about.keys() | content.keys()) - {'code'}
         different = sorted(name for name in names if store.about.get(name) != content.get(name))
         if different:
             listed = '; '.join(f'{name}: {store.about.get(name)} there, {content.get(name)} now' for name in different)
-            raise DataError(f'{folder} holds labels made otherwise ({listed}). Label into another folder.')
+            raise DataError(f'{folder} holds labels of other settings ({listed}). Label into another folder.')
         return store
 
     def keys(self) -> list[str]:
@@ -80,15 +80,15 @@ class LabelStore:
         return sorted(name.removesuffix(_SUFFIX) for name in found)
 
     def path(self, key: str) -> Path:
-        """Return the file of a label. Raises: DataError for what is no key."""
+        """Return the file of a label. Raises: DataError for an invalid key."""
         if not _KEY.fullmatch(key):
             raise DataError(
-                f"{key!r} is no key: letters, digits, '.', '_', '-' and '/', and no part begins with a dot."
+                f"{key!r} is not a key: use letters, digits, '.', '_', '-' and '/'; no part may begin with a dot."
             )
         return self.folder / 'labels' / f'{key}{_SUFFIX}'
 
     def is_intact(self, key: str, input_sha256: str = '') -> bool:
-        """Return whether the label is there and whole, and, if asked, whether it was made from that sweep pair."""
+        """Return whether the label is complete and intact, and, with `input_sha256`, made from that sweep pair."""
         try:
             header, _ = _parse(self.path(key), key)
         except DataError:
@@ -111,9 +111,9 @@ class LabelStore:
         return PseudoLabel(key, *arrays, header['dt'], header['input_sha256'], *dynamic)
 
     def write(self, label: PseudoLabel) -> Path:
-        """Write a label, in place of one that is there; a reader never sees half of it.
+        """Write a label atomically, replacing an existing one.
 
-        Raises: DataError when it cannot be written, as on a full disk; no file of that name is left then.
+        Raises: DataError when it cannot be written, for example on a full disk; no partial file remains.
         """
         arrays = [getattr(label, name) for name in _ARRAYS]
         blocks = [_millimetres(array) for array in arrays[:4]] + [np.packbits(array).tobytes() for array in arrays[4:]]
@@ -135,9 +135,9 @@ class LabelStore:
         return path
 
     def training_pair(self, key: str) -> TrainingPair:
-        """Return a label as a training pair, both clouds in ego0 on the ground, without the rows that are no returns.
+        """Return a label as a training pair, both clouds in ego0, z = 0 on the ground, without NaN rows.
 
-        Flow stays NaN where the teacher was not asked: the student sees such points, and is not scored on them.
+        Flow is NaN where not labelled: such points are input of the student, but not part of its loss.
         """
         label = self.read(key)
         kept = [np.isfinite(points).all(axis=1) for points in (label.points0, label.points1)]
@@ -147,7 +147,7 @@ class LabelStore:
 
 
 def _write(path: Path, content: bytes, publish: Callable) -> None:
-    """Write a file down to the disk beside `path`, then publish(it, path); leave nothing else, come what may."""
+    """Write and sync a temporary file beside `path`, then publish(temporary, path); always remove the temporary."""
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,15 +160,15 @@ def _write(path: Path, content: bytes, publish: Callable) -> None:
         raise
     except OSError as error:
         raise DataError(
-            f'{path.parent} cannot be written: {error.strerror}. What is there is whole; make room, then run the same '
-            'command again, which goes on where it stopped.'
+            f'{path.parent} cannot be written: {error.strerror}. Existing labels are intact; make room, then run the '
+            'same command again, which resumes.'
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _parse(path: Path, key: str) -> tuple[dict, bytes]:
-    """Return header and blocks of a label file whose checksum is right."""
+    """Return header and blocks of a label file. Raises: DataError when its checksum or key is wrong."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -193,7 +193,7 @@ def _millimetres(values: np.ndarray) -> bytes:
 
 
 def _metres(content: bytes) -> np.ndarray:
-    """Return what `_millimetres` was given, (N, 3) float32 [m], to the millimetre."""
+    """Return the values given to `_millimetres`, (N, 3) float32 [m], rounded to the millimetre."""
     planes = np.frombuffer(content, np.uint8).reshape(4, -1)
     unsigned = np.ascontiguousarray(planes.T).view(np.uint32).ravel()
     whole = (unsigned >> 1).view(np.int32) ^ -(unsigned & 1).view(np.int32)

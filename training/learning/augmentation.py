@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random changes to a training pair that leave its flow known."""
+"""Random augmentation of training pairs; the flow is transformed with the points."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from zeroflow_ros import transforms
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much a training pair is changed.
+    """Strength of the augmentation of a training pair.
 
-    yaw: largest turn of the scene [rad]; any_yaw: chance of a turn by any angle instead.
-    flip: chance to mirror x, and y. scale: largest relative change of size.
-    height: standard deviation of the error in the height of the ground [m].
-    ego_translation, ego_yaw: standard deviations of the error of the ego motion [m, rad], which the student must
-        not take for flow. thin: largest share of points dropped. jitter: of each coordinate [m].
+    yaw: largest rotation of the scene [rad]. any_yaw: probability of a rotation by any angle instead.
+    flip: probability to mirror x, and separately y. scale: largest relative change of size.
+    height: standard deviation of the error of the ground height [m].
+    ego_translation, ego_yaw: standard deviations of the simulated ego-motion error [m, rad]; it is not added to the
+        flow. thin: largest share of points dropped. jitter: standard deviation of each coordinate's noise [m].
     """
 
     yaw: float = 0.35
@@ -30,9 +30,9 @@ class Augmentation:
     jitter: float = 0.01
 
     def __call__(self, clouds, flows, rng: np.random.Generator):
-        """Return changed copies of both clouds (N, 3), (M, 3) and of their flows, which share one frame [m].
+        """Return augmented copies of both clouds (N, 3), (M, 3) and their flows [m], and the rows kept of each.
 
-        And the rows of each that are left.
+        Clouds and flows share one frame.
         """
         turn = rng.uniform(-np.pi, np.pi) if rng.random() < self.any_yaw else rng.uniform(-self.yaw, self.yaw)
         linear = transforms.rotation_matrix([0, 0, turn]) * rng.uniform(1 - self.scale, 1 + self.scale)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """Two clouds of a crop in one frame, and what the loss needs of them.
+    """Two cropped clouds in one frame, and the targets of the loss.
 
-    clouds: two (N, 3) float32 [m], all inside the phase's grid. rows: two (K,) row numbers of the points to score.
-    flows: two (K, 3) float32 [m], theirs, to the time of the other cloud. dt: seconds.
-    dynamic: two (K,) int32, theirs, see training/dynamic_labels.py; None where the strategy does not ask.
+    clouds: two (N, 3) float32 [m], all points inside the phase's grid. rows: two (K,) row numbers in the loss.
+    flows: two (K, 3) float32 [m], target flow of these rows, to the time of the other cloud. dt: seconds.
+    dynamic: two (K,) int32, dynamic labels of these rows, see training/teachers/dynamic_labels.py; None where the
+        strategy does not use them.
     """
 
     clouds: tuple[np.ndarray, np.ndarray]
@@ -28,10 +29,11 @@ class Sample:
 class Batch(NamedTuple):
     """Samples as tensors.
 
-    clouds: of each sample, two (N, 3) [m]. rows: of each sample, two (K,) int64, the points to score.
-    flow: (S, 3) [m], wanted, of all scored points: cloud 0 of the first sample, its cloud 1, and so on.
-    dt: (S,) [s]. cloud: (S,) int64, the number of the cloud of each.
-    dynamic: of each sample, two (K,) int32, see training/dynamic_labels.py; none where the strategy does not ask.
+    clouds: per sample two (N, 3) [m]. rows: per sample two (K,) int64, the rows in the loss.
+    flow: (S, 3) [m], target flow of all these rows: cloud 0 of the first sample, its cloud 1, and so on.
+    dt: (S,) [s]. cloud: (S,) int64, number of the cloud that each row belongs to.
+    dynamic: per sample two (K,) int32, see training/teachers/dynamic_labels.py; empty where the strategy does not use
+        them.
     """
 
     clouds: list[tuple[Tensor, Tensor]]
@@ -43,7 +45,7 @@ class Batch(NamedTuple):
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Return samples as one batch."""
+    """Join samples into one batch."""
     flows = [torch.from_numpy(flow) for sample in samples for flow in sample.flows]
     return Batch(
         clouds=[tuple(map(torch.from_numpy, sample.clouds)) for sample in samples],
@@ -55,10 +57,10 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def faster(flow: np.ndarray, limit: float) -> np.ndarray:
-    """Return which of flow (N, 3) [m] has a component beyond the limit; by columns: ten times faster than by rows.
+def any_component_above(flow: np.ndarray, limit: float) -> np.ndarray:
+    """Return which rows of flow (N, 3) [m] have a component whose magnitude exceeds the limit, (N,) bool.
 
-    Unknown flow (NaN) has not.
+    NaN rows do not. Comparing columns is ten times faster than comparing rows.
     """
     x, y, z = np.abs(flow).T
     return (x > limit) | (y > limit) | (z > limit)

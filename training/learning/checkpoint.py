@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: ours, and those of others that `training.learning.lightning_import` understands."""
+"""Checkpoint files: our own format, and the foreign ones that `training.learning.lightning_import` converts."""
 
 import os
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from training.learning.lightning_import import check_state_dict, import_lightning, placeholders
+from training.learning.lightning_import import allowed_globals, check_state_dict, import_lightning
 from training.students import PillarStudent, build_student
 from zeroflow_ros.errors import ModelError
 
@@ -16,11 +16,11 @@ POLICIES = ('ground', 'z_origin', 'network_frame', 'direction', 'licence')
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A student on disk, with all that is needed to go on training it.
+    """A student on disk, with everything needed to resume its training.
 
-    student: name. state_dict: of the student. provenance: what it was trained on, how far, with which code.
-    optimizer: its state, None in a checkpoint that is only for use.
-    lightning: what else pytorch-lightning needs to go on.
+    student: name. state_dict: the student's weights. provenance: training data, number of steps, version of the code.
+    optimizer: optimiser state; None in a checkpoint for inference only.
+    lightning: further state that pytorch-lightning needs to resume.
     """
 
     student: str
@@ -30,7 +30,7 @@ class Checkpoint:
     lightning: dict | None = None
 
     def save(self, path: Path) -> None:
-        """Write atomically: a reader sees the old file or the new one, never half of one."""
+        """Write the file atomically: a reader sees the old file or the new one, never a partial one."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -39,14 +39,14 @@ class Checkpoint:
 
     @property
     def policies(self) -> dict:
-        """What the model card says of frames, ground and licence, by field."""
-        about = {'network_frame': 'source'} | self.provenance  # all of ours, and not said in those of old
+        """Fields of the model card on frames, ground, direction and licence."""
+        about = {'network_frame': 'source'} | self.provenance  # all our students'; old checkpoints lack it
         return {name: about[name] for name in POLICIES}
 
     def build(self) -> PillarStudent:
         """Return the student with the checkpoint's weights, in eval mode.
 
-        Raises: ModelError with the list of differences when keys or shapes do not fit.
+        Raises: ModelError with the list of differences when keys or shapes do not match.
         """
         student = build_student(self.student)
         shapes = {key: tuple(value.shape) for key, value in student.state_dict().items()}
@@ -56,10 +56,10 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
-    """Read a checkpoint of ours, of ZeroFlow or of OpenSceneFlow; nothing in the file is executed.
+    """Read a checkpoint of ours, of ZeroFlow or of OpenSceneFlow; no code in the file is executed.
 
-    student: for a file of others, which student it holds; None to tell by its keys and settings.
-    Raises: ModelError when it is none of them, or its keys and shapes do not fit the student.
+    student: name of the student in a foreign file; None derives it from the file's keys and settings.
+    Raises: ModelError for any other file, and when keys or shapes do not match the student.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
             f'No checkpoint at {path}. Train one with: python3 -m training.train --config CONFIG --out DIR'
         )
     try:
-        with torch.serialization.safe_globals(placeholders(path)):
+        with torch.serialization.safe_globals(allowed_globals(path)):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # pickle, zip and torch errors alike
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import of the Lightning checkpoints of ZeroFlow and of OpenSceneFlow: keys, shapes, and the frames they live in."""
+"""Conversion of Lightning checkpoints of ZeroFlow and OpenSceneFlow: keys, shapes and coordinate frames."""
 
 import zipfile
 from collections import defaultdict
@@ -12,39 +12,39 @@ from training.students import build_student
 from zeroflow_ros.errors import ModelError
 
 _PREFIX = 'model.'
-_OPENSCENEFLOW = 'head.offset_encoder.'  # ZeroFlow's head takes the offsets as they are
+_OPENSCENEFLOW = 'head.offset_encoder.'  # ZeroFlow's head has no offset encoder
 _GRU_STEPS = {4: 'deflow', 2: 'deflow_2'}
 _REACH = [-51.2, -51.2, -3.0, 51.2, 51.2, 3.0]  # m: low x, y, z, high x, y, z
 _VOXEL = [0.2, 0.2, 6.0]  # m
-# Ground-free clouds, forward in time; what differs is the frame.
+# Both: clouds without ground, flow forward in time. They differ in the frame.
 _ZEROFLOW_POLICIES = {'direction': 'forward', 'ground': 'remove', 'z_origin': 'ground', 'network_frame': 'source'}
 _OPENSCENEFLOW_POLICIES = _ZEROFLOW_POLICIES | {'z_origin': 'sensor', 'network_frame': 'target'}
 
 
-class Setting:
-    """Stands for an object of the omegaconf package in a checkpoint: keeps what it was given, runs nothing."""
+class OmegaConfPlaceholder:
+    """Placeholder for an omegaconf object in a checkpoint: stores its state, runs no omegaconf code."""
 
     def __init__(self, *_):
         pass
 
 
-def placeholders(path: Path) -> list[tuple[type, str]]:
-    """Return what torch.serialization.safe_globals takes to read the settings that OpenSceneFlow writes beside weights.
+def allowed_globals(path: Path) -> list[tuple[type, str]]:
+    """Return the arguments of torch.serialization.safe_globals for reading the settings in OpenSceneFlow checkpoints.
 
-    Classes of omegaconf become `Setting`, and names of plain types that it refers to become themselves.
+    omegaconf classes map to `OmegaConfPlaceholder`, plain Python types to themselves.
     """
-    # Files from before torch 1.6 are no zip files; none of OpenSceneFlow is as old.
+    # Only files from before torch 1.6 are not zip files; OpenSceneFlow has none that old.
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    allowed = [(Setting, name) for name in names if name.startswith('omegaconf.') or name == 'typing.Any']
+    allowed = [(OmegaConfPlaceholder, name) for name in names if name.startswith('omegaconf.') or name == 'typing.Any']
     plain = {'builtins.dict': dict, 'builtins.list': list, 'builtins.int': int, 'builtins.float': float,
              'builtins.str': str, 'builtins.bool': bool, 'collections.defaultdict': defaultdict}  # fmt: skip
     return allowed + [(plain[name], name) for name in names if name in plain]
 
 
 def import_lightning(path: Path, content: dict, student: str | None) -> tuple[str, dict, dict]:
-    """Return (student, state_dict, provenance) of a Lightning checkpoint, whose model's keys start with `model.`.
+    """Return (student, state_dict, provenance) of a Lightning checkpoint, whose model keys start with `model.`.
 
-    content: of the file. student: which one it holds; None to tell by its keys and settings.
+    content: the loaded file. student: name of its student; None derives it from keys and settings.
     Raises: ModelError with the list of differences when it is neither ZeroFlow's nor OpenSceneFlow's.
     """
     entries = content['state_dict']
@@ -73,7 +73,7 @@ def import_lightning(path: Path, content: dict, student: str | None) -> tuple[st
 
 
 def check_state_dict(found: dict[str, Tensor], shapes: dict[str, tuple], student: str) -> None:
-    """Check that weights have the keys and shapes of a student.
+    """Check that weights match the keys and shapes of a student.
 
     Raises: ModelError with the list of differences.
     """
@@ -96,7 +96,7 @@ def state_shapes(student: str) -> dict[str, tuple]:
 
 
 def _openscene_student(path: Path, content: dict, state_dict: dict, student: str | None) -> str:
-    """Return which student OpenSceneFlow trained. Weights do not show the steps of a GRU nor the size of a pillar."""
+    """Return the student of an OpenSceneFlow checkpoint; weights alone show neither GRU steps nor pillar size."""
     is_deflow = any(key.startswith('head.gru.') for key in state_dict)
     known = tuple(_GRU_STEPS.values()) if is_deflow else ('fastflow3d',)
     settings = _plain((content.get('hyper_parameters') or {}).get('cfg'))
@@ -110,7 +110,7 @@ def _openscene_student(path: Path, content: dict, state_dict: dict, student: str
     else:
         target = settings.get('model', {}).get('target', {})
         for name, expected in (('voxel_size', _VOXEL), ('point_cloud_range', _REACH)):
-            # The model's may be the reference '${voxel_size}' to that of the whole.
+            # The model's value may be the reference '${voxel_size}' to the top-level one.
             found = target.get(name) if isinstance(target.get(name), list) else settings.get(name)
             if found != expected:
                 raise ModelError(f'{path} was trained with {name} {found}, expected {expected}.')
@@ -127,8 +127,8 @@ def _openscene_student(path: Path, content: dict, state_dict: dict, student: str
 
 
 def _plain(node):
-    """Return omegaconf's settings as dictionaries and lists."""
-    if isinstance(node, Setting):
+    """Return omegaconf settings as dictionaries and lists."""
+    if isinstance(node, OmegaConfPlaceholder):
         node = vars(node).get('_content', vars(node).get('_val'))
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
@@ -136,10 +136,10 @@ def _plain(node):
 
 
 def _from_openscene(found: dict[str, Tensor], student: str) -> dict[str, Tensor]:
-    """Return OpenSceneFlow's weights as a state_dict of ours.
+    """Convert OpenSceneFlow weights to our state_dict.
 
-    Its GRU is of convolutions of width 1. Its FastFlow3D passes the offsets through a Linear 3 -> 128 before the two
-    layers of the head, with nothing between: one Linear, the product of both, says the same.
+    Its GRU uses convolutions of width 1; ours uses linear layers. Its FastFlow3D encodes the offsets with a
+    Linear(3, 128) directly before the two-layer head, without an activation; we merge it into the first head layer.
     """
     shapes = state_shapes(student)
     if student == 'fastflow3d':

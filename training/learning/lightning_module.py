@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How pytorch-lightning trains a student: the step, the log, and checkpoints in our format."""
+"""PyTorch Lightning module of a student: training step, logging, and checkpoints in our format."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,11 @@ from training.learning.train_config import TrainConfig
 from training.students import PillarStudent
 from zeroflow_ros.errors import ZeroFlowError
 
-_PREFIX = 'student.'  # of the student's weights among those of the LightningModule
+_PREFIX = 'student.'  # prefix of the student's weights in the LightningModule's state_dict
 
 
-class StudentTraining(pytorch_lightning.LightningModule):
-    """Trains a student on samples, both directions of time in one step."""
+class StudentModule(pytorch_lightning.LightningModule):
+    """Trains a student on samples, forward and backward in time in one step."""
 
     def __init__(self, config: TrainConfig, student: PillarStudent, samples: PairSamples):
         super().__init__()
@@ -31,18 +31,18 @@ class StudentTraining(pytorch_lightning.LightningModule):
         self._sums: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimiser; the learning rate is set at each step."""
+        """Return the optimiser; `training_step` sets the learning rate at each step."""
         settings = {'lr': self.config.lr, 'weight_decay': self.config.weight_decay}
         if self.config.optimizer == 'muon':
             return Muon(self.student, **settings)
         return torch.optim.AdamW(self.student.parameters(), **settings)
 
     def train_dataloader(self) -> DataLoader:
-        """Return the batches of this process from the next step on."""
+        """Return the loader of this process's batches, starting at the next step."""
         trainer, workers = self.trainer, self.config.num_workers
         batches = self.samples.batches(trainer.global_step, rank=trainer.global_rank, world=trainer.world_size)
         return DataLoader(
-            self.samples, batch_sampler=_Endless(batches), num_workers=workers, collate_fn=collate,
+            self.samples, batch_sampler=_EndlessBatchSampler(batches), num_workers=workers, collate_fn=collate,
             prefetch_factor=4 if workers else None, pin_memory=trainer.strategy.root_device.type == 'cuda',
         )  # fmt: skip
 
@@ -59,11 +59,11 @@ class StudentTraining(pytorch_lightning.LightningModule):
             raise ZeroFlowError(
                 f'The loss of step {step} is {loss.item()}; start again with a lower lr than {self.config.lr}.'
             )
-        self._count(loss.detach(), flow.detach(), batch)
+        self._accumulate_log(loss.detach(), flow.detach(), batch)
         return loss
 
-    def _count(self, loss: Tensor, flow: Tensor, batch: Batch) -> None:
-        """Add to what the next line of the log says: the loss, and errors and flow of moving points."""
+    def _accumulate_log(self, loss: Tensor, flow: Tensor, batch: Batch) -> None:
+        """Accumulate the loss, and error and flow of moving points, for the next log entry."""
         length = torch.linalg.vector_norm(batch.flow, dim=1)
         moves = length > self.config.mover_speed * batch.dt
         error = torch.linalg.vector_norm(flow - batch.flow, dim=1)
@@ -76,7 +76,7 @@ class StudentTraining(pytorch_lightning.LightningModule):
         self._sums = {name: self._sums.get(name, 0) + value for name, value in sums.items()}
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_index: int) -> None:
-        """Log and save every so many steps."""
+        """Log every `log_every` and save every `save_every` steps."""
         step, config = self.trainer.global_step, self.config
         if (batch_index + 1) % config.accumulate:
             return
@@ -90,24 +90,24 @@ class StudentTraining(pytorch_lightning.LightningModule):
             self.trainer.save_checkpoint(self.trainer.strategy.checkpoint_io.path)
 
 
-class StudentCheckpoints(CheckpointIO):
-    """Keeps what Lightning saves in a Checkpoint of ours, which every other program reads.
+class StudentCheckpointIO(CheckpointIO):
+    """Saves Lightning's state as our `Checkpoint`, which all programs read.
 
-    path: of the file. student: name. provenance: of each checkpoint; the step is added.
+    path: the file. student: name. provenance: stored in each checkpoint, together with the step.
     """
 
     def __init__(self, path: Path, student: str, provenance: dict):
         self.path, self.student, self.provenance = path, student, provenance
 
     def save_checkpoint(self, checkpoint: dict, path: Path, storage_options=None) -> None:
-        """Write what Lightning gives."""
+        """Convert Lightning's checkpoint and write it."""
         state = {key.removeprefix(_PREFIX): value for key, value in checkpoint.pop('state_dict').items()}
         [optimizer] = checkpoint.pop('optimizer_states')
         provenance = self.provenance | {'step': checkpoint['global_step']}
         Checkpoint(self.student, state, provenance, optimizer, checkpoint).save(path)
 
     def load_checkpoint(self, path: Path, map_location=None, weights_only: bool | None = None) -> dict:
-        """Return what Lightning gave."""
+        """Read a checkpoint and return it as Lightning saved it."""
         checkpoint = load_checkpoint(path)
         state = {_PREFIX + key: value for key, value in checkpoint.state_dict.items()}
         return {'state_dict': state, 'optimizer_states': [checkpoint.optimizer], **checkpoint.lightning}
@@ -117,8 +117,8 @@ class StudentCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class _Endless:
-    """Batches without a number of them: what ends a training is its number of steps."""
+class _EndlessBatchSampler:
+    """Batch sampler without a length: the trainer stops at its number of steps."""
 
     def __init__(self, batches: Iterator):
         self._batches = batches

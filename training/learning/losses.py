@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training losses: pure functions of predicted and wanted flow."""
+"""Training losses: pure functions of predicted and target flow."""
 
 import torch
 from torch import Tensor
 
-SPEED_GROUPS = (0.4, 2.0, 5.0)  # m/s: still, walking, cycling, driving
+SPEED_GROUPS = (0.4, 2.0, 5.0)  # m/s: limits between static, walking, cycling and driving
 
 
 def balanced_epe(flow: Tensor, target: Tensor, speed: Tensor, *, still_weight: float = 1.0) -> Tensor:
-    """Return the sum of the mean EPEs [m] of four groups of points by their true speed.
+    """Return the sum of the mean EPEs [m] of four groups of points by target speed.
 
-    Nine points in ten are still: a plain mean would learn to predict zero. An empty group counts 0.
-    flow, target: (N, 3) [m]. speed: (N,) [m/s], of the target. still_weight: of the slowest group.
-    Source: DeFlow's loss (Zhang et al. 2024), which has three groups with limits at 0.4 and 1 m/s; ours keep
-    pedestrians apart from vehicles, which have far more points.
+    Nine points in ten are static: a plain mean would teach the student to predict zero. An empty group counts 0.
+    flow, target: (N, 3) [m]. speed: (N,) [m/s], of the target. still_weight: weight of the slowest group.
+    Source: DeFlow's loss (Zhang et al. 2024), which has three groups with limits at 0.4 and 1 m/s; ours
+    separate pedestrians from vehicles, which have far more points.
     """
     error = torch.linalg.vector_norm(flow - target, dim=1)
     group = torch.bucketize(speed, torch.tensor(SPEED_GROUPS, device=speed.device), right=True)
@@ -26,7 +26,7 @@ def deflow_loss(flow: Tensor, target: Tensor, speed: Tensor) -> Tensor:
     """Return DeFlow's supervised loss: the sum of the mean EPEs [m] of points slower than 0.4, up to 1, and over 1 m/s.
 
     flow, target: (N, 3) [m]. speed: (N,) [m/s], of the target. An empty group counts 0.
-    Source: DeFlow (Zhang et al. 2024); its code takes 0.1 s for the time of every pair, here the speed is the true one.
+    Source: DeFlow (Zhang et al. 2024); its code assumes 0.1 s for every pair; we use the actual dt.
     """
     error = torch.linalg.vector_norm(flow - target, dim=1)
     groups = (speed < 0.4, (speed >= 0.4) & (speed <= 1.0), speed > 1.0)
@@ -39,18 +39,18 @@ def zeroflow_loss(
     """Return ZeroFlow's distillation loss: the mean weighted EPE [m] of each cloud, averaged over the clouds.
 
     flow, target: (N, 3) [m], of the student and of the teacher. speed: (N,) [m/s], of the target.
-    cloud: (N,) int64, which cloud a point belongs to, from 0 on.
+    cloud: (N,) int64, number of the cloud that a point belongs to, from 0.
     constant_weight: 0.1 for every point, as in the code that trained the released weights, whose clamp has its limits
-        swapped; otherwise `speed_weight`, as the paper has it.
-    Source: ZeroFlow (Vedder et al. 2024), which sums over the clouds: a factor that Adam does not see; the mean is
-    the same however many GPUs share a batch.
+        swapped; otherwise `speed_weight`, as in the paper.
+    Source: ZeroFlow (Vedder et al. 2024), which sums over the clouds. Adam is invariant to that factor; the mean does
+    not depend on the number of GPUs that share a batch.
     """
     weight = torch.full_like(speed, 0.1) if constant_weight else speed_weight(speed)
     return _mean_of_clouds(weight * torch.linalg.vector_norm(flow - target, dim=1), cloud)
 
 
 def speed_weight(speed: Tensor) -> Tensor:
-    """Return the weight of points by the speed (N,) [m/s] of their label.
+    """Return the weight of points from their label speed (N,) [m/s].
 
     0.1 up to 0.5 m/s, 1.8 v - 0.8 between, 1 from 1 m/s. Source: ZeroFlow, section 4.
     """
@@ -58,7 +58,7 @@ def speed_weight(speed: Tensor) -> Tensor:
 
 
 def fastflow3d_loss(flow: Tensor, target: Tensor, is_foreground: Tensor, cloud: Tensor) -> Tensor:
-    """Return FastFlow3D's supervised loss: as `zeroflow_loss`, with weight 1 on the foreground, 0.1 elsewhere.
+    """Return FastFlow3D's supervised loss: like `zeroflow_loss`, with weight 1 on the foreground and 0.1 elsewhere.
 
     flow, target: (N, 3) [m]. is_foreground: (N,) bool. cloud: (N,) int64.
     Source: FastFlow3D (Jund et al. 2021) as ZeroFlow implements it.
@@ -68,7 +68,7 @@ def fastflow3d_loss(flow: Tensor, target: Tensor, is_foreground: Tensor, cloud: 
 
 
 def _mean_of_clouds(error: Tensor, cloud: Tensor) -> Tensor:
-    """Return the mean over clouds of each one's mean; a cloud without points does not count."""
+    """Return the mean over clouds of the mean error per cloud; clouds without points are ignored."""
     _, cloud, counts = torch.unique(cloud, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(counts), dtype=error.dtype, device=error.device).scatter_add(0, cloud, error)
     return (sums / counts).mean()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where training pairs come from: simulated clips with their exact flow, or a store of pseudo-labels."""
+"""Sources of training pairs: simulated clips with ground-truth flow, or a store of pseudo-labels."""
 
 import math
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from zeroflow_ros.errors import DataError
 
 
 class PairSource(Protocol):
-    """Training pairs by number; reading one twice gives the same one.
+    """Training pairs by index; reading an index twice returns the same pair.
 
-    about: what ends up in the provenance of the student: at least `data` and `supervision`.
+    about: entries of the student's provenance: at least `data` and `supervision`.
     """
 
     about: dict[str, str]
@@ -23,18 +23,18 @@ class PairSource(Protocol):
         """Return the number of pairs."""
 
     def in_use(self, step: int) -> int:
-        """Return how many of them, from the first on, a training step may draw from."""
+        """Return how many pairs, counted from the first, a training step may sample from."""
 
     def __getitem__(self, index: int) -> TrainingPair:
-        """Return a pair; rows of its flows are NaN where the flow is unknown. Raises: DataError."""
+        """Return a pair; its flow is NaN where unknown. Raises: DataError when it cannot be read."""
 
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Pairs of neighbouring sweeps of simulated clips, with exact flow.
+    """Pairs of consecutive sweeps of simulated clips, with ground-truth flow.
 
-    clips: where they lie. num_clips: how many, of seeds first_seed and up. clips_at_first: that the first step may draw
-    from; the others are simulated meanwhile.
+    clips: the store. num_clips: number of clips, with seeds from first_seed. clips_at_first: number of clips that the
+    first step may sample from; the others are simulated during training.
     """
 
     clips: ClipStore
@@ -55,7 +55,7 @@ class ClipSource:
         return self.num_clips * (self.clips.num_sweeps - 1)
 
     def in_use(self, step: int) -> int:
-        """Return the pairs of some clips at first, and of one more every third step."""
+        """Return the number of pairs in clips_at_first clips, plus one more clip every third step."""
         return min(self.num_clips, self.clips_at_first + step // 3) * (self.clips.num_sweeps - 1)
 
     def __getitem__(self, index: int) -> TrainingPair:
@@ -67,7 +67,7 @@ class ClipSource:
 class LabelSource:
     """Pairs of a store of pseudo-labels.
 
-    store: training.labels.label_store.LabelStore. keys: of the pairs.
+    store: training.labels.label_store.LabelStore. keys: keys of the pairs to use.
     """
 
     store: object
@@ -78,7 +78,7 @@ class LabelSource:
         return len(self.keys)
 
     def in_use(self, step: int) -> int:
-        """Return the number of pairs: all are there from the start."""
+        """Return the number of pairs: all are available from the first step."""
         return len(self.keys)
 
     def __getitem__(self, index: int) -> TrainingPair:
@@ -86,10 +86,11 @@ class LabelSource:
 
 
 def split_labels(store, held_out: float) -> tuple[LabelSource, LabelSource]:
-    """Return the pairs to train on and the others, which are the last ones: neighbours in time are nearly the same.
+    """Return the training pairs and the held-out pairs.
 
-    held_out: share of the others.
-    Raises: DataError when nothing is left to train on.
+    The last pairs are held out, not random ones, because pairs close in time are nearly identical.
+    held_out: share of the pairs to hold out.
+    Raises: DataError when no pair is left to train on.
     """
     keys = sorted(store.keys())
     num_train = len(keys) - math.ceil(held_out * len(keys))
@@ -110,5 +111,5 @@ def split_labels(store, held_out: float) -> tuple[LabelSource, LabelSource]:
 
 
 def supervision(store) -> str:
-    """Return what students of a store of pseudo-labels learn from, for their provenance."""
+    """Return the `supervision` entry of the provenance of students that learn from a label store."""
     return f'pseudo-labels of the teacher {store.about.get("teacher", "unknown")}, no human labels'

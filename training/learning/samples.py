@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from training.datasets.training_pair import TrainingPair
-from training.learning.batch import Sample, faster
+from training.learning.batch import Sample, any_component_above
 from training.learning.pair_sources import PairSource
 from training.learning.strategies import build_strategy
-from training.learning.train_config import Phase, TrainConfig
+from training.learning.train_config import TrainConfig, TrainPhase
 from training.teachers.dynamic_labels import STATIC
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.lidar.pillars import PillarGrid
@@ -20,7 +20,7 @@ _CROPS_OF_A_PAIR = 2  # reading a pair costs more than cropping it
 
 
 class PairSamples:
-    """Sample (step, i) is a function of the seed, the step and i alone, so a resumed training sees the same ones."""
+    """Sample (step, i) depends only on the seed, step and i, so a resumed training sees the same samples."""
 
     def __init__(self, config: TrainConfig, source: PairSource, grid: PillarGrid):
         self.config = config
@@ -30,9 +30,9 @@ class PairSamples:
         self._cache: dict[int, TrainingPair] = {}
 
     def batches(self, start: int, *, rank: int = 0, world: int = 1) -> Iterator[list[tuple[int, int]]]:
-        """Yield the sample numbers of one process: config.accumulate parts of each step from `start` on, endlessly.
+        """Yield the sample numbers of one process endlessly: config.accumulate batches per step, starting at `start`.
 
-        Raises: ConfigError when a batch cannot be shared out evenly.
+        Raises: ConfigError when the processes cannot share a batch evenly.
         """
         num_parts = world * self.config.accumulate
         for phase in self.config.phases:
@@ -51,20 +51,20 @@ class PairSamples:
             step += 1
 
     def __getitem__(self, number: tuple[int, int]) -> Sample:
-        """Return one sample; a crop with hardly a point in it, or without a known flow, is drawn again.
+        """Return one sample; crops with too few points or without known flow are drawn again.
 
-        Raises: DataError when there is none to be had, as in clips without a street.
+        Raises: DataError when no crop is usable, for example in clips without a street.
         """
         rng = np.random.default_rng((self.config.seed, *number))
         for attempt in range(_TRIES):
-            sample = self._draw(*number, attempt, rng)
+            sample = self._make_sample(*number, attempt, rng)
             if min(map(len, sample.clouds)) >= _FEWEST_POINTS and any(map(len, sample.rows)):
                 return sample
         raise DataError(
             f'{_TRIES} crops of {self.source.about["data"]} had fewer than {_FEWEST_POINTS} points, or no known flow.'
         )
 
-    def _draw(self, step: int, i: int, attempt: int, rng: np.random.Generator) -> Sample:
+    def _make_sample(self, step: int, i: int, attempt: int, rng: np.random.Generator) -> Sample:
         config = self.config
         phase = config.phase(step)
         grid = phase.grid(self.grid)
@@ -73,29 +73,33 @@ class PairSamples:
         clouds, flows = (pair.points0, pair.points1), (pair.flow0, pair.flow1)
         dynamic = None if pair.dynamic0 is None else (pair.dynamic0, pair.dynamic1)
         if is_crop and len(pair.points0):
-            moves = faster(pair.flow0, config.mover_speed * pair.dt) if dynamic is None else dynamic[0] > STATIC
+            moves = (
+                any_component_above(pair.flow0, config.mover_speed * pair.dt)
+                if dynamic is None
+                else dynamic[0] > STATIC
+            )
             clouds, flows, kept = crop(clouds, flows, grid, phase, moves, rng)
-            dynamic = dynamic and _taken(dynamic, kept)
+            dynamic = dynamic and _select_rows(dynamic, kept)
         clouds, flows, kept = config.augmentation(clouds, flows, rng)
-        dynamic = dynamic and _taken(dynamic, kept)
+        dynamic = dynamic and _select_rows(dynamic, kept)
         inside = [grid.assign(points) >= 0 for points in clouds]
-        clouds, flows = _taken(clouds, inside), _taken(flows, inside)
-        rows = tuple(self.strategy.scored(flow, pair.dt, rng) for flow in flows)
-        dynamic = dynamic and _taken(_taken(dynamic, inside), rows)
-        return Sample(clouds, rows, _taken(flows, rows), pair.dt, dynamic)
+        clouds, flows = _select_rows(clouds, inside), _select_rows(flows, inside)
+        rows = tuple(self.strategy.loss_rows(flow, pair.dt, rng) for flow in flows)
+        dynamic = dynamic and _select_rows(_select_rows(dynamic, inside), rows)
+        return Sample(clouds, rows, _select_rows(flows, rows), pair.dt, dynamic)
 
     @lru_cache(maxsize=1)  # noqa: B019 - lives as long as the training
     def _pair(self, step: int, number: int, attempt: int) -> TrainingPair:
-        """Return the pair of some samples of a step: each pair once in a pass over the source, in random order."""
+        """Return the pair number `number` of a step: every pair once per pass over the source, in random order."""
         in_use, total = self.source.in_use(step), len(self.source)
         if in_use < total or attempt:
             rng = np.random.default_rng((self.config.seed, step, number, attempt, 1))
             return self._read(int(rng.integers(in_use)))
         epoch, place = divmod(self._pairs_before(step) + number, total)
-        return self._read(int(self._order(epoch)[place]))
+        return self._read(int(self._epoch_order(epoch)[place]))
 
     def _read(self, index: int) -> TrainingPair:
-        """Return a pair of the source, from memory if it is there; what came first goes first."""
+        """Return a pair of the source, from the cache if present; the cache drops the oldest entry first."""
         if index in self._cache:
             return self._cache[index]
         pair = self.strategy.prepare(self.source[index])
@@ -106,27 +110,27 @@ class PairSamples:
         return pair
 
     @lru_cache(maxsize=1)  # noqa: B019
-    def _order(self, epoch: int) -> np.ndarray:
+    def _epoch_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.config.seed, epoch, 2)).permutation(len(self.source))
 
     def _pairs_before(self, step: int) -> int:
-        """Return how many pairs the steps before this one draw."""
+        """Return the number of pairs drawn before this step."""
         pairs = 0
         for phase in self.config.phases[:2]:
             steps = min(step, phase.steps)
-            pairs += steps * self._pairs_of_a_step(phase)
+            pairs += steps * self._pairs_per_step(phase)
             step -= steps
-        return pairs + step * self._pairs_of_a_step(self.config.full)
+        return pairs + step * self._pairs_per_step(self.config.full)
 
-    def _pairs_of_a_step(self, phase: Phase) -> int:
+    def _pairs_per_step(self, phase: TrainPhase) -> int:
         return -(-phase.batch // _CROPS_OF_A_PAIR) if phase.cells < self.grid.cells else phase.batch
 
 
-def crop(clouds, flows, grid: PillarGrid, phase: Phase, moves: np.ndarray, rng: np.random.Generator):
-    """Return the parts of both clouds and flows around a point that becomes the origin (its height stays).
+def crop(clouds, flows, grid: PillarGrid, phase: TrainPhase, moves: np.ndarray, rng: np.random.Generator):
+    """Return both clouds and flows cropped around a point, and the rows of each cloud that are kept.
 
-    And the rows of each that they are.
-    Kept are 1.5 times the grid's extent, so that the corners are filled after a turn.
+    The point becomes the origin in x and y. The crop is 1.5 times the grid's extent, so that a rotated crop still
+    fills the corners.
     moves: (N,) bool, which points of the first cloud move.
     """
     moving = np.flatnonzero(moves)
@@ -144,6 +148,6 @@ def crop(clouds, flows, grid: PillarGrid, phase: Phase, moves: np.ndarray, rng: 
     return cropped_clouds, cropped_flows, rows
 
 
-def _taken(arrays, rows) -> tuple[np.ndarray, np.ndarray]:
-    """Return the chosen rows, or a mask of them, of both clouds' arrays."""
+def _select_rows(arrays, rows) -> tuple[np.ndarray, np.ndarray]:
+    """Return the selected rows (indices or masks) of both clouds' arrays."""
     return tuple(np.ascontiguousarray(array[chosen]) for array, chosen in zip(arrays, rows, strict=True))

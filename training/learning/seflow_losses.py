@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SeFlow's losses: what a flow must do to two sweeps and their dynamic labels; nobody says what the flow is.
+"""SeFlow's self-supervised losses of a flow, from two sweeps and their dynamic labels, without a target flow.
 
-Source: SeFlow (Zhang et al. 2024), whose code computes the terms of each sweep pair by itself; figures from there.
+Source: SeFlow (Zhang et al. 2024), whose code also computes the terms per sweep pair; constants from there.
 """
 
 from typing import NamedTuple
@@ -13,15 +13,15 @@ from torch import Tensor
 from training.teachers.dynamic_labels import FIRST_CLUSTER, GROUND, STATIC
 from training.teachers.nearest import nearest_by_distance
 
-TRUNCATION = 4.0  # m^2: two points more than 2 m apart, 20 m/s at 10 Hz, are not the same
-_FEWEST_DYNAMIC = 256  # points of both clouds: the dynamic terms need more than these
+TRUNCATION = 4.0  # m^2: points more than 2 m apart (20 m/s at 10 Hz) are not matched
+_FEWEST_DYNAMIC = 256  # the dynamic terms need more dynamic points than this in each cloud
 
 
-class FlowedPair(NamedTuple):
-    """A sweep pair with a flow from the first cloud to the second.
+class PredictedPair(NamedTuple):
+    """A sweep pair with a predicted flow from the first cloud to the second.
 
     points0 (N, 3), points1 (M, 3): [m], in one frame. flow0: (N, 3) [m]. labels0 (N,), labels1 (M,): int, see
-    training/dynamic_labels.py; what was not asked is compared with the other cloud, and in no other term.
+    training/teachers/dynamic_labels.py; unlabelled points take part in the chamfer term only.
     """
 
     points0: Tensor
@@ -32,7 +32,7 @@ class FlowedPair(NamedTuple):
 
 
 class SeFlowTerms(NamedTuple):
-    """The four terms, which weigh the same. chamfer, dynamic_chamfer: [m^2]. static, cluster: [m]."""
+    """The four terms, with equal weights. chamfer, dynamic_chamfer: [m^2]. static, cluster: [m]."""
 
     chamfer: Tensor
     dynamic_chamfer: Tensor
@@ -40,11 +40,11 @@ class SeFlowTerms(NamedTuple):
     cluster: Tensor
 
 
-def seflow_terms(pair: FlowedPair) -> SeFlowTerms:
-    """Return the terms of one pair; a term that has no point to look at is 0.
+def seflow_terms(pair: PredictedPair) -> SeFlowTerms:
+    """Return the terms of one pair; a term without points is 0.
 
-    Ground has flow zero, as what is static, and is not compared with the other cloud: its rings move with the sensor.
-    SeFlow removes it before; students of ours see it.
+    Ground counts as static in the static term, and is left out of the chamfer terms, because its rings move with the
+    sensor. SeFlow removes ground beforehand; our students see it.
     """
     over0, over1 = pair.labels0 != GROUND, pair.labels1 != GROUND
     moved = pair.points0 + pair.flow0
@@ -60,20 +60,21 @@ def seflow_terms(pair: FlowedPair) -> SeFlowTerms:
 
 
 def chamfer(points0: Tensor, points1: Tensor, truncation: float = TRUNCATION) -> Tensor:
-    """Return the mean squared distance [m^2] of either cloud to the nearest points of the other, both ways added up.
+    """Return the chamfer distance [m^2]: mean squared nearest-neighbour distances in both directions, summed.
 
-    points0 (N, 3), points1 (M, 3): [m]. truncation: pairs of a larger squared distance are left out [m^2]. A way
-    without a pair counts 0.
+    points0 (N, 3), points1 (M, 3): [m]. truncation: neighbours with a larger squared distance are left out [m^2]. A
+    direction without neighbours counts 0.
     """
-    return _one_way(points0, points1, truncation) + _one_way(points1, points0, truncation)
+    return _one_way_chamfer(points0, points1, truncation) + _one_way_chamfer(points1, points0, truncation)
 
 
-def cluster_loss(pair: FlowedPair) -> Tensor:
-    """Return the mean distance [m] of the flow of all clustered points from the target of their cluster.
+def cluster_loss(pair: PredictedPair) -> Tensor:
+    """Return the mean distance [m] between the flow of all clustered points and the target of their cluster.
 
-    A cluster's target is the way from its point that is farthest from the other cloud to what is nearest to that one,
-    if this moves, too; else of the next farthest. Inside a body the nearest point is any; at its end it shows the way.
-    Where no cluster has a target, the mean squared distance between the clouds at rest stands in, which no flow alters.
+    A cluster's target is the vector to the nearest point of the other cloud, from the cluster's point where this vector
+    is longest and ends at a dynamic point. Inside an object the nearest point is arbitrary; at its end it shows the
+    motion.
+    If no cluster has a target, the loss is the mean squared distance between the clouds without flow, a constant.
     """
     over0, over1 = pair.labels0 != GROUND, pair.labels1 != GROUND
     there = pair.points1[over1]
@@ -92,10 +93,10 @@ def cluster_loss(pair: FlowedPair) -> Tensor:
         if has_target.any():
             difference = pair.flow0[rows][has_target] - target[number[has_target]]
             return torch.linalg.vector_norm(difference, dim=1).mean()
-    return _one_way(pair.points0[over0], there, TRUNCATION)
+    return _one_way_chamfer(pair.points0[over0], there, TRUNCATION)
 
 
-def _one_way(queries: Tensor, targets: Tensor, truncation: float) -> Tensor:
+def _one_way_chamfer(queries: Tensor, targets: Tensor, truncation: float) -> Tensor:
     index = _nearest(queries, targets, 1.01 * truncation**0.5)  # the limit itself counts
     there = index >= 0
     way = queries[there] - targets[index[there]]
@@ -105,11 +106,11 @@ def _one_way(queries: Tensor, targets: Tensor, truncation: float) -> Tensor:
 
 
 def _nearest(queries: Tensor, targets: Tensor, reach: float) -> Tensor:
-    """Return which of targets (M, 3) is nearest to each of queries (N, 3), -1 where none is within reach [m]; exact."""
+    """Return the index of the exact nearest target (M, 3) of each query (N, 3), -1 where none is within reach [m]."""
     queries, targets = queries.detach(), targets.detach()
     if queries.device.type != 'cpu' or not len(queries) or not len(targets):
         return nearest_by_distance(queries, targets, reach).long()
-    tree = cKDTree(targets.numpy(), balanced_tree=False)  # a quarter less time in all; as exact
+    tree = cKDTree(targets.numpy(), balanced_tree=False)  # saves a quarter of the time, same result
     index = tree.query(queries.numpy(), distance_upper_bound=reach, workers=torch.get_num_threads())[1]
     index[index == len(targets)] = -1
     return torch.from_numpy(index)

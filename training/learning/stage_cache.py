@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages of a long job, each in a folder that is named after its inputs, with checksums of its results."""
+"""Cached stages of a long job: one folder per stage, named after its inputs, with checksums of its results."""
 
 import contextlib
 import ctypes
@@ -22,29 +22,32 @@ _MANIFEST = 'manifest.json'
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a stage left. folder: where. checksum: of all its result files and their names."""
+class StageResult:
+    """Result of a stage. folder: its files. checksum: over the names and contents of all result files."""
 
     folder: Path
     checksum: str
 
 
-def stage(work: Path, name: str, inputs: dict, make: Callable[[Path], None], *, results: tuple[str, ...]) -> Result:
-    """Make a stage's result, unless it is there and whole; other inputs get another folder.
+def run_cached_stage(
+    work: Path, name: str, inputs: dict, make: Callable[[Path], None], *, results: tuple[str, ...]
+) -> StageResult:
+    """Run a stage and return its result; return the stored result if it is complete and intact.
 
-    make: fills the folder that it is given; it finds there what an interrupted run left, without damaged results.
-    results: glob patterns of the files to keep checksums of.
-    Raises: DataError when it makes none; what `make` raises.
+    inputs: other inputs get another folder.
+    make: fills the folder passed to it. The folder may hold files of an interrupted run; damaged results are removed.
+    results: glob patterns of the result files, which get checksums.
+    Raises: DataError when the stage leaves no result; errors of `make`.
     """
     inputs = json.loads(json.dumps(inputs))
     folder = Path(work) / f'{name}_{_digest(inputs)[:12]}'
     manifest = folder / _MANIFEST
-    with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged manifest is like none
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged manifest counts as missing
         files = json.loads(manifest.read_text())['files']
         damaged = [folder / path for path, sha256 in files.items() if _sha256(folder / path) != sha256]
         if not damaged:
-            print(f'{name}: there already, in {folder}', file=sys.stderr)
-            return Result(folder, _digest(files))
+            print(f'{name}: already done, in {folder}', file=sys.stderr)
+            return StageResult(folder, _digest(files))
         manifest.unlink()
         for path in damaged:
             path.unlink(missing_ok=True)
@@ -56,13 +59,13 @@ def stage(work: Path, name: str, inputs: dict, make: Callable[[Path], None], *, 
         raise DataError(f'The stage {name} left none of {", ".join(results)} in {folder}. Run the same command again.')
     files = {path.relative_to(folder).as_posix(): _sha256(path) for path in found}
     write_json(manifest, {'inputs': inputs, 'files': files})
-    return Result(folder, _digest(files))
+    return StageResult(folder, _digest(files))
 
 
 class Checksums:
-    """sha256 of files and folders; a file is read again only when its size or its time of change is another.
+    """sha256 of files and folders; a file is read again only when its size or modification time changes.
 
-    path: of the JSON file that keeps them.
+    path: JSON file that stores the checksums.
     """
 
     def __init__(self, path: Path):
@@ -72,7 +75,7 @@ class Checksums:
             self._known = json.loads(path.read_text())
 
     def __call__(self, path: Path) -> str:
-        """Return the checksum of a file, or of a folder: names and contents of all that is in it."""
+        """Return the checksum of a file, or of a folder: names and contents of all files in it."""
         if path.is_dir():
             files = sorted(file for file in path.rglob('*') if file.is_file())
             return _digest([[file.relative_to(path).as_posix(), self(file)] for file in files])
@@ -85,19 +88,21 @@ class Checksums:
 
 
 @contextlib.contextmanager
-def locked(work: Path) -> Iterator[None]:
-    """Hold the lock of a work folder. Raises: DataError when another process has it."""
+def lock_work_folder(work: Path) -> Iterator[None]:
+    """Hold the lock of a work folder. Raises: DataError when another process holds it."""
     work.mkdir(parents=True, exist_ok=True)
     with open(work / 'lock', 'a+') as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the kernel, however the process ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it, however the process ends
         except OSError as error:
-            raise DataError(f'{work}: another distillation is at work. Wait for it, or give another --work.') from error
+            raise DataError(
+                f'{work}: another distillation uses this folder. Wait for it, or choose another --work.'
+            ) from error
         yield
 
 
 def run_program(module: str, *words) -> int:
-    """Run `python -m module words`, which ends when we do, even if we are killed; return its exit status."""
+    """Run `python -m module words` and return its exit status; it ends with this process, even on SIGKILL."""
     parent = os.getpid()
 
     def end_with_parent():
@@ -106,7 +111,7 @@ def run_program(module: str, *words) -> int:
             os._exit(1)
 
     command = [sys.executable, '-m', module, *map(str, words)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))
     return subprocess.run(
         command, preexec_fn=end_with_parent, env={**os.environ, 'PYTHONPATH': path}, check=False
@@ -114,7 +119,7 @@ def run_program(module: str, *words) -> int:
 
 
 def _sha256(path: Path) -> str:
-    """Return the checksum of a file, '' where there is none."""
+    """Return the checksum of a file, '' if there is no file."""
     if not path.is_file():
         return ''
     with open(path, 'rb') as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training does at each of its steps."""
+"""Configuration of a training: its phases, loss, optimiser and learning-rate schedule."""
 
 import dataclasses
 import math
@@ -11,14 +11,14 @@ from zeroflow_ros.lidar.pillars import PillarGrid
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One part of a training.
+class TrainPhase:
+    """One phase of a training.
 
-    steps: optimiser steps. batch: crops in a step; each is used in both directions of time.
-    cells: side of the crops, a multiple of 8; the student is convolutional and takes any. Crops as large as the
-        student's grid are centred on the vehicle.
-    near_mover: share of the smaller crops that lie around a moving point; the others lie around any point.
-    min_height: points lower than this above the ground are left out [m].
+    steps: optimiser steps. batch: crops per step; each is used forward and backward in time.
+    cells: side of the crops in grid cells, a multiple of 8; the convolutional student accepts any size. Crops as large
+        as the student's grid are centred on the vehicle.
+    near_mover: share of the smaller crops that are centred near a moving point; the others are near any point.
+    min_height: points lower than this above the ground are left out of the smaller crops [m].
     """
 
     steps: int
@@ -32,7 +32,7 @@ class Phase:
             raise ConfigError(f'A phase needs steps >= 0, batch >= 1 and cells in multiples of 8, got {self}.')
 
     def grid(self, full: PillarGrid) -> PillarGrid:
-        """Return the grid of the phase's crops."""
+        """Return the pillar grid of this phase's crops."""
         return dataclasses.replace(full, cells=min(self.cells, full.cells))
 
 
@@ -43,28 +43,30 @@ PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training, in three phases.
+    """Configuration of a training with three phases.
 
-    student: name. strategy: how it learns, one of training/strategies.
-    num_clips: how many simulated clips, seeds first_seed and up. num_sweeps: of each clip.
+    student: name. strategy: learning strategy, one of training.learning.strategies.
+    num_clips: number of simulated clips, with seeds from first_seed. num_sweeps: sweeps per clip.
     held_out: share of the pseudo-labelled pairs, the last ones, that are never trained on.
-    warm_up: small crops around movers, without ground. A fresh student that sees whole sweeps predicts zero for
-        hundreds of steps; this way it learns to compare the two sweeps within fifty.
-    crops: larger crops with everything in them. full: whole sweeps, as on the vehicle.
-    epochs: passes over the data in `full`, which then set its steps; 0: as many steps as it says.
-    accumulate: parts in which each process takes its share of a batch, so that it fits the memory.
-    loss: one of LOSSES, of distillation, see training/losses.py; for fastflow3d, what moves by its label is foreground.
-    optimizer: one of OPTIMIZERS; muon takes fewer steps, see training/muon.py.
-    lr: peak learning rate; lr_steps up to it, then a cosine down to 0, or constant_lr.
-    weight_decay: adamw with 0 is Adam. clip_norm: largest gradient norm; 0: any.
-    still_weight: in balanced_epe, of points slower than 0.4 m/s, where each faster group has 1.
-    scored_points: moving points, and still ones, of each cloud that the loss looks at, 0: all; the encoder sees all.
-    mover_speed: a point faster than this by its label moves [m/s].
-    precision: one of PRECISIONS; mixed is of the convolutions alone, coordinates stay float32.
-    save_every: steps between checkpoints. log_every: between lines of the log. num_threads: of torch.
-    num_workers: processes that read, simulate and augment. cached_pairs: that each of them keeps in memory; 6 MB for
-        120,000 points, 0: none. seed: of everything random.
-    licence: of the student.
+    warm_up: small crops around moving objects, without ground. An untrained student that sees whole sweeps predicts
+        zero for hundreds of steps; on these crops it learns to compare the two sweeps within fifty.
+    crops: larger crops with all points. full: whole sweeps, as on the vehicle.
+    epochs: passes over the data in phase `full`; sets its number of steps. 0: use `full.steps`.
+    accumulate: number of parts in which each process handles its share of a batch, to limit memory.
+    loss: distillation loss, one of LOSSES, see training/learning/losses.py; for fastflow3d, points that move by their
+        label are the foreground.
+    optimizer: one of OPTIMIZERS; muon needs fewer steps, see training/learning/muon.py.
+    lr: peak learning rate, reached after lr_steps; then cosine decay to 0, or constant with constant_lr.
+    weight_decay: adamw with 0 is Adam. clip_norm: largest gradient norm; 0: no limit.
+    still_weight: weight in balanced_epe of points slower than 0.4 m/s; each faster group has weight 1.
+    scored_points: largest number of moving points, and of static points, per cloud in the loss; 0: all points. The
+        encoder always sees all points.
+    mover_speed: a point whose label is faster than this moves [m/s].
+    precision: one of PRECISIONS; mixed precision applies to the convolutions only, coordinates stay float32.
+    save_every: steps between checkpoints. log_every: steps between log entries. num_threads: threads of torch.
+    num_workers: processes that read, simulate and augment. cached_pairs: pairs that each worker keeps in memory (6 MB
+        per pair of 120,000 points); 0: none. seed: seed of all random numbers.
+    licence: licence of the student.
     """
 
     student: str = 'fastflow3d_lite'
@@ -73,9 +75,9 @@ class TrainConfig:
     first_seed: int = 0
     num_sweeps: int = 4
     held_out: float = 0.1
-    warm_up: Phase = Phase(steps=300, batch=16, cells=48, near_mover=1.0, min_height=0.3)
-    crops: Phase = Phase(steps=1000, batch=10, cells=80)
-    full: Phase = Phase(steps=600, batch=3, cells=256)
+    warm_up: TrainPhase = TrainPhase(steps=300, batch=16, cells=48, near_mover=1.0, min_height=0.3)
+    crops: TrainPhase = TrainPhase(steps=1000, batch=10, cells=80)
+    full: TrainPhase = TrainPhase(steps=600, batch=3, cells=256)
     epochs: int = 0
     accumulate: int = 1
     loss: str = 'balanced_epe'
@@ -109,30 +111,30 @@ class TrainConfig:
             raise ConfigError(f'held_out is a share of the pairs, from 0 to below 1, got {self.held_out}.')
 
     @property
-    def phases(self) -> tuple[Phase, Phase, Phase]:
-        """The phases in order."""
+    def phases(self) -> tuple[TrainPhase, TrainPhase, TrainPhase]:
+        """All phases in order."""
         return self.warm_up, self.crops, self.full
 
     @property
     def steps(self) -> int:
-        """Steps of all phases."""
+        """Total steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
-    def phase(self, step: int) -> Phase:
+    def phase(self, step: int) -> TrainPhase:
         """Return the phase of a step, counted from 0."""
         if step < self.warm_up.steps:
             return self.warm_up
         return self.crops if step < self.warm_up.steps + self.crops.steps else self.full
 
     def for_pairs(self, num_pairs: int) -> 'TrainConfig':
-        """Return the configuration with the steps of `epochs` passes over so many pairs."""
+        """Return the configuration with `full.steps` set to `epochs` passes over num_pairs pairs."""
         if not self.epochs:
             return self
         steps = math.ceil(self.epochs * num_pairs / self.full.batch)
         return dataclasses.replace(self, full=dataclasses.replace(self.full, steps=steps))
 
     def with_steps(self, steps: int) -> 'TrainConfig':
-        """Return the configuration with so many steps in all; each phase keeps its share, the last takes the rest."""
+        """Return the configuration with a new total of steps; phases keep their shares, the last one takes the rest."""
         shares = [round(steps * phase.steps / max(1, self.steps)) for phase in (self.warm_up, self.crops)]
         warm_up, crops, full = (
             dataclasses.replace(phase, steps=number)

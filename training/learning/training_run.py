@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a student to the end, resuming from its last checkpoint."""
+"""Run a training to its end; resume from the last checkpoint."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ from zeroflow_ros.views.report import write_json
 
 
 @dataclasses.dataclass(frozen=True)
-class Computers:
-    """What trains.
+class TrainerDevices:
+    """Hardware that runs the training.
 
-    accelerator: 'auto', 'cpu' or 'gpu'. devices: number on each computer, 'auto': all GPUs, or one CPU process.
+    accelerator: 'auto', 'cpu' or 'gpu'. devices: number per computer; 'auto': all GPUs, or one CPU process.
     nodes: number of computers.
     """
 
@@ -33,13 +33,12 @@ def train(
     source: PairSource,
     *,
     change_config: bool = False,
-    computers: Computers | None = None,
+    devices: TrainerDevices | None = None,
 ) -> Path:
-    """Train to the end, from the last checkpoint in `out` if there is one; return the last checkpoint's path.
+    """Train to the end, resuming from the last checkpoint in `out` if there is one; return the last checkpoint's path.
 
-    change_config: go on with another configuration or other data than those of the checkpoint, which is written down
-        in it.
-
+    change_config: allow a configuration or data that differ from the checkpoint's; the change is recorded in the next
+        checkpoints.
     Raises: ConfigError when that checkpoint has another configuration; ZeroFlowError when training diverges.
     """
     import torch
@@ -47,7 +46,7 @@ def train(
     from pytorch_lightning.callbacks import TQDMProgressBar
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    from training.learning.lightning_module import StudentCheckpoints, StudentTraining
+    from training.learning.lightning_module import StudentCheckpointIO, StudentModule
     from training.learning.samples import PairSamples
     from training.learning.strategies import build_strategy
     from training.provenance import provenance
@@ -67,20 +66,20 @@ def train(
         if start >= config.steps:
             return last
     logging.getLogger('pytorch_lightning').setLevel(logging.WARNING)
-    computers = computers or Computers()
+    devices = devices or TrainerDevices()
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
     student = build_student(config.student)
-    training = StudentTraining(config, student, PairSamples(config, source, student.grid))
+    training = StudentModule(config, student, PairSamples(config, source, student.grid))
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module='pytorch_lightning|lightning_fabric')  # advice; errors stay errors
+        warnings.filterwarnings('ignore', module='pytorch_lightning|lightning_fabric')  # tuning advice
         trainer = Trainer(
-            accelerator=computers.accelerator, devices=computers.devices, num_nodes=computers.nodes,
+            accelerator=devices.accelerator, devices=devices.devices, num_nodes=devices.nodes,
             precision=config.precision, max_steps=config.steps, max_epochs=-1,
             accumulate_grad_batches=config.accumulate, gradient_clip_val=config.clip_norm or None,
             use_distributed_sampler=False,
             logger=TensorBoardLogger(out, name='', version='tensorboard', purge_step=start + 1 if start else None),
-            plugins=[StudentCheckpoints(last, config.student, provenance() | about)],
+            plugins=[StudentCheckpointIO(last, config.student, provenance() | about)],
             callbacks=[TQDMProgressBar()] if sys.stderr.isatty() else [], enable_progress_bar=sys.stderr.isatty(),
             enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
@@ -91,13 +90,13 @@ def train(
 
 
 def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, list]:
-    """Return the step of a checkpoint and the history of its configurations."""
+    """Return the step of a checkpoint and the history of its configurations. Raises: ConfigError as `train` does."""
     from training.learning.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(last)
     before = checkpoint.provenance
     if checkpoint.lightning is None:
-        raise ConfigError(f'{last} lacks the state of its training, so it cannot go on. Choose another --out.')
+        raise ConfigError(f'{last} has no training state and cannot be resumed. Choose another --out.')
     history = before.get('history', [])
     optimizer = before.get('config', {}).get('optimizer', 'adamw')
     if optimizer != about['config']['optimizer']:
@@ -111,7 +110,7 @@ def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, list]
             different = [part for part in parts if before.get(part) != about[part]]
             raise ConfigError(
                 f'{last} was trained with another configuration or other data ({", ".join(different)} differ). Choose '
-                'another --out, or give --change-config to go on with this one.'
+                'another --out, or add --change-config to resume with the new one.'
             )
         history = [*history, {'until_step': before['step'], **{part: before.get(part) for part in parts}}]
     return before['step'], history

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Argoverse 2 scene flow boards: which pairs, which rows, which flow, under which name, and a check of the archive.
+"""Submission formats of the Argoverse 2 scene flow boards: pairs, rows, columns, file names; check of the archive.
 
 | board | file                      | pairs                | rows        | columns                              |
 |-------|---------------------------|----------------------|-------------|--------------------------------------|
-| v1    | <log>/<stamp>.feather     | those of the masks   | in the mask | flow_t{x,y,z}_m of total, is_dynamic |
-| v2    | <log>/<number>.feather    | each fifth of a log  | all         | is_valid, flow_t{x,y,z}_m, residual  |
+| v1    | <log>/<stamp>.feather     | those with a mask    | in the mask | flow_t{x,y,z}_m of total, is_dynamic |
+| v2    | <log>/<number>.feather    | every fifth of a log | all         | is_valid, flow_t{x,y,z}_m, residual  |
 | v3    | <scene>/<stamp>.feather   | all, or those listed | all         | flow_t{x,y,z}_m, residual            |
 
-Flow is float16, the others are bool; the number has ten digits and counts the sweeps of the log.
+Flow is float16, the other columns are bool. <number> is the index of the sweep in its log, ten digits.
 Total flow goes from sweep 0 in ego0 to sweep 1 in ego1, ego motion included; residual flow is in ego0.
 Source: av2 0.3.6 (make_submission_archive, utils) for v1; OpenSceneFlow's writer for columns and names of v2 and v3.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from training.datasets.pairs import DatasetPair, PairDataset
-from training.datasets.total_flow import total_of
+from training.datasets.total_flow import residual_to_total
 from training.scoring.metrics import DYNAMIC
 from zeroflow_ros.errors import DataError
 
@@ -34,44 +34,47 @@ COLUMNS = {
     'v2': {'is_valid': np.dtype(bool)} | _FLOW,
     'v3': _FLOW,
 }
-_EVERY = 5  # v2 scores each fifth sweep of a log, from the first on
+_EVERY = 5  # v2 scores every fifth sweep of a log, starting at the first
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file of a submission. name: in the archive, and of its mask in theirs. index: of its pair."""
+class SubmissionEntry:
+    """A file of a submission. name: in our archive and in the archive of masks. index: of its pair in the dataset."""
 
     name: str
     index: int
 
 
-def entries_of(board: str, dataset: PairDataset, *, masks: Path | None = None,
-               only: tuple[str, ...] = ()) -> list[Entry]:  # fmt: skip
-    """Return what a board asks of a dataset.
+def submission_entries(board: str, dataset: PairDataset, *, masks: Path | None = None,
+               only: tuple[str, ...] = ()) -> list[SubmissionEntry]:  # fmt: skip
+    """Return the files that a board expects for a dataset.
 
-    masks: the official archive of v1. only: keys of the pairs that v3 scores; none means all.
-    Raises: DataError when pairs that are asked for are missing, or pairs are not named SCENE/STAMP.
+    masks: the official archive of v1. only: keys of the pairs that v3 scores; empty means all.
+    Raises: DataError when expected pairs are missing, or pairs are not named SCENE/STAMP.
     """
     index_of = {dataset.key(index): index for index in range(len(dataset))}
     unnamed = next((key for key in index_of if not _is_named(key)), None)
     if unnamed is not None or len(index_of) < len(dataset):
         raise DataError(
-            f'{dataset.name} has pairs named {unnamed or "twice"}, boards want <log>/<stamp>. Submit Argoverse 2 logs '
-            '(av2:FOLDER) or scenes (osf:FOLDER).'
+            f'{dataset.name} has pairs named {unnamed or "twice"}, boards expect <log>/<stamp>. Submit Argoverse 2 '
+            'logs (av2:FOLDER) or scenes (osf:FOLDER).'
         )
     if board == 'v1':
-        return _entries_of_masks(dataset, index_of, masks)
+        return _masked_entries(dataset, index_of, masks)
     if board == 'v2':
-        return _entries_of_every_fifth(dataset, index_of)
-    _check_all_there(dataset, only, index_of)
-    return [Entry(f'{key}.feather', index_of[key]) for key in only or index_of]
+        return _every_fifth_entry(dataset, index_of)
+    _check_all_present(dataset, only, index_of)
+    return [SubmissionEntry(f'{key}.feather', index_of[key]) for key in only or index_of]
 
 
-def table_of(board: str, item: DatasetPair, residual: np.ndarray, mask: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the columns of a file by name.
+def submission_columns(
+    board: str, item: DatasetPair, residual: np.ndarray, mask: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return the columns of a submission file by name.
 
-    residual: (N, 3) [m] of sweep 0 in ego0; a row that is not finite counts as standing.
-    Raises: DataError when flow or mask does not fit the sweep.
+    residual: (N, 3) [m], residual flow of sweep 0 in ego0; rows that are not finite count as static.
+    mask: (N,) bool, rows to submit; None: all.
+    Raises: DataError when flow or mask does not match the sweep.
     """
     points = item.pair.points0
     if residual.shape != points.shape:
@@ -82,21 +85,21 @@ def table_of(board: str, item: DatasetPair, residual: np.ndarray, mask: np.ndarr
     flow = residual
     if board == 'v1':
         points = np.where(np.isfinite(points), points, 0)
-        flow = total_of(residual, points, item.pair.ego0_T_ego1)
+        flow = residual_to_total(residual, points, item.pair.ego0_T_ego1)
     with np.errstate(over='ignore'):
         flow16 = flow.astype(np.float16)
     if not np.isfinite(flow16).all():
         raise DataError(f'{item.key} has a flow of {np.abs(flow).max():.3g} m, more than float16 can hold.')
     columns = {
-        'is_valid': np.ones(len(flow), bool),  # a point without flow of ours is one that stands, not one left out
+        'is_valid': np.ones(len(flow), bool),  # points without flow are submitted as static, not left out
         **{name: flow16[:, k] for k, name in enumerate(_FLOW)},
         'is_dynamic': np.linalg.norm(residual, axis=1) >= DYNAMIC,
     }
     return {name: columns[name] if mask is None else columns[name][mask] for name in COLUMNS[board]}
 
 
-def read_mask(masks: Path, entry: Entry) -> np.ndarray:
-    """Return which rows of a sweep v1 scores, (N,) bool. Raises: DataError when the file is not a mask."""
+def read_mask(masks: Path, entry: SubmissionEntry) -> np.ndarray:
+    """Return the rows of a sweep that v1 scores, (N,) bool. Raises: DataError when the file is not a mask."""
     with _open_masks(masks) as archive:
         columns = decode(archive.read(entry.name), f'{masks}: {entry.name}')
     if list(columns) != ['mask'] or columns['mask'].dtype != bool:
@@ -105,7 +108,7 @@ def read_mask(masks: Path, entry: Entry) -> np.ndarray:
 
 
 def encode(columns: dict[str, np.ndarray]) -> bytes:
-    """Return columns as a feather file."""
+    """Encode columns as a feather file."""
     import pyarrow
     from pyarrow import feather
 
@@ -115,16 +118,16 @@ def encode(columns: dict[str, np.ndarray]) -> bytes:
 
 
 def check_archive(path: Path, board: str, num_rows: dict[str, int], about: dict | None) -> None:
-    """Read a submission again as a stranger and compare it with what the board wants.
+    """Read a finished submission and compare it with the board's format.
 
-    num_rows: of each file by name. about: what metadata.json has to hold, None for no such file.
-    Raises: DataError that names the first file that is missing, too much, or wrong.
+    num_rows: number of rows by file name. about: expected content of metadata.json; None: no such file.
+    Raises: DataError that names the first file that is missing, unexpected, or wrong.
     """
     with zipfile.ZipFile(path) as archive:
         names, wanted = archive.namelist(), [*num_rows, *([METADATA] if about is not None else [])]
         if sorted(names) != sorted(wanted):
             odd = sorted(set(names) ^ set(wanted)) or sorted(names)
-            raise DataError(f'{path} holds {len(names)} files, {len(wanted)} are wanted; {odd[0]} is one that differs.')
+            raise DataError(f'{path} holds {len(names)} files, expected {len(wanted)}; one that differs is {odd[0]}.')
         if about is not None and json.loads(archive.read(METADATA)) != about:
             raise DataError(f'{path}: {METADATA} should be {about}, got {archive.read(METADATA)!r}.')
         for name, rows in num_rows.items():
@@ -140,7 +143,7 @@ def check_archive(path: Path, board: str, num_rows: dict[str, int], about: dict 
 
 
 def decode(content: bytes, name: str) -> dict[str, np.ndarray]:
-    """Return the columns of a feather file. Raises: DataError when it is none."""
+    """Decode the columns of a feather file. Raises: DataError when it is not one."""
     from pyarrow import ArrowException, feather
 
     try:
@@ -155,33 +158,33 @@ def _is_named(key: str) -> bool:
     return bool(scene and slash and stamp.isdigit())
 
 
-def _check_all_there(dataset: PairDataset, wanted, index_of: dict[str, int]) -> None:
+def _check_all_present(dataset: PairDataset, wanted, index_of: dict[str, int]) -> None:
     missing = [key for key in wanted if key not in index_of]
     if missing:
         raise DataError(
-            f'{len(missing)} of {len(wanted)} pairs that are asked for are not in {dataset.name}, {missing[0]} among '
-            'them. A board takes a split as a whole.'
+            f'{dataset.name} lacks {len(missing)} of {len(wanted)} expected pairs, for example {missing[0]}. '
+            'A board accepts only a whole split.'
         )
 
 
-def _entries_of_masks(dataset: PairDataset, index_of: dict[str, int], masks: Path | None) -> list[Entry]:
+def _masked_entries(dataset: PairDataset, index_of: dict[str, int], masks: Path | None) -> list[SubmissionEntry]:
     if masks is None:
         raise DataError(
             'Board v1 scores the points of its mask files. Give the official archive as --masks test-masks.zip (or '
-            'val-masks.zip), s3://argoverse/tasks/3d_scene_flow/zips. Masks made by oneself can be off by a point, '
-            'and then the whole submission is refused.'
+            'val-masks.zip), s3://argoverse/tasks/3d_scene_flow/zips. Masks of your own can differ by a point, '
+            'and then the board rejects the whole submission.'
         )
     if not getattr(dataset, 'in_vehicle_frame', True):
         raise DataError(
-            f'Board v1 wants total flow in the frame of the vehicle, and {dataset.name} may be in that of a LiDAR. Say '
-            'where it is mounted: osf:FOLDER?calibration=LOGS; or submit av2:LOGS.'
+            f'Board v1 expects total flow in the vehicle frame, and {dataset.name} may be in a LiDAR frame. Give the '
+            'mounting pose, osf:FOLDER?calibration=LOGS, or submit av2:LOGS.'
         )
     with _open_masks(masks) as archive:
         keys = [name.removesuffix('.feather') for name in archive.namelist() if name.endswith('.feather')]
     if not keys:
-        raise DataError(f'{masks} holds no mask.')
-    _check_all_there(dataset, keys, index_of)
-    return [Entry(f'{key}.feather', index_of[key]) for key in keys]
+        raise DataError(f'{masks} contains no masks. Give the official archive, test-masks.zip or val-masks.zip.')
+    _check_all_present(dataset, keys, index_of)
+    return [SubmissionEntry(f'{key}.feather', index_of[key]) for key in keys]
 
 
 @contextmanager
@@ -193,7 +196,7 @@ def _open_masks(masks: Path):
         raise DataError(f'{masks} should be the archive of masks: {error}') from error
 
 
-def _entries_of_every_fifth(dataset: PairDataset, index_of: dict[str, int]) -> list[Entry]:
+def _every_fifth_entry(dataset: PairDataset, index_of: dict[str, int]) -> list[SubmissionEntry]:
     if getattr(dataset, 'skipped', None):
         counts = ', '.join(f'{count} {name}' for name, count in dataset.skipped.items())
         raise DataError(f'Board v2 numbers the sweeps of a log, and {dataset.name} lacks some ({counts}).')
@@ -201,7 +204,7 @@ def _entries_of_every_fifth(dataset: PairDataset, index_of: dict[str, int]) -> l
     for key in sorted(index_of, key=lambda key: int(key.rpartition('/')[2])):
         of_scene.setdefault(key.rpartition('/')[0], []).append(key)
     return [
-        Entry(f'{scene}/{number:010d}.feather', index_of[keys[number]])
+        SubmissionEntry(f'{scene}/{number:010d}.feather', index_of[keys[number]])
         for scene, keys in of_scene.items()
         for number in range(0, len(keys), _EVERY)
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that gives flow, behind one call: models, checkpoints, teachers, labels on disk, and two that need nothing."""
+"""One interface for every flow source: model files, checkpoints, teachers, stored labels, and two baselines."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from training.datasets.pairs import DatasetPair
 from zeroflow_ros import transforms
 from zeroflow_ros.engines.engine import IDENTITY, Engine
 from zeroflow_ros.engines.model_card import ModelCard
-from zeroflow_ros.engines.selection import ENGINES, engine_of, load_engine
+from zeroflow_ros.engines.selection import ENGINES, engine_from_spec, load_engine
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.pipeline import FlowPipeline
 
@@ -23,28 +23,28 @@ KINDS = 'zero, nearest, embedded, MODEL.onnx, tensorrt:MODEL.onnx, CHECKPOINT.pt
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What may follow the question mark behind a model. refinements: see `FlowPipeline`."""
+    """Options after the question mark of a model spec. refinements: see `FlowPipeline`."""
 
     refinements: int = 0
 
 
 class Estimator(Protocol):
-    """What gives flow for a pair. name: as it was asked for."""
+    """A source of flow for sweep pairs. name: its spec."""
 
     name: str
 
     def flow(self, item: DatasetPair) -> np.ndarray:
-        """Return the residual flow of sweep 0, (N, 3) float32 [m] in ego0; NaN in rows that get none.
+        """Return the residual flow of sweep 0, (N, 3) float32 [m] in ego0; NaN in rows without flow.
 
-        It must not look at the truth. Raises: ZeroFlowError when there is no flow for this pair.
+        It must not use `item.truth`. Raises: ZeroFlowError when there is no flow for this pair.
         """
 
 
 def build_estimator(spec: str) -> Estimator:
-    """Return the estimator of a specification, one of KINDS; 'embedded' is the model inside the package.
+    """Return the estimator of a spec, one of KINDS; 'embedded' is the bundled model.
 
-    ModelOptions follow a model: embedded?refinements=1.
-    Raises: ConfigError for an unknown one; ModelError or DataError when what it names cannot be read.
+    A model spec accepts ModelOptions: embedded?refinements=1.
+    Raises: ConfigError for an unknown spec; ModelError or DataError when a model, checkpoint or store cannot be read.
     """
     kind, _, name = spec.partition(':')
     if spec == 'zero':
@@ -59,14 +59,14 @@ def build_estimator(spec: str) -> Estimator:
     if model == 'embedded':
         return ModelEstimator(spec, load_engine(), options.refinements)
     if Path(model).suffix == '.onnx' or kind in ENGINES:
-        return ModelEstimator(spec, engine_of(model), options.refinements)
+        return ModelEstimator(spec, engine_from_spec(model), options.refinements)
     if Path(model).suffix in ('.pt', '.ckpt'):
         return ModelEstimator(spec, checkpoint_engine(Path(model)), options.refinements)
     raise ConfigError(f'Unknown estimator {spec!r}; expected one of: {KINDS}.')
 
 
 class ModelEstimator:
-    """A model as the vehicle runs it, on the older sweep."""
+    """A model in the vehicle's pipeline, with flow for the older sweep."""
 
     def __init__(self, name: str, engine: Engine, refinements: int = 0):
         self.name = name
@@ -74,7 +74,7 @@ class ModelEstimator:
         self._last_sweep = np.zeros((0, 3), np.float32)
 
     def flow(self, item: DatasetPair) -> np.ndarray:
-        """Return the flow of the pipeline, which remembers the sensor's height for as long as a drive goes on."""
+        """Return the flow of the pipeline; its estimated sensor height persists over consecutive pairs of a drive."""
         pair = item.pair
         if not np.array_equal(pair.points0, self._last_sweep, equal_nan=True):
             self._pipeline.reset()
@@ -83,14 +83,14 @@ class ModelEstimator:
 
 
 class PointEstimator:
-    """A function of two clouds in ego0 without ground; the ground gets zero flow."""
+    """A function of two clouds without ground, in ego0; ground points get zero flow."""
 
     def __init__(self, name: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray]):
         self.name = name
         self._function = function
 
     def flow(self, item: DatasetPair) -> np.ndarray:
-        """Return its flow; NaN where a point is not finite."""
+        """Return the function's flow; NaN where a point is not finite."""
         pair = item.pair
         flow = np.zeros_like(pair.points0)
         finite0, finite1 = (np.isfinite(points).all(1) for points in (pair.points0, pair.points1))
@@ -102,7 +102,7 @@ class PointEstimator:
 
 
 class TeacherEstimator:
-    """A teacher with its default settings, asked as a label job with the default crop asks it."""
+    """A teacher with default settings, run as a label job with the default crop runs it."""
 
     def __init__(self, name: str, teacher: str):
         from training.teachers import build_teacher
@@ -111,7 +111,7 @@ class TeacherEstimator:
         self._teacher = build_teacher(teacher)
 
     def flow(self, item: DatasetPair) -> np.ndarray:
-        """Return its flow: zero on the ground, NaN where it is not asked."""
+        """Return the teacher's flow: zero on the ground, NaN outside the crop."""
         from training.teachers.teacher import run_teacher
         from training.teachers.teacher_input import Crop, teacher_input
 
@@ -119,7 +119,7 @@ class TeacherEstimator:
 
 
 class LabelEstimator:
-    """Pseudo-labels that were computed before. folder: a store that `training.label` wrote."""
+    """Stored pseudo-labels. folder: a store that `training.label` wrote."""
 
     def __init__(self, name: str, folder: Path):
         from training.labels.label_store import LabelStore
@@ -133,13 +133,13 @@ class LabelEstimator:
         if item.key not in self._keys:
             raise DataError(
                 f'{self.name} has no labels of {item.key} (it has {len(self._keys)} pairs). Score it on the dataset '
-                'that it was made from.'
+                'that was labelled.'
             )
         return self._store.read(item.key).flow0
 
 
 def nearest_neighbour_flow(points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
-    """Return the way from each of points0 (N, 3) to the nearest of points1 (M, 3) [m], zero when there are none."""
+    """Return the vectors from points0 (N, 3) to the nearest points1 (M, 3) [m]; zero when points1 is empty."""
     from scipy.spatial import cKDTree
 
     if not len(points1) or not len(points0):
@@ -148,7 +148,7 @@ def nearest_neighbour_flow(points0: np.ndarray, points1: np.ndarray) -> np.ndarr
 
 
 class TorchEngine:
-    """An engine that runs a student in plain torch. card: what its ONNX export would say. device: of torch."""
+    """An engine that runs a student in plain torch. card: as its ONNX export has it. device: a torch device."""
 
     def __init__(self, card: ModelCard, student, device: str = 'cpu'):
         import torch

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of one pair: what several estimators say of the older sweep, side by side, seen from above."""
+"""Bird's-eye view of one pair: the flow of several estimators on the older sweep, side by side."""
 
 from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.views.bev_plot import draw_on, end_of_scale
+from zeroflow_ros.views.bev_plot import draw_on, speed_color_limit
 
 _PANEL = (9.6, 6.0)  # inches
 _DPI = 100
@@ -17,10 +17,10 @@ _ARROW_SECONDS = 0.5
 def draw_flows(
     points: np.ndarray, velocities: dict[str, np.ndarray], path: Path, *, title: str, reach: float = 44.0
 ) -> None:
-    """Write a picture with a panel for each velocity, all with the same colours.
+    """Write a picture with one panel per velocity; all panels share the colour scale.
 
-    points: (N, 3) [m]. velocities: name, (N, 3) [m/s], NaN where there is none. title: of the picture.
-    reach: from the sensor to the left and right edge of a panel [m].
+    points: (N, 3) [m]. velocities: (N, 3) [m/s] by name, NaN where there is no flow. title: title of the picture.
+    reach: distance from the sensor to the left and right edge of a panel [m].
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def draw_flows(
     figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1] + 0.5), dpi=_DPI, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
     top = rows * _PANEL[1] / (rows * _PANEL[1] + 0.5)
-    max_speed = max(end_of_scale(velocity, _MIN_SPEED) for velocity in velocities.values())
+    max_speed = max(speed_color_limit(velocity, _MIN_SPEED) for velocity in velocities.values())
     for number, (name, velocity) in enumerate(velocities.items()):
         row, column = divmod(number, columns)
         axes = figure.add_axes((column / columns, top * (1 - (row + 1) / rows), 0.996 / columns, 0.994 * top / rows))
@@ -42,7 +42,8 @@ def draw_flows(
             bbox={'facecolor': _BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}, zorder=10,
         )  # fmt: skip
     said = (
-        f'{title}    colours to {max_speed:g} m/s, arrows: the way of {_ARROW_SECONDS:g} s, grey: still, dark: no flow'
+        f'{title}    colours up to {max_speed:g} m/s, arrows: {_ARROW_SECONDS:g} s of motion, grey: static, '
+        'dark: no flow'
     )
     figure.text(0.006, (1 + top) / 2, said, color=_TEXT, fontsize=13, va='center')
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a student agrees with the pseudo-labels of pairs that it was not trained on."""
+"""Scores of a student against the pseudo-labels of held-out pairs."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ SPEEDS = (0.5, 2.0, 5.0)  # m/s
 _NAMES = ('still', 'slow', 'medium', 'fast')
 
 
-def agreement(student, source: PairSource) -> dict[str, dict]:
-    """Return number, EPE [m] and normalised EPE of the labelled points inside the student's grid, by label speed.
+def score_against_labels(student, source: PairSource) -> dict[str, dict]:
+    """Return count, EPE [m] and normalised EPE of the labelled points inside the student's grid, by label speed.
 
-    student: training.students.PillarStudent in eval mode. Both directions of time count. A group without points is
-    left out; normalised EPE 1 is what zero flow scores. Where labels say what moves and not how, `moving` has the mean
-    distance [m] of such points to those of the other sweep, after their flow (gap) and without it (gap_at_rest).
+    student: training.students.PillarStudent in eval mode. Forward and backward flow are scored. Groups without points
+    are left out; zero flow has a normalised EPE of 1. For dynamic/static labels without flow, `moving` holds the mean
+    distance [m] of dynamic points to the dynamic points of the other sweep, with flow (gap) and without (gap_at_rest).
     """
     import torch
     from tqdm import tqdm
@@ -56,9 +56,9 @@ def agreement(student, source: PairSource) -> dict[str, dict]:
 
 
 def _gaps(student, pair) -> tuple[int, float, float]:
-    """Return the number of moving points of both clouds, and the sums of their gaps [m] after their flow, and before.
+    """Return the number of dynamic points of both clouds, and the sums of their gaps [m] with and without flow.
 
-    Nothing counts where only one cloud has any.
+    All are 0 when a cloud has no dynamic points.
     """
     import torch
     from scipy.spatial import cKDTree

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of scores: by class, by speed, by distance; one row of panels for each dataset."""
+"""Plots of scores by class, speed and distance, one row of panels per dataset."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-from training.scoring.score_text import short, span
+from training.scoring.score_text import range_label, short_name
 
 
 def draw_scores(reports: dict[str, dict[str, dict]], path: Path) -> None:
-    """Write a picture of the reports by dataset and estimator; the suffix of the path chooses the format."""
+    """Write plots of the reports by dataset and estimator; the suffix of `path` selects the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,28 +37,28 @@ def _by_class(axes, reports: dict[str, dict]) -> None:
     width = 0.8 / len(reports)
     for k, (name, report) in enumerate(reports.items()):
         heights = [report['by_class'][kind]['normalised_epe'] for kind in classes]
-        bars = axes.bar(np.arange(len(classes)) + (k + 0.5) * width - 0.4, heights, width, label=short(name))
+        bars = axes.bar(np.arange(len(classes)) + (k + 0.5) * width - 0.4, heights, width, label=short_name(name))
         axes.bar_label(bars, fmt='%.2f', fontsize=7)
     axes.set_xticks(range(len(classes)), [kind.replace('_', ' ') for kind in classes])
-    axes.margins(y=0.1)  # room for the figures
-    axes.set(title='points that move, by class', ylabel='normalised EPE', ylim=(0, None))
+    axes.margins(y=0.1)  # room for the numbers
+    axes.set(title='dynamic points, by class', ylabel='normalised EPE', ylim=(0, None))
 
 
 def _by_speed(axes, reports: dict[str, dict]) -> None:
     for name, report in reports.items():
         moving = report['by_speed'][1:]
-        labels, errors = [span(group) for group in moving], [group['normalised_epe'] for group in moving]
-        axes.plot(labels, errors, marker='o', label=short(name))
-    axes.set(title='points that move, by true flow', xlabel='true flow over the pair [m]', ylabel='normalised EPE',
+        labels, errors = [range_label(group) for group in moving], [group['normalised_epe'] for group in moving]
+        axes.plot(labels, errors, marker='o', label=short_name(name))
+    axes.set(title='dynamic points, by ground-truth flow', xlabel='flow over the pair [m]', ylabel='normalised EPE',
              ylim=(0, None))  # fmt: skip
     axes.grid(alpha=0.3)
 
 
 def _by_range(axes, reports: dict[str, dict]) -> None:
     for name, report in reports.items():
-        labels = [span(part) for part in report['by_range']]
+        labels = [range_label(part) for part in report['by_range']]
         still, fast = ([part[kind] for part in report['by_range']] for kind in ('static_epe', 'dynamic_epe'))
-        [line] = axes.plot(labels, fast, marker='o', label=short(name))
+        [line] = axes.plot(labels, fast, marker='o', label=short_name(name))
         axes.plot(labels, still, marker='o', linestyle=':', color=line.get_color())
     axes.set(title='by distance: solid above 1.4 m/s, dotted below', xlabel='distance [m]', ylabel='EPE [m]',
              ylim=(0, None))  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as text for a person to read."""
+"""Scores as text tables."""
 
 import math
 from pathlib import Path
@@ -26,23 +26,24 @@ _MOVING = (
 
 
 def score_text(name: str, reports: dict[str, dict]) -> str:
-    """Return the reports of all estimators on one dataset as tables, one line an estimator."""
+    """Return the reports of all estimators on one dataset as tables, one line per estimator."""
     first = next(iter(reports.values()))
     lines = [f'{name}: {first["pairs"]} pairs, {first["points"]:,} points']
     lines += _table('all points', _OVERALL, reports)
     lines += _table(
-        'points that move 0.05 m or more; still ones; bucketed normalised EPE within 35 m', _MOVING, reports
+        'dynamic points (0.05 m or more); static points; bucketed normalised EPE within 35 m', _MOVING, reports
     )
     by_class = [(kind, lambda r, kind=kind: r['by_class'][kind]['normalised_epe']) for kind in first['by_class']]
-    lines += _table('normalised EPE of points that move, by class', by_class, reports)
+    lines += _table('normalised EPE of dynamic points, by class', by_class, reports)
     groups = [
-        (span(group), lambda r, k=k: r['by_speed'][k]['normalised_epe' if k else 'epe'])
+        (range_label(group), lambda r, k=k: r['by_speed'][k]['normalised_epe' if k else 'epe'])
         for k, group in enumerate(first['by_speed'])
     ]
-    lines += _table('normalised EPE by true flow [m]; of the first group the EPE [m]', groups, reports)
+    lines += _table('normalised EPE by ground-truth flow [m]; first group: EPE [m]', groups, reports)
     for kind, what in (('static_epe', 'up to'), ('dynamic_epe', 'above')):
         ranges = [
-            (span(part), lambda r, k=k, kind=kind: r['by_range'][k][kind]) for k, part in enumerate(first['by_range'])
+            (range_label(part), lambda r, k=k, kind=kind: r['by_range'][k][kind])
+            for k, part in enumerate(first['by_range'])
         ]
         mean = ('mean', lambda r, kind=kind: r[f'range_mean_{kind.removesuffix("_epe")}'])
         lines += _table(f'EPE [m] of points {what} 1.4 m/s, by distance [m]', [*ranges, mean], reports)
@@ -52,22 +53,22 @@ def score_text(name: str, reports: dict[str, dict]) -> str:
 def _table(title: str, columns, reports: dict[str, dict]) -> list[str]:
     if not columns:
         return []
-    width = max(len(short(name)) for name in reports)
+    width = max(len(short_name(name)) for name in reports)
     column = max(10, 2 + max(len(heading) for heading, _ in columns))
     lines = [f'  {title}', ' ' * (width + 4) + ''.join(f'{heading:>{column}}' for heading, _ in columns)]
     for name, report in reports.items():
         values = ''.join(f'{_number(value(report)):>{column}}' for _, value in columns)
-        lines.append(f'    {short(name):{width}}{values}')
+        lines.append(f'    {short_name(name):{width}}{values}')
     return lines
 
 
-def span(group: dict) -> str:
-    """Return from where to where a group goes."""
+def range_label(group: dict) -> str:
+    """Return the limits of a group as text."""
     return f'{group["from"]:g}-{group["to"]:g}' if math.isfinite(group['to']) else f'> {group["from"]:g}'
 
 
-def short(name: str) -> str:
-    """Return the name of an estimator or dataset for a heading: the end of its path; whole, if it has none."""
+def short_name(name: str) -> str:
+    """Return a short name for a heading: the last two parts of a path, other names unchanged."""
     return '/'.join(Path(name).parts[-2:]) if '/' in name else name
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of one estimator on one dataset: sums over points, from which every mean follows."""
+"""Scores of one estimator on one dataset, computed from sums over points."""
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,9 +19,9 @@ SPEED_GROUPS = (0, 1, 5, 10, 25, 50, 51)  # of speed buckets: limits at 0.04, 0.
 
 @dataclass(frozen=True)
 class Scope:
-    """Which points of a dataset are scored, of those whose flow is known.
+    """Selects the scored points of a dataset among those with ground-truth flow.
 
-    with_ground: those on the ground as well. half_extent: |x| and |y| are below this [m].
+    with_ground: include ground points. half_extent: |x| and |y| of scored points are below this [m].
     """
 
     with_ground: bool = False
@@ -36,7 +36,7 @@ class Scope:
 class FlowScores:
     """Sums over the scored points by class, speed bucket, range, in the 35 m box or not, dynamic or not, fast or not.
 
-    Pairs weigh by their points. A point without flow counts as one with zero flow.
+    Every point has the same weight. A point without flow counts as zero flow.
     """
 
     def __init__(self, scope: Scope = Scope()):
@@ -46,9 +46,9 @@ class FlowScores:
         self._moving_shares: list[float] = []
 
     def add(self, item: DatasetPair, flow: np.ndarray) -> None:
-        """Add a pair with true flow. flow: (N, 3) [m] of sweep 0, residual, in ego0; rows that are not finite are 0.
+        """Add a pair with ground truth. flow: (N, 3) [m], residual, of sweep 0 in ego0; rows not finite count as 0.
 
-        Raises: DataError when flow and truth do not fit the pair.
+        Raises: DataError when flow or truth does not match the pair.
         """
         if flow.shape != item.pair.points0.shape:
             raise DataError(f'{item.key} has {len(item.pair.points0)} points, its flow has the shape {flow.shape}.')
@@ -87,18 +87,18 @@ class FlowScores:
             self._sums[name] += np.bincount(cell, value, self._sums[name].size).reshape(_AXES)
 
     def report(self) -> dict:
-        """Return all scores by name; NaN where there were no points. docs/evaluation.md says what each is."""
-        either = self._over('count', dynamic=1) + self._over('found', dynamic=0)
+        """Return all scores by name; NaN without points. docs/evaluation.md defines them."""
+        either = self._sum('count', dynamic=1) + self._sum('found', dynamic=0)
         return {
             'scope': asdict(self.scope),
             'pairs': self._num_pairs,
-            'points': int(self._over('count')),
+            'points': int(self._sum('count')),
             'three_way': self._three_way(),
             'epe': self._mean('epe'),
             'acc_strict': self._mean('strict'),
             'acc_relaxed': self._mean('relaxed'),
             'angle_error_rad': self._mean('angle'),
-            'dynamic_iou': float(ratio(self._over('found', dynamic=1), either)),
+            'dynamic_iou': float(ratio(self._sum('found', dynamic=1), either)),
             'dynamic_normalised_epe': self._normalised(dynamic=1),
             'dynamic_epe_mps': self._mean('epe_mps', dynamic=1),
             'dynamic_speed_mps': self._mean('speed_mps', dynamic=1),
@@ -108,13 +108,13 @@ class FlowScores:
             'bucketed': self._bucketed(),
             'by_class': {
                 kind.name.lower(): {
-                    'points': int(self._over('count', kind=kind)),
-                    'dynamic_points': int(self._over('count', kind=kind, dynamic=1)),
+                    'points': int(self._sum('count', kind=kind)),
+                    'dynamic_points': int(self._sum('count', kind=kind, dynamic=1)),
                     'normalised_epe': self._normalised(kind=kind, dynamic=1),
                     'static_epe': self._mean('epe', kind=kind, dynamic=0),
                 }
                 for kind in CLASSES
-                if self._over('count', kind=kind)
+                if self._sum('count', kind=kind)
             },
             'by_speed': [self._speed_group(*limits) for limits in pairwise(SPEED_GROUPS)],
             'range_mean_static': self._range_mean(fast=0),
@@ -122,17 +122,17 @@ class FlowScores:
             'by_range': [self._range(k) for k in range(len(RANGE_EDGES) - 1)],
         }
 
-    def _over(self, name: str, *, kind=None, speed=None, distance=None, near=None, dynamic=None, fast=None) -> float:
-        """Return a sum over the points with the given places on the axes; None means all, but no IGNORED ones."""
+    def _sum(self, name: str, *, kind=None, speed=None, distance=None, near=None, dynamic=None, fast=None) -> float:
+        """Return a sum over the points in the given bins of the axes; None means all bins, without class IGNORED."""
         kind = slice(len(CLASSES)) if kind is None else kind
         places = (kind, *(slice(None) if at is None else at for at in (speed, distance, near, dynamic, fast)))
         return float(self._sums[name][places].sum())
 
     def _mean(self, name: str, **places) -> float:
-        return float(ratio(self._over(name, **places), self._over('count', **places)))
+        return float(ratio(self._sum(name, **places), self._sum('count', **places)))
 
     def _normalised(self, **places) -> float:
-        return float(ratio(self._over('epe', **places), self._over('speed', **places)))
+        return float(ratio(self._sum('epe', **places), self._sum('speed', **places)))
 
     def _three_way(self) -> dict:
         foreground, background = slice(1, len(CLASSES)), int(MetaClass.BACKGROUND)
@@ -163,7 +163,7 @@ class FlowScores:
         return {
             'from': float(SPEED_EDGES[first]),
             'to': float(SPEED_EDGES[last]),
-            'points': int(self._over('count', speed=within)),
+            'points': int(self._sum('count', speed=within)),
             'epe': self._mean('epe', speed=within),
             'normalised_epe': self._normalised(speed=within) if first else float('nan'),
         }
@@ -172,11 +172,11 @@ class FlowScores:
         return {
             'from': float(RANGE_EDGES[k]),
             'to': float(RANGE_EDGES[k + 1]),
-            'points': int(self._over('count', distance=k)),
+            'points': int(self._sum('count', distance=k)),
             'static_epe': self._mean('epe', distance=k, fast=0),
             'dynamic_epe': self._mean('epe', distance=k, fast=1),
         }
 
     def _range_mean(self, fast: int) -> float:
-        """Return the mean EPE [m] over the distances that occur."""
+        """Return the mean EPE [m] over the distance bins with points."""
         return float(metrics.nan_mean([self._mean('epe', distance=k, fast=fast) for k in range(len(RANGE_EDGES) - 1)]))

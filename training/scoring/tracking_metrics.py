@@ -1,38 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well tracked objects agree with those that are truly there: found, false, and how fast."""
+"""Tracking metrics: recall, false objects, ID switches, and velocity errors against ground-truth objects."""
 
 from collections import defaultdict
 
 import numpy as np
 
-from training.datasets.ground_truth_objects import TrueObject
+from training.datasets.ground_truth_objects import GroundTruthObject
 from zeroflow_ros.objects.tracker import MovingObject
 
-MOVING = 0.5  # m/s: a true object that is faster must be found
-_STANDING = 0.25  # m/s: an object where only slower things are is false; between the two, nothing is asked
-_MIN_POINTS = 10  # on an object, below which it need not be found
+MOVING = 0.5  # m/s: a faster ground-truth object counts for recall
+_STANDING = 0.25  # m/s: an object on slower ones only is false; speeds between the two limits count for neither
+_MIN_POINTS = 10  # objects with fewer points do not count for recall
 _REACH = 50.0  # m, along x and y: the model gives flow up to 51.2 m
-_MARGIN = 0.5  # m: an object is a true one's if its middle lies in the other's outline, grown by this
-_SETTLED = 0.5  # s: what has been in sight for this time should have been confirmed
+_MARGIN = 0.5  # m: an object matches if its centre is in a ground-truth box enlarged by this
+_SETTLED = 0.5  # s: an object visible for this long should be confirmed
 
 
-class TrackScores:
+class TrackingMetrics:
     """Counts over sweeps and drives.
 
-    An object belongs to a true one when its middle lies in the outline of that; each true one has at most one, the
-    nearest, and further ones are fragments of it. An object on nothing that moves is false.
+    A tracked object matches a ground-truth object when its centre is inside that one's box. The nearest is the match;
+    further ones are fragments. An object in no box of a moving object is false.
     """
 
     def __init__(self):
         self._num_sweeps = self._num_false = self._num_fragments = self._num_switches = 0
-        self._found: list[tuple] = []  # category, whether found, whether settled; one of each true object and sweep
+        self._found: list[tuple] = []  # (category, found, settled) per ground-truth object and sweep
         self._velocity_errors: list[float] = []
         self._center_errors: list[float] = []
-        self._numbers: dict[tuple, int] = {}  # of the object that was last matched to a true one
-        self._since: dict[tuple, float] = {}  # when a true object began to be in sight
+        self._numbers: dict[tuple, int] = {}  # track ID of the last match per ground-truth object
+        self._since: dict[tuple, float] = {}  # time at which a ground-truth object became visible
 
-    def add(self, drive: str, time: float, objects: list[MovingObject], truths: list[TrueObject]) -> None:
-        """Take a sweep at a time [s] of a drive; objects where the truth is not known must be left out before."""
+    def add(self, drive: str, time: float, objects: list[MovingObject], truths: list[GroundTruthObject]) -> None:
+        """Add a sweep at a time [s] of a drive. objects: only those where the ground truth is known."""
         self._num_sweeps += 1
         centers = np.array([each.center for each in objects]).reshape(-1, 3)
         holds = np.array([truth.holds(centers, _MARGIN) for truth in truths], bool).reshape(len(truths), len(objects))
@@ -62,7 +62,7 @@ class TrackScores:
 
     @staticmethod
     def _match(objects, truths, holds: np.ndarray) -> dict[int, MovingObject]:
-        """Return the object of each true one, by its index; the nearest pairs choose first."""
+        """Return the matched object by index of the ground-truth object; greedy, nearest pairs first."""
         pairs = sorted(
             (float(np.hypot(*(objects[k].center - truths[j].center)[:2])), j, k) for j, k in np.argwhere(holds)
         )
@@ -75,7 +75,7 @@ class TrackScores:
         return matched
 
     def report(self) -> dict:
-        """Return the figures: shares, counts per sweep, errors in m/s and m; NaN where there is nothing to say."""
+        """Return shares, counts per sweep, and errors in m/s and m; NaN without data."""
         by_category = defaultdict(list)
         for category, found, _ in self._found:
             by_category[category].append(found)

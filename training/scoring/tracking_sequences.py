@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives with the flow that a model gives them and the objects that are truly there, to score a tracker on."""
+"""Sequences for scoring a tracker: simulated or recorded drives with a model's flow and ground-truth objects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from training.datasets.ground_truth_objects import TrueObject, actor_objects, box_objects, count_points
+from training.datasets.ground_truth_objects import GroundTruthObject, actor_objects, box_objects, count_points
 from training.datasets.tracked_boxes import TrackedBoxes
 from training.simulation.sensors.lidar import Category
 from zeroflow_ros import transforms
@@ -23,8 +23,8 @@ from zeroflow_ros.runtime.offline import OfflineFlow
 class FlowSweep:
     """One sweep of a drive, with its flow.
 
-    number: in the drive. time: [s]. points: (N, 3) [m]. velocity: (N, 3) [m/s], NaN where there is none.
-    ego0_T_ego1: (4, 4) to the frame of the sweep before. dt: seconds since that.
+    number: index in the drive. time: [s]. points: (N, 3) [m]. velocity: (N, 3) [m/s], NaN where there is none.
+    ego0_T_ego1: (4, 4), maps points of this sweep into the frame of the previous one. dt: seconds since that sweep.
     """
 
     number: int
@@ -36,15 +36,15 @@ class FlowSweep:
 
 
 class SimulatedDrive:
-    """A simulated clip. is_known: the truth is known everywhere."""
+    """A simulated clip; its ground truth is complete."""
 
     def __init__(self, seed: int, engine: Engine, *, num_sweeps: int, sensor: str | None = None):
         self.name, self._seed, self._engine, self._num_sweeps = f'clip_{seed:06d}', seed, engine, num_sweeps
         self._sensor = sensor
-        self._objects: list[list[TrueObject]] = []
+        self._objects: list[list[GroundTruthObject]] = []
 
     def sweeps(self) -> Iterator[FlowSweep]:
-        """Yield the second sweep and those after it."""
+        """Yield all sweeps from the second on."""
         from training.simulation.clips import simulate_clip  # the ray caster is needed only here
 
         clip = simulate_clip(self._seed, lidar=self._sensor, num_sweeps=self._num_sweeps)
@@ -59,17 +59,17 @@ class SimulatedDrive:
             time = (now.stamp_ns - clip.sweeps[0].stamp_ns) * 1e-9
             yield FlowSweep(number, time, points[number], estimate.velocity, ego0_T_ego1, dt)
 
-    def objects(self) -> dict[int, list[TrueObject]]:
-        """Return the true objects by the number of the sweep, once the sweeps were read."""
+    def objects(self) -> dict[int, list[GroundTruthObject]]:
+        """Return the ground-truth objects by sweep number; valid after iterating `sweeps`."""
         return dict(enumerate(self._objects))
 
     def is_known(self, points: np.ndarray) -> np.ndarray:
-        """Return for which of points (K, 3) the truth is known: all."""
+        """Return which points (K, 3) have known ground truth: all."""
         return np.ones(len(points), bool)
 
 
 class RecordedDrive:
-    """A bag with tracked boxes, whose truth is known where their camera looked."""
+    """A bag with tracked boxes; its ground truth is known in the camera's field of view."""
 
     def __init__(self, path: str, boxes: TrackedBoxes, engine: Engine):
         self._path, self._boxes, self._engine = path, boxes, engine
@@ -78,9 +78,9 @@ class RecordedDrive:
         self._num_points: dict[int, list[int]] = {}
 
     def sweeps(self) -> Iterator[FlowSweep]:
-        """Yield the sweeps that get flow.
+        """Yield the sweeps that have flow.
 
-        Raises: DataError when there are not as many lists of boxes as clouds.
+        Raises: DataError when the numbers of box lists and clouds differ.
         """
         world_T_ego, start_ns, number = np.eye(4), None, -1
         with Bag(self._path) as bag:
@@ -100,13 +100,13 @@ class RecordedDrive:
         if number + 1 != len(self._boxes.sweeps):
             raise DataError(
                 f'{self._boxes.path} has boxes for {len(self._boxes.sweeps)} sweeps, {self._path} has another number '
-                'of clouds. They belong together only with one list of boxes for each cloud.'
+                'of clouds. Use a box file with one list of boxes per cloud.'
             )
 
-    def objects(self) -> dict[int, list[TrueObject]]:
-        """Return the true objects by the number of the sweep, once the sweeps were read."""
+    def objects(self) -> dict[int, list[GroundTruthObject]]:
+        """Return the ground-truth objects by sweep number; valid after iterating `sweeps`."""
         return box_objects(self._boxes, self._poses, self._num_points)
 
     def is_known(self, points: np.ndarray) -> np.ndarray:
-        """Return which of points (K, 3) lie where the truth is known."""
-        return self._boxes.is_seen(points)
+        """Return which points (K, 3) lie where the ground truth is known."""
+        return self._boxes.is_in_image(points)

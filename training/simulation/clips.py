@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulated LiDAR clips of street scenes, with exact flow for every point.
 
-A clip is a function of its seed alone. Limits: a sweep is taken at one instant, its stamp, where a real LiDAR turns for
+A clip is a function of its seed alone. Limits: a sweep is taken at one instant, its stamp, where a real LiDAR takes
 100 ms; people and wheels are rigid; there is no rain, no snow, and no reflection in glass.
 """
 
@@ -63,11 +63,11 @@ class SimulatedSweep:
 class SimulatedClip:
     """Consecutive sweeps of one drive through one street.
 
-    seed: what simulate_clip made it from.
+    seed: seed of simulate_clip.
     street: kind of street, a key of street.KINDS.
     lidar, lidar_height: the sensor, and its height above the ground [m].
     sweeps: S sweeps, 1 / lidar.rate_hz apart.
-    odom_T_actors: (S, A, 4, 4) float64; the last actor is the ego vehicle, whose roof and bonnet some clips show.
+    odom_T_actors: (S, A, 4, 4) float64; the last actor is the ego vehicle, visible in some clips (roof, bonnet).
     """
 
     seed: int
@@ -80,7 +80,7 @@ class SimulatedClip:
     def flow(self, source: int, target: int) -> np.ndarray:
         """Return the residual flow of sweep `source` to the time of sweep `target`, (N, 3) float32 [m].
 
-        In the LiDAR frame of `source`, ego motion removed: exactly 0 on the static world and on actors that stand.
+        In the LiDAR frame of `source`, ego motion removed: exactly 0 on the static world and on static actors.
         """
         sweep = self.sweeps[source]
         flow = np.zeros((len(sweep.points), 3))
@@ -98,7 +98,7 @@ class SimulatedClip:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What write_bag stores beside the messages, for one sweep.
+    """Ground truth of one sweep, stored by write_bag beside the messages.
 
     stamp_ns: ROS time [ns].
     category: (N,) uint8. instance: (N,) int32.
@@ -121,9 +121,7 @@ def simulate_clip(seed: int, *, lidar: str | None = None, num_sweeps: int = 10) 
     if lidar is not None and lidar not in LIDAR_MODELS:
         raise DataError(f'There is no LiDAR model {lidar!r}. Choose one of: {", ".join(LIDAR_MODELS)}.')
     if num_sweeps < 1:
-        raise DataError(
-            f'A clip needs at least one sweep, got num_sweeps={num_sweeps}. Ask for 2 or more to have flow.'
-        )
+        raise DataError(f'A clip needs at least one sweep, got num_sweeps={num_sweeps}. Use 2 or more for flow.')
     # Separate streams, so that another sensor of the same rate sees the same street.
     sensor_rng, street_rng, ray_rng = (np.random.default_rng([seed, stream]) for stream in range(3))
     model = LIDAR_MODELS[lidar or draw_lidar(seed)]
@@ -139,7 +137,7 @@ def simulate_clip(seed: int, *, lidar: str | None = None, num_sweeps: int = 10) 
     sweeps = []
     for k, time in enumerate(times):
         odom_T_lidar = street.ego.odom_T_body[k] @ base_T_lidar
-        points, intensity, category, instance = scene.see(
+        points, intensity, category, instance = scene.simulate_sweep(
             model, condition, odom_T_lidar, odom_T_actors[k, moving], ray_rng
         )
         stamp_ns = _FIRST_STAMP_NS + round(time * 1e9)
@@ -148,7 +146,7 @@ def simulate_clip(seed: int, *, lidar: str | None = None, num_sweeps: int = 10) 
 
 
 def draw_lidar(seed: int) -> str:
-    """Return the key in LIDAR_MODELS that simulate_clip uses for `seed` when it is given no lidar."""
+    """Return the key in LIDAR_MODELS that simulate_clip uses for `seed` if `lidar` is None."""
     return str(np.random.default_rng([seed, 3]).choice(list(LIDAR_MODELS)))
 
 
@@ -194,7 +192,7 @@ def read_ground_truth(path: str | os.PathLike) -> list[GroundTruth]:
 
 
 def _scene(street: Street) -> tuple[Scene, list[int]]:
-    """Return what the LiDAR can see, and the indices of the actors that move, the ego vehicle (last) included."""
+    """Return the scene, and the indices of its moving actors, with the ego vehicle last."""
     resting = [Surfaces.of(street.ground, Category.GROUND, -1), Surfaces.of(street.background, Category.BACKGROUND, -1)]
     moving, moving_indices = [], []
     for k, actor in enumerate(street.actors):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeFlow, layer for layer as OpenSceneFlow trains it, and a form of it for two CPU cores.
+"""DeFlow, layer for layer as in OpenSceneFlow, and a variant for two CPU cores.
 
 Source: Zhang et al., DeFlow: Decoder of Scene Flow Network in Autonomous Driving (ICRA 2024), and OpenSceneFlow.
 """
@@ -16,11 +16,10 @@ from zeroflow_ros.lidar.point_head import LEAK
 
 
 class PointGru(nn.Module):
-    """A gated recurrent unit on each point by itself, unrolled; its input is the same at every step.
+    """A gated recurrent unit per point, unrolled; its input is the same at every step.
 
-    num_hidden: H, of the state. num_input: I. num_steps: how often it is applied.
-    Parameter names are those of published checkpoints: update gate z, reset gate r and candidate q, each of state and
-    input.
+    num_hidden: H, size of the state. num_input: I, size of the input. num_steps: number of steps.
+    Parameter names match published checkpoints: update gate z, reset gate r and candidate q, each of state and input.
     """
 
     def __init__(self, num_hidden: int, num_input: int, num_steps: int):
@@ -41,7 +40,7 @@ class PointGru(nn.Module):
 
 
 class DeFlowHead(nn.Module):
-    """The maps at a point are the state of a GRU whose input is the point's offset; two layers read both."""
+    """A GRU from the features at a point (its initial state) and its offset (its input); two layers decode it."""
 
     def __init__(self, num_maps: int, num_steps: int):
         super().__init__()
@@ -57,7 +56,7 @@ class DeFlowHead(nn.Module):
 
 
 class DeFlow(PillarStudent):
-    """The backbone of FastFlow3D under a head that tells the points of a pillar apart."""
+    """The backbone of FastFlow3D with a head that distinguishes the points of a pillar."""
 
     form = 'gather'
     head_block = 1
@@ -84,9 +83,9 @@ class DeFlow(PillarStudent):
 
 
 class DeFlowLite(LiteStudent):
-    """DeFlow made for two CPU cores: a narrow GRU of two steps, and one layer that reads it.
+    """DeFlow for two CPU cores: a narrow GRU of two steps and one output layer.
 
-    The offsets are the GRU's input as they are: each layer over 120,000 points costs 3 to 5 ms.
+    The GRU reads the raw offsets: each layer over 120,000 points costs 3 to 5 ms.
     """
 
     name = 'deflow_lite'
@@ -103,15 +102,15 @@ class DeFlowLite(LiteStudent):
 
 
 def deflow() -> DeFlow:
-    """512 x 512 pillars of 0.2 m, four steps of the GRU: 6,891,939 parameters."""
+    """DeFlow with 512 x 512 pillars of 0.2 m and four GRU steps: 6,891,939 parameters."""
     return DeFlow('deflow', 4)
 
 
 def deflow_2() -> DeFlow:
-    """The same with two steps, as SeFlow trains it."""
+    """DeFlow with two GRU steps, as SeFlow trains it."""
     return DeFlow('deflow_2', 2)
 
 
 def deflow_lite() -> DeFlowLite:
-    """256 x 256 pillars of 0.4 m, for 10 Hz on two CPU cores."""
+    """DeFlow for 10 Hz on two CPU cores: 256 x 256 pillars of 0.4 m."""
     return DeFlowLite()

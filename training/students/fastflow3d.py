@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FastFlow3D and its XL form, layer for layer as ZeroFlow trained them; official checkpoints load unchanged.
+"""FastFlow3D and its XL form, layer for layer as in ZeroFlow; official checkpoints load unchanged.
 
 Source: Jund et al., Scalable Scene Flow from Point Clouds in the Real World; Vedder et al., ZeroFlow.
 """
@@ -26,7 +26,7 @@ class ConvNormGelu(nn.Module):
 
 
 class UpsampleSkip(nn.Module):
-    """Merge a coarse map with the lateral one of twice its resolution. Linear throughout: no norm, no activation."""
+    """Merge a coarse map with the encoder map of twice its resolution. Linear throughout: no norm, no activation."""
 
     def __init__(self, num_coarse: int, num_latent: int, num_out: int):
         super().__init__()
@@ -46,7 +46,7 @@ class UpsampleSkip(nn.Module):
 class Backbone(nn.Module):
     """A siamese encoder over both pseudo-images and one decoder over their concatenated levels.
 
-    num_channels: of the pseudo-image. depths: convolutions of each encoder stage; a stage doubles the channels.
+    num_channels: channels of the pseudo-image. depths: convolutions per encoder stage; each stage doubles the channels.
     """
 
     def __init__(self, num_channels: int, depths: tuple[int, ...]):
@@ -68,7 +68,7 @@ class Backbone(nn.Module):
         levels = [images]
         for stage in range(1, self.num_stages + 1):
             step = getattr(self, f'encoder_step_{stage}')
-            if self.training:  # each sweep has batch statistics of its own
+            if self.training:  # separate batch statistics for each sweep
                 level = torch.cat([step(image) for image in levels[-1].chunk(2, dim=1)], dim=1)
             else:
                 level = step(levels[-1].unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1, 2)
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         return getattr(self, f'decoder_step{self.num_stages + 1}')(image)
 
     def merge_layers(self) -> None:
-        """Make one layer of each decoder step's last and the next one's first: nothing stands between them."""
+        """Merge the last layer of each decoder step with the first of the next: there is no nonlinearity between."""
         for step in range(1, self.num_stages):
             this, following = (getattr(self, f'decoder_step{k}') for k in (step, step + 1))
             pointwise = following.u1_u2[0]
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
 
 @torch.no_grad()
 def merged(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """Return one convolution that does what `conv` and a 1x1 convolution (out, in, 1, 1) behind it do."""
+    """Return one convolution equal to `conv` followed by a 1x1 convolution with `weight` (out, in, 1, 1)."""
     matrix = weight.flatten(1).double()
     both = nn.Conv2d(conv.in_channels, len(matrix), conv.kernel_size, conv.stride, conv.padding)
     both.weight.copy_(torch.einsum('oc,cihw->oihw', matrix, conv.weight.double()))
@@ -110,7 +110,7 @@ class FastFlow3D(PillarStudent):
 
     head_block = 1
     head_activation = 'gelu'
-    is_merged = False  # whether the backbone's last layer contains the head's first
+    is_merged = False  # whether the head's first layer is merged into the backbone's last
 
     def __init__(self, name: str, grid: PillarGrid, num_channels: int, depths: tuple[int, ...]):
         super().__init__()
@@ -133,7 +133,7 @@ class FastFlow3D(PillarStudent):
         return self.head.decoder[0].weight[:, -3:], self.head.decoder[2]
 
     def merge_layers(self) -> None:
-        """See `PillarStudent`: a tenth of the arithmetic is saved."""
+        """See `PillarStudent`; saves a tenth of the arithmetic."""
         self.backbone.merge_layers()
         name = f'decoder_step{self.backbone.num_stages + 1}'
         _, of_maps, bias = self._first_layer()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FastFlow3D made for two CPU cores: a quarter of the cells, narrow layers, output at half resolution."""
+"""FastFlow3D for two CPU cores: a quarter of the cells, narrow layers, output at half resolution."""
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,14 @@ def stage(num_in: int, num_out: int, depth: int) -> nn.Sequential:
 
 
 class LiteStudent(PillarStudent):
-    """256 x 256 pillars of 0.4 m, z from -2 to 4 m around the ground: all of a student but the head.
+    """256 x 256 pillars of 0.4 m, z from -2 to 4 m above the ground; everything except the head.
 
-    Three things differ from FastFlow3D, all for two CPU cores. The encoder sees both sweeps at once instead of each in
-    turn: half the work, and motion of less than a cell is visible to its first layer. Full-resolution layers cost most
-    on a CPU, so there are none: the decoder ends at 0.8 m and gives the head four columns a cell, one for each 0.4 m
-    quarter. It does not look at x and y themselves, only at offsets in the pillar: the same scene looks the same
-    everywhere.
+    Three differences from FastFlow3D, all for two CPU cores. The encoder reads both sweeps at once: half the work, and
+    its first layer sees motion of less than a cell. Full-resolution layers cost most on a CPU, so there are none: the
+    decoder ends at cells of 0.8 m and gives the head four outputs per cell, one for each 0.4 m quarter. The features
+    are offsets in the pillar, without x and y: the same scene looks the same everywhere.
 
-    num_hidden: H, what the head takes of each cell. num_channels: of a pseudo-image. widths: of the encoder's stages.
+    num_hidden: H, features per cell for the head. num_channels: channels of a pseudo-image. widths: of encoder stages.
     """
 
     head_block = 2
@@ -53,7 +52,7 @@ class LiteStudent(PillarStudent):
         self.head_pillars = nn.Conv2d(2 * num_channels, 4 * num_hidden, 2, stride=2, bias=False)
 
     def hidden(self, images: Tensor) -> Tensor:
-        """Return what the head takes of each cell, (B, 4H, G/2, G/2); see `PillarStudent`."""
+        """Return the features for the head, (B, 4H, G/2, G/2); see `PillarStudent`."""
         level1 = self.encoder1(images)  # (B, w1, G/2, G/2)
         level2 = self.encoder2(level1)
         level3 = self.encoder3(level2)  # (B, w3, G/8, G/8)
@@ -64,7 +63,7 @@ class LiteStudent(PillarStudent):
 
 
 class FastFlow3DLite(LiteStudent):
-    """FastFlow3D made for two CPU cores; see `LiteStudent`."""
+    """FastFlow3D for two CPU cores; see `LiteStudent`."""
 
     name = 'fastflow3d_lite'
     head_activation = 'leaky_relu'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pillar feature net that every student starts with, in torch; `zeroflow_ros.lidar.pillars` is its numpy twin."""
+"""The pillar feature net of all students, in torch; `zeroflow_ros.lidar.pillars` is its numpy twin."""
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ class PillarGridTensors:
 class PillarFeatureNet(nn.Module):
     """One Linear 9 -> C, batch norm and ReLU per point, then the mean over each pillar.
 
-    feature_scale: what the 9 features are multiplied by before the Linear. Raw coordinates reach 50 m and offsets in
-        a pillar 0.2 m; unscaled, a fresh network does not see the offsets, in which all motion below a cell lies.
+    feature_scale: factors of the 9 features before the Linear. Raw coordinates reach 50 m and offsets in
+        a pillar 0.2 m; unscaled, an untrained network ignores the offsets, which carry all motion below a cell.
     Source: FastFlow3D as ZeroFlow implements it, parameter names included; there the scale is 1.
     """
 
@@ -62,7 +62,7 @@ class PillarFeatureNet(nn.Module):
     def forward(self, points: Tensor, cell_index: Tensor, offsets: Tensor, num_cells: int) -> Tensor:
         """Return the pillar table (num_cells, C) of points (N, 3).
 
-        cell_index: (N,) int64 in [0, num_cells]; num_cells marks a point outside, which reaches no pillar.
+        cell_index: (N,) int64 in [0, num_cells]; num_cells marks a point outside the grid, which is in no pillar.
         offsets: (N, 3) from the pillar's centre [m].
         """
         # scatter_add and not index_add: the latter becomes ScatterND(add), which TensorRT refuses and ONNX Runtime
@@ -99,9 +99,9 @@ class PillarEmbedder(nn.Module):
 class PillarStudent(nn.Module):
     """A student on pillars of two sweeps: a backbone over two pseudo-images, and a head per point.
 
-    Most heads have two layers, the first of them linear in the maps and in the point's offset from the centre of its
-    pillar. A linear layer commutes with a gather: the part of the maps is computed for every cell, and each point adds
-    its own offset. Such a student sets `head_activation` and implements `head_layers`; the vehicle runs its head beside
+    Most heads have two layers, the first linear in the maps and in the point's offset from the centre of its pillar. A
+    linear layer commutes with a gather, so the part of the maps is computed per cell, and each point adds the part of
+    its offset. Such a student sets `head_activation` and implements `head_layers`; the vehicle runs its head beside
     the network. Any other head sets `form` to 'gather' and implements `points_flow`, which becomes part of the network.
     All set `grid`, `embedder`, `head_block`, and implement `hidden`.
     """
@@ -114,7 +114,7 @@ class PillarStudent(nn.Module):
     head_activation: str  # one of zeroflow_ros.lidar.point_head.ACTIVATIONS
 
     def hidden(self, images: Tensor) -> Tensor:
-        """Return what the head takes of each cell: its hidden layer without the part of the offsets, if it has one.
+        """Return the features of each cell for the head: its hidden layer without the offsets, if it has one.
 
         images: (B, 2C, G, G), both pseudo-images. Returns (B, b * b * H, G / b, G / b) for blocks of b x b cells; the
         H channels of the cell at (row, column) of its block start at (row * b + column) * H.
@@ -126,7 +126,7 @@ class PillarStudent(nn.Module):
         raise NotImplementedError
 
     def merge_layers(self) -> None:
-        """Before an export: make one layer of neighbours between which nothing stands, in place. It does the same."""
+        """Merge adjacent linear layers in place, before an export; the output stays the same."""
 
     @property
     def num_channels(self) -> int:
@@ -148,7 +148,7 @@ class PillarStudent(nn.Module):
     def forward(self, points0: Tensor, points1: Tensor) -> Tensor:
         """Return the residual flow (N, 3) [m] of points0 (N, 3) towards points1 (M, 3), both in one frame.
 
-        The value at points outside the grid means nothing.
+        The value at points outside the grid is undefined.
         """
         image0, cell0, offset0 = self.pseudo_image(points0)
         image1, _, _ = self.pseudo_image(points1)
@@ -168,7 +168,7 @@ class PillarStudent(nn.Module):
         return self.points_flow(self.hidden_rows(hidden).index_select(0, self._row_of(cell0)), offset0)
 
     def _row_of(self, cell: Tensor) -> Tensor:
-        """Return where cells (N,) stand among `hidden_rows`."""
+        """Return the row in `hidden_rows` of each cell (N,)."""
         cells, block = self.grid.cells, self.head_block
         row, column = torch.div(cell, cells, rounding_mode='floor'), cell % cells
         block_row, block_column = (torch.div(index, block, rounding_mode='floor') for index in (row, column))
@@ -185,12 +185,12 @@ class PillarStudent(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """Return for each pair of clouds in one frame the flow [m] of some points of the first, and of the second.
 
-        All points must be inside the grid. Both directions of time share the pseudo-images.
-        rows: for each pair, the row numbers of the points of each cloud whose flow is wanted.
+        All points must be inside the grid. Forward and backward flow share the pseudo-images.
+        rows: for each pair, the row numbers of the points of each cloud to return flow for.
         Under autocast only the maps have low precision: bfloat16 would round coordinates of 50 m to 0.25 m.
         """
         device = pairs[0][0].device.type
-        # Of all maps, from the first on: a layer that finds another one copies its input, each layer anew.
+        # Cast once, at the first map: otherwise each layer copies its input to cast it.
         map_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         full_precision = torch.autocast(device, enabled=False)
         with full_precision:
@@ -202,7 +202,7 @@ class PillarStudent(nn.Module):
         for cloud, tables in enumerate(((tables0, tables1), (tables1, tables0))):
             rows_of_cells = torch.cat(tables, dim=2).unflatten(1, (self.grid.cells, self.grid.cells))
             images = rows_of_cells.permute(0, 3, 1, 2)  # channels last in memory, as convolutions take it
-            # All samples at once, in one table: its gradient has the order in memory of the maps, and is no copy.
+            # All samples in one table: its gradient has the memory layout of the maps and needs no copy.
             table = self.hidden(images).permute(0, 2, 3, 1).reshape(len(pairs) * self.grid.cells**2, -1)
             wanted = [both[cloud] for both in rows]
             index, offsets = [], []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slow methods that label sweep pairs without labels, by name."""
+"""Teachers by name: slow methods that label sweep pairs from the points alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zeroflow_ros.errors import ConfigError
 if TYPE_CHECKING:
     from training.teachers.teacher import Teacher
 
-# module in training.teachers, class in it; the dataclass of its settings is <class>Config
+# name -> (module in training.teachers, class in it); the dataclass of its settings is <class>Config
 TEACHERS = {
     'nsfp': ('nsfp', 'NSFP'),
     'fast_nsf': ('fast_nsf', 'FastNSF'),
@@ -24,7 +24,7 @@ TEACHERS = {
 def build_teacher(name: str, config: dict | None = None) -> Teacher:
     """Return a teacher; config: the fields of its settings that differ from their defaults.
 
-    Raises: ConfigError for an unknown name, an unknown field, a value that makes no sense.
+    Raises: ConfigError for an unknown name, an unknown field, an invalid value.
     """
     if name not in TEACHERS:
         raise ConfigError(f'There is no teacher {name!r}; the teachers are {", ".join(TEACHERS)}.')

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time an iteration of NSFP against the plain one: every neuron, and new k-d trees each time.
+"""Time an iteration of NSFP against the plain form, which computes every neuron and builds new k-d trees each time.
 
 usage: python3 -m training.teachers.benchmark --av2 LOG --iterations 20
-       python3 -m training.teachers.benchmark --av2 LOG --full          # NSFP to its end, and its three-way EPE
+       python3 -m training.teachers.benchmark --av2 LOG --full          # NSFP until it stops, and its three-way EPE
 
 Both optimise the same pair (non-ground points within 51.2 m) from the same weights, in turn, on the same cores.
 """
@@ -34,7 +34,7 @@ class PlainNetwork(CoordinateNetwork):
 
 
 class PlainChamfer(TruncatedChamfer):
-    """Two new k-d trees a call."""
+    """Builds two new k-d trees per call."""
 
     def _nearest(self, queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
         distance, index = cKDTree(targets).query(queries, workers=self._num_threads)
@@ -47,7 +47,7 @@ class PlainChamfer(TruncatedChamfer):
 
 
 class PlainNSFP(NSFP):
-    """NSFP without what makes it fast."""
+    """NSFP without its two accelerations."""
 
     network, loss = PlainNetwork, PlainChamfer
 
@@ -55,7 +55,7 @@ class PlainNSFP(NSFP):
 def non_ground_clouds(log: Path) -> tuple[np.ndarray, np.ndarray, tuple]:
     """Return points0 (N, 3) and points1 (M, 3) of a labelled Argoverse 2 pair, float32 [m] in ego0, without ground.
 
-    The third is what is true of points0: flow (N, 3) [m], is_foreground (N,), is_dynamic (N,).
+    The third item is the ground truth of points0: flow (N, 3) [m], is_foreground (N,), is_dynamic (N,).
     """
     labelled = read_labelled_pair(log)
     pair = labelled.pair
@@ -70,9 +70,9 @@ def non_ground_clouds(log: Path) -> tuple[np.ndarray, np.ndarray, tuple]:
 
 
 def measure(points0: np.ndarray, points1: np.ndarray, iterations: int, num_threads: int) -> dict[str, np.ndarray]:
-    """Return (iterations, 4) for 'plain' and 'fast': seconds of wall time and of all cores, forward and inverse loss.
+    """Return (iterations, 4) for 'plain' and 'fast': wall time [s], CPU time [s], forward and inverse loss.
 
-    An iteration here is the step after the last losses and the losses after it, so the first has no step before it.
+    One iteration is an optimiser step and the losses after it; the first iteration has no step.
     """
     config = NSFPConfig(num_threads=num_threads)
     clouds = [torch.from_numpy(points[cKDTree(points).indices]) for points in (points0, points1)]
@@ -89,12 +89,12 @@ def measure(points0: np.ndarray, points1: np.ndarray, iterations: int, num_threa
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print both; return the exit status."""
+    """Print the times of both; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--av2', type=Path, required=True, help='Argoverse 2 log with flow labels')
-    parser.add_argument('--iterations', type=int, default=20, help='of each, in turn')
-    parser.add_argument('--full', action='store_true', help='optimise to the end instead')
-    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--iterations', type=int, default=20, help='timed iterations of each form (default: 20)')
+    parser.add_argument('--full', action='store_true', help='run NSFP until it stops, and score it')
+    parser.add_argument('--threads', type=int, default=2, help='CPU threads (default: 2)')
     args = parser.parse_args(arguments)
     try:
         points0, points1, truth = non_ground_clouds(args.av2)

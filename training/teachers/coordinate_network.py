@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ReLU network of the optimised teachers, at the cost of its neurons that are on.
+"""The ReLU network of the optimised teachers, computed for active neurons only.
 
-At a high learning rate most neurons of a layer are off for every point of a neighbourhood. They give nothing forward
-and take no gradient, so leaving them out, block of points by block of points, changes nothing but the time.
+At a high learning rate most neurons of a layer are inactive for all points of a neighbourhood. Their output and their
+gradient are 0, so skipping them, per block of points, changes only the time.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-_BLOCK = 4096  # points: the 128 features of a block are 2 MB, about a core's second-level cache
+_BLOCK = 4096  # points: 128 features of a block take 2 MB, about a core's second-level cache
 
 
 class CoordinateNetwork(nn.Module):
-    """Flow as a function of place: (N, 3) [m] to (N, 3) [m].
+    """Flow as a function of position: (N, 3) [m] to (N, 3) [m].
 
-    width: neurons of a layer. depth: hidden layers.
-    map_blocks: works like map; that of a pool of threads uses several cores.
-    seed: of the weights, which start as those of nn.Linear.
+    width: neurons per layer. depth: number of hidden layers.
+    map_blocks: a function like `map`; `map` of a thread pool uses several cores.
+    seed: of the initial weights, drawn as nn.Linear draws them.
     Source: NSFP, 8 x 128 ReLU; ZeroFlow leaves the initial weights to nn.Linear.
     """
 
@@ -33,11 +33,11 @@ class CoordinateNetwork(nn.Module):
         self.map_blocks = map_blocks
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Return the flow of points (N, 3); neighbours in space should be neighbours in the rows."""
+        """Return the flow of points (N, 3); it is fast when points near each other have nearby rows."""
         return _Blocks.apply(points.t(), self.map_blocks, *self.parameters()).t()
 
     def dense(self, points: torch.Tensor) -> torch.Tensor:
-        """Return the same flow in the plain way."""
+        """Return the same flow by plain dense layers."""
         for layer in self.layers[:-1]:
             points = layer(points).relu()
         return self.layers[-1](points)
@@ -45,10 +45,10 @@ class CoordinateNetwork(nn.Module):
 
 @contextmanager
 def cores(number: int):
-    """Give a `map` over this many threads, while torch uses one core in each of them.
+    """Yield a `map` over this many threads; torch uses one core in each.
 
-    Many operations are short; threads that each take a part of the points wait less for each other than cores that
-    share every operation, above all on a machine that does other work besides.
+    Many operations are short. Threads that each process a part of the points wait less for each other than cores that
+    share every operation, most of all on a machine under other load.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,9 +89,9 @@ class _Blocks(torch.autograd.Function):
         return torch.cat(of_points, 1) if wants_points else None, None, *sums
 
 
-@torch.no_grad()  # a thread of a pool does not know that it works for an autograd function
+@torch.no_grad()  # pool threads do not inherit the no-grad mode of an autograd function
 def _forward(points: torch.Tensor, parameters):
-    """Return the flow (3, N) and, of each layer, what goes in and which of the layer's inputs that is."""
+    """Return the flow (3, N) and, for each layer, its active inputs and their indices."""
     weights, biases = parameters[::2], parameters[1::2]
     hidden, on = points.contiguous(), None
     trace = [(hidden, on)]
@@ -105,7 +105,7 @@ def _forward(points: torch.Tensor, parameters):
 
 @torch.no_grad()
 def _backward(gradient: torch.Tensor, trace, parameters, wants_points: bool):
-    """Return the gradient of the points, and of each layer (weight, bias, rows, columns) where they are on."""
+    """Return the gradient of the points, and of each layer (weight, bias, active rows, active columns)."""
     gradient, rows = gradient.contiguous(), None
     gradients = []
     for (hidden, columns), weight in zip(reversed(trace), reversed(parameters[::2]), strict=True):
@@ -125,7 +125,7 @@ def _columns(weight: torch.Tensor, on: torch.Tensor | None) -> torch.Tensor:
 
 
 def _add(total: torch.Tensor, values: torch.Tensor, rows, columns) -> None:
-    """Add values to the rows and columns of total that are on; None is all of them."""
+    """Add values to the active rows and columns of total; None means all."""
     if columns is not None:
         values = values.new_zeros(len(values), total.shape[1]).index_copy_(1, columns, values)
     if rows is None:

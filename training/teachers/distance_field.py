@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distance to the nearest point of a cloud, read off a grid that is filled where it is looked at."""
+"""Distance to the nearest point of a cloud, from a grid whose cells are computed when first read."""
 
 import math
 
@@ -9,14 +9,14 @@ from scipy.spatial import cKDTree
 
 from zeroflow_ros.errors import DataError
 
-_MAX_CELLS = 2**31  # 8 GB of float32, though on the CPU only what is looked at takes memory
+_MAX_CELLS = 2**31  # 8 GB of float32; on the CPU, only cells that were read take memory
 
 
 class DistanceField:
-    """The Euclidean distance transform of a cloud [m], sampled in between by trilinear interpolation.
+    """The Euclidean distance transform of a cloud [m] with trilinear interpolation.
 
-    A cell's value is the distance from its centre to that of the nearest cell with a point in it. It is worked out
-    when it is first asked for: a sweep's box at 0.1 m has 100 million cells, and a flow comes near 1 % of them.
+    A cell's value is the distance from its centre to the centre of the nearest occupied cell. It is computed when first
+    read: the box of a sweep has 100 million cells of 0.1 m, and a flow reads 1 % of them.
     points: (M, 3) float32 [m], not empty. lower, upper: corners [m] of the box. cell: edge of a cell [m].
     Raises: DataError when the box has too many cells.
     Source: Fast Neural Scene Flow; it transforms the whole grid at once.
@@ -33,14 +33,14 @@ class DistanceField:
             )
         occupied = np.unique(np.floor((points - lower) / np.float32(cell)).astype(np.int32), axis=0)
         self._occupied = cKDTree(occupied.astype(np.float64))
-        # 1 + distance, 0 where not known yet: numpy's zeros take no memory before they are written.
+        # 1 + distance, 0 where not known yet: numpy's zeros take no memory until they are written.
         self._values = torch.from_numpy(np.zeros(math.prod(self.shape), np.float32)).to(device)
         corners = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing='ij'), -1).reshape(8, 3)
         self._corners = torch.from_numpy(corners).to(device)
         self._strides = torch.tensor([self.shape[1] * self.shape[2], self.shape[2], 1], device=device)
 
     def __call__(self, places: torch.Tensor) -> torch.Tensor:
-        """Return the distance (N,) at places (N, 3) [m], with a gradient; a place outside the box counts as its rim."""
+        """Return the distance (N,) at places (N, 3) [m], with a gradient; places outside the box are clamped to it."""
         last = torch.tensor(self.shape, device=places.device) - 1
         index = ((places - self._lower) / self.cell - 0.5).clamp(min=0)  # in cells, from the centre of the first
         index = torch.minimum(index, last)

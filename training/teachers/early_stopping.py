@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When an optimised teacher is done."""
+"""When the optimisation of a teacher stops."""
 
 
 class EarlyStopping:
-    """Stop after `patience` losses in a row of which none is below the best by more than min_delta."""
+    """Stop after `patience` losses in a row that do not improve the best one by more than `min_delta`."""
 
     def __init__(self, patience: int, min_delta: float):
         self.patience = patience
@@ -12,7 +12,7 @@ class EarlyStopping:
         self.waited = 0
 
     def done(self, loss: float) -> bool:
-        """Take the next loss; one that is not a number is no progress."""
+        """Return whether to stop after this loss; NaN is no improvement."""
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
         else:

@@ -23,10 +23,10 @@ from zeroflow_ros.errors import ConfigError
 class FastNSFConfig:
     """Settings of Fast NSF.
 
-    width, depth: neurons of a layer, hidden layers. cell: of the distance field [m]. lr: of Adam.
-    max_iterations: at most. patience, min_delta: iterations without a loss lower by min_delta [m] that end the
-    optimisation; OpenSceneFlow's for better results. seed: of the initial weights.
-    device: 'cpu' or 'cuda'. num_threads: cores to use on the CPU.
+    width: neurons per layer. depth: hidden layers. cell: cell size of the distance field [m]. lr: of Adam.
+    max_iterations: upper limit. patience, min_delta: stop after `patience` iterations without a loss lower by
+    `min_delta` [m]; OpenSceneFlow's values for better results. seed: of the initial weights.
+    device: 'cpu' or 'cuda'. num_threads: CPU cores to use.
     """
 
     width: int = 128
@@ -64,13 +64,13 @@ class FastNSF:
         return self.fit(points0, points1)[0], self.fit(points1, points0)[0]
 
     def fit(self, points0: np.ndarray, points1: np.ndarray, progress=None) -> tuple[np.ndarray, int]:
-        """Return the flow (N, 3) of one direction and its iterations; `progress(iteration, loss)` hears of each."""
+        """Return the flow (N, 3) of one direction and its iterations; `progress(iteration, loss)` follows each."""
         config = self.config
         if len(points0) == 0 or len(points1) == 0:
             return np.zeros((len(points0), 3), np.float32), 0
         both = np.concatenate([points0, points1])
         field = DistanceField(points1, both.min(0) - 1, both.max(0) + 1, config.cell, config.device)  # 1 m of margin
-        order = cKDTree(points0).indices  # neighbours in space next to each other
+        order = cKDTree(points0).indices  # spatial neighbours get nearby rows
         cloud = torch.from_numpy(points0[order]).to(config.device)
         stopping = EarlyStopping(config.patience, config.min_delta)
         best_loss, best = math.inf, torch.zeros_like(cloud)

@@ -1,48 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nearest neighbours between two clouds, again and again while they move a little."""
+"""Repeated nearest-neighbour searches between two clouds that move a little between calls."""
 
 import numpy as np
 import torch
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
-_ROUNDING = 1e-4  # m: of float32 at some 100 m, with a margin
-_CELLS = 128  # of a side of the map of what moved
-_MAX_STALE = 0.2  # share of the rows beyond which a new tree is cheaper than questions to an old one
+_ROUNDING = 1e-4  # m: rounding of float32 at 100 m, with a margin
+_CELLS = 128  # cells per side of the drift map
+_MAX_STALE = 0.2  # above this share of stale rows a new tree is cheaper than queries to the old one
 
 
 def nearest_by_distance(queries: torch.Tensor, targets: torch.Tensor, reach: float, chunk: int = 4096) -> torch.Tensor:
     """Return which of targets (M, 3) is nearest to each of queries (N, 3), -1 where none is within reach [m].
 
-    All pairs are compared: the plain way, and the one for a GPU. chunk: queries at a time.
+    Compares all pairs: the plain reference, and the form for a GPU. chunk: queries per step.
     """
     found = [torch.full((0,), -1, device=queries.device)]
     for part in queries.split(chunk):
         if len(targets) == 0 or len(part) == 0:
             found.append(torch.full((len(part),), -1, device=queries.device))
             continue
-        # The fast way of cdist, by a matrix product, is wrong by centimetres at 50 m.
+        # cdist by matrix product is faster, but wrong by centimetres at 50 m.
         distance, index = torch.cdist(part, targets, compute_mode='donot_use_mm_for_euclid_dist').min(1)
         found.append(torch.where(distance < reach, index, -1))
     return torch.cat(found)
 
 
 class NearestTracker:
-    """Which target is nearest to each query, from one call to the next: few rows need a new look into the k-d tree.
+    """The nearest target of each query from call to call; only few rows search the k-d tree again.
 
-    A row keeps its k nearest targets from its last look, and how near any other target was at least. As long as query
-    and targets have moved less against each other since then than would let another target come nearer than the best
-    of these, the best of these is the nearest of all. What all targets moved in common since the tree was built does
-    not count: the tree is asked as if it had moved along. Rows have to stay the same points from call to call, and
-    neighbours in space should be neighbours in the rows.
-    reach: a target this far away, or farther, is none [m]. num_threads: of the tree's search.
+    Each row keeps its k nearest targets from its last search, and a lower bound on the distance to all others. The best
+    of these is the nearest of all, as long as the motion since then cannot bring another target nearer. The common
+    motion of all targets since the tree was built does not count: queries are shifted back by it. A row must be the
+    same point in every call, and it is fast when points near each other have nearby rows.
+    reach: targets this far away or farther are ignored [m]. num_threads: threads of the tree search.
     """
 
     def __init__(self, reach: float, num_threads: int = 1, neighbours: int = 8):
         self.reach = reach
         self.num_threads = num_threads
         self.neighbours = neighbours
-        self.num_trees = self.num_looks = 0  # what it cost so far: trees built, rows looked up
+        self.num_trees = self.num_looks = 0  # cost so far: trees built, rows searched
         self._tree: cKDTree | None = None
 
     def __call__(self, queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -71,17 +70,17 @@ class NearestTracker:
         return self._best(queries, targets, self._known, queries, np.float32(0))[0]
 
     def _look(self, seen_from: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return candidates (R, k), how far any other target is at least (R,), and the places asked about (R, 3)."""
+        """Return candidates (R, k), a lower bound (R,) [m] for all others, and the search positions (R, 3)."""
         search = 1.25 * self.reach
         self.num_looks += len(seen_from)
         distance, index = self._tree.query(
             seen_from, range(1, neighbours + 1), distance_upper_bound=search, workers=self.num_threads
         )
-        candidates = np.minimum(index, self._tree.n - 1)  # n means none: then any will do
+        candidates = np.minimum(index, self._tree.n - 1)  # n means none found: any index will do
         return candidates, np.minimum(distance[:, -1], search).astype(np.float32), seen_from.copy()
 
     def _best(self, queries, targets, known, seen_from, drift) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best candidate of each query, and the rows where another target may be nearer."""
+        """Return the best candidate of each query, and the stale rows: another target may be nearer."""
         candidates, others, looked_from = known
         squared = np.stack([_squared(queries - targets.take(column, 0)) for column in candidates.T], 1)  # (R, k)
         column = squared.argmin(1)
@@ -92,9 +91,9 @@ class NearestTracker:
         return np.where(best < self.reach, candidates[each, column], -1), stale
 
     def _drift(self, moved: np.ndarray, queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Return how far any target within reach of each query has moved by itself since the tree was built, or more.
+        """Return an upper bound (N,) [m] on the own motion of the targets near each query since the tree was built.
 
-        moved: (M, 3) [m] of each target.
+        moved: (M, 3) [m], motion of each target without the common motion.
         """
         if not moved.any():
             return np.zeros(len(queries), np.float32)
@@ -103,7 +102,7 @@ class NearestTracker:
         return maximum_filter(peak, 3).reshape(-1)[self._cells(queries)]
 
     def _cells(self, points: np.ndarray) -> np.ndarray:
-        """Return cells as long as the reach; what lies outside the map counts to its rim, next to its neighbours."""
+        """Return the flat cell index (N,), cells of side `reach`; points outside the map count to its border."""
         column, row = np.clip(np.floor(points[:, :2] / self.reach) + _CELLS // 2, 0, _CELLS - 1).astype(np.int64).T
         return row * _CELLS + column
 

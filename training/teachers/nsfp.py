@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Neural Scene Flow Prior: a small network of place, optimised on one pair until it carries one cloud to the other.
+"""Neural Scene Flow Prior: a small network, optimised on one pair until its flow moves one cloud onto the other.
 
-Source: Li et al., NSFP (NeurIPS 2021), with the settings by which ZeroFlow made its pseudo-labels.
+Source: Li et al., NSFP (NeurIPS 2021), with the settings of ZeroFlow's pseudo-labels.
 """
 
 import math
@@ -23,11 +23,11 @@ from zeroflow_ros.errors import ConfigError
 class NSFPConfig:
     """Settings of NSFP; the defaults are ZeroFlow's.
 
-    width, depth: neurons of a layer, hidden layers. lr: of Adam. max_iterations: at most.
-    patience, min_delta: iterations without a total loss lower by min_delta [m^2] that end the optimisation.
-    truncation: squared distance [m^2] from which on a neighbour counts as 0; 2 is 1.414 m.
-    backward: flow of points1 from a second run with the clouds 'swap'ped, or from the 'inverse' network of the first.
-    seed: of the initial weights. device: 'cpu' or 'cuda'. num_threads: cores to use on the CPU.
+    width: neurons per layer. depth: hidden layers. lr: learning rate of Adam. max_iterations: upper limit.
+    patience, min_delta: stop after `patience` iterations without a total loss lower by `min_delta` [m^2].
+    truncation: neighbours at this squared distance [m^2] or more count as 0; 2 is 1.414 m.
+    backward: flow of points1 from a second run with swapped clouds ('swap'), or from the first run's 'inverse' network.
+    seed: of the initial weights. device: 'cpu' or 'cuda'. num_threads: CPU cores to use.
     """
 
     width: int = 128
@@ -55,7 +55,7 @@ class NSFPConfig:
 
 @dataclass(frozen=True)
 class Fit:
-    """What one optimisation found: flow of points0 (N, 3) and -inverse flow of points1 (M, 3) [m]; how long it took."""
+    """Result of one optimisation: flow of points0 (N, 3) and flow of points1 (M, 3) by the inverse network [m]."""
 
     forward: np.ndarray
     inverse: np.ndarray
@@ -64,14 +64,14 @@ class Fit:
 
 
 class TruncatedChamfer:
-    """Truncated Chamfer distance [m^2] between a moving cloud and a fixed one, over and over.
+    """Truncated Chamfer distance [m^2] between a moving and a fixed cloud, for repeated calls.
 
-    truncation: squared distance from which on a neighbour counts as 0, though it stays in the mean.
+    truncation: neighbours at this squared distance [m^2] or more count as 0, but stay in the mean.
     """
 
     def __init__(self, truncation: float, num_threads: int = 1):
         self.truncation = truncation
-        reach = 1.001 * math.sqrt(truncation)  # the loss itself decides at the limit
+        reach = 1.001 * math.sqrt(truncation)  # a little more: the loss itself truncates
         self._reach = reach
         self._to_fixed, self._to_moving = NearestTracker(reach, num_threads), NearestTracker(reach, num_threads)
 
@@ -110,10 +110,10 @@ class NSFP:
         return fit.forward, self.fit(points1, points0).forward
 
     def fit(self, points0: np.ndarray, points1: np.ndarray, progress=None) -> Fit:
-        """Optimise one direction; `progress(iteration, forward loss, inverse loss)` hears of each iteration."""
+        """Optimise one direction; `progress(iteration, forward loss, inverse loss)` is called after each iteration."""
         if len(points0) == 0 or len(points1) == 0:
             return Fit(np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32), 0, 0.0)
-        orders = [cKDTree(points).indices for points in (points0, points1)]  # neighbours in space next to each other
+        orders = [cKDTree(points).indices for points in (points0, points1)]  # spatial neighbours get nearby rows
         clouds = [
             torch.from_numpy(points[order]).to(self.config.device)
             for points, order in zip((points0, points1), orders, strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher says of a sweep pair: a pseudo-label."""
+"""A pseudo-label: the output of a teacher for a sweep pair."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabel:
-    """What a teacher says of a sweep pair.
+    """The output of a teacher for both sweeps of a pair.
 
-    key: of the pair in its dataset. points0 (N, 3), points1 (M, 3): float32 [m], both in ego0 shifted so that z = 0 is
-    the ground below the vehicle; NaN rows are no returns. flow0 (N, 3), flow1 (M, 3): float32 [m], residual flow to the
-    time of the other sweep; NaN where the teacher was not asked (outside its crop, NaN points), exactly 0 on the
+    key: of the pair. points0 (N, 3), points1 (M, 3): float32 [m], both in ego0, shifted so that z = 0
+    is the ground below the vehicle; NaN rows are no returns. flow0 (N, 3), flow1 (M, 3): float32 [m], residual flow to
+    the time of the other sweep; NaN where not labelled (outside the crop, NaN points), exactly 0 on the
     ground. is_ground0 (N,), is_ground1 (M,): bool. dt: seconds. input_sha256: of the sweep pair, '' if not known.
-    dynamic0 (N,), dynamic1 (M,): int32, see training/dynamic_labels.py, of a teacher that says which points move and
-    not how: flow is NaN where they move. None of teachers that know the flow.
+    dynamic0 (N,), dynamic1 (M,): int32, see training/teachers/dynamic_labels.py, if the teacher labels dynamic points
+    without flow, which is then NaN; None for teachers that give flow.
     """
 
     key: str

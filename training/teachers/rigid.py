@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our fast teacher: what stands still is explained by both sweeps, what does not moves as rigid pieces."""
+"""Our fast teacher: points that match the other sweep in place are static; other segments move as rigid bodies."""
 
 from dataclasses import dataclass
 
@@ -8,42 +8,46 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from training.datasets.pairs import Times
-from training.teachers.forward_backward_check import SHARE, agreed, fits
-from training.teachers.planar_motion import closeness, fitted, moved_back, moved_by
-from training.teachers.sharpness import sharpen
+from training.teachers.forward_backward_check import MIN_CONSISTENT_SHARE, flows_agree, keep_consistent_motion
+from training.teachers.planar_motion import apply_motion, fit_motion, geman_mcclure_weight, undo_motion
+from training.teachers.sharpness import refine_by_sharpness
 from training.teachers.teacher import Flows
-from training.teachers.truncated_distance_field import MisfitField, disc
+from training.teachers.truncated_distance_field import TruncatedDistanceField, disc
 from zeroflow_ros.errors import ConfigError
 
-_LARGE = 1.5  # m: a piece of this length may turn; a smaller one shows too little of its heading
-_TALL = 1.7  # height of a voxel over its side: a LiDAR's rings are farther apart than its points in a ring
-_STEPS = 6  # of refinement
-_POLISH_STEPS, _POLISH_POINTS, _POLISH_KERNEL = 5, 300, 0.1  # of the last fit, whose start is good; kernel [m]
-_COARSE, _FINE, _AROUND = 0.4, 0.1, 0.3  # m: steps of the two searches, and how far the second reaches
-_SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # looked at of a piece, and of the sweep that it moves into
-_NUM_STARTS, _APART = 4, 0.6  # places where refinement starts, and how far apart they are [m]
-_STANDS = 0.12  # m: a point of the other sweep this near to a piece that stands belongs to that piece
-_BORDER = 0.3  # m around a moved piece in which points of the other sweep ought to be explained by it
-_CUT_NEAR = 0.2  # m: so near to where a piece of the other sweep came from lies what is cut out for it
-_CUT_POINTS, _CUT_SHARE = 100, 0.8  # of what is cut out, and of the other piece: less finds its like by chance
-_CUT_IMPROVEMENT = 0.5  # as `improvement` of what is cut out: few things that were in one piece with others move
-_LAG = 2.0  # m/s: partners of the search that were measured at other times count as so much farther apart
-_SHARPEN_FROM = 60  # points of a piece whose surface says more about its motion than its points do
+_LARGE = 1.5  # m: a segment this long may rotate; a shorter one does not show its heading
+_TALL = 1.7  # voxel height over its side: rings are farther apart than the points of one ring
+_STEPS = 6  # ICP iterations of the refinement
+_POLISH_STEPS, _POLISH_POINTS, _POLISH_KERNEL = 5, 300, 0.1  # of the last fit: iterations, points, kernel [m]
+_COARSE, _FINE, _AROUND = 0.4, 0.1, 0.3  # m: grid steps of the two searches, radius of the second
+_SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # points used of a segment, and of the target sweep around it
+_NUM_STARTS, _APART = 4, 0.6  # starts of the refinement, and their least distance [m]
+_STANDS = 0.12  # m: a target point this near to a static segment belongs to that segment
+_BORDER = 0.3  # m around a moved segment: it must account for the target points in there
+_CUT_NEAR = 0.2  # m: source points this near to the origin of a target segment are split off for it
+_CUT_POINTS, _CUT_SHARE = (
+    100,
+    0.8,
+)  # points split off, share of the target segment: fewer match by chance
+_CUT_IMPROVEMENT = 0.5  # `improvement` for points that are split off: few of those truly move
+_LAG = 2.0  # m/s: scales a difference in measurement time to a distance in the correspondence search
+_SHARPEN_FROM = 60  # points: larger segments are refined by `refine_by_sharpness`
 
 
 @dataclass(frozen=True)
 class RigidConfig:
     """Settings of the rigid teacher.
 
-    voxels: points in touching voxels of this side are one piece [m]; each next size looks at what still stands then,
-    for a person at a wall is one piece with it at first. min_points: of a piece that may move.
-    max_extent: a longer piece stands: buildings, hedges [m]. max_speed: [m/s].
-    cut: distances between sweeps count up to this [m]. kernel: distance at which a partner has a quarter of its
-    weight in the refinement [m]; below 0.1 the two copies that two LiDARs at 50 ms of phase make of a fast car are
-    taken for each other. min_misfit: pieces whose two sweeps are nearer to each other than this stand [m], sum of both
-    directions. screen: the search must lower the misfit to this share before a piece is looked at closely.
-    improvement: motion must lower the misfit to this share of that of standing still.
-    slowness: misfit that a metre of motion must pay for. min_motion: [m]. seed: of the points that are looked at.
+    voxels: points in touching voxels of this side form one segment [m]. Each next size segments the points that are
+    still static: a person at a wall is one segment with it at 0.3 m. min_points: fewest points of a moving segment.
+    max_extent: longer segments are static: buildings, hedges [m]. max_speed: [m/s].
+    cut: nearest-neighbour distances are truncated at this [m]. kernel: distance at which a correspondence has a quarter
+    of its weight in the refinement [m]; below 0.1, two LiDARs with a phase of 50 ms show a fast car twice and the two
+    copies are matched with each other. min_misfit: segments with a lower mean distance between the sweeps, summed over
+    both directions, are static [m]. screen: the search must lower the mean distance to this share before refinement.
+    improvement: the motion must lower the mean distance to this share of its value at rest.
+    slowness: mean distance that is added per metre of motion. min_motion: shorter motions are static [m].
+    refine_points: points of a segment used in refinement. seed: of the random choice of points.
     """
 
     voxels: tuple[float, ...] = (0.3, 0.1)
@@ -71,12 +75,13 @@ class RigidConfig:
 class Rigid:
     """A Teacher; see training/teachers/teacher.py.
 
-    Each sweep falls into connected pieces. A piece that the other sweep does not explain where it is looks for the
-    motion over ground (x, y, and a turn if it is long) that fits best in both senses: its points to the other sweep,
-    and the other sweep's points around the moved piece back to it. Without the second, a wall seen in part slides.
-    Of a large piece its surface says how it moves, see `sharpen`: the rings of a LiDAR do not move with a car. A piece
-    stands after all unless the other direction of time found the same motion, see `agreed`. Two bodies that touch in
-    one sweep are one piece there; they are cut as the other sweep has them, and asked again.
+    Each sweep is divided into segments (connected components of voxels). A segment that does not match the other sweep
+    in place searches for the planar motion (x, y, and yaw if it is long) with the lowest mean distance in both senses:
+    its points to the other sweep, and the other sweep's points around the moved segment back to it. Without the second,
+    a partly visible wall slides along itself. The motion of a large segment is refined on its surface, see
+    `refine_by_sharpness`: the rings of a LiDAR do not move with a car. A segment is static unless the search backward
+    in time found the same motion, see `keep_consistent_motion`. Objects that touch in one sweep form one segment; it is
+    split as in the other sweep and searched again.
     """
 
     name = 'rigid'
@@ -97,17 +102,17 @@ class Rigid:
             _Direction(self.config, *sweeps[order], *trees[order], step)
             for order, step in ((slice(None), dt), (slice(None, None, -1), -dt))
         )
-        confirmed = there.confirmed_by(back), back.confirmed_by(there)
-        there.cut_out(back, confirmed[0])
-        back.cut_out(there, confirmed[1])
-        return there.confirmed_by(back).astype(np.float32), back.confirmed_by(there).astype(np.float32)
+        confirmed = there.consistent_flow(back), back.consistent_flow(there)
+        there.split_touching_segments(back, confirmed[0])
+        back.split_touching_segments(there, confirmed[1])
+        return there.consistent_flow(back).astype(np.float32), back.consistent_flow(there).astype(np.float32)
 
 
 class _Direction:
     """The flow of one sweep (`source`) to another (`target`), dt seconds later, or earlier.
 
-    A row of either is x, y, z and the time of the point after the stamp of its sweep as a distance, _LAG times it [m].
-    Trees of sweeps know only where points are; `timed_tree`, also when.
+    A row of either sweep is x, y, z [m] and _LAG times the measurement time after the stamp of the sweep [m].
+    `tree` searches x, y, z; `timed_tree` searches all four columns.
     """
 
     def __init__(self, config, source, target, source_tree, target_tree, dt):
@@ -121,64 +126,64 @@ class _Direction:
         self.misfit, self.back, self.nearest = misfit, np.minimum(back, cut), nearest
         reach = config.max_speed * abs(dt)
         self.coarse, self.fine = disc(reach, _COARSE), disc(_AROUND, _FINE)
-        self.field = MisfitField(target[:, :3], reach + 1, cut)
-        # Of the source: flow (N, 3) [m]; number (N,) of the piece that moves as one, and of that which was asked last.
-        self.flow, (self.moving, self.piece) = np.zeros((len(source), 3)), np.full((2, len(source)), -1)
+        self.field = TruncatedDistanceField(target[:, :3], reach + 1, cut)
+        # For each source point: flow (N, 3) [m], its moving segment (N,) or -1, and its segment in the last pass (N,).
+        self.flow, (self.moving, self.segment) = np.zeros((len(source), 3)), np.full((2, len(source)), -1)
         for voxel in config.voxels:
-            self._move_pieces(np.flatnonzero(self.moving < 0), np.array([voxel, voxel, _TALL * voxel]))
+            self._move_segments(np.flatnonzero(self.moving < 0), np.array([voxel, voxel, _TALL * voxel]))
 
-    def confirmed_by(self, other: '_Direction') -> np.ndarray:
-        """Return the flow (N, 3) [m] that the other direction of time found as well, see `agreed`."""
-        return agreed(self.source[:, :3], self.flow, self.moving, self.tree, other.flow)
+    def consistent_flow(self, other: '_Direction') -> np.ndarray:
+        """Return the flow (N, 3) [m] that the reverse search confirms, see `keep_consistent_motion`."""
+        return keep_consistent_motion(self.source[:, :3], self.flow, self.moving, self.tree, other.flow)
 
-    def cut_out(self, other: '_Direction', confirmed: np.ndarray) -> None:
-        """Look again at what pieces of the other sweep came from and this sweep has in one piece with something else.
+    def split_touching_segments(self, other: '_Direction', confirmed: np.ndarray) -> None:
+        """Split off points where a segment of the other sweep originates but this sweep has merged it with others.
 
-        What is cut out so moves by itself, if its own search finds what the other piece says, backwards.
-        confirmed: (N, 3) [m], see `confirmed_by`.
+        The split-off points move on their own if their own search finds the reverse of that segment's motion.
+        confirmed: (N, 3) [m], see `consistent_flow`.
         """
-        for piece in np.unique(other.moving[other.moving >= 0]):
-            theirs = np.flatnonzero(other.moving == piece)
+        for segment in np.unique(other.moving[other.moving >= 0]):
+            theirs = np.flatnonzero(other.moving == segment)
             origin = other.source[theirs, :3] + other.flow[theirs]
             low, high = origin.min(0) - _CUT_NEAR, origin.max(0) + _CUT_NEAR
             rows = np.flatnonzero(((self.source[:, :3] > low) & (self.source[:, :3] < high)).all(1))
-            distance, partner = cKDTree(origin).query(self.source[rows, :3], distance_upper_bound=_CUT_NEAR)
+            distance, match = cKDTree(origin).query(self.source[rows, :3], distance_upper_bound=_CUT_NEAR)
             is_near = np.isfinite(distance)
-            mine, wanted = rows[is_near], -other.flow[theirs[partner[is_near]]]
-            if len(mine) < _CUT_POINTS or fits(confirmed[mine], wanted).mean() >= SHARE:
+            mine, wanted = rows[is_near], -other.flow[theirs[match[is_near]]]
+            if len(mine) < _CUT_POINTS or flows_agree(confirmed[mine], wanted).mean() >= MIN_CONSISTENT_SHARE:
                 continue
             if np.isfinite(other.tree.query(origin, distance_upper_bound=_CUT_NEAR)[0]).mean() < _CUT_SHARE:
                 continue
-            numbers, counts = np.unique(self.piece[mine], return_counts=True)
+            numbers, counts = np.unique(self.segment[mine], return_counts=True)
             motion = self._motion(numbers[counts.argmax()], self.source[mine], _CUT_IMPROVEMENT)
-            if motion is not None and fits(self._flow(mine, motion), wanted).mean() >= SHARE:
+            if motion is not None and flows_agree(self._flow(mine, motion), wanted).mean() >= MIN_CONSISTENT_SHARE:
                 self._move(mine, motion)
 
     def _flow(self, rows: np.ndarray, motion) -> np.ndarray:
-        return (moved_by(self.source[rows], *motion) - self.source[rows])[:, :3]
+        return (apply_motion(self.source[rows], *motion) - self.source[rows])[:, :3]
 
     def _move(self, rows: np.ndarray, motion) -> None:
         self.flow[rows] = self._flow(rows, motion)
         self.moving[rows] = self.moving.max() + 1
 
-    def _move_pieces(self, rows: np.ndarray, voxel: np.ndarray) -> None:
-        """Move what moves of the pieces that these rows of the source make."""
+    def _move_segments(self, rows: np.ndarray, voxel: np.ndarray) -> None:
+        """Segment these rows of the source, and set the flow of each moving segment."""
         config = self.config
         if len(rows) == 0:
             return
-        piece = np.full(len(self.source) + 1, -1)  # the last row is the neighbour of what has none
-        piece[rows] = _pieces(self.source[rows, :3], voxel)
-        self.piece = piece[:-1]
-        order = rows[np.argsort(piece[rows], kind='stable')]
-        starts = np.searchsorted(piece[order], np.arange(piece.max() + 2))
-        near_piece = piece[self.nearest]
-        # Points of the target that a piece explains where it stands do not speak for another that would move there.
-        self.stands_with = np.where(self.back < _STANDS, near_piece, -1)
-        count, num_pieces = np.diff(starts), piece.max() + 1
-        has_near = near_piece >= 0
-        num_near = np.bincount(near_piece[has_near], minlength=num_pieces)
-        mean_back = np.bincount(near_piece[has_near], self.back[has_near], num_pieces) / np.maximum(num_near, 1)
-        both = np.bincount(piece[rows], self.misfit[rows]) / count + np.where(num_near > 0, mean_back, config.cut)
+        segment = np.full(len(self.source) + 1, -1)  # the last row stands for "no neighbour"
+        segment[rows] = _connected_components(self.source[rows, :3], voxel)
+        self.segment = segment[:-1]
+        order = rows[np.argsort(segment[rows], kind='stable')]
+        starts = np.searchsorted(segment[order], np.arange(segment.max() + 2))
+        near_segment = segment[self.nearest]
+        # Target points that match a static segment are no evidence for another segment that would move there.
+        self.stands_with = np.where(self.back < _STANDS, near_segment, -1)
+        count, num_segments = np.diff(starts), segment.max() + 1
+        has_near = near_segment >= 0
+        num_near = np.bincount(near_segment[has_near], minlength=num_segments)
+        mean_back = np.bincount(near_segment[has_near], self.back[has_near], num_segments) / np.maximum(num_near, 1)
+        both = np.bincount(segment[rows], self.misfit[rows]) / count + np.where(num_near > 0, mean_back, config.cut)
         for number in np.flatnonzero((count >= config.min_points) & (both > config.min_misfit)):
             mine = order[starts[number] : starts[number + 1]]
             motion = self._motion(number, self.source[mine], config.improvement)
@@ -186,7 +191,7 @@ class _Direction:
                 self._move(mine, motion)
 
     def _motion(self, number: int, points: np.ndarray, improvement: float):
-        """Return (rotation (3, 3), shift (3,)) of a piece (N, 4), None when it stands.
+        """Return (rotation (3, 3), translation (3,)) of a segment (N, 4), None if it is static.
 
         improvement: see RigidConfig.
         """
@@ -197,28 +202,34 @@ class _Direction:
         starts = self._search(points)
         if not starts:
             return None
-        some = self._some(points, config.refine_points)
+        some = self._subsample(points, config.refine_points)
         tree = cKDTree(points)
-        still = self._misfit(some, np.eye(3), np.zeros(3)) + self._reverse(number, points, tree, np.eye(3), np.zeros(3))
+        still = self._mean_distance(some, np.eye(3), np.zeros(3)) + self._reverse_distance(
+            number, points, tree, np.eye(3), np.zeros(3)
+        )
         best, best_misfit = None, improvement * still
         for start in starts:
-            rotation, shift = self._refine(some, start, length > _LARGE)
-            moved = np.linalg.norm((moved_by(some, rotation, shift) - some).mean(0))
-            misfit = self._misfit(some, rotation, shift) + self._reverse(number, points, tree, rotation, shift)
+            rotation, translation = self._refine(some, start, length > _LARGE)
+            moved = np.linalg.norm((apply_motion(some, rotation, translation) - some).mean(0))
+            misfit = self._mean_distance(some, rotation, translation) + self._reverse_distance(
+                number, points, tree, rotation, translation
+            )
             if misfit + config.slowness * moved < best_misfit and moved > config.min_motion:
-                best, best_misfit = (rotation, shift), misfit + config.slowness * moved
+                best, best_misfit = (rotation, translation), misfit + config.slowness * moved
         if best is None:
             return None
         best = self._polish(number, points, tree, *best, length > _LARGE)
         if length <= _LARGE or len(points) < _SHARPEN_FROM:
             return best
-        return sharpen(points, self._around(number, moved_by(points, *best)), *best, self.lag, self.rng)
+        return refine_by_sharpness(
+            points, self._target_around(number, apply_motion(points, *best)), *best, self.lag, self.rng
+        )
 
     def _search(self, points: np.ndarray) -> list[np.ndarray]:
-        """Return shifts (2,) over ground from which to refine; none when no shift is much better than none."""
-        some = self._some(points, _SEARCH_POINTS)
-        still = self.field.misfit(some, np.zeros((1, 2)))[0]
-        misfit = self.field.misfit(some, self.coarse)
+        """Return planar translations (2,) to refine; none if no translation is much better than standing still."""
+        some = self._subsample(points, _SEARCH_POINTS)
+        still = self.field.mean_distance(some, np.zeros((1, 2)))[0]
+        misfit = self.field.mean_distance(some, self.coarse)
         starts = [np.zeros(2)]
         for k in np.argsort(misfit)[:60]:
             if all(np.hypot(*(self.coarse[k] - start)) > _APART for start in starts[1:]):
@@ -228,71 +239,83 @@ class _Direction:
         lowest, refined = np.inf, []
         for start in starts:
             around = self.fine + start
-            misfit = self.field.misfit(some, around)
+            misfit = self.field.mean_distance(some, around)
             lowest = min(lowest, misfit.min())
             refined.append(around[misfit.argmin()])
         return refined if lowest <= self.config.screen * still else []
 
-    def _refine(self, points: np.ndarray, start: np.ndarray, may_turn: bool):
-        """Return (rotation, shift) after some steps of robust ICP over ground."""
-        rotation, shift = np.eye(3), np.array([*start, 0.0])
+    def _refine(self, points: np.ndarray, start: np.ndarray, may_rotate: bool):
+        """Return (rotation, translation) after some iterations of robust planar ICP."""
+        rotation, translation = np.eye(3), np.array([*start, 0.0])
         for step in range(_STEPS):
             reach = max(self.config.cut * 0.8**step, 1.5 * self.config.kernel)
-            distance, index = self.timed_tree.query(moved_by(points, rotation, shift), distance_upper_bound=reach)
-            has_partner = np.isfinite(distance)
-            if has_partner.sum() < 5:
+            distance, index = self.timed_tree.query(
+                apply_motion(points, rotation, translation), distance_upper_bound=reach
+            )
+            has_match = np.isfinite(distance)
+            if has_match.sum() < 5:
                 break
-            weight = closeness(distance[has_partner], self.config.kernel)
-            rotation, shift = fitted(points[has_partner], self.target[index[has_partner]], weight, self.lag, may_turn)
-        return rotation, shift
+            weight = geman_mcclure_weight(distance[has_match], self.config.kernel)
+            rotation, translation = fit_motion(
+                points[has_match], self.target[index[has_match]], weight, self.lag, may_rotate
+            )
+        return rotation, translation
 
-    def _polish(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray, may_turn: bool):
-        """Return (rotation, shift) after some steps with partners in both senses: what is seen in part pulls less."""
-        some = self._some(points, _POLISH_POINTS)
+    def _polish(
+        self, number: int, points: np.ndarray, tree, rotation: np.ndarray, translation: np.ndarray, may_rotate: bool
+    ):
+        """Return (rotation, translation) after some ICP steps in both senses: partial views then bias less."""
+        some = self._subsample(points, _POLISH_POINTS)
         for step in range(_POLISH_STEPS):
             reach = max(0.4 * 0.8**step, 2 * _POLISH_KERNEL)
-            distance, index = self.timed_tree.query(moved_by(some, rotation, shift), distance_upper_bound=reach)
+            distance, index = self.timed_tree.query(
+                apply_motion(some, rotation, translation), distance_upper_bound=reach
+            )
             there = np.isfinite(distance)
-            around = self._some(self._around(number, moved_by(points, rotation, shift)), _POLISH_POINTS)
-            back, back_index = tree.query(moved_back(around, rotation, shift), distance_upper_bound=reach)
+            around = self._subsample(
+                self._target_around(number, apply_motion(points, rotation, translation)), _POLISH_POINTS
+            )
+            back, back_index = tree.query(undo_motion(around, rotation, translation), distance_upper_bound=reach)
             here = np.isfinite(back)
             if min(there.sum(), here.sum()) < 5:
                 break
             mine = np.concatenate([some[there], points[back_index[here]]])
-            partner = np.concatenate([self.target[index[there]], around[here]])
-            weights = [closeness(d, _POLISH_KERNEL) / len(d) for d in (distance[there], back[here])]
-            rotation, shift = fitted(mine, partner, np.concatenate(weights), self.lag, may_turn)
-        return rotation, shift
+            match = np.concatenate([self.target[index[there]], around[here]])
+            weights = [geman_mcclure_weight(d, _POLISH_KERNEL) / len(d) for d in (distance[there], back[here])]
+            rotation, translation = fit_motion(mine, match, np.concatenate(weights), self.lag, may_rotate)
+        return rotation, translation
 
-    def _misfit(self, points: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> float:
-        """Return the mean distance [m] of moved points to the target, each cut."""
+    def _mean_distance(self, points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> float:
+        """Return the mean truncated distance [m] of moved points to the target."""
         cut = self.config.cut
-        moved = moved_by(points, rotation, shift)
+        moved = apply_motion(points, rotation, translation)
         return np.minimum(self.timed_tree.query(moved, distance_upper_bound=cut)[0], cut).mean()
 
-    def _reverse(self, number: int, points: np.ndarray, tree, rotation: np.ndarray, shift: np.ndarray) -> float:
-        """Return the mean distance [m] of the target's points around the moved piece to it, each cut."""
+    def _reverse_distance(
+        self, number: int, points: np.ndarray, tree, rotation: np.ndarray, translation: np.ndarray
+    ) -> float:
+        """Return the mean truncated distance [m] of the target's points around the moved segment to it."""
         cut = self.config.cut
-        around = self._around(number, moved_by(points, rotation, shift))
+        around = self._target_around(number, apply_motion(points, rotation, translation))
         if len(around) < 3:
             return cut / 2
-        back = moved_back(self._some(around, _REVERSE_POINTS), rotation, shift)
+        back = undo_motion(self._subsample(around, _REVERSE_POINTS), rotation, translation)
         return np.minimum(tree.query(back, distance_upper_bound=cut)[0], cut).mean()
 
-    def _around(self, number: int, moved: np.ndarray) -> np.ndarray:
-        """Return the target's points around a moved piece, without those that other pieces explain where they stand."""
+    def _target_around(self, number: int, moved: np.ndarray) -> np.ndarray:
+        """Return the target's points around a moved segment, without those that match other static segments."""
         low, high = moved[:, :3].min(0) - _BORDER, moved[:, :3].max(0) + _BORDER
         rows = np.array(self.tree.query_ball_point((low + high) / 2, np.linalg.norm(high - low) / 2), int)
         around, stands_with = self.target[rows], self.stands_with[rows]
         is_inside = ((around[:, :3] > low) & (around[:, :3] < high)).all(1)
         return around[is_inside & ((stands_with < 0) | (stands_with == number))]
 
-    def _some(self, points: np.ndarray, most: int) -> np.ndarray:
+    def _subsample(self, points: np.ndarray, most: int) -> np.ndarray:
         return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
 
 
-def _pieces(points: np.ndarray, voxel: np.ndarray) -> np.ndarray:
-    """Return the number (N,) of the connected piece that each point belongs to."""
+def _connected_components(points: np.ndarray, voxel: np.ndarray) -> np.ndarray:
+    """Return the number (N,) of the connected component of each point, by voxels and their 26 neighbours."""
     index = ((points - points.min(0)) / voxel).astype(int)
     occupied = np.zeros(index.max(0) + 1, bool)
     occupied[tuple(index.T)] = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every teacher does: flow for both sweeps of a pair, from the points alone."""
+"""The interface of teachers: flow for both sweeps of a pair, from the points alone."""
 
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ Flows = tuple[np.ndarray, np.ndarray]  # (N, 3) and (M, 3) float32 [m]
 class Teacher(Protocol):
     """A slow method that needs no labels.
 
-    name: of the method. config: a frozen dataclass of its settings, which ends up in the provenance of its labels.
+    name: name of the method. config: frozen dataclass of its settings, stored in the provenance of its labels.
     """
 
     name: str
@@ -25,26 +25,26 @@ class Teacher(Protocol):
         """Return the residual flow [m] of points0 (N, 3) to the time of points1 (M, 3), and of points1 back.
 
         points0, points1: float32 [m], both in ego0, without ground, all finite. dt: seconds between them, positive.
-        times: of the points, None where the sensor does not say; flow is from stamp to stamp either way.
+        times: measurement times of the points, or None; flow is from stamp to stamp in both cases.
         Returns (N, 3) and (M, 3) float32, all finite; with an empty cloud on either side all flow is zero.
         """
 
 
 @runtime_checkable
 class DriveTeacher(Protocol):
-    """A method that looks at more of a drive than the pair that it labels. name, config: as of a Teacher."""
+    """A method that uses more of a drive than the pair it labels. name, config: as for a Teacher."""
 
     name: str
     config: object
 
     def label_in_drive(self, drive: PairDataset, index: int, item: DatasetPair, seen: TeacherInput) -> PseudoLabel:
-        """Return the label of drive[index], which is `item`, and of which a teacher sees `seen`.
+        """Return the label of `item`, which is drive[index]; `seen` is its teacher input.
 
-        It is the same in whatever order the pairs of a drive are asked for.
+        The result does not depend on the order in which the pairs of a drive are labelled.
         """
 
 
 def run_teacher(teacher: Teacher, seen: TeacherInput) -> PseudoLabel:
-    """Return the pseudo-label that a teacher gives to a pair. Raises: what the teacher or `to_pseudo_label` raises."""
+    """Return the pseudo-label of a pair by a teacher. Raises: what the teacher or `to_pseudo_label` raises."""
     times = seen.times and (seen.times[0][seen.rows0], seen.times[1][seen.rows1])
     return seen.to_pseudo_label(*teacher.label(*seen.clouds, seen.dt, times=times))

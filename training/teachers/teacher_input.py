@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher sees of a sweep pair, and how its flow becomes a pseudo-label of all rows."""
+"""The input of a teacher from a sweep pair, and the pseudo-label of all rows from its flow."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.lidar.ground import ground_height
 
-_NEAR = 25.0  # m: ground flags this near say how high the ground is where no plane can be fitted
+_NEAR = 25.0  # m: ground points this near give the ground height if no plane can be fitted
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Crop:
 
 @dataclass(frozen=True)
 class TeacherInput:
-    """A pair in the frame of its label, and the rows that the teacher is asked about.
+    """A pair in the frame of its label, and the rows that the teacher labels.
 
     points0 (N, 3), points1 (M, 3): float32 [m] in ego0, z = 0 on the ground below the vehicle.
-    is_ground0 (N,), is_ground1 (M,): bool. rows0, rows1: row numbers. dt: seconds. times: of all points,
-    see `DatasetPair`. input_sha256: of the pair.
+    is_ground0 (N,), is_ground1 (M,): bool. rows0, rows1: numbers of the rows to label. dt: seconds. times: of all
+    points, see `DatasetPair`. input_sha256: checksum of the pair.
     """
 
     key: str
@@ -71,8 +71,8 @@ class TeacherInput:
         for flow, rows, is_ground in ((flow0, self.rows0, self.is_ground0), (flow1, self.rows1, self.is_ground1)):
             if flow.shape != (len(rows), 3) or not np.isfinite(flow).all():
                 raise DataError(
-                    f'{self.key}: the teacher owed finite flow of shape ({len(rows)}, 3), and returned {flow.shape} '
-                    f'with {np.count_nonzero(~np.isfinite(flow))} numbers that are not finite.'
+                    f'{self.key}: the teacher should return finite flow of shape ({len(rows)}, 3), got {flow.shape} '
+                    f'with {np.count_nonzero(~np.isfinite(flow))} values that are not finite.'
                 )
             rows_of_all = np.full((len(is_ground), 3), np.nan, np.float32)
             rows_of_all[rows] = flow
@@ -84,9 +84,9 @@ class TeacherInput:
 
 
 def teacher_input(item: DatasetPair, crop: Crop) -> TeacherInput:
-    """Return both sweeps in ego0, shifted onto the ground, with the rows that a teacher is asked about.
+    """Return both sweeps in ego0, shifted onto the ground, with the rows that a teacher labels.
 
-    Raises: DataError when there are points but no ground from which to tell its height.
+    Raises: DataError when there are points but the ground height cannot be estimated.
     """
     pair = item.pair
     clouds = [pair.points0.copy(), transforms.apply(pair.ego0_T_ego1, pair.points1)]
@@ -102,7 +102,7 @@ def teacher_input(item: DatasetPair, crop: Crop) -> TeacherInput:
 
 
 def checksum(item: DatasetPair) -> str:
-    """Return the sha256 of all numbers of a pair: two pairs with the same one get the same label."""
+    """Return the sha256 of all values of a pair; pairs with equal checksums get equal labels."""
     digest, pair = hashlib.sha256(), item.pair
     ego0_T_ego1 = np.asarray(pair.ego0_T_ego1, np.float64)
     for array in (pair.points0, pair.points1, ego0_T_ego1, np.float64(pair.dt), *(item.times or ())):
@@ -121,7 +121,7 @@ def _height(points: np.ndarray, is_ground: np.ndarray, key: str) -> float:
         return float(np.median(points[near, 2]))
     if np.isfinite(points).all(axis=1).any():
         raise DataError(
-            f'{key}: neither a plane nor a point marked as ground within {_NEAR:g} m says how high the ground is below '
-            'the vehicle. Look at the sweep: z has to point up, and the ground has to be in it.'
+            f'{key}: the ground height below the vehicle cannot be estimated: no ground plane and no ground point '
+            f'within {_NEAR:g} m. Check the sweep: z must point up, and the ground must be visible.'
         )
     return 0.0

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings: read rosbag1 and rosbag2, write rosbag2 mcap, without ROS."""
+"""Read rosbag1 and rosbag2 recordings and write rosbag2 mcap, without ROS."""

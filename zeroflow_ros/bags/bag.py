@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings: any rosbag1 or rosbag2 (sqlite3, mcap) in, a rosbag2 mcap out, through `rosbags` and without ROS.
+"""Read rosbag1 and rosbag2 (sqlite3, mcap) recordings and write rosbag2 mcap, with `rosbags` and without ROS.
 
-Messages travel as CDR, the bytes that ROS 2 itself sends; those of a rosbag1 are converted when they are read.
+Messages are passed as CDR, the serialisation of ROS 2; rosbag1 messages are converted when they are read.
 """
 
 import io
@@ -16,14 +16,14 @@ from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, header_stam
 from zeroflow_ros.errors import DataError
 
 STATIC_TRANSFORMS_TOPIC = '/tf_static'
-_RENAMED = {'tf/msg/tfMessage': TRANSFORMS}  # ROS 1 before tf2: the same bytes under an older name
+_RENAMED = {'tf/msg/tfMessage': TRANSFORMS}  # ROS 1 before tf2: same content, older name
 _STORAGE_SUFFIXES = ('.mcap', '.db3', '.bag')
 _REPAIR = 'A recording that was cut off can be repaired with `ros2 bag reindex`, `mcap recover` or `rosbag reindex`.'
 
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of a bag. num_messages: how many it holds."""
+    """One topic of a bag. num_messages: number of messages on it."""
 
     name: str
     msgtype: str
@@ -32,7 +32,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class BagMessage:
-    """One recorded message. time_ns: when it was recorded. cdr: its serialised bytes, as ROS 2 sends them."""
+    """One recorded message. time_ns: time of recording. cdr: the serialised message, as ROS 2 sends it."""
 
     topic: str
     msgtype: str
@@ -41,12 +41,12 @@ class BagMessage:
 
     @property
     def stamp_ns(self) -> int:
-        """Stamp of the message's header [ns]; only for types that begin with a header."""
+        """Stamp of the message's header [ns]; only for types that start with a header."""
         return header_stamp_ns(self.cdr)
 
 
 class _Storage(type(Path())):
-    """A path whose files are read no further than they reach: a damaged length must not take gigabytes."""
+    """A path whose reads stop at the end of the file: a damaged length field must not allocate gigabytes."""
 
     def open(self, mode='r', *args, **kwargs):
         return _BoundedReader(io.FileIO(self)) if mode == 'rb' else super().open(mode, *args, **kwargs)
@@ -60,9 +60,9 @@ class _BoundedReader(io.BufferedReader):
 
 
 class Bag:
-    """A recording, opened for reading: `with Bag(path) as bag`.
+    """A recording opened for reading: `with Bag(path) as bag`.
 
-    path: a rosbag2 directory, a bare .mcap or .db3 file, or a rosbag1 .bag file.
+    path: a rosbag2 directory, a single .mcap or .db3 file, or a rosbag1 .bag file.
     Raises: DataError when it is missing, broken or empty.
     """
 
@@ -102,32 +102,32 @@ class Bag:
         return (self.end_ns - self.start_ns) * 1e-9
 
     def list_topics(self) -> str:
-        """Return the topics for a person to read, one per line."""
+        """Return the topics as text, one per line."""
         return '\n'.join(f'  {t.name} ({t.msgtype}, {t.num_messages} messages)' for t in self.topics)
 
     def topics_of(self, msgtype: str) -> list[str]:
-        """Return the names of the topics of one type that hold messages."""
+        """Return the names of the non-empty topics of a type."""
         return [topic.name for topic in self.topics if topic.msgtype == msgtype and topic.num_messages]
 
     def point_cloud_topic(self, requested: str = '') -> str:
-        """Return the topic of the LiDAR, the requested one or the only one.
+        """Return the requested point cloud topic, or the only one.
 
-        Raises: DataError, with the topics that exist, when there is none, or several and none was requested.
+        Raises: DataError that lists the topics when there is none, or several and none was requested.
         """
         return self._one_topic(POINT_CLOUD, requested, '--topic') or self._no_topic(POINT_CLOUD)
 
     def odometry_topic(self, requested: str = '') -> str:
-        """Return the topic of odometry, the requested one or the only one; '' when the bag has none.
+        """Return the requested odometry topic, or the only one; '' when the bag has none.
 
         Raises: DataError when the requested one is missing, or there are several and none was requested.
         """
         return self._one_topic(ODOMETRY, requested, '--odometry-topic')
 
     def messages(self, topics, *, start_ns: int | None = None, end_ns: int | None = None) -> Iterator[BagMessage]:
-        """Yield the messages of the named topics in the order of recording.
+        """Yield the messages of the named topics in recording order.
 
-        start_ns, end_ns: only those recorded in [start_ns, end_ns).
-        Raises: DataError when the bag turns out to be damaged.
+        start_ns, end_ns: limit the recording time to [start_ns, end_ns).
+        Raises: DataError when the bag is damaged.
         """
         topics = set(topics)
         connections = [c for c in self._reader.connections if c.topic in topics]
@@ -148,7 +148,7 @@ class Bag:
     def first(self, topic: str) -> BagMessage:
         """Return the first message of a topic.
 
-        Raises: DataError when there is none, whatever the index of the bag says.
+        Raises: DataError when there is none, even if the index of the bag lists some.
         """
         for message in self.messages([topic]):
             return message
@@ -156,7 +156,7 @@ class Bag:
 
     def _list_topics(self) -> list[Topic]:
         topics: dict[str, Topic] = {}
-        for connection in self._reader.connections:  # a topic has one for each of its publishers
+        for connection in self._reader.connections:  # a topic has one connection per publisher
             before = topics[connection.topic].num_messages if connection.topic in topics else 0
             msgtype = _RENAMED.get(connection.msgtype, connection.msgtype)
             topics[connection.topic] = Topic(connection.topic, msgtype, before + connection.msgcount)
@@ -178,11 +178,11 @@ class Bag:
 
 
 class BagWriter:
-    """Writes a rosbag2 mcap that RViz, Foxglove and `ros2 bag play` open; nothing appears before it is complete.
+    """Writes a rosbag2 mcap for RViz, Foxglove and `ros2 bag play`; the bag appears at its path when complete.
 
-    path: a directory, or a bare file when it ends in .mcap. compress: zstd, chunk by chunk. replace: an existing one.
-    Leaving the `with` block on an exception leaves nothing behind.
-    Raises: DataError when the path exists and is not to be replaced, or when nothing was written.
+    path: a directory, or a single file when it ends in .mcap. compress: zstd per chunk. replace: overwrite an existing
+    bag. An exception in the `with` block removes everything written.
+    Raises: DataError when the path exists and replace is False, or when nothing was written.
     """
 
     def __init__(self, path: str | Path, *, compress: bool = False, replace: bool = False):
@@ -196,12 +196,12 @@ class BagWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
         try:
-            # Version 8: Humble cannot read the quality of service that version 9 writes.
+            # Version 8: Humble cannot read the QoS format of version 9.
             self._writer = Writer(self._temporary / self.path.stem, version=8, storage_plugin=StoragePlugin.MCAP)
             if compress:
                 self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
             self._writer.open()
-        except BaseException:  # Ctrl-C too: there is no `with` block yet that would tidy up
+        except BaseException:  # Ctrl-C too: no `with` block cleans up yet
             shutil.rmtree(self._temporary, ignore_errors=True)
             raise
 
@@ -224,9 +224,9 @@ class BagWriter:
         self.num_messages += 1
 
     def close(self) -> None:
-        """Complete the bag and put it in its place.
+        """Complete the bag and move it to its path.
 
-        Raises: DataError when it would be empty.
+        Raises: DataError when no message was written.
         """
         if self.num_messages == 0:
             self.abort()
@@ -244,20 +244,20 @@ class BagWriter:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     def abort(self) -> None:
-        """Throw away what was written."""
+        """Discard everything written."""
         self._writer.abort()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _storage(path: Path) -> Path:
-    """Return what rosbags shall open: a directory with metadata.yaml, or a bare file."""
+    """Return the path that rosbags opens: a directory with metadata.yaml, or a single file."""
     if not path.exists():
         raise DataError(f'There is no bag at {path}. Give a rosbag2 directory, or a .mcap, .db3 or .bag file.')
     if path.name == 'metadata.yaml':
         path = path.parent
     if not path.is_dir():
         if path.suffix not in _STORAGE_SUFFIXES:
-            raise DataError(f'{path} is no bag: expected a rosbag2 directory, or a .mcap, .db3 or .bag file.')
+            raise DataError(f'{path} is not a bag: expected a rosbag2 directory, or a .mcap, .db3 or .bag file.')
         return path
     if (path / 'metadata.yaml').exists():
         return path
@@ -276,11 +276,11 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def _offered_qos(topic: str):
-    """Return the quality of service to play a topic with: late listeners must still get static transforms."""
+    """Return the QoS stored for playback: late subscribers must still get static transforms."""
     from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
     durability = QosDurability.TRANSIENT_LOCAL if topic == STATIC_TRANSFORMS_TOPIC else QosDurability.VOLATILE
-    forever = QosTime(9_223_372_036, 854_775_807)  # what rosbag2 itself writes
+    forever = QosTime(9_223_372_036, 854_775_807)  # the value that rosbag2 writes
     return [
         Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, durability, forever, forever,
             QosLiveliness.AUTOMATIC, forever, False),

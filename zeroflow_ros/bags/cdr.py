@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serialised messages (CDR, the bytes that ROS 2 sends) to objects and back, through `rosbags` and without ROS."""
+"""Decode and encode serialised ROS 2 messages (CDR), with `rosbags` and without ROS."""
 
 import struct
 from functools import cache
@@ -18,38 +18,38 @@ MARKER = 'visualization_msgs/msg/Marker'
 
 @cache
 def typestore():
-    """Return the message definitions of ROS 2; those used here are the same in every distribution."""
-    from rosbags.typesys import Stores, get_typestore  # takes 0.2 s: only where it is used
+    """Return the ROS 2 message definitions; those used here are the same in every distribution."""
+    from rosbags.typesys import Stores, get_typestore  # imported here because it takes 0.2 s
 
     return get_typestore(Stores.LATEST)
 
 
 def decode_message(cdr: bytes | memoryview, msgtype: str):
-    """Return the message object of serialised bytes.
+    """Return the message object of a serialised message.
 
-    Raises: DataError when the bytes are not such a message.
+    Raises: DataError when the bytes are not a message of this type.
     """
     try:
         return typestore().deserialize_cdr(cdr, msgtype)
-    except Exception as error:  # rosbags raises what its generated code happens to raise
+    except Exception as error:  # the generated code of rosbags raises many types
         raise DataError(f'A message of {len(cdr)} bytes is not a {msgtype}: {error}') from error
 
 
 def encode_message(message, msgtype: str) -> memoryview:
-    """Return the serialised bytes of a message object."""
+    """Return the CDR bytes of a message object."""
     return typestore().serialize_cdr(message, msgtype)
 
 
 def header_stamp_ns(cdr: bytes | memoryview) -> int:
-    """Return the stamp [ns] of a serialised message that begins with a std_msgs/Header."""
+    """Return the stamp [ns] of a serialised message that starts with a std_msgs/Header."""
     if len(cdr) < 12:
-        raise DataError(f'A message of {len(cdr)} bytes is too short to begin with a header.')
+        raise DataError(f'A message of {len(cdr)} bytes is too short for a header.')
     seconds, nanoseconds = struct.unpack_from('<iI' if cdr[1] & 1 else '>iI', cdr, 4)
     return seconds * 1_000_000_000 + nanoseconds
 
 
 def flow_cloud_message(header, cloud):
-    """Return a sensor_msgs/PointCloud2 for `encode_message` that holds a `FlowCloud` under the given header."""
+    """Return a `FlowCloud` as a sensor_msgs/PointCloud2 with the given header, for `encode_message`."""
     types = typestore().types
     make_field = types['sensor_msgs/msg/PointField']
     return types[POINT_CLOUD](

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read in the background what will be needed next."""
+"""Read the next items of an iterator in a background thread."""
 
 import contextlib
 import queue
 import threading
 from collections.abc import Iterator
 
-_CAPACITY = 16  # items; 64 MB when they are clouds of 4 MB
+_CAPACITY = 16  # items; 64 MB for clouds of 4 MB each
 
 
 class ReadAhead:
-    """Iterates in a thread of its own, so that reading and decompressing do not disturb the timing of the reader."""
+    """Iterates in its own thread, so that reading and decompression do not delay the consumer."""
 
     def __init__(self, source: Iterator, capacity: int = _CAPACITY):
         self._queue: queue.Queue = queue.Queue(capacity)
@@ -39,7 +39,7 @@ class ReadAhead:
                 if not self._put(('item', item)):
                     return
             self._put(('end', None))
-        except Exception as error:  # belongs to whoever iterates
+        except Exception as error:  # raised again in `__iter__`
             self._put(('error', error))
 
     def _put(self, entry) -> bool:

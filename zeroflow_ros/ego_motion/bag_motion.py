@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ego motion of the sweeps of a bag: from its odometry, by registration, or none; no ROS."""
+"""Ego motion between the sweeps of a bag, from odometry, from registration, or none; without ROS."""
 
 from collections import deque
 
@@ -13,16 +13,16 @@ from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.transforms import from_quaternion, invert
 
 EGO_MOTION = ('auto', 'odometry', 'registration', 'none')
-_CAPACITY = 10_000  # poses: 50 s of 200 Hz, far more than one reads ahead
+_CAPACITY = 10_000  # poses: 50 s at 200 Hz, far more than is read ahead
 
 
 class BagMotion:
     """The motion between two sweeps, from one source for the whole bag.
 
-    source: 'odometry', 'registration' or 'none'; 'auto' is odometry where it can be used, else registration.
-    odometry_T_lidar: (4, 4) pose of the clouds' frame in the odometry's child frame; None: it is looked up in the bag.
-    frame_id: of the clouds.
-    Raises: DataError or EgoMotionError when the bag does not have what the source needs.
+    source: 'odometry', 'registration' or 'none'; 'auto' uses odometry where available, else registration.
+    odometry_T_lidar: (4, 4) pose of the clouds' frame in the odometry's child frame; None: read from the bag.
+    frame_id: frame of the clouds.
+    Raises: DataError or EgoMotionError when the bag lacks the data that the source needs.
     """
 
     def __init__(self, bag: Bag, source: str, *, frame_id: str, odometry_topic: str = '',
@@ -30,9 +30,9 @@ class BagMotion:
         if source not in EGO_MOTION:
             raise ConfigError(f'Ego motion must be one of {", ".join(EGO_MOTION)}, got {source!r}.')
         self.topic = ''
-        self.note = ''  # why it is not odometry, where one might expect it
+        self.note = ''  # why 'auto' does not use odometry
         self._trajectory = Trajectory(_CAPACITY)
-        self._registered = None
+        self._lidar_odometry = None
         self.odometry_T_lidar = odometry_T_lidar
         if source in ('auto', 'odometry'):
             try:
@@ -55,7 +55,7 @@ class BagMotion:
         self.topic = topic
 
     def add_odometry(self, cdr: bytes) -> None:
-        """Take one nav_msgs/Odometry; one that is not finite is left out, and `between` then misses a pose."""
+        """Add one nav_msgs/Odometry; a non-finite pose is ignored, so `between` may lack a pose there."""
         message = decode_message(cdr, ODOMETRY)
         p, q = message.pose.pose.position, message.pose.pose.orientation
         try:
@@ -65,50 +65,50 @@ class BagMotion:
         stamp = message.header.stamp
         self._trajectory.add(stamp.sec * 1_000_000_000 + stamp.nanosec, odom_T_child)
 
-    def knows(self, stamp_ns: int) -> bool:
-        """Return whether what has been read of the bag reaches a stamp."""
+    def covers(self, stamp_ns: int) -> bool:
+        """Return whether the odometry read so far reaches a stamp."""
         return not self.topic or (self._trajectory.latest_stamp_ns or 0) >= stamp_ns
 
     def between(self, sweep0: Sweep, sweep1: Sweep) -> np.ndarray:
-        """Return ego0_T_ego1, (4, 4) float64, of the frame of the two sweeps.
+        """Return ego0_T_ego1, (4, 4) float64, of the frames of the two sweeps.
 
-        Raises: EgoMotionError when it is unknown or not to be believed.
+        Raises: EgoMotionError when it is unknown or implausible.
         """
         if self.source == 'none':
             return np.eye(4)
         if self.source == 'registration':
-            ego0_T_ego1 = self._registered.between(sweep0, sweep1)
+            ego0_T_ego1 = self._lidar_odometry.between(sweep0, sweep1)
         else:
             child0_T_child1 = self._trajectory.between(sweep0.stamp_ns, sweep1.stamp_ns)
             ego0_T_ego1 = invert(self.odometry_T_lidar) @ child0_T_child1 @ self.odometry_T_lidar
         check_plausible(ego0_T_ego1, (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9)
         return ego0_T_ego1
 
-    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray) -> np.ndarray:
-        """Return ego_T_then, (K, 4, 4) float64, of the frame of a sweep at offsets (K,) [ns]; see `Deskew.pair`.
+    def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray) -> np.ndarray:
+        """Return ego_T_then, (K, 4, 4) float64, for offsets (K,) [ns] from the stamp of a sweep; see `Deskew.pair`.
 
         Raises: EgoMotionError when it is unknown.
         """
         if self.source == 'none':
             return np.tile(np.eye(4), (len(offsets_ns), 1, 1))
         if self.source == 'registration':
-            return self._registered.within(sweep, other, offsets_ns)
-        child_T_then = self._trajectory.within(sweep.stamp_ns, offsets_ns)
+            return self._lidar_odometry.poses_at_offsets(sweep, other, offsets_ns)
+        child_T_then = self._trajectory.poses_at_offsets(sweep.stamp_ns, offsets_ns)
         return invert(self.odometry_T_lidar) @ child_T_then @ self.odometry_T_lidar
 
     def reset(self) -> None:
-        """Forget the sweep before; the next one is not near it."""
+        """Forget the last sweep, when the next one does not follow it."""
         if self.source == 'registration':
-            from zeroflow_ros.ego_motion.lidar_odometry import RegisteredMotion  # small_gicp is optional
+            from zeroflow_ros.ego_motion.lidar_odometry import LidarOdometry  # small_gicp is optional
 
-            self._registered = RegisteredMotion()
+            self._lidar_odometry = LidarOdometry()
 
 
 def static_transform(bag: Bag, target: str, source: str) -> np.ndarray:
-    """Return target_T_source, (4, 4), of two frames of one body, from /tf_static of a bag.
+    """Return target_T_source, (4, 4), of two frames on one rigid body, from /tf_static of a bag.
 
-    Equal or unnamed frames are one frame.
-    Raises: EgoMotionError when the bag does not say how they are mounted.
+    Identity when the names are equal or one is empty.
+    Raises: EgoMotionError when /tf_static does not connect the frames.
     """
     if not target or not source or target == source:
         return np.eye(4)
@@ -132,7 +132,7 @@ def static_transform(bag: Bag, target: str, source: str) -> np.ndarray:
         known = ', '.join(sorted(neighbours)) or 'nothing'
         raise EgoMotionError(
             f'The odometry moves the frame {target!r}, the clouds are in {source!r}, and {STATIC_TRANSFORMS_TOPIC} of '
-            f'{bag.path} does not connect them (it knows {known}). Say how the LiDAR is mounted with '
+            f'{bag.path} does not connect them (it has {known}). Say how the LiDAR is mounted with '
             '--odometry-T-lidar X Y Z QX QY QZ QW, or use --ego-motion registration.'
         )
     return target_T_frame[source]

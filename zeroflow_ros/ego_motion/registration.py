@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ego motion from the sweeps themselves, where a vehicle or a bag has no odometry."""
+"""Register consecutive sweeps, for vehicles and bags without odometry."""
 
 from dataclasses import dataclass
 
@@ -9,39 +9,39 @@ from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.lidar.ground import ground_height
 from zeroflow_ros.transforms import apply, invert, rotation_matrix, rotation_vector
 
-_NEAR, _FAR = 2.5, 80.0  # m: past the vehicle's own returns, which never move, and before points get sparse
-_VOXEL = 0.35  # m: 18,000 of 120,000 points stay; 0.25 m is no better against odometry
+_NEAR, _FAR = 2.5, 80.0  # m: beyond the vehicle's own returns, which never move, and before points get sparse
+_VOXEL = 0.35  # m: keeps 18,000 of 120,000 points; 0.25 m is not closer to odometry
 _NEIGHBORS = 10  # for normals
 _MIN_POINTS = 500  # after the voxel grid
-_MIN_PARTNERS = 100
+_MIN_CORRESPONDENCES = 100
 
-_COARSE = (5.0, 2.0)  # m: reach of the searches that start from nothing; 5 m is 50 m/s over 0.1 s
+_COARSE = (5.0, 2.0)  # m: search radii without an initial guess; 5 m is 50 m/s over 0.1 s
 _COARSE_VOXEL = 1.0  # m: 3,000 points
 _MAX_ITERATIONS = 10
-_REACH = 0.5  # m: of the fine search, whose start is off by what the vehicle accelerates, 0.1 m at most
-_PARALLEL = 0.9  # cosine between the normals of two points that may be one surface
-# m: the kernel narrows, so that what moves by more than a few centimetres against the rest loses its say.
+_REACH = 0.5  # m: radius of the fine search; the constant-velocity guess is off by at most 0.1 m
+_PARALLEL = 0.9  # least cosine between the normals of two corresponding points
+# m: the kernel narrows, so that points moving more than a few centimetres against the background lose their weight.
 _KERNELS = (0.1, 0.05, 0.03)
-_FIRST_KERNEL = 0.3  # m: ahead of the others after a coarse start, which may be off by 0.2 m
-_SETTLED, _SETTLED_TURN = 0.01, 0.002  # m and rad of the last kernel; 0.004 m where it converges, 0.03 where not
-_STEPS = 3  # Gauss-Newton, per search for partners; a step costs a quarter of a search
-_MAX_UPRIGHT, _MAX_FLAT = 4000, 1500  # points that look for partners; twice as many are no more precise
+_FIRST_KERNEL = 0.3  # m: used first after the coarse alignment, which may be off by 0.2 m
+_CONVERGED, _CONVERGED_ROTATION = 0.01, 0.002  # m, rad: largest last update; 0.004 m if it converges, else 0.03
+_STEPS = 3  # Gauss-Newton steps per correspondence search; a step costs a quarter of a search
+_MAX_UPRIGHT, _MAX_FLAT = 4000, 1500  # points used for correspondences; twice as many are not more precise
 
 _OFF_GROUND = 0.6  # m
-_FIT = 0.1  # m from the plane
-_MIN_FIT = 0.25  # of the walls; consecutive sweeps have 0.45 to 0.75, different places up to 0.08
-_MIN_HOLD = 0.015  # of the anchors; streets give 0.055 to 0.15, a tunnel or a bare plane 0
+_INLIER = 0.1  # m from the plane
+_MIN_INLIERS = 0.25  # of the wall points; consecutive sweeps have 0.45 to 0.75, different places up to 0.08
+_MIN_CONSTRAINT = 0.015  # of the anchors; streets give 0.055 to 0.15, a tunnel or a bare plane 0
 
 
 @dataclass(frozen=True)
 class _Cloud:
-    """A sweep made ready for registration.
+    """A sweep prepared for registration.
 
-    points, normals: (n, 3) float64, one per voxel. tree: small_gicp's over the points.
-    anchors: indices of the points that look for a partner; few are flat, for those say nothing of the motion over
-    ground and are half of a sweep.
-    is_wall: (n,) bool, upright surfaces above the ground. Only they show motion over ground: the rings that a
-    spinning LiDAR draws on a plane travel with it, and make standing still fit as well as the true motion does.
+    points, normals: (n, 3) float64, one per voxel. tree: small_gicp's search tree of the points.
+    anchors: indices of the points used for correspondences; few are horizontal surfaces, which are half of a sweep and
+    do not constrain horizontal motion.
+    is_wall: (n,) bool, upright surfaces above the ground. Only they constrain horizontal motion: the rings of a
+    spinning LiDAR on a plane travel with it, so zero motion fits them as well as the true motion.
     """
 
     gicp: object
@@ -53,14 +53,14 @@ class _Cloud:
 
 
 class Registration:
-    """Align each sweep to the one before, by robust point-to-plane ICP on small_gicp's voxel grid, normals and tree.
+    """Align each sweep to the previous one by robust point-to-plane ICP on small_gicp's voxel grid, normals and tree.
 
-    Every sweep is prepared once: the newer cloud of one call is the older one of the next. The motion of the last
-    pair is the first guess for the next. Plain GICP gives every point the same say; where the cars around drive along
-    it then follows them: on kitti_braking it sees 5 of 11 cm per pair. Here the kernel leaves out what does not move
-    with the rest.
-    num_threads: CPU threads of small_gicp. One takes 45 ms a sweep of 120,000 points, beside anything; two take less on
-    idle cores and 90 ms on busy ones, where they wait for each other.
+    Every sweep is prepared once: the newer cloud of one call is the older one of the next. The motion of the last pair
+    is the initial guess for the next. Plain GICP weights all points equally and follows surrounding cars that drive
+    along: on kitti_braking it finds 5 of 11 cm per pair. Here the robust kernel suppresses points that do not move with
+    the background.
+    num_threads: CPU threads of small_gicp. One takes 45 ms for a sweep of 120,000 points, also on a busy machine; two
+    take less on idle cores but 90 ms on busy ones, where they wait for each other.
     """
 
     def __init__(self, num_threads: int = 1):
@@ -82,14 +82,14 @@ class Registration:
         self._last_motion: np.ndarray | None = None
 
     def align(self, points0: np.ndarray, points1: np.ndarray, guess: np.ndarray | None = None) -> np.ndarray:
-        """Return ego0_T_ego1, (4, 4) float64: it maps points1 onto points0 where the world did not move.
+        """Return ego0_T_ego1, (4, 4) float64: it maps the static points of points1 onto points0.
 
         points0: (N, 3) float32 [m], older sweep; the array that was points1 in the last call is recognised.
         points1: (M, 3) float32 [m], newer sweep. NaN rows are ignored.
-        guess: ego0_T_ego1 to start from; else the motion of the last pair, else none.
+        guess: initial ego0_T_ego1; default: the motion of the last pair, if any.
 
-        Raises: EgoMotionError when there are too few points, when they do not fit each other, or when what they
-        show (a bare plane, a tunnel) does not fix the motion.
+        Raises: EgoMotionError when there are too few points, when the sweeps do not match, or when the scene (a bare
+        plane, a tunnel) does not constrain the motion.
         """
         if points0 is self._last_points and self._last_cloud is not None:
             cloud0, last_motion = self._last_cloud, self._last_motion
@@ -100,20 +100,25 @@ class Registration:
         self._last_points, self._last_cloud = points1, cloud1
 
         guess = last_motion if guess is None else guess
-        ego0_T_ego1, trouble = (guess, 'no guess') if guess is None else self._fit(cloud0, cloud1, guess, _KERNELS)
-        if trouble:
-            start = self._coarse(cloud0, cloud1)
-            ego0_T_ego1, trouble = self._fit(cloud0, cloud1, start, (_FIRST_KERNEL, *_KERNELS))
-        if trouble:
+        ego0_T_ego1, problem = (
+            (guess, 'no guess') if guess is None else self._align_fine(cloud0, cloud1, guess, _KERNELS)
+        )
+        if problem:
+            start = self._align_coarse(cloud0, cloud1)
+            ego0_T_ego1, problem = self._align_fine(cloud0, cloud1, start, (_FIRST_KERNEL, *_KERNELS))
+        if problem:
             raise EgoMotionError(
-                f'Registration of two sweeps is not to be trusted: {trouble}. Use odometry (ego_motion: odometry or '
+                f'Registration of two sweeps is rejected: {problem}. Use odometry (ego_motion: odometry or '
                 'tf), or check that the sweeps follow each other and come from one sensor.'
             )
         self._last_motion = ego0_T_ego1
         return ego0_T_ego1
 
     def _prepare(self, points: np.ndarray, name: str) -> _Cloud:
-        """Raises: EgoMotionError when too little is left of the sweep."""
+        """Downsample a sweep and compute normals.
+
+        Raises: EgoMotionError when too few points are left.
+        """
         with np.errstate(over='ignore'):
             radius_squared = points[:, 0] ** 2 + points[:, 1] ** 2
         kept = (radius_squared > _NEAR**2) & (radius_squared < _FAR**2) & (np.abs(points[:, 2]) < _FAR)
@@ -136,8 +141,8 @@ class Registration:
         anchors = np.sort(np.concatenate(anchors))
         return _Cloud(gicp, tree, points, normals, anchors, is_wall)
 
-    def _coarse(self, cloud0: _Cloud, cloud1: _Cloud) -> np.ndarray:
-        """Return ego0_T_ego1 to a decimetre, from nothing: GICP on a coarse grid."""
+    def _align_coarse(self, cloud0: _Cloud, cloud1: _Cloud) -> np.ndarray:
+        """Return ego0_T_ego1 to within 0.1 m without an initial guess, by GICP on a coarse grid."""
         target, tree = self._gicp.preprocess_points(cloud0.gicp, _COARSE_VOXEL, _NEIGHBORS, self._num_threads)
         source, _ = self._gicp.preprocess_points(cloud1.gicp, _COARSE_VOXEL, _NEIGHBORS, self._num_threads)
         ego0_T_ego1 = np.eye(4)
@@ -148,60 +153,60 @@ class Registration:
             ego0_T_ego1 = np.array(result.T_target_source)
         return ego0_T_ego1 if np.isfinite(ego0_T_ego1).all() else np.eye(4)
 
-    def _fit(self, cloud0: _Cloud, cloud1: _Cloud, guess: np.ndarray, kernels) -> tuple[np.ndarray, str]:
-        """Return ego0_T_ego1 and why it is not to be trusted ('' when it is).
+    def _align_fine(self, cloud0: _Cloud, cloud1: _Cloud, guess: np.ndarray, kernels) -> tuple[np.ndarray, str]:
+        """Return ego0_T_ego1 and the reason to reject it ('' when accepted).
 
-        Gauss-Newton on the distances to planes under the Geman-McClure kernel.
+        Gauss-Newton on point-to-plane distances with the Geman-McClure kernel.
         """
         source, source_normals = cloud1.points[cloud1.anchors], cloud1.normals[cloud1.anchors]
         motion = np.array(guess)
         for kernel in kernels:
             before = motion
-            mine, plane, normal = self._partners(cloud0, source, source_normals, motion)
-            if len(mine) < _MIN_PARTNERS:
-                return motion, f'only {len(mine)} of {len(source)} points have a partner within {_REACH} m'
-            points = source[mine]
+            matched, plane, normal = self._correspondences(cloud0, source, source_normals, motion)
+            if len(matched) < _MIN_CORRESPONDENCES:
+                return motion, f'only {len(matched)} of {len(source)} points have a correspondence within {_REACH} m'
+            points = source[matched]
             for _ in range(_STEPS):
                 moved = apply(motion, points)
                 distance = np.einsum('ij,ij->i', moved - plane, normal)
                 weight = (kernel**2 / (kernel**2 + distance**2)) ** 2
-                jacobian = np.concatenate([np.cross(moved, normal), normal], axis=1)  # (n, 6): turn, shift
+                jacobian = np.concatenate([np.cross(moved, normal), normal], axis=1)  # (n, 6): rotation, translation
                 weighted = jacobian * weight[:, None]
-                hessian = np.einsum('ij,ik->jk', weighted, jacobian)  # einsum: a BLAS would wait for its threads
+                hessian = np.einsum('ij,ik->jk', weighted, jacobian)  # einsum: BLAS threads would wait for each other
                 step = np.linalg.lstsq(hessian, -np.einsum('ij,i->j', weighted, distance), rcond=1e-9)[0]
                 update = np.eye(4)
                 update[:3, :3] = rotation_matrix(step[:3])
                 update[:3, 3] = step[3:]
                 motion = update @ motion
-        trouble = self._distrust(cloud1, mine, np.abs(distance) < _FIT)
+        problem = self._rejection_reason(cloud1, matched, np.abs(distance) < _INLIER)
         last = invert(before) @ motion
-        shift, turn = np.linalg.norm(last[:3, 3]), np.linalg.norm(rotation_vector(last))
-        if not trouble and not (shift < _SETTLED and turn < _SETTLED_TURN):
-            trouble = f'it still moves by {shift:.3f} m and {np.degrees(turn):.2f} deg'
-        return motion, trouble
+        translation, rotation = np.linalg.norm(last[:3, 3]), np.linalg.norm(rotation_vector(last))
+        if not problem and not (translation < _CONVERGED and rotation < _CONVERGED_ROTATION):
+            problem = f'it does not converge, its last update is {translation:.3f} m and {np.degrees(rotation):.2f} deg'
+        return motion, problem
 
-    def _partners(self, cloud0: _Cloud, source: np.ndarray, source_normals: np.ndarray, motion: np.ndarray):
-        """Return which source points have a partner, and the points and normals of the partners."""
+    def _correspondences(self, cloud0: _Cloud, source: np.ndarray, source_normals: np.ndarray, motion: np.ndarray):
+        """Return the indices of matched source points, and the points and normals they are matched to."""
         index, distance_squared = cloud0.tree.batch_nearest_neighbor_search(apply(motion, source), self._num_threads)
         index = np.asarray(index)
         normals = np.take(cloud0.normals, index, axis=0)
         parallel = np.abs(np.einsum('ik,jk,ij->i', source_normals, motion[:3, :3], normals)) > _PARALLEL
-        mine = np.flatnonzero(parallel & (np.asarray(distance_squared) < _REACH**2))
-        return mine, np.take(cloud0.points, index[mine], axis=0), normals[mine]
+        matched = np.flatnonzero(parallel & (np.asarray(distance_squared) < _REACH**2))
+        return matched, np.take(cloud0.points, index[matched], axis=0), normals[matched]
 
     @staticmethod
-    def _distrust(cloud1: _Cloud, mine: np.ndarray, fits: np.ndarray) -> str:
-        """Return why a motion is not to be trusted: walls that do not fit, or none across some direction."""
+    def _rejection_reason(cloud1: _Cloud, matched: np.ndarray, fits: np.ndarray) -> str:
+        """Return the reason to reject a motion (too few wall inliers, or an unconstrained direction), else ''."""
         num_walls = int(cloud1.is_wall[cloud1.anchors].sum())
-        fitting = cloud1.anchors[mine[fits]]
+        fitting = cloud1.anchors[matched[fits]]
         fitting = fitting[cloud1.is_wall[fitting]]
-        if len(fitting) < _MIN_FIT * num_walls:
-            return f'only {len(fitting)} of {num_walls} points of upright surfaces fit, {_MIN_FIT:.0%} are expected'
+        if len(fitting) < _MIN_INLIERS * num_walls:
+            return f'only {len(fitting)} of {num_walls} points of upright surfaces fit, {_MIN_INLIERS:.0%} are expected'
         horizontal = cloud1.normals[fitting, :2]
-        hold = float(np.linalg.eigvalsh(horizontal.T @ horizontal)[0]) / len(cloud1.anchors)
-        if hold < _MIN_HOLD:
+        constraint = float(np.linalg.eigvalsh(horizontal.T @ horizontal)[0]) / len(cloud1.anchors)
+        if constraint < _MIN_CONSTRAINT:
             return (
-                f'only {hold:.1%} of the points hold the weaker direction over ground, {_MIN_HOLD:.1%} are needed; a '
-                'bare plane or a tunnel looks the same from everywhere'
+                f'only {constraint:.1%} of the points constrain one horizontal direction, {_MIN_CONSTRAINT:.1%} are '
+                'needed; a bare plane or a tunnel looks the same from everywhere'
             )
         return ''

@@ -11,20 +11,20 @@ from zeroflow_ros.transforms import interpolate, invert, rotation_vector
 
 _NS = 1_000_000_000
 _MAX_EXTRAPOLATION_NS = 50_000_000
-_MAX_GAP_NS = 500_000_000  # interpolating across more than this invents the motion: 0.5 s at 10 m/s^2 is 0.3 m
-_RESET_AFTER_NS = 1_000_000_000  # older by this much is a bag loop, not a late message; as in SweepBuffer
+_MAX_GAP_NS = 500_000_000  # across a longer gap interpolation is unreliable: 0.5 s at 10 m/s^2 is 0.3 m
+_RESET_AFTER_NS = 1_000_000_000  # older by this much: a bag loop, not a late message; as in SweepBuffer
 
 _MAX_SPEED = 50.0  # m/s: 5 m in 0.1 s
 _MAX_TURN_RATE_DEG = 200.0  # deg/s: 20 deg in 0.1 s
 
 
 def check_plausible(ego0_T_ego1: np.ndarray, dt: float) -> None:
-    """Refuse a motion over dt seconds that no vehicle makes: a jump of the localisation.
+    """Reject a motion over dt seconds that is impossible for a vehicle, such as a localisation jump.
 
     Raises: EgoMotionError above 50 m/s or 200 deg/s, or for a transform or dt that is not finite.
     """
     if not (np.isfinite(ego0_T_ego1).all() and dt > 0):
-        raise EgoMotionError(f'Ego motion must be finite and over a positive time, got dt {dt} s and {ego0_T_ego1}.')
+        raise EgoMotionError(f'Ego motion must be finite, with dt above 0, got dt {dt} s and {ego0_T_ego1}.')
     distance = float(np.linalg.norm(ego0_T_ego1[:3, 3]))
     angle = float(np.degrees(np.linalg.norm(rotation_vector(ego0_T_ego1))))
     if distance > _MAX_SPEED * dt or angle > _MAX_TURN_RATE_DEG * dt:
@@ -35,7 +35,7 @@ def check_plausible(ego0_T_ego1: np.ndarray, dt: float) -> None:
 
 
 class Trajectory:
-    """The last poses of the ego frame, in order of stamps whatever order they arrive in. Safe across threads.
+    """The latest poses of the ego frame, sorted by stamp in any order of arrival. Thread-safe.
 
     capacity: poses kept; 1000 are 5 s of 200 Hz odometry.
     """
@@ -53,14 +53,14 @@ class Trajectory:
 
     @property
     def latest_stamp_ns(self) -> int | None:
-        """Stamp of the newest pose, None without one: whether it is worth waiting for odometry to catch up."""
+        """Stamp of the newest pose, None without one; shows whether odometry has reached a sweep."""
         with self._lock:
             return self._stamps_ns[-1] if self._stamps_ns else None
 
     def add(self, stamp_ns: int, odom_T_ego: np.ndarray) -> None:
-        """Keep one pose; a second one for the same stamp replaces the first.
+        """Add a pose; a second one with the same stamp replaces the first.
 
-        A stamp older than the newest by a second or more means that time went back: what was kept is forgotten.
+        A stamp older than the newest by 1 s or more means that time went back: all earlier poses are removed.
         """
         with self._lock:
             stamps = self._stamps_ns
@@ -76,27 +76,28 @@ class Trajectory:
                 del stamps[0], self._poses[0]
 
     def clear(self) -> None:
-        """Forget every pose."""
+        """Remove all poses."""
         with self._lock:
             self._forget()
 
     def pose(self, stamp_ns: int) -> np.ndarray | None:
-        """Return odom_T_ego, (4, 4) float64, at a stamp, as `between` takes it; None where the poses do not say."""
+        """Return odom_T_ego, (4, 4) float64, at a stamp, interpolated as in `between`; None where unknown."""
         with self._lock:
             return self._at(stamp_ns)
 
     def between(self, stamp0_ns: int, stamp1_ns: int) -> np.ndarray:
-        """Return ego0_T_ego1, (4, 4) float64: it maps points of the ego frame at stamp 1 to that at stamp 0.
+        """Return ego0_T_ego1, (4, 4) float64: it maps points from the ego frame at stamp 1 to the one at stamp 0.
 
         Poses are interpolated at constant velocity, and extrapolated by at most 50 ms.
 
         Raises: EgoMotionError when the poses do not reach either stamp, or are more than 0.5 s apart around it.
         """
-        return self.within(stamp0_ns, np.array([stamp1_ns - stamp0_ns]))[0]
+        return self.poses_at_offsets(stamp0_ns, np.array([stamp1_ns - stamp0_ns]))[0]
 
-    def within(self, stamp_ns: int, offsets_ns: np.ndarray) -> np.ndarray:
-        """Return ego_T_then, (K, 4, 4) float64: of the ego frame at each offset (K,) [ns] from a stamp, in that at it.
+    def poses_at_offsets(self, stamp_ns: int, offsets_ns: np.ndarray) -> np.ndarray:
+        """Return ego_T_then, (K, 4, 4) float64: the ego pose at each offset (K,) [ns] from a stamp.
 
+        The poses are in the ego frame at the stamp.
         Raises: EgoMotionError as `between` does.
         """
         stamps_ns = [stamp_ns, *(stamp_ns + ns for ns in offsets_ns.tolist())]
@@ -113,7 +114,7 @@ class Trajectory:
         return invert(poses[0]) @ np.stack(poses[1:])
 
     def _at(self, stamp_ns: int) -> np.ndarray | None:
-        """Return odom_T_ego at a stamp, or None where the poses do not say."""
+        """Return odom_T_ego at a stamp, None where unknown."""
         stamps, poses = self._stamps_ns, self._poses
         place = bisect_left(stamps, stamp_ns)
         if place < len(stamps) and stamps[place] == stamp_ns:
@@ -121,7 +122,7 @@ class Trajectory:
         if len(stamps) < 2:
             return None
         if place == 0 or place == len(stamps):
-            # Extrapolate over a base of 50 ms where there is one: neighbours 5 ms apart would magnify their noise.
+            # Extrapolate from poses 50 ms apart where possible: poses 5 ms apart would amplify noise.
             if place == 0:
                 near, far = 0, bisect_left(stamps, stamps[0] + _MAX_EXTRAPOLATION_NS, 1, len(stamps) - 1)
             else:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a model file: model card, ONNX Runtime, TensorRT, CUDA, parity."""
+"""Engines that run a model file (ONNX Runtime, TensorRT), the model card, and parity checks."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU, by way of pycuda: memory, a stream, kernels, and a recorded sequence of launches."""
+"""The GPU through pycuda: memory, streams, kernels and CUDA graphs."""
 
 import ctypes
 import hashlib
@@ -12,16 +12,17 @@ import numpy as np
 from zeroflow_ros.errors import ModelError
 
 KERNELS = Path(__file__).with_name('pillars.cu')
-COMPILED = KERNELS.with_suffix('.fatbin')  # made where an image or a package is built, for machines without nvcc
-_THREADS = 256  # a block
-_BLOCKS_PER_PROCESSOR = 8  # at 256 threads all that a multiprocessor can hold
+COMPILED = KERNELS.with_suffix('.fatbin')  # built with the image or the package, for machines without nvcc
+_THREADS = 256  # per block
+_BLOCKS_PER_PROCESSOR = 8  # the most that a multiprocessor can hold at 256 threads
 
 
 class CudaDevice:
-    """The first GPU that CUDA shows; CUDA_VISIBLE_DEVICES chooses another.
+    """The first visible GPU; select another one with CUDA_VISIBLE_DEVICES.
 
-    name: of the GPU. compute_capability: such as '9.0'. driver: the module pycuda.driver. errors: what it raises.
-    Raises: ModelError without pycuda, driver or GPU.
+    name: name of the GPU. compute_capability: such as '9.0'. driver: the module pycuda.driver. errors: exceptions that
+    it raises.
+    Raises: ModelError when pycuda, the driver or a GPU is missing.
     """
 
     def __init__(self):
@@ -38,7 +39,7 @@ class CudaDevice:
             device = driver.Device(0)
             self.name, self.compute_capability = device.name(), '{}.{}'.format(*device.compute_capability())
             processors = device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)
-            # The primary context is the one that TensorRT uses, too.
+            # TensorRT uses the primary context too.
             self._context = device.retain_primary_context()
         except driver.Error as error:
             raise ModelError(
@@ -48,7 +49,7 @@ class CudaDevice:
 
     @contextmanager
     def current(self):
-        """Make this GPU that of the calling thread."""
+        """Make this GPU current for the calling thread."""
         self._context.push()
         try:
             yield
@@ -56,14 +57,14 @@ class CudaDevice:
             self._context.pop()
 
     def upload(self, values: np.ndarray):
-        """Return device memory with a copy of values."""
+        """Copy values to new device memory and return it."""
         return self.driver.to_device(np.ascontiguousarray(values))
 
     def record(self, stream, launches: Callable[[], None]) -> tuple[Callable[[], None], str]:
-        """Return what launches again all that `launches` puts into the stream, in one call, and ''.
+        """Record everything that `launches` enqueues as a CUDA graph; return (function that launches the graph, '').
 
-        Where that cannot be recorded: `launches` itself, and why.
-        launches: has run before, so that nothing in it allocates any more.
+        If recording fails, return (`launches`, reason).
+        launches: must have run once before, so that it allocates nothing.
         """
         try:
             return _Graph(stream, launches).launch, ''
@@ -73,14 +74,14 @@ class CudaDevice:
 
 
 def kernels_checksum() -> str:
-    """Return the sha256 of the kernels' source."""
+    """Return the sha256 of the kernel source."""
     return hashlib.sha256(KERNELS.read_bytes()).hexdigest()
 
 
 def compile_kernels(compute_capability: str) -> bytes:
-    """Return the kernels of pillars.cu for GPUs of a compute capability: those that lie beside it, or made by nvcc.
+    """Return the compiled kernels of pillars.cu for a compute capability: the prebuilt file, else compiled by nvcc.
 
-    Raises: ModelError without both.
+    Raises: ModelError when there is no prebuilt file and nvcc fails.
     """
     if COMPILED.is_file():
         return COMPILED.read_bytes()
@@ -88,21 +89,21 @@ def compile_kernels(compute_capability: str) -> bytes:
 
     architecture = f'sm_{compute_capability.replace(".", "")}'
     try:
-        # pillars.cu says why there is no contraction.
+        # pillars.cu explains why fmad is off.
         return nvcc(KERNELS.read_text(), options=['-fmad=false'], arch=architecture, no_extern_c=True, cache_dir=False)
     except Exception as error:  # OSError, ExecError or CompileError
         detail = getattr(error, 'stderr', None) or error
         raise ModelError(
-            f'The kernels of the pillars cannot be compiled for {architecture}: {str(detail)[:400]}. Building an '
+            f'The pillar kernels cannot be compiled for {architecture}: {str(detail)[:400]}. Building an '
             "engine needs nvcc on the PATH; a vehicle without it takes the folder that 'export.to_tensorrt' wrote on "
             'one like it.'
         ) from error
 
 
 class _Graph:
-    """A CUDA graph, by the driver itself: pycuda has none.
+    """A CUDA graph through the driver API, which pycuda does not wrap.
 
-    Raises: RuntimeError where the driver cannot record, OSError without a driver.
+    Raises: RuntimeError when recording fails, OSError when the driver is missing.
     """
 
     def __init__(self, stream, launches: Callable[[], None]):
@@ -119,7 +120,7 @@ class _Graph:
         self._call('cuGraphDestroy', graph)
 
     def launch(self) -> None:
-        """Launch all of it."""
+        """Launch the graph."""
         self._call('cuGraphLaunch', self._exec, self._stream)
 
     def __del__(self):

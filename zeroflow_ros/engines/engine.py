@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol of an engine: what runs a model file."""
+"""The interface of an engine, which runs a model file."""
 
 from typing import Protocol
 
@@ -12,10 +12,10 @@ IDENTITY = np.eye(4)
 
 
 class Engine(Protocol):
-    """Flow of one cloud towards another, in the frame of the model: z from the origin that its card says."""
+    """Estimates the flow from one cloud to another, in the frame of the model (its card defines the origin of z)."""
 
     card: ModelCard
-    runs_on: str  # for a person to read: the library, its version, the processor
+    runs_on: str  # for logs: library, version and processor
 
     def infer(
         self,
@@ -29,7 +29,7 @@ class Engine(Protocol):
         """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the model's grid.
 
         source: (N, 3) float32 [m]. target: (M, 3) float32 [m]. Either may be empty or hold NaN rows.
-        watch: gets the times of 'pillars' and 'inference'.
-        network_T_source, network_T_target: (4, 4), from the frame of each cloud into that of the network, in which
-        the flow is.
+        watch: records the times of 'pillars' and 'inference'.
+        network_T_source, network_T_target: (4, 4), map each cloud to the frame of the network. The flow is in that
+        frame.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: what a model file says of itself, as JSON in the ONNX metadata."""
+"""The model card: the description of a model, stored as JSON in the metadata of its ONNX file."""
 
 import dataclasses
 import hashlib
@@ -20,8 +20,8 @@ METADATA_KEY = 'zeroflow_ros.model_card'
 SCHEMA = 2
 REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
 NO_CHECKSUM = '0' * 64
-_SINCE_SCHEMA_2 = {'network_frame': 'source'}  # fields that its first files lack, and what those mean
-POINTS_AXIS = 'num_points'  # of a gather model
+_SINCE_SCHEMA_2 = {'network_frame': 'source'}  # fields missing in the first files of schema 2, and their values there
+POINTS_AXIS = 'num_points'  # dynamic axis of a gather model
 _CHOICES = {
     'form': ('dense', 'gather', 'full'),
     'precision': ('float32', 'float16', 'int8'),
@@ -30,7 +30,7 @@ _CHOICES = {
     'network_frame': ('source', 'target'),
     'direction': ('both', 'forward'),
 }
-# What the vehicle computes itself, and its shape.
+# Weights of the layers outside the ONNX graph, and their shapes.
 _WEIGHTS = {
     'encoder_weight': (-1, 9), 'encoder_bias': (-1,),
     'head_offset_weight': (-1, 3), 'head_weight': (3, -1), 'head_bias': (-1,),
@@ -39,25 +39,26 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that the vehicle must know about a model, and where the model comes from.
+    """Everything needed to run a model, and where it comes from.
 
-    name: of the model. student: the architecture.
+    name: name of the model. student: the architecture.
     form: 'dense' (pillar images in, a hidden layer of every cell out), 'gather' (pillar images, cells and offsets of
         points in, their flow out) or 'full' (points in, flow out).
-    precision: of the arithmetic inside the file.
+    precision: arithmetic inside the file.
     grid: the pillar grid.
     ground: 'keep' when the network takes all points, 'remove' when it was trained without ground.
-    network_frame: 'source' when both clouds go into the frame of the one that gets the flow, 'target' when into that
-        of the other.
+    network_frame: 'source' when the network works in the frame of the cloud that gets the flow, 'target' when in that
+        of the other cloud.
     z_origin: 'ground' when z = 0 is the ground below the vehicle, 'sensor' when it is the frame's origin.
-    direction: 'both' when trained on both directions of time (may flow the latest sweep), 'forward' otherwise.
-    nominal_dt: seconds between the sweeps it was trained on. dt_range: the seconds it may be used at.
-    num_sweeps: how many sweeps it takes.
-    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before the file; empty for a full one.
+    direction: 'both' when trained forward and backward in time, so that it can estimate flow for the latest sweep, else
+        'forward'.
+    nominal_dt: seconds between the sweeps in training. dt_range: allowed seconds between sweeps.
+    num_sweeps: number of input sweeps.
+    encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before the network; empty for a full model.
     head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after a
-        dense file; empty for others.
-    inputs, outputs: tensor name to shape, where a string names a dynamic axis.
-    training: what it was trained on, how long, with which code. licence: SPDX id. versions: of the exporters.
+        dense network; empty for other forms.
+    inputs, outputs: tensor name to shape; a string is a dynamic axis.
+    training: data, duration and code of the training. licence: SPDX id. versions: versions of the export libraries.
     checksum: sha256 of the file with this field set to 64 zeros.
     """
 
@@ -125,7 +126,7 @@ class ModelCard:
         return PointHead(self.grid, hidden[2], *weights, self.head_activation)
 
     def to_json(self) -> str:
-        """Return the card as JSON; float32 weights survive the way there and back exactly."""
+        """Return the card as JSON; float32 weights are preserved exactly."""
         values = dataclasses.asdict(self)
         for name in _WEIGHTS:
             values[name] = values[name].tolist()
@@ -133,9 +134,9 @@ class ModelCard:
 
     @staticmethod
     def from_json(text: str) -> 'ModelCard':
-        """Read a card back.
+        """Read a card from JSON.
 
-        Raises: ModelError that names what is missing, unknown, or of the wrong kind.
+        Raises: ModelError that names missing or unknown fields, or fields of the wrong type.
         """
         try:
             values = json.loads(text)
@@ -157,7 +158,7 @@ class ModelCard:
                     f'The model card has {name} {reprlib.repr(values[name])}, expected a {kind.__name__}. {REMEDY}'
                 )
         try:
-            json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair would break logs and diagnostics
+            json.dumps(values, ensure_ascii=False).encode()  # a lone surrogate would break logs and diagnostics
             values['grid'] = PillarGrid(**values['grid'])
             values['nominal_dt'] = float(values['nominal_dt'])
             low, high = values['dt_range']
@@ -167,11 +168,11 @@ class ModelCard:
             card = ModelCard(**values)
             card.check_tensors()
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ModelError(f'The model card does not make sense: {str(error)[:400]}. {REMEDY}') from error
+            raise ModelError(f'The model card is invalid: {str(error)[:400]}. {REMEDY}') from error
         return card
 
     def check_tensors(self) -> None:
-        """Check the checksum's form, and that grid and weights fit the tensors: memory is taken by them.
+        """Check the format of the checksum, and that grid and weights match the tensors: they set the memory use.
 
         Raises: ValueError.
         """
@@ -200,7 +201,7 @@ class ModelCard:
 
 
 def stamp_checksum(path: Path, card: ModelCard) -> ModelCard:
-    """Set the checksum in a just-written model file whose card still has 64 zeros; return the card with it."""
+    """Write the checksum into a new model file whose card still has 64 zeros; return the card with it."""
     data = path.read_bytes()
     if data.count(NO_CHECKSUM.encode()) != 1:
         raise ValueError(f'{path} should hold one empty checksum')
@@ -210,9 +211,9 @@ def stamp_checksum(path: Path, card: ModelCard) -> ModelCard:
 
 
 def verify_checksum(path: Path, card: ModelCard) -> None:
-    """Check that a model file is as it was written.
+    """Check that a model file is unchanged.
 
-    Raises: ModelError when a byte of it has changed.
+    Raises: ModelError when any byte has changed.
     """
     data = Path(path).read_bytes().replace(card.checksum.encode(), NO_CHECKSUM.encode())
     found = hashlib.sha256(data).hexdigest()

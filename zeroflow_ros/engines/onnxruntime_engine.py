@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on the CPU, with the pillar encoder before it and the point head after it."""
+"""Run a model with ONNX Runtime on the CPU, with the pillar encoder before it and the point head after it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +13,7 @@ from zeroflow_ros.errors import ModelError
 from zeroflow_ros.lidar.pillars import PillarImagePair
 from zeroflow_ros.transforms import apply
 
-_FLOAT, _INDEX = 'tensor(float)', 'tensor(int32)'  # of what goes in or comes out, whatever the precision inside
+_FLOAT, _INDEX = 'tensor(float)', 'tensor(int32)'  # types of inputs and outputs, whatever the precision inside
 
 
 class OnnxRuntimeEngine:
@@ -22,10 +22,10 @@ class OnnxRuntimeEngine:
     def __init__(self, path: Path, *, num_threads: int = 2):
         """Open the model file.
 
-        Raises: ModelError when it is no ONNX file, has no valid card, or does not fit its card.
+        Raises: ModelError when it is not an ONNX file, has no valid card, or does not match its card.
         """
         try:
-            import onnxruntime  # takes 0.2 s: only where it is used
+            import onnxruntime  # imported here because it takes 0.2 s
         except ImportError as error:
             raise ModelError(
                 f'Running a model needs ONNX Runtime, which cannot be imported ({error}). '
@@ -35,11 +35,11 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # errors reach the caller as exceptions
-        # Spinning threads steal the cores from the rest of the node: 43 of 59 flows against 55 in docs/benchmarks.md.
+        # Spinning threads take cores from the rest of the node: 43 instead of 55 of 59 sweeps get flow.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-            metadata = self._session.get_modelmeta().custom_metadata_map  # raises where a text is not UTF-8
+            metadata = self._session.get_modelmeta().custom_metadata_map  # raises when a text is not UTF-8
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             first_line = str(error).strip().splitlines()[0]
             raise ModelError(f'ONNX Runtime cannot load {path}: {first_line} {REMEDY}') from error
@@ -78,7 +78,7 @@ class OnnxRuntimeEngine:
 
 
 class _Dense:
-    """Runs a dense model: two pillar images in one buffer, the network, the head; no large buffer is made per sweep."""
+    """Runs a dense model: two pillar images in one buffer, the network, the head; large buffers are reused."""
 
     def __init__(self, session, card: ModelCard):
         self._session, self._head = session, card.head
@@ -110,7 +110,7 @@ class _Dense:
 
 
 class _Gather:
-    """Runs a gather model: two pillar images, and cells and offsets of the source points that are inside the grid."""
+    """Runs a gather model; its inputs are two pillar images, and cells and offsets of the source points in the grid."""
 
     def __init__(self, session, card: ModelCard):
         self._session, self._grid = session, card.grid
@@ -135,7 +135,7 @@ class _Gather:
 
 
 class _Full:
-    """Runs a full model, which takes the points that are inside the grid."""
+    """Runs a full model; its inputs are the points inside the grid."""
 
     def __init__(self, session, card: ModelCard):
         self._session, self._grid = session, card.grid

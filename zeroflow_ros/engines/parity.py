@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do two engines give the same flow? Clouds to ask them with, and the answer in metres."""
+"""Compare two engines: test clouds, and the largest flow difference in metres."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from zeroflow_ros.lidar.pillars import PillarGrid
 SIZES = ((0, 0), (0, 333), (1, 1), (333, 0), (333, 334), (90_000, 90_000))
 
 
-def clouds(grid: PillarGrid) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (name, source, target), clouds (N, 3) float32 [m]: random ones, and points on the borders of cells.
+def parity_clouds(grid: PillarGrid) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield (name, source, target), clouds (N, 3) float32 [m]: random ones, and points on cell borders.
 
-    Scatters that are wrong only from 20,000 points on have been seen, hence the largest.
+    The largest pair exists because some scatter kernels were wrong only above 20,000 points.
     """
     rng = np.random.default_rng(0)
     reach = np.array([grid.half_extent, grid.half_extent, grid.z_max]) * 1.05  # some fall outside

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choose and open the engine that runs a model file."""
+"""Select and open the engine that runs a model file."""
 
 import os
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from zeroflow_ros.errors import ConfigError, ModelError
 
 MODELS = Path(__file__).parents[1] / 'models'
 ENGINES = ('onnxruntime', 'tensorrt')
-DEFAULT_MODEL = MODELS / 'fastflow3d_lite_int8.onnx'  # on a CPU twice as fast as fastflow3d_lite.onnx, its source
-# TensorRT does not take the 8-bit form that ONNX Runtime is fast with.
+DEFAULT_MODEL = MODELS / 'fastflow3d_lite_int8.onnx'  # twice as fast on a CPU as fastflow3d_lite.onnx, its source
+# TensorRT does not support the 8-bit format that is fast in ONNX Runtime.
 DEFAULT_MODELS = {'onnxruntime': DEFAULT_MODEL, 'tensorrt': MODELS / 'fastflow3d_lite.onnx'}
 
 
-class WithFallback:
-    """An engine on the GPU, and from the moment it fails ONNX Runtime on the CPU instead; see `Engine`.
+class FallbackEngine:
+    """Runs an engine on the GPU, and ONNX Runtime on the CPU once that engine fails; see `Engine`.
 
-    open_first, open_second: open the engines; the second only when it is needed.
-    say: gets a sentence when the second takes over.
+    open_first, open_second: open the engines; the second is opened only when needed.
+    say: called with a log message when the second engine takes over.
     Raises: ModelError when neither opens.
     """
 
@@ -37,12 +37,12 @@ class WithFallback:
 
     @property
     def card(self) -> ModelCard:
-        """The card of the model that runs now."""
+        """The card of the active model."""
         return self._engine.card
 
     @property
     def runs_on(self) -> str:
-        """What runs now."""
+        """Library and processor of the active engine."""
         return self._engine.runs_on
 
     def infer(self, source: np.ndarray, target: np.ndarray, watch: Stopwatch, **poses) -> np.ndarray:
@@ -60,27 +60,27 @@ class WithFallback:
         self._engine, self.fell_back = self._open_second(), True
 
 
-def model_file(model_path: str | Path = '', *, engine: str = 'onnxruntime') -> Path:
-    """Return the model file that a user means; an empty path means the one in the package for this engine.
+def resolve_model_path(model_path: str | Path = '', *, engine: str = 'onnxruntime') -> Path:
+    """Return the path of the model file; an empty path means the bundled model for this engine.
 
     Raises: ConfigError for an unknown engine; ModelError when there is no such file.
     """
     if engine not in ENGINES:
         raise ConfigError(f'Unknown engine {engine!r}; expected one of {ENGINES}.')
-    # os.path, for Path raises on ~somebody unknown, on a name that is too long, and on one with a zero in it.
+    # os.path, because Path raises on an unknown ~user, a name that is too long, and a NUL character.
     path = Path(os.path.expanduser(model_path)) if str(model_path) else DEFAULT_MODELS[engine]
     if not os.path.isfile(path):
         raise ModelError(
-            f'No model file at {str(path)[:300]}. Give model_path an .onnx file, or leave it empty for the model in '
-            'the package.'
+            f'No model file at {str(path)[:300]}. Give model_path an .onnx file, or leave it empty for the '
+            'bundled model.'
         )
     return path
 
 
-def engine_of(spec: str, **options) -> Engine:
-    """Open what a user wrote: MODEL.onnx, or tensorrt:MODEL.onnx for the GPU; no MODEL means the one in the package.
+def engine_from_spec(spec: str, **options) -> Engine:
+    """Open an engine by its spec: MODEL.onnx, or tensorrt:MODEL.onnx for the GPU; no MODEL means the bundled model.
 
-    options: of `load_engine`. Raises: as it.
+    options: passed to `load_engine`. Raises: as `load_engine`.
     """
     name, _, path = spec.rpartition(':')
     return load_engine(path, name=name, **options) if name in ENGINES else load_engine(spec, **options)
@@ -95,13 +95,13 @@ def load_engine(
     max_points: int = 500_000,
     progress: Callable[[str], None] = print,
 ) -> Engine:
-    """Open a model file in an engine; an empty path means the model inside the package.
+    """Open a model file in an engine; an empty path means the bundled model.
 
-    num_threads: of ONNX Runtime. cache, max_points, progress: of TensorRT, see `tensorrt_build.open_engine`.
-    Raises: ConfigError for an unknown engine; ModelError when the file is missing, foreign or damaged, or the engine
-    is not to be had here.
+    num_threads: for ONNX Runtime. cache, max_points, progress: for TensorRT, see `tensorrt_build.open_engine`.
+    Raises: ConfigError for an unknown engine; ModelError when the file is missing, has no card or is damaged, or the
+    engine is not available here.
     """
-    path = model_file(model_path, engine=name)
+    path = resolve_model_path(model_path, engine=name)
     if name == 'tensorrt':
         from zeroflow_ros.engines.tensorrt_build import open_engine
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wall time of the stages of one sweep."""
+"""Wall time of each stage of one sweep."""
 
 import time
 from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Add up milliseconds by stage name: `with watch('pillars'): ...`."""
+    """Add up milliseconds per stage: `with watch('pillars'): ...`."""
 
     def __init__(self):
         self.stages_ms: dict[str, float] = {}

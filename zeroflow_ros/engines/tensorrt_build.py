@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a model file to a TensorRT engine for this GPU: built once, checked, and kept in a folder of the cache.
+"""Build a TensorRT engine of a model file for this GPU, check it, and cache it in a folder.
 
-A folder holds network.engine, pillars.cubin (the compiled kernels) and engine.json, which says what they were made of
-and for. When any of that differs from what is here now, the engine is built again: plans are valid for one version of
-TensorRT and one kind of GPU only.
+A folder holds network.engine, pillars.cubin (the compiled kernels) and engine.json, which records the model, TensorRT,
+GPU and kernels of the build. When any of them differs, the engine is built again: a TensorRT plan is valid for one
+version of TensorRT and one GPU architecture only.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from zeroflow_ros.engines.cuda_device import CudaDevice, compile_kernels, kernels_checksum
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine
-from zeroflow_ros.engines.parity import clouds, largest_difference
+from zeroflow_ros.engines.parity import largest_difference, parity_clouds
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.engines.tensorrt_engine import TensorRtEngine
 from zeroflow_ros.engines.tensorrt_library import TensorRt
@@ -28,13 +28,13 @@ from zeroflow_ros.views.report import write_json
 SCHEMA = 1
 _LEFT_BEHIND_S = 3600.0
 PLAN, CUBIN, SIDECAR = 'network.engine', 'pillars.cubin', 'engine.json'
-# How far an engine may be from ONNX Runtime with the same file [m]. Float16 alone is up to 3 mm off; an 8-bit value
-# that is rounded the other way moves a point by a step.
+# Largest flow difference to ONNX Runtime with the same file [m]. Float16 alone causes up to 3 mm; an 8-bit value that
+# is rounded the other way changes the flow by one quantisation step.
 TOLERANCES = {'float32': 1e-3, 'float16': 5e-3, 'int8': 0.1}
 
 
 def default_cache() -> Path:
-    """Return where engines are kept unless the user says otherwise: never in the installed package."""
+    """Return the default cache folder of engines, outside the installed package."""
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'zeroflow_ros' / 'engines'
 
 
@@ -43,9 +43,9 @@ def open_engine(
 ) -> TensorRtEngine:
     """Return the engine of a model file on this GPU, from the cache or built now.
 
-    path: a dense or gather .onnx file. cache: folder of engines; empty for the default. max_points: takes memory for.
-    progress: gets sentences while it builds, which can take minutes.
-    Raises: ModelError when TensorRT or GPU are missing, the file does not suit, or the engine's flow is not that of
+    path: a dense or gather .onnx file. cache: folder of engines; empty for the default.
+    max_points: points to allocate for. progress: called with a log message during the build, which can take minutes.
+    Raises: ModelError when TensorRT or the GPU is missing, the file is not supported, or the engine's flow differs from
     ONNX Runtime.
     """
     library, device = TensorRt(), CudaDevice()
@@ -66,21 +66,21 @@ def open_engine(
 def read_folder(folder: Path, wanted: dict) -> tuple[ModelCard, bytes, bytes]:
     """Return (card, plan, cubin) of a folder in the cache.
 
-    wanted: what engine.json must say, as far as it goes.
-    Raises: ModelError that says why the folder cannot be used.
+    wanted: required keys and values of engine.json; it may hold more.
+    Raises: ModelError with the reason when the folder cannot be used.
     """
     try:
         about = json.loads((folder / SIDECAR).read_text())
         for key, value in wanted.items():
             if about.get(key) != value:
-                raise ModelError(f'{folder} is of {key} {about.get(key)!r}, not {value!r}.')
+                raise ModelError(f'{folder} has {key} {about.get(key)!r}, expected {value!r}.')
         parts = [(folder / name).read_bytes() for name in (PLAN, CUBIN)]
         for name, part in zip((PLAN, CUBIN), parts, strict=True):
             if hashlib.sha256(part).hexdigest() != about['files'][name]:
                 raise ModelError(f'{folder / name} is damaged.')
         return ModelCard.from_json(about['card']), *parts
     except FileNotFoundError:
-        raise ModelError('there is none yet.') from None
+        raise ModelError('there is none in the cache yet.') from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f'{folder} cannot be read ({type(error).__name__}: {error}).') from error
 
@@ -91,7 +91,7 @@ def _build(path: Path, folder: Path, wanted: dict, library: TensorRt, device: Cu
     card = reference.card
     if card.form == 'full':
         raise ModelError(f'{path} is a full model; TensorRT takes the dense or gather form that export.to_onnx writes.')
-    cubin = compile_kernels(device.compute_capability)  # before what takes long
+    cubin = compile_kernels(device.compute_capability)  # fails early, before the long build
     plan = library.build(path.read_bytes(), path.name, progress)
     engine = TensorRtEngine(card, plan, cubin, library, device, folder=folder, max_points=max_points)
     worst = check_parity(engine, reference)
@@ -105,35 +105,35 @@ def _build(path: Path, folder: Path, wanted: dict, library: TensorRt, device: Cu
     try:
         write_folder(folder, about, plan, cubin)
     except OSError as error:
-        progress(f'The engine works, but cannot be kept, so the next start builds it again: {error}')
+        progress(f'The engine works but cannot be cached, so the next start builds it again: {error}')
     return engine
 
 
 def check_parity(engine, reference) -> float:
     """Return the largest difference [m] between an engine and ONNX Runtime with the same model file.
 
-    Raises: ModelError when it is more than the precision of the model explains.
+    Raises: ModelError when it is larger than the tolerance for the precision of the model.
     """
     card, worst = reference.card, 0.0
-    for name, source, target in clouds(card.grid):
+    for name, source, target in parity_clouds(card.grid):
         difference = largest_difference(*(each.infer(source, target, Stopwatch()) for each in (engine, reference)))
         if difference > TOLERANCES[card.precision]:
             raise ModelError(
                 f'The engine of {card.name} is {difference:.4f} m from ONNX Runtime on {name} points, more than '
-                f'{TOLERANCES[card.precision]} m of {card.precision} arithmetic: it is not used. Set engine to '
-                'onnxruntime, and report it with the versions of TensorRT and driver.'
+                f'the {TOLERANCES[card.precision]} m allowed for {card.precision}: it is not used. Set engine to '
+                'onnxruntime, and report this with the versions of TensorRT and driver.'
             )
         worst = max(worst, difference)
     return worst
 
 
 def write_folder(folder: Path, about: dict, plan: bytes, cubin: bytes) -> None:
-    """Write a folder of the cache as a whole, in place of an older one.
+    """Write a folder of the cache atomically, replacing an older one.
 
     Raises: OSError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f'.{folder.name}.*'):  # by a process that was killed
+    for left in folder.parent.glob(f'.{folder.name}.*'):  # left by a killed process
         if time.time() - left.stat().st_mtime > _LEFT_BEHIND_S:
             shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))

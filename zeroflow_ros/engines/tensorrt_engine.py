@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model on an NVIDIA GPU: points go up, flow comes down, and all between stays there."""
+"""Run a model with TensorRT on an NVIDIA GPU; only points and flow are copied between CPU and GPU."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from zeroflow_ros.errors import ModelError
 
 
 class TensorRtEngine:
-    """Runs what `tensorrt_build.open_engine` built or found; see `Engine`.
+    """Runs an engine that `tensorrt_build.open_engine` built or loaded; see `Engine`.
 
-    One sweep is two copies up, one launch of a recorded graph (pillars of both clouds, network, point head), and one
-    copy down. Memory is taken once, for max_points; a larger cloud makes it grow. When the GPU fails in the middle,
-    everything is set up anew once; when that fails, too, it is a ModelError.
-    'pillars' of the watch is what the CPU does before the launch, 'inference' all that the GPU does.
+    A sweep is two copies to the GPU, one launch of a CUDA graph (pillars of both clouds, network, point head), and one
+    copy back. Memory is allocated once for max_points; a larger cloud makes it grow. When the GPU fails during a sweep,
+    its state is rebuilt once and the sweep is repeated; a second failure is a ModelError.
+    The stage 'pillars' is the CPU work before the launch, 'inference' all work on the GPU.
 
-    plan: the engine. cubin: the compiled kernels. folder: where they are kept.
-    runs_on: the library, the GPU, what the buffers take of its memory, and whether launches are recorded.
+    plan: the serialised engine. cubin: the compiled kernels. folder: cache folder of both.
+    runs_on: library, GPU, memory of the buffers, and why there is no CUDA graph if there is none.
     """
 
     def __init__(self, card: ModelCard, plan: bytes, cubin: bytes, library: TensorRt, device: CudaDevice,
@@ -58,7 +58,7 @@ class TensorRtEngine:
         try:
             return self._run(clouds, watch)
         except (ModelError, *self._device.errors):
-            self._close()  # give back what it holds before more is asked for
+            self._close()  # free its memory before allocating again
         try:
             return self._run(clouds, watch)
         except self._device.errors as error:
@@ -87,7 +87,7 @@ class TensorRtEngine:
         parts = [
             f'{self._library} on {self._device.name}',
             f'{self._session.num_bytes / 1e6:.0f} MB of buffers',  # TensorRT's own memory comes on top
-            self._session.not_recorded,
+            self._session.no_graph_reason,
             f'engine in {self.folder}',
         ]
         self.runs_on = ', '.join(filter(None, parts))

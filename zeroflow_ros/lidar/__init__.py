@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of a PointCloud2 to sweeps, pillars and the flow of points, without ROS."""
+"""PointCloud2 decoding, sweeps, ground, pillars and point flow, without ROS."""

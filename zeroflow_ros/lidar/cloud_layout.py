@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the bytes of a PointCloud2 lie, and whether what its header says of them can be true."""
+"""Memory layout of a PointCloud2, and checks that its header matches its data."""
 
 from functools import lru_cache
 from types import SimpleNamespace
@@ -8,25 +8,25 @@ import numpy as np
 
 from zeroflow_ros.errors import CloudError
 
-# datatype -> (name, bytes). 9 to 11 are PCL's, in sensor_msgs since common_interfaces pull request 301.
+# datatype -> (name, bytes). 9 to 11 come from PCL, in sensor_msgs since common_interfaces pull request 301.
 DATATYPES = {
     1: ('int8', 1), 2: ('uint8', 1), 3: ('int16', 2), 4: ('uint16', 2), 5: ('int32', 4), 6: ('uint32', 4),
     7: ('float32', 4), 8: ('float64', 8), 9: ('int64', 8), 10: ('uint64', 8), 11: ('bool', 1),
 }  # fmt: skip
 UINT8, FLOAT32, FLOAT64 = 2, 7, 8
 NUMPY_FLOAT = {FLOAT32: 'f4', FLOAT64: 'f8'}
-_MAX_FIELDS = 256  # drivers send 4 to 20; a message of 2 MB has room for 60,000, and each is looked at several times
-_MAX_NAME = 256  # characters of a field or a frame: they go into logs, diagnostics and every output
-_PADDING_NAMES = ('', '_')  # PCL's names for bytes without a meaning; they may repeat
+_MAX_FIELDS = 256  # drivers send 4 to 20; a 2 MB message has room for 60,000, and each field is read several times
+_MAX_NAME = 256  # characters of a field or frame name, which appears in logs, diagnostics and every output
+_PADDING_NAMES = ('', '_')  # PCL's names for padding fields; they may repeat
 
 Field = tuple[str, int, int, int]  # name, offset, datatype, count
 
 
 class Rows(SimpleNamespace):
-    """The bytes of a cloud that are known to hold what the header says."""
+    """The point rows of a cloud whose size was checked against its header."""
 
     def __init__(self, data, height, width, point_step, row_step, is_bigendian):
-        # Without row padding the cloud is one long row: numpy's inner loops then run over all of it.
+        # Without row padding the cloud is one long row, so that numpy's inner loop covers all points.
         shape = (height * width,) if row_step == width * point_step else (height, width)
         strides = (point_step,) if len(shape) == 1 else (row_step, point_step)
         order = '>' if is_bigendian else '<'
@@ -34,14 +34,14 @@ class Rows(SimpleNamespace):
                          order=order, shape=shape, strides=strides)  # fmt: skip
 
     def words(self) -> np.ndarray | None:
-        """Return the points as (N, point_step / 4) uint32; None where compiled loops cannot take them as such."""
+        """Return the points as (N, point_step / 4) uint32; None where the compiled loops cannot read them."""
         is_plain = self.point_step % 4 == 0 and not self.is_bigendian and len(self.shape) == 1 and self.shape[0]
         if not is_plain or self.data.ctypes.data % 4:
             return None
         return self.data.view(np.uint32).reshape(self.shape[0], -1)
 
     def view(self, dtype, offset: int) -> np.ndarray:
-        """Return what lies `offset` bytes into every point; no copy, alignment does not matter."""
+        """Return a view of the values at byte `offset` of every point; no copy, any alignment."""
         return np.ndarray(self.shape, dtype, buffer=self.data, offset=offset, strides=self.strides)
 
 
@@ -55,20 +55,20 @@ def check_rows(msg) -> Rows:
         data = np.frombuffer(msg.data, np.uint8)
     except (TypeError, ValueError, BufferError) as error:
         raise CloudError(f'The data of a cloud must be a buffer of bytes, got {type(msg.data).__name__}.') from error
-    trouble = ''
+    problem = ''
     if min(height, width, point_step, row_step) < 0:
-        trouble = 'a negative number'
+        problem = 'a negative number'
     elif height and width and point_step == 0:
-        trouble = 'points of 0 bytes'
+        problem = 'points of 0 bytes'
     elif row_step < width * point_step and height:
-        trouble = f'rows shorter than their points ({width} x {point_step} = {width * point_step} bytes)'
+        problem = f'rows shorter than their points ({width} x {point_step} = {width * point_step} bytes)'
     elif height * row_step != len(data):
         longer = 'less' if len(data) < height * row_step else 'more'
-        trouble = f'{longer} data than the header says ({height} x {row_step} = {height * row_step} bytes)'
-    if trouble:
+        problem = f'{longer} data than the header says ({height} x {row_step} = {height * row_step} bytes)'
+    if problem:
         raise CloudError(
             f'A cloud with height {height}, width {width}, point_step {point_step}, row_step {row_step} and '
-            f'{len(data)} bytes of data has {trouble}. Fields seen: {describe_fields(read_fields(msg))}. The publisher '
+            f'{len(data)} bytes of data has {problem}. Fields seen: {describe_fields(read_fields(msg))}. The publisher '
             'must set row_step >= width * point_step and send height * row_step bytes.'
         )
     return Rows(data, height, width, point_step, row_step, bool(msg.is_bigendian))
@@ -86,19 +86,19 @@ def read_frame_id(msg) -> str:
 
 
 def read_fields(msg) -> tuple[Field, ...]:
-    """Return the fields of a cloud. Raises: CloudError when there are too many, or one has too long a name."""
+    """Return the fields of a cloud. Raises: CloudError when there are too many, or a name is too long."""
     longest = max((len(field.name) for field in msg.fields), default=0)
     if len(msg.fields) > _MAX_FIELDS or longest > _MAX_NAME:
         raise CloudError(
             f'A cloud must have at most {_MAX_FIELDS} fields with names of at most {_MAX_NAME} characters, but has '
-            f'{len(msg.fields)}, and a name of {longest}. Fix the publisher.'
+            f'{len(msg.fields)} fields and a name of {longest} characters. Fix the publisher.'
         )
     return tuple((field.name, int(field.offset), int(field.datatype), int(field.count)) for field in msg.fields)
 
 
 @lru_cache(maxsize=64)
 def xyz_columns(fields: tuple[Field, ...], is_bigendian: bool, point_step: int) -> tuple[tuple[int, str], ...]:
-    """Return (offset, numpy dtype) of x, y and z; computed once per distinct layout.
+    """Return (offset, numpy dtype) of x, y and z; cached per layout.
 
     Raises: CloudError.
     """
@@ -124,7 +124,7 @@ def xyz_columns(fields: tuple[Field, ...], is_bigendian: bool, point_step: int) 
         if count != 1:
             raise _layout_error(f'{name} has count {count}', fields)
         end = offset + num_bytes(by_name[name])
-        for other in fields:  # fields may share bytes among themselves (rgb as one float), but not with a coordinate
+        for other in fields:  # fields may overlap each other (rgb as one float), but not a coordinate
             if other[0] != name and other[1] < end and other[1] + num_bytes(other) > offset:
                 raise _layout_error(f'{name} and {other[0]!r} share bytes', fields)
         columns.append((offset, ('>' if is_bigendian else '<') + NUMPY_FLOAT[datatype]))
@@ -135,15 +135,15 @@ def num_bytes(field: Field) -> int:
     return DATATYPES[field[2]][1] * field[3]
 
 
-def _layout_error(trouble: str, fields: tuple[Field, ...]) -> CloudError:
+def _layout_error(problem: str, fields: tuple[Field, ...]) -> CloudError:
     return CloudError(
-        f'A cloud must have x, y and z, each one float32 or float64 inside point_step, but {trouble}. Fields seen: '
+        f'A cloud must have x, y and z, each one float32 or float64 inside point_step, but {problem}. Fields seen: '
         f'{describe_fields(fields)}. Fix the publisher, or subscribe to a topic whose clouds have coordinates.'
     )
 
 
 def describe_fields(fields: tuple[Field, ...]) -> str:
-    """Say which fields there are; at most 24 of them, for a broken message may hold thousands."""
+    """Return the fields as text; at most 24, because a broken message may hold thousands."""
     said = [
         f'{name[:40]!r} {DATATYPES.get(datatype, (f"datatype {datatype}",))[0]}'
         f'{"" if count == 1 else f"[{count}]"} at {offset}'

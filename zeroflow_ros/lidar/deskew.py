@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points where they would have been seen at the stamp of their sweep, had the LiDAR seen all of it at once.
+"""Deskew: move each point to where it would be measured at the stamp of its sweep.
 
-A spinning LiDAR at 14 m/s drives 1.4 m during one revolution, and what it saw is off by as much at its seam. Poses come
-from the source of ego motion at a few times over the sweep; between them the way is straight. The table that points are
-moved by is fine enough to take its rows as they are: 0.2 ms over a revolution of 0.1 s, 3 mm at 14 m/s.
+A vehicle at 14 m/s drives 1.4 m during one LiDAR revolution, which shifts points by up to as much. Poses come from the
+ego-motion source at a few times over the sweep and are interpolated linearly in between. Points use the nearest bin of
+a table of poses: bins of 0.2 ms over a revolution of 0.1 s, 3 mm at 14 m/s.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ import numpy as np
 from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.sweep import Sweep
 
-_NUM_POSES = 9  # 12 ms apart over 0.1 s; at 90 deg/s the straight way between two is off by 3 mm at 60 m
+_NUM_POSES = 9  # 12 ms apart over 0.1 s; at 90 deg/s linear interpolation is off by 3 mm at 60 m
 _NUM_BINS = 512
 
-Within = Callable[[Sweep, Sweep, np.ndarray], np.ndarray]  # see `Deskew.pair`
+PosesAtOffsets = Callable[[Sweep, Sweep, np.ndarray], np.ndarray]  # see `Deskew.pair`
 
 
 @dataclass(frozen=True, eq=False)
 class SweepMotion:
-    """How the frame of a sweep moved while the sweep was taken.
+    """Motion of the sensor frame while a sweep was measured.
 
-    first, last: seconds after the stamp; may be negative. ego_T_then: (K, 4, 4) float64, evenly from first to last:
-    maps points of the frame at that time into the frame at the stamp.
+    first, last: seconds after the stamp; may be negative. ego_T_then: (K, 4, 4) float64, evenly spaced from first to
+    last: maps points from the frame at that time into the frame at the stamp.
     """
 
     first: float
@@ -36,7 +36,7 @@ class SweepMotion:
 def deskew(points: np.ndarray, times: np.ndarray, motion: SweepMotion) -> np.ndarray:
     """Return points (N, 3) float32 [m] in the frame at the stamp; NaN rows stay NaN.
 
-    times: (N,) float32 [s] after the stamp at which each was measured.
+    times: (N,) float32, measurement time of each point [s] after the stamp.
     """
     table = _table(motion.ego_T_then)
     seconds = motion.last - motion.first
@@ -52,7 +52,7 @@ def deskew(points: np.ndarray, times: np.ndarray, motion: SweepMotion) -> np.nda
 
 
 def _table(ego_T_then: np.ndarray) -> np.ndarray:
-    """Return (_NUM_BINS, 3, 4) float32: the pose in the middle of each bin, straight between its neighbours."""
+    """Return (_NUM_BINS, 3, 4) float32: the pose at the middle of each bin, linear between its neighbours."""
     place = (np.arange(_NUM_BINS) + 0.5) / _NUM_BINS * (len(ego_T_then) - 1)
     before = place.astype(int)
     share = (place - before)[:, None, None]
@@ -63,39 +63,41 @@ def _table(ego_T_then: np.ndarray) -> np.ndarray:
 class Deskew:
     """Deskews the sweeps of pairs, each sweep once: the newer one of a pair is the older one of the next.
 
-    motions: of the two sweeps of the last pair, None of one without times.
+    motions: SweepMotion of each sweep of the last pair; None for a sweep without times.
     """
 
     def __init__(self):
         self.motions: tuple[SweepMotion | None, SweepMotion | None] = None, None
-        self._last: tuple[Sweep | None, Sweep | None] = None, None  # the newer sweep of the last pair; deskewed
+        self._last: tuple[Sweep | None, Sweep | None] = None, None  # newer sweep of the last pair: raw, deskewed
         one = np.zeros(1, np.float32)
-        deskew(np.zeros((1, 3), np.float32), one, SweepMotion(0.0, 1.0, np.stack([np.eye(4)] * 2)))  # compiles it now
+        deskew(
+            np.zeros((1, 3), np.float32), one, SweepMotion(0.0, 1.0, np.stack([np.eye(4)] * 2))
+        )  # compile now, not at the first sweep
 
-    def pair(self, sweep0: Sweep, sweep1: Sweep, within: Within) -> tuple[Sweep, Sweep]:
-        """Return both sweeps deskewed; one without times is returned as it is.
+    def pair(self, sweep0: Sweep, sweep1: Sweep, poses_at_offsets: PosesAtOffsets) -> tuple[Sweep, Sweep]:
+        """Return both sweeps deskewed; a sweep without times is returned unchanged.
 
-        within: takes a sweep, the other one of its pair and offsets (K,) [ns]; returns ego_T_then (K, 4, 4) of the
-        sweep's frame at the offsets from its stamp, in that at its stamp.
-        Raises: EgoMotionError when `within` does, because the motion is not known.
+        poses_at_offsets: takes a sweep, the other sweep of its pair and offsets (K,) [ns] from its stamp; returns
+        ego_T_then (K, 4, 4), the pose of the sweep's frame at each offset in the frame at its stamp.
+        Raises: EgoMotionError when the motion is unknown.
         """
         (last, deskewed0), motion0 = self._last, self.motions[1]
         self._last = None, None
         if last is not sweep0:
-            deskewed0, motion0 = _deskewed(sweep0, sweep1, within)
-        deskewed1, motion1 = _deskewed(sweep1, sweep0, within)
+            deskewed0, motion0 = _deskewed(sweep0, sweep1, poses_at_offsets)
+        deskewed1, motion1 = _deskewed(sweep1, sweep0, poses_at_offsets)
         self._last, self.motions = (sweep1, deskewed1), (motion0, motion1)
         return deskewed0, deskewed1
 
 
-def _deskewed(sweep: Sweep, other: Sweep, within: Within) -> tuple[Sweep, SweepMotion | None]:
+def _deskewed(sweep: Sweep, other: Sweep, poses_at_offsets: PosesAtOffsets) -> tuple[Sweep, SweepMotion | None]:
     if sweep.times is None:
         return sweep, None
     offsets = _offsets_ns(sweep.times)
-    motion = SweepMotion(offsets[0] * 1e-9, offsets[-1] * 1e-9, within(sweep, other, offsets))
+    motion = SweepMotion(offsets[0] * 1e-9, offsets[-1] * 1e-9, poses_at_offsets(sweep, other, offsets))
     return replace(sweep, points=deskew(sweep.points, sweep.times, motion)), motion
 
 
 def _offsets_ns(times: np.ndarray) -> np.ndarray:
-    """Return the offsets from the stamp [ns], (K,) int64, at which times (N,) [s] need poses."""
+    """Return the offsets from the stamp [ns], (K,) int64, of the poses that cover times (N,) [s]."""
     return np.linspace(float(times.min()) * 1e9, float(times.max()) * 1e9, _NUM_POSES).round().astype(np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a flow cloud that moves, as a cloud of its own."""
+"""Extract the dynamic points of a flow cloud into a separate cloud."""
 
 import array
 
@@ -12,22 +12,22 @@ _INT32 = 5  # of sensor_msgs/PointField
 
 
 def moving_rows(velocity: np.ndarray, min_speed: float) -> np.ndarray:
-    """Return the rows of velocity (N, 3) [m/s] that are at least that fast [m/s]; NaN is not."""
+    """Return the rows of velocity (N, 3) [m/s] with a speed of at least min_speed [m/s]; NaN rows are left out."""
     with np.errstate(over='ignore', invalid='ignore'):
         speed_squared = np.einsum('ij,ij->i', velocity, velocity)
         return np.flatnonzero((speed_squared >= min_speed**2) & (speed_squared < np.inf))
 
 
 def dynamic_cloud(cloud: FlowCloud, rows: np.ndarray, cluster_id: np.ndarray | None = None) -> FlowCloud:
-    """Return some rows of a flow cloud, in that order, with all their fields, as an unorganised cloud.
+    """Return the given rows of a flow cloud, in that order, with all fields, as an unorganised cloud.
 
-    rows: (K,) row numbers. cluster_id: (K,) int32, becomes a field behind the others; an input field of that name
-    gives way. None: no such field.
+    rows: (K,) row numbers. cluster_id: (K,) int32, appended as the last field; it replaces an input field of
+    that name. None: no such field.
     """
     num_points, step_in = cloud.height * cloud.width, cloud.point_step
     step = step_in + (4 if cluster_id is not None else 0)
     fields = list(cloud.fields)
-    # Whole rows move as one void item each, as in flow_cloud.
+    # Rows are copied as one void item each, as in flow_cloud.
     rows_in = np.ndarray(num_points, f'V{step_in}', buffer=cloud.data)
     data = array.array('B', bytes(len(rows) * step))
     np.ndarray(len(rows), f'V{step_in}', buffer=data, strides=step)[...] = rows_in[rows]

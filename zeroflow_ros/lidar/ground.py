@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ground: how high the sensor stands above it, and which points belong to it."""
+"""Estimate the height of the sensor above the ground and find ground points."""
 
 import os
 import sys
@@ -11,24 +11,24 @@ import numpy as np
 
 from zeroflow_ros.errors import ModelError
 
-_NEAR, _FAR = 2.5, 25.0  # m: past the vehicle's own returns, and near enough for one plane
-_MAX_POINTS = 6_000  # looked at; 12 in each of the 500 cells
+_NEAR, _FAR = 2.5, 25.0  # m: beyond the vehicle's own returns, and near enough to fit one plane
+_MAX_POINTS = 6_000  # used; 12 in each of the 500 cells
 _CELL = 2.0  # m
 _MAX_HEIGHT = 100.0  # m
-_REACH = 128.0  # m, to each side: beyond it, a LiDAR sees no ground
+_REACH = 128.0  # m, to each side: a LiDAR sees no ground beyond
 _KERNELS = (0.5, 0.2, 0.1, 0.1)  # m: a kerb is 0.1 to 0.15
-_SLOPE = 0.03  # a tilt of the ground against the frame that is nothing unusual
-_STDOUT = threading.Lock()  # two threads that exchange it at once would lose it
-_MIN_CELLS, _MIN_SHARE = 20, 0.25  # cells with ground: 80 m^2, and a quarter of what is seen
+_SLOPE = 0.03  # usual slope of the ground relative to the frame
+_STDOUT = threading.Lock()  # two threads that redirect it at once would lose it
+_MIN_CELLS, _MIN_SHARE = 20, 0.25  # ground cells needed: 80 m^2, and a quarter of all occupied cells
 
 
 def ground_height(points: np.ndarray) -> float:
-    """Return the height z [m] of the ground under the sensor, NaN where there is too little ground to say.
+    """Return the height z [m] of the ground under the sensor, NaN where too little ground is visible.
 
-    points: (N, 3) [m], z up; NaN rows are ignored. Each 2 m cell has one vote, its lowest point. The plane that most
-    votes agree on is found by iterated least squares from the fullest 0.3 m of heights, under the Geman-McClure
-    kernel and with a prior on flatness; its height at the origin is returned. Against RANSAC on every point within
-    10 m of 24 real sweeps it errs by 2 cm, at most 6 cm.
+    points: (N, 3) [m], z up; NaN rows are ignored. The lowest point of each 2 m cell is used. A plane is fitted to
+    these points by iteratively reweighted least squares with the Geman-McClure kernel and a prior on flatness; it
+    starts at the most frequent height (0.3 m window). Its height at the origin is returned. Error against RANSAC on
+    every point within 10 m, 24 real sweeps: 2 cm, at most 6 cm.
     """
     with np.errstate(over='ignore'):
         radius_squared = points[:, 0] ** 2 + points[:, 1] ** 2
@@ -51,7 +51,7 @@ def ground_height(points: np.ndarray) -> float:
     agree = np.count_nonzero(np.abs(votes[:, 2] - places @ plane) < 2 * _KERNELS[-1])
     if agree < max(_MIN_CELLS, _MIN_SHARE * len(votes)):
         return float('nan')
-    # The lowest point of a cell is low by the noise of the sensor; the middle of all points near the plane is not.
+    # The lowest point of a cell is too low by the sensor noise; the median of all points near the plane is not.
     above = xyz[:, 2] - (plane[0] * xyz[:, 0] + plane[1] * xyz[:, 1] + plane[2])
     close = above[np.abs(above) < _KERNELS[-1]]
     return float(plane[2] + (np.median(close) if len(close) else 0.0))
@@ -68,9 +68,9 @@ def _lowest_per_cell(xyz: np.ndarray) -> np.ndarray:
 
 
 class SensorHeight:
-    """Height of the frame's origin above the ground [m]: given, or the median over the last sweeps.
+    """Height of the frame's origin above the ground [m]: fixed, or the median over the last sweeps.
 
-    One bad sweep (a wall of a truck around the vehicle) must not move the ground under the network.
+    The median keeps one bad sweep (trucks all around the vehicle) from shifting z for the network.
     """
 
     def __init__(self, fixed: float | None = None, memory: int = 10):
@@ -79,15 +79,15 @@ class SensorHeight:
         self._sweeps = 0
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Forget the heights of past sweeps."""
         self._heights.clear()
         self._sweeps = 0
 
     def update(self, points: np.ndarray) -> float:
-        """Look at one more sweep (N, 3) and return the height; 0 as long as no sweep showed any ground."""
+        """Add a sweep (N, 3) and return the height; 0 until a sweep has shown enough ground."""
         if self.fixed is not None:
             return self.fixed
-        # A sensor does not climb: once the memory is full, one sweep in ten is enough.
+        # The mounting height is constant: once the memory is full, one sweep in ten is enough.
         if len(self._heights) < self._heights.maxlen or self._sweeps % 10 == 0:
             seen = ground_height(points)
             if np.isfinite(seen):
@@ -97,17 +97,17 @@ class SensorHeight:
 
 
 def above_ground(points: np.ndarray, clearance: float) -> np.ndarray:
-    """Return which of points (N, 3) [m] lie at least `clearance` [m] above the lowest point around them, (N,) bool.
+    """Return which points (N, 3) [m] lie at least `clearance` [m] above the lowest point around them, (N,) bool.
 
-    Around is 1 to 2 m: slopes and kerbs are ground, the underside of a lorry is not. What is farther than 128 m along
-    x or y, or NaN, is not above. Plainer than Patchwork++, and 4 ms instead of 12: it loses the lowest `clearance` of
-    everything, which a box can do without.
+    The neighbourhood is 1 to 2 m: slopes and kerbs are ground, the underside of a lorry is not. Points farther than
+    128 m along x or y and NaN rows are False. Simpler than Patchwork++, 4 ms instead of 12: it also removes the lowest
+    `clearance` of every object, which does not matter for a bounding box.
     """
     above = np.zeros(len(points), bool)
     with np.errstate(invalid='ignore'):
         rows = np.flatnonzero((np.abs(points[:, :2]) < _REACH).all(axis=1) & (np.abs(points[:, 2]) < _MAX_HEIGHT))
     xyz = points[rows]
-    side = 2 * int(_REACH) + 2  # cells of 1 m, and an empty one around
+    side = 2 * int(_REACH) + 2  # cells of 1 m, plus an empty border
     cell = (np.floor(xyz[:, 0]).astype(np.int64) + side // 2) * side + np.floor(xyz[:, 1]).astype(np.int64) + side // 2
     # One sort of (cell, height) in an int64: half the time of numpy's minimum.at.
     key = np.sort(cell << 18 | ((xyz[:, 2] + np.float32(_MAX_HEIGHT)) * 1000).astype(np.int64))  # mm
@@ -122,9 +122,9 @@ def above_ground(points: np.ndarray, clearance: float) -> np.ndarray:
 
 
 def is_ground(points: np.ndarray, sensor_height: float) -> np.ndarray:
-    """Return which of points (N, 3) [m] belong to the ground, (N,) bool, by Patchwork++.
+    """Return which points (N, 3) [m] are ground, (N,) bool, by Patchwork++.
 
-    sensor_height: of the frame's origin above the ground [m].
+    sensor_height: height of the frame's origin above the ground [m].
     Raises: ModelError when pypatchworkpp is not installed.
     """
     try:
@@ -137,9 +137,9 @@ def is_ground(points: np.ndarray, sensor_height: float) -> np.ndarray:
     parameters = pypatchworkpp.Parameters()
     parameters.sensor_height = sensor_height
     parameters.verbose = False
-    parameters.enable_RNR = False  # noise by reflection needs intensity; without, it only complains
-    with _silent_stdout():  # it announces itself, for each sweep
-        remover = pypatchworkpp.patchworkpp(parameters)  # anew: it adapts to what it has seen, in whatever order
+    parameters.enable_RNR = False  # reflected-noise removal needs intensity; without it, Patchwork++ only warns
+    with _silent_stdout():  # the library prints a banner for each sweep
+        remover = pypatchworkpp.patchworkpp(parameters)  # new each time: its thresholds adapt to earlier sweeps
     finite = np.flatnonzero(np.isfinite(points).all(1))
     remover.estimateGround(points[finite])
     ground = np.zeros(len(points), bool)
@@ -149,7 +149,7 @@ def is_ground(points: np.ndarray, sensor_height: float) -> np.ndarray:
 
 @contextmanager
 def _silent_stdout():
-    """Drop what C++ writes to standard output meanwhile."""
+    """Discard what C++ code writes to standard output inside the `with` block."""
     with _STDOUT, open(os.devnull, 'wb') as nowhere:
         sys.stdout.flush()
         stdout = os.dup(1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loops over points, compiled, where numba is installed: rows of a cloud, pillar encoder, point head.
+"""Numba kernels of the loops over points: cloud rows, deskewing, pillar encoder, point head.
 
-The innermost loops have a length that is known when they are compiled, and no branch: LLVM then makes vectors of them,
-which is two to four times as fast.
+The innermost loops have a length known at compile time and no branch, so that LLVM vectorises them: two to four times
+as fast.
 """
 
 import math
@@ -12,24 +12,24 @@ import numba
 import numpy as np
 
 _compiled = numba.njit(cache=True, nogil=True, error_model='numpy')
-# Sums may change their order, which lets them be vectorised. Not for code that meets NaN.
+# Sums may be reordered, so that they vectorise. Not for code that handles NaN.
 _compiled_finite = numba.njit(cache=True, nogil=True, error_model='numpy', fastmath={'reassoc', 'contract', 'nsz'})
 _HALF, _SQRT_HALF = np.float32(0.5), np.float32(0.5**0.5)
 
 
 @_compiled
-def assign(points, matrix, grid, cell_index, pillar_of_cell, cell_of_pillar, sums):
-    """Find the cell of every point, and number the pillars in the order in which they are met; return how many.
+def assign_points(points, matrix, grid, cell_index, pillar_of_cell, cell_of_pillar, sums):
+    """Find the cell of every point and number the pillars in order of first use; return the number of pillars.
 
     points: (N, 3) float32. matrix: (3, 4) float32, applied to the points first. grid: (cells, 1 / cell, z_min, z_max),
-    float32. Written: cell_index (N,) int32, -1 outside; pillar_of_cell (cells * cells,) int32, all -1 before;
+    float32. Outputs: cell_index (N,) int32, -1 outside; pillar_of_cell (cells * cells,) int32, all -1 before;
     cell_of_pillar (P,) int32; sums (P, 4) float32 of x, y, z and 1.
     """
     size, inv_cell, z_min, z_max = grid
     half = size * np.float32(0.5)
     num_pillars = 0
     for i in range(len(points)):
-        x, y, z = moved(points, i, matrix)
+        x, y, z = transform_point(points, i, matrix)
         column = np.floor(x * inv_cell + half)
         row = np.floor(y * inv_cell + half)
         cell_index[i] = -1
@@ -51,8 +51,8 @@ def assign(points, matrix, grid, cell_index, pillar_of_cell, cell_of_pillar, sum
 
 
 @numba.njit(inline='always')
-def moved(points, i, matrix):
-    """Return x, y and z of point i under a (3, 4) matrix; rounded as `transforms.apply` does it."""
+def transform_point(points, i, matrix):
+    """Return x, y and z of point i transformed by a (3, 4) matrix, with the rounding of `transforms.apply`."""
     x, y, z = points[i, 0], points[i, 1], points[i, 2]
     return (
         x * matrix[0, 0] + y * matrix[0, 1] + z * matrix[0, 2] + matrix[0, 3],
@@ -62,17 +62,18 @@ def moved(points, i, matrix):
 
 
 @lru_cache
-def pool(num_channels):
-    """Return the compiled function that averages relu(Linear) over each pillar, for C = num_channels.
+def make_pool_pillars(num_channels):
+    """Return a compiled function that averages relu(Linear) over each pillar, for C = num_channels.
 
-    It takes points, matrix, and what `assign` wrote; the number of pillars; the centres (G * G, 3); weight (9 * C,) of
-    xyz, xyz minus the mean, xyz minus the centre; bias (C,). The result lies in the second half of each row of
-    pooled (P, 2C). The Linear is split as `PillarEncoder.encode` does it; the part per pillar goes to the first half.
+    Its arguments: points, matrix, the outputs of `assign_points`, the number of pillars, centres (G * G, 3), weight
+    (9 * C,) for xyz, xyz minus the mean and xyz minus the centre, bias (C,), pooled (P, 2C). The result is written to
+    the second half of each row of pooled. The Linear is split as in `PillarEncoder.encode`; its constant part per
+    pillar is written to the first half.
     """
     C = num_channels
 
-    def pool(points, matrix, cell_index, pillar_of_cell, cell_of_pillar, sums, num_pillars, centres, weight, bias,
-             pooled):  # fmt: skip
+    def pool_pillars(points, matrix, cell_index, pillar_of_cell, cell_of_pillar, sums, num_pillars, centres, weight,
+                     bias, pooled):  # fmt: skip
         per_point = weight[: 3 * C] + weight[3 * C : 6 * C] + weight[6 * C :]
         for pillar in range(num_pillars):
             row, inv_count = pooled[pillar], 1 / sums[pillar, 3]
@@ -88,7 +89,7 @@ def pool(num_channels):
         for i in range(len(points)):
             if cell_index[i] >= 0:
                 start = np.uint64(pillar_of_cell[cell_index[i]]) * np.uint64(2 * C)
-                x, y, z = moved(points, i, matrix)
+                x, y, z = transform_point(points, i, matrix)
                 for c in range(C):
                     value = flat[start + np.uint64(c)]
                     value += per_point[c] * x + per_point[C + c] * y + per_point[2 * C + c] * z
@@ -98,14 +99,14 @@ def pool(num_channels):
             for c in range(C):
                 pooled[pillar, C + c] *= inv_count
 
-    return _compiled(pool)
+    return _compiled(pool_pillars)
 
 
 @_compiled
-def replace(image, pillar_of_cell, old_cells, cells, pooled):
-    """Clear old pillars from an image (C, G * G), write the new ones, and forget which pillar has which cell.
+def scatter_pillars(image, pillar_of_cell, old_cells, cells, pooled):
+    """Clear the old pillars of an image (C, G * G), write the new ones, and reset pillar_of_cell to -1.
 
-    old_cells, cells: (P,) int32. pooled: (P, 2C), whose second half is written.
+    old_cells, cells: (P,) int32. pooled: (P, 2C), the second half of each row is copied to the image.
     """
     num_channels = len(image)
     for channel in range(num_channels):
@@ -119,22 +120,22 @@ def replace(image, pillar_of_cell, old_cells, cells, pooled):
 
 
 @lru_cache
-def point_flow(num_hidden, leak):
-    """Return the compiled function that writes the flow (N, 3) of each point, for H = num_hidden; see `PointHead`.
+def make_flow_points(num_hidden, leak):
+    """Return a compiled function that writes the flow (N, 3) of each point, for H = num_hidden; see `PointHead`.
 
     leak: slope of the activation below 0; None for GELU.
-    It takes points, matrix, cell_index; the centres (G * G, 3) and the row of hidden of each cell (G * G,); hidden
-    (G * G * H,); the weights of offset and output, (6 * H,), and the bias (3,). Rows without a cell become NaN.
+    Its arguments: points, matrix, cell_index, centres (G * G, 3), row_of_cell (G * G,), hidden (G * G * H,), weight
+    (6 * H,) of the offset and of the output, bias (3,), flow (N, 3). Points without a cell get NaN.
     """
     H, has_gelu, leak = num_hidden, leak is None, np.float32(leak or 0)
 
-    def point_flow(points, matrix, cell_index, centres, row_of_cell, hidden, weight, bias, flow):
+    def flow_points(points, matrix, cell_index, centres, row_of_cell, hidden, weight, bias, flow):
         for i in range(len(points)):
             cell = cell_index[i]
             if cell < 0:
                 flow[i, 0] = flow[i, 1] = flow[i, 2] = np.nan
                 continue
-            x, y, z = moved(points, i, matrix)
+            x, y, z = transform_point(points, i, matrix)
             x -= centres[cell, 0]
             y -= centres[cell, 1]
             z -= centres[cell, 2]
@@ -152,12 +153,12 @@ def point_flow(num_hidden, leak):
                 vz += value * weight[5 * H + h]
             flow[i, 0], flow[i, 1], flow[i, 2] = vx, vy, vz
 
-    return _compiled_finite(point_flow)
+    return _compiled_finite(flow_points)
 
 
 @_compiled
 def read_xyz(rows, columns, points):
-    """Write x, y and z of rows (N, W) float32 into points (N, 3); NaN where one of them is not finite."""
+    """Write x, y and z of rows (N, W) float32 into points (N, 3); NaN where any of them is not finite."""
     x_column, y_column, z_column = columns
     for i in range(len(rows)):
         x, y, z = rows[i, x_column], rows[i, y_column], rows[i, z_column]
@@ -169,20 +170,20 @@ def read_xyz(rows, columns, points):
 
 @_compiled
 def deskew(points, times, first, bins_per_second, table, deskewed):
-    """Write points (N, 3) into deskewed, each moved by the row of table (B, 3, 4) that belongs to its time (N,) [s].
+    """Write points (N, 3) into deskewed, each transformed by the row of table (B, 3, 4) for its time (N,) [s].
 
-    first: the time at which row 0 begins; times before and after the table take its ends. All float32.
+    first: start time of row 0; times outside the table use its first or last row. All float32.
     """
     last = np.float32(len(table) - 1)
     for i in range(len(points)):
         row = np.uint32(min(max((times[i] - first) * bins_per_second, np.float32(0)), last))
-        x, y, z = moved(points, i, table[row])
+        x, y, z = transform_point(points, i, table[row])
         deskewed[i, 0], deskewed[i, 1], deskewed[i, 2] = x, y, z
 
 
 @_compiled
 def to_velocity(flow, per_second, flags, velocity, flow_valid):
-    """Write flow (N, 3) times per_second into velocity and flags into flow_valid (N,); NaN and 0 if not all finite."""
+    """Write flow (N, 3) * per_second into velocity and flags into flow_valid (N,); NaN and 0 for non-finite rows."""
     for i in range(len(flow)):
         x, y, z = flow[i, 0] * per_second, flow[i, 1] * per_second, flow[i, 2] * per_second
         if np.isfinite(x) and np.isfinite(y) and np.isfinite(z):
@@ -195,7 +196,7 @@ def to_velocity(flow, per_second, flags, velocity, flow_valid):
 
 @_compiled
 def write_flow_rows(rows, velocity, flow_valid, out, out_as_float):
-    """Write rows (N, W) uint32 with vx, vy, vz, speed and flow_valid behind them into out (N, W + 5) uint32.
+    """Copy rows (N, W) uint32 to out (N, W + 5) uint32 and append vx, vy, vz, speed and flow_valid.
 
     velocity: (N, 3) float32. flow_valid: (N,) uint8. out_as_float: the memory of out as float32.
     """

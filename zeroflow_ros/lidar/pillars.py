@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pillars: which grid cell a point falls in, and the learned image of all cells (CPU)."""
+"""Pillar grid and pillar encoder: assign points to cells and compute the pseudo-image (CPU)."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _MAX_CELLS = 4096  # along one side: float32 holds every cell index exactly up t
 class PillarGrid:
     """A square bird's-eye grid centred on the vehicle, one pillar per cell.
 
-    cells: cells along x and along y. cell: their side [m]. z_min, z_max: height range of the pillars [m].
+    cells: number of cells along x and along y. cell: side of a cell [m]. z_min, z_max: height range of the pillars [m].
     """
 
     cells: int
@@ -44,13 +44,13 @@ class PillarGrid:
         """Return the flat cell index of each point, row (y) major; -1 outside the grid and for NaN.
 
         points: (N, 3) float32 [m]. Returns (N,) int32.
-        floor(x * inv_cell + cells / 2) and not (x - low) / cell: the first is exact for the cells we use
-        (inv_cell 2.5, 5, 10), so that every engine puts every point in the same cell.
+        Computed as floor(x * inv_cell + cells / 2) instead of (x - low) / cell: this is exact for the cell sizes we use
+        (inv_cell 2.5, 5, 10), so that every engine puts each point in the same cell.
         """
         inv_cell = np.float32(1 / self.cell)
         half = np.float32(self.cells / 2)
         size = np.float32(self.cells)
-        with np.errstate(over='ignore', invalid='ignore'):  # what infinity and NaN become does not matter: not inside
+        with np.errstate(over='ignore', invalid='ignore'):  # infinity and NaN are outside in any case
             column = np.floor(points[:, 0] * inv_cell + half)
             row = np.floor(points[:, 1] * inv_cell + half)
             z = points[:, 2]
@@ -78,8 +78,8 @@ class PillarGrid:
 class PillarEncoder:
     """FastFlow3D's pillar feature net with its batch norm folded in.
 
-    Of each point it takes xyz, xyz minus the mean of its pillar, and xyz minus the pillar's centre, applies one
-    Linear and a ReLU, and averages over the pillar. Empty pillars are 0.
+    The features of a point are xyz, xyz minus the mean of its pillar, and xyz minus the pillar's centre. One Linear
+    and a ReLU encode each point; a pillar is the average of its points. Empty pillars are 0.
 
     weight: (C, 9) float32. bias: (C,) float32.
     Source: FastFlow3D as ZeroFlow implements it.
@@ -94,7 +94,7 @@ class PillarEncoder:
             raise ValueError(f'weight must be (C, 9) and bias (C,), got {self.weight.shape} and {self.bias.shape}')
 
     def encode_plain(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
-        """Return the pseudo-image, written as the paper says it; the other forms equal it.
+        """Return the pseudo-image by the formula of the paper; the reference for the faster forms.
 
         points: (N, 3) float32 [m], all inside the grid. cell_index: (N,) int32. Returns (C, cells, cells) float32.
         """
@@ -112,16 +112,16 @@ class PillarEncoder:
         return image.T.reshape(-1, self.grid.cells, self.grid.cells).astype(np.float32)
 
     def encode(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
-        """Return what `encode_plain` returns, ten times as fast.
+        """Return the result of `encode_plain`, ten times as fast.
 
-        Points are sorted by cell once. The Linear is linear, so its mean and centre parts are one row per *pillar*:
+        Points are sorted by cell once. The Linear's mean and centre parts are the same for all points of a pillar:
         W [p, p - mean, p - centre] = (W1 + W2 + W3) p - (W2 mean + W3 centre).
         """
         num_channels, num_cells = len(self.weight), self.grid.cells**2
         image = np.zeros((num_channels, num_cells), np.float32)
         if len(points) == 0:
             return image.reshape(num_channels, self.grid.cells, self.grid.cells)
-        # 16-bit keys take numpy's radix sort: 0.9 ms for 120k points, where 32-bit keys take 4.4 ms.
+        # numpy sorts 16-bit keys by radix sort: 0.9 ms for 120k points, 4.4 ms with 32-bit keys.
         order = np.argsort(cell_index.astype(np.uint16) if num_cells <= 2**16 else cell_index, kind='stable')
         sorted_cells = np.take(cell_index, order)
         starts = np.flatnonzero(np.diff(sorted_cells, prepend=np.int32(-1)))
@@ -143,32 +143,32 @@ class PillarEncoder:
 
 
 class PillarImage:
-    """The pseudo-image of the latest cloud, in a buffer that the network reads. Compiled where numba is installed.
+    """The pseudo-image of the latest cloud, in a buffer that the network reads. Uses the numba kernels where available.
 
-    encoder: what computes it. image: (C, G, G) float32, contiguous, all 0; `update` writes in place.
-    One thread at a time.
+    encoder: the pillar encoder. image: (C, G, G) float32, contiguous, all 0; `update` writes in place.
+    Not safe for concurrent use.
     """
 
     def __init__(self, encoder: PillarEncoder, image: np.ndarray):
         self._encoder = encoder
         self._image = image.reshape(len(encoder.weight), -1)
-        self._pillars = np.empty(0, np.int32)  # the cells in the image that are not empty
+        self._pillars = np.empty(0, np.int32)  # non-empty cells of the image
         if numba_kernels is not None:
             grid = encoder.grid
             num_channels, num_cells = self._image.shape
             self._grid = tuple(np.float32(v) for v in (grid.cells, 1 / grid.cell, grid.z_min, grid.z_max))
             self._weight = np.ascontiguousarray(encoder.weight.T).reshape(-1)
-            self._pool = numba_kernels.pool(num_channels)
-            # Room for a pillar in every cell; memory is touched only as far as there are pillars.
+            self._pool_pillars = numba_kernels.make_pool_pillars(num_channels)
+            # Room for a pillar in every cell; untouched pages take no memory.
             self._pillar_of_cell = np.full(num_cells, -1, np.int32)
             self._cell_of_pillar = np.empty(num_cells, np.int32)
             self._sums = np.empty((num_cells, 4), np.float32)
             self._pooled = np.empty((num_cells, 2 * num_channels), np.float32)
 
     def update(self, points: np.ndarray, network_T_points: np.ndarray) -> np.ndarray:
-        """Replace the image by that of another cloud; return the cell of each point, (N,) int32, -1 outside.
+        """Write the image of a new cloud; return the cell index of each point, (N,) int32, -1 outside.
 
-        points: (N, 3) float32 [m], NaN rows allowed. network_T_points: (4, 4), into the frame of the grid.
+        points: (N, 3) float32 [m], NaN rows allowed. network_T_points: (4, 4), maps points to the frame of the grid.
         """
         encoder = self._encoder
         if numba_kernels is None:
@@ -180,15 +180,15 @@ class PillarImage:
             return cell_index
         matrix = network_T_points[:3].astype(np.float32)
         cell_index = np.empty(len(points), np.int32)
-        num_pillars = numba_kernels.assign(
+        num_pillars = numba_kernels.assign_points(
             points, matrix, self._grid, cell_index, self._pillar_of_cell, self._cell_of_pillar, self._sums
         )
-        self._pool(
+        self._pool_pillars(
             points, matrix, cell_index, self._pillar_of_cell, self._cell_of_pillar, self._sums, num_pillars,
             encoder.grid.centres, self._weight, encoder.bias, self._pooled,
         )  # fmt: skip
         pillars = self._cell_of_pillar[:num_pillars].copy()
-        numba_kernels.replace(self._image, self._pillar_of_cell, self._pillars, pillars, self._pooled)
+        numba_kernels.scatter_pillars(self._image, self._pillar_of_cell, self._pillars, pillars, self._pooled)
         self._pillars = pillars
         return cell_index
 
@@ -196,7 +196,7 @@ class PillarImage:
 class PillarImagePair:
     """The pseudo-images of two clouds side by side, as a dense network reads them.
 
-    images: (1, 2C, G, G) float32. source, target: the PillarImage of its first and its second half.
+    images: (1, 2C, G, G) float32. source, target: PillarImage of the first and the second half.
     """
 
     def __init__(self, encoder: PillarEncoder):

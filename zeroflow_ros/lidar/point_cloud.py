@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PointCloud2 in and out: any field layout to a sweep, and the same cloud back with a velocity for every row.
+"""Read a PointCloud2 of any field layout into a sweep; write the same cloud with a velocity per row.
 
-Messages are duck-typed: rclpy's sensor_msgs, and what rosbags deserialises. They are never modified.
+Messages are duck-typed: sensor_msgs of rclpy and messages deserialised by rosbags. They are never modified.
 """
 
 import array
@@ -29,12 +29,12 @@ from zeroflow_ros.lidar.sweep import Sweep
 
 _MAX_UINT32 = 2**32 - 1
 _FLOW_FIELDS = ('vx', 'vy', 'vz', 'speed', 'flow_valid')
-_FLOW_BYTES = 20  # four float32, one uint8 and three bytes of padding, so that the next row is aligned again
+_FLOW_BYTES = 20  # four float32, one uint8 and three bytes of padding, so that the next row is aligned
 
 
 @dataclass(frozen=True)
 class FlowCloud:
-    """A cloud with velocities, as the numbers of a PointCloud2.
+    """A cloud with velocities; its fields are those of a PointCloud2.
 
     fields: (name, offset, datatype, count) each. data: height * row_step bytes; rows carry no padding.
     """
@@ -45,25 +45,25 @@ class FlowCloud:
     is_bigendian: bool
     point_step: int
     row_step: int
-    data: array.array  # of typecode 'B': what rclpy takes without a copy
+    data: array.array  # typecode 'B', which rclpy takes without a copy
 
 
 def decode_cloud(msg) -> Sweep:
     """Read x, y and z of every row of a PointCloud2.
 
-    Any order and offsets of fields, float32 or float64, row and point padding, either byte order. Rows keep their
-    order (row-major); a row with a coordinate that is not finite, or too large for float32, is NaN throughout,
-    whatever is_dense says. A cloud of no points gives a sweep of no points.
+    Accepts any order and offsets of fields, float32 or float64, row and point padding, either byte order. Rows keep
+    their order (row-major). A row with a coordinate that is not finite or too large for float32 becomes all NaN,
+    whatever is_dense says. An empty cloud gives an empty sweep.
 
-    Raises: CloudError when the message contradicts itself. It is checked before memory is taken, and what is taken
-    is bounded by the length of msg.data, not by what the header claims.
+    Raises: CloudError when header and data contradict each other. This is checked before memory is allocated, and the
+    allocation is bounded by the length of msg.data, not by the sizes in the header.
     """
     rows = check_rows(msg)
     stamp_ns = int(msg.header.stamp.sec) * 1_000_000_000 + int(msg.header.stamp.nanosec)
     frame_id, fields = read_frame_id(msg), read_fields(msg)
     if rows.height * rows.width == 0:
         return Sweep(np.empty((0, 3), np.float32), stamp_ns, frame_id)
-    # Before memory is taken: that of points with room for coordinates is no larger than the message.
+    # Check the layout before allocating: it bounds the number of points by the size of the message.
     columns = xyz_columns(fields, rows.is_bigendian, rows.point_step)
     points = np.empty((rows.height * rows.width, 3), np.float32)
     words = rows.words() if numba_kernels is not None else None
@@ -73,7 +73,7 @@ def decode_cloud(msg) -> Sweep:
     with np.errstate(over='ignore', invalid='ignore'):  # float64 beyond float32 becomes inf, then NaN
         for axis, (offset, dtype) in enumerate(columns):
             points[:, axis].reshape(rows.shape)[...] = rows.view(dtype, offset)
-        # One sum finds every bad row, and at most a few good ones whose sum overflows; those are looked at again.
+        # One sum finds every bad row, and a few good ones whose sum overflows; the next line checks them again.
         suspects = np.flatnonzero(~np.isfinite(points[:, 0] + points[:, 1] + points[:, 2]))
     if len(suspects):
         points[suspects[~np.isfinite(points[suspects]).all(1)]] = np.nan
@@ -83,7 +83,7 @@ def decode_cloud(msg) -> Sweep:
 def decode_velocity(msg) -> np.ndarray:
     """Read vx, vy and vz of every row of a flow cloud, (N, 3) float32 [m/s], NaN where there is none.
 
-    Raises: CloudError when the message contradicts itself or has no such fields.
+    Raises: CloudError when header and data contradict each other or the fields are missing.
     """
     rows, by_name = check_rows(msg), {field[0]: field for field in read_fields(msg)}
     found = [by_name.get(name, (name, 0, 0, 0)) for name in _FLOW_FIELDS[:3]]
@@ -91,8 +91,8 @@ def decode_velocity(msg) -> np.ndarray:
         if field[2] not in NUMPY_FLOAT or field[3] != 1 or field[1] + num_bytes(field) > rows.point_step:
             raise CloudError(
                 f'A cloud with velocity must have vx, vy and vz, each one float32 or float64 inside point_step, but '
-                f'{field[0]} is missing or something else. Fields seen: {describe_fields(read_fields(msg))}. Subscribe '
-                'to ~/output/dynamic_points or ~/output/flow of the flow node, or name yours so.'
+                f'{field[0]} is missing or has another type. Fields seen: {describe_fields(read_fields(msg))}. '
+                'Subscribe to ~/output/dynamic_points or ~/output/flow of the flow node, or rename your fields.'
             )
     if not rows.height * rows.width:
         return np.empty((0, 3), np.float32)
@@ -102,12 +102,12 @@ def decode_velocity(msg) -> np.ndarray:
 
 
 def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: array.array | None = None) -> FlowCloud:
-    """Return the cloud of `msg` with vx vy vz speed (float32, m/s) and flow_valid (uint8) behind every row.
+    """Return the cloud of `msg` with vx vy vz speed (float32, m/s) and flow_valid (uint8) appended to every row.
 
     velocity: (N, 3) float32 [m/s], NaN where there is none. flow_valid: (N,) uint8. N is width * height of msg.
-    Every input row and field stays byte for byte, in the same order, width, height and byte order; padding behind a
-    row (row_step) goes. An input field that has one of the five names gives way to ours.
-    reuse: data of an earlier cloud that is needed no more; it is written over if its length fits.
+    Every input row and field stays byte for byte, in the same order, width, height and byte order; row padding
+    (row_step) is removed. The new fields replace input fields of the same name.
+    reuse: data of an earlier cloud that is no longer needed; overwritten if its length matches.
 
     Raises: CloudError as decode_cloud does, and when the result does not fit a PointCloud2 (4 GiB a row).
     """
@@ -123,8 +123,8 @@ def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: arra
     row_step = rows.width * point_step if num_points else 0
     if max(point_step, row_step) > _MAX_UINT32:
         raise CloudError(
-            f'With velocities a point of this cloud has {point_step} bytes and a row {row_step}, but a PointCloud2 '
-            f'cannot say more than {_MAX_UINT32}. Publish smaller clouds.'
+            f'With velocities a point of this cloud has {point_step} bytes and a row {row_step}, but point_step and '
+            f'row_step of a PointCloud2 are at most {_MAX_UINT32}. Publish smaller clouds.'
         )
     fields_in = read_fields(msg)
     if num_points:
@@ -141,7 +141,7 @@ def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: arra
     if words is not None:
         numba_kernels.write_flow_rows(words, velocity, flow_valid, out.words(), out.words().view(np.float32))
     elif num_points:
-        # Whole rows move as one void item each: 4 times faster than an (N, step) array of bytes.
+        # Rows are copied as one void item each: 4 times faster than an (N, step) array of bytes.
         out.view(f'V{rows.point_step}', 0).reshape(rows.shape)[...] = rows.view(f'V{rows.point_step}', 0)
         for offset in range(rows.point_step, start):
             out.view('u1', offset)[...] = 0
@@ -158,16 +158,18 @@ def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: arra
 
 
 def read_field(msg, name: str) -> np.ndarray:
-    """Return one field of every row of a PointCloud2, (N,) in its own type but native byte order; a copy.
+    """Return one field of every row of a PointCloud2, (N,) in its own type, native byte order; a copy.
 
-    Raises: CloudError as decode_cloud does, and when there is no such field or it holds several numbers.
+    Raises: CloudError as decode_cloud does, and when the field is missing or has a count other than 1.
     """
     rows, fields = check_rows(msg), read_fields(msg)
     if rows.height * rows.width:
         xyz_columns(fields, rows.is_bigendian, rows.point_step)
     found = [field for field in fields if field[0] == name]
     if len(found) != 1 or found[0][3] != 1 or found[0][2] not in DATATYPES:
-        raise CloudError(f'A cloud must have one number {name!r} a point. Fields seen: {describe_fields(fields)}.')
+        raise CloudError(
+            f'A cloud must have a field {name!r} with one number per point. Fields seen: {describe_fields(fields)}.'
+        )
     _, offset, datatype, _ = found[0]
     dtype = np.dtype(DATATYPES[datatype][0])
     if not rows.height * rows.width:

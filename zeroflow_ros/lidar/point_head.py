@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The point head: from the network's hidden layer of every cell to the flow of every point (CPU)."""
+"""The point head: compute the flow of every point from the network's hidden layer per cell (CPU)."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from zeroflow_ros.transforms import apply
 
 ACTIVATIONS = ('leaky_relu', 'gelu')
 LEAK = 0.1  # slope of leaky_relu below 0
-# OpenBLAS runs products of up to 2**18 multiplications on one thread. Its threads wait for each other, which takes
-# 80 times as long as the product once the machine is busy.
+# Chunks keep each product below 2**18 multiplications, which OpenBLAS runs on one thread. Its threads wait for each
+# other, which takes 80 times as long as the product on a busy machine.
 _CHUNK = 2048
 
 
@@ -22,11 +22,10 @@ _CHUNK = 2048
 class PointHead:
     """The last two layers of a student: flow = weight @ activation(hidden[cell] + offset_weight @ offset) + bias.
 
-    A Linear commutes with a gather, so the network computes the first layer for every cell, once, and a point adds
-    only its offset from the centre of its pillar. The network is then free of points: nothing in it has a size that
-    changes from sweep to sweep.
+    A Linear commutes with a gather, so the network computes the first layer once per cell, and each point adds only
+    its offset from the centre of its pillar. The network then takes no points, and all its tensors have fixed sizes.
 
-    block: cells along each side of the squares of cells in whose order hidden layers come; see `flow`.
+    block: side, in cells, of the square blocks in which the hidden layer is stored; see `flow`.
     offset_weight: (H, 3) float32. weight: (3, H) float32. bias: (3,) float32 [m]. activation: one of ACTIVATIONS.
     """
 
@@ -49,7 +48,7 @@ class PointHead:
 
     @cached_property
     def row_of_cell(self) -> np.ndarray:
-        """The row of a hidden layer that belongs to each cell, (cells * cells,) int32."""
+        """Row of the hidden layer for each cell, (cells * cells,) int32."""
         blocks = self.grid.cells // self.block
         rows = np.arange(self.grid.cells**2, dtype=np.int32).reshape(blocks, blocks, self.block, self.block)
         return np.ascontiguousarray(rows.transpose(0, 2, 1, 3)).reshape(-1)
@@ -68,20 +67,21 @@ class PointHead:
     ) -> None:
         """Write the residual flow of each point [m] into out (N, 3) float32; NaN where a point has no cell.
 
-        points: (N, 3) float32 [m]. network_T_points: (4, 4), into the frame of the grid. cell_index: (N,) int32, -1
-        outside. hidden: (G / b, G / b, b, b, H) float32: row and column of the block of b x b cells, and in it.
-        Compiled where numba is installed, else in numpy.
+        points: (N, 3) float32 [m]. network_T_points: (4, 4), maps points to the frame of the grid. cell_index: (N,)
+        int32, -1 outside. hidden: (G / b, G / b, b, b, H) float32: row and column of the block of b x b cells, then
+        row and column within the block.
+        Uses the numba kernels where available, else numpy.
         """
         if numba_kernels is None:
             self.flow_numpy(points, network_T_points, cell_index, hidden, out)
             return
-        write = numba_kernels.point_flow(len(self.offset_weight), None if self.activation == 'gelu' else LEAK)
+        write = numba_kernels.make_flow_points(len(self.offset_weight), None if self.activation == 'gelu' else LEAK)
         matrix = network_T_points[:3].astype(np.float32)
         write(points, matrix, cell_index, self.grid.centres, self.row_of_cell, hidden.reshape(-1), self._packed,
               self.bias, out)  # fmt: skip
 
     def flow_numpy(self, points, network_T_points, cell_index, hidden, out) -> None:
-        """Write what `flow` writes, without numba."""
+        """Write the result of `flow`, without numba."""
         table = hidden.reshape(-1, hidden.shape[-1])
         out[:] = np.nan
         rows = np.flatnonzero(cell_index >= 0)
@@ -96,5 +96,5 @@ class PointHead:
 
 
 def _gelu(layer: np.ndarray) -> np.ndarray:
-    erf = np.frompyfunc(math.erf, 1, 1)(layer * np.float32(0.5**0.5)).astype(np.float32)  # numpy has none
+    erf = np.frompyfunc(math.erf, 1, 1)(layer * np.float32(0.5**0.5)).astype(np.float32)  # numpy has no erf
     return np.float32(0.5) * layer * (1 + erf)

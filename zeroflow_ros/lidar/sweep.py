@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweeps, pairs of them, and the rule that says which two make a pair."""
+"""Sweeps, sweep pairs, and the buffer that decides which two sweeps form a pair."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,8 +7,8 @@ from enum import Enum
 import numpy as np
 
 
-class Drop(str, Enum):
-    """Why a sweep yielded no flow; the value is the name under which it is counted."""
+class DropReason(str, Enum):
+    """Why a sweep got no flow; the value is the name of its counter."""
 
     FIRST = 'first_sweep'
     MALFORMED = 'malformed_cloud'
@@ -26,10 +26,10 @@ class Drop(str, Enum):
     ENGINE = 'engine_failed'
 
 
-class Skip(str, Enum):
-    """Why a sweep was only kept as the previous one of the next; the value is the name under which it is counted."""
+class SkipReason(str, Enum):
+    """Why a sweep was only stored as the older one of the next pair; the value is the name of its counter."""
 
-    NOBODY_LISTENS = 'skipped_nobody_listens'
+    NO_SUBSCRIBERS = 'skipped_nobody_listens'
     INACTIVE = 'skipped_inactive'
 
 
@@ -37,11 +37,11 @@ class Skip(str, Enum):
 class Sweep:
     """One LiDAR revolution.
 
-    points: (N, 3) float32 [m] in `frame_id`; rows without a return are NaN and keep their place.
+    points: (N, 3) float32 [m] in `frame_id`; rows without a return are NaN and stay in place.
     stamp_ns: ROS time [ns].
     frame_id: coordinate frame of the points.
-    times: (N,) float32 [s] after the stamp at which each point was measured, all finite; None where it is unknown or
-        not asked for.
+    times: (N,) float32, measurement time of each point [s] after the stamp, all finite; None where unknown or not
+        needed.
     """
 
     points: np.ndarray
@@ -83,9 +83,9 @@ class SweepPair:
 
 
 class SweepBuffer:
-    """Keep the last sweep, and decide for each new one whether the two make a pair.
+    """Keep the last sweep and decide for each new one whether the two form a pair.
 
-    dt_range: (shortest, longest) seconds between the sweeps of a pair; the model card's.
+    dt_range: (shortest, longest) seconds between the sweeps of a pair, from the model card.
     reset_after: a stamp older by at least this many seconds is a bag loop or a clock jump, not a late message.
     """
 
@@ -98,31 +98,31 @@ class SweepBuffer:
         """Forget the last sweep."""
         self.last = None
 
-    def push(self, sweep: Sweep) -> tuple[Sweep | None, Drop | None]:
-        """Take the next sweep; return (previous, None) when it completes a pair, else (None, why not).
+    def push(self, sweep: Sweep) -> tuple[Sweep | None, DropReason | None]:
+        """Add the next sweep; return (previous, None) when it completes a pair, else (None, reason).
 
-        A sweep that arrives late, twice, or empty is not kept; in every other case it becomes the last one.
+        A late, repeated, too early or empty sweep and one with stamp 0 are not stored; any other becomes the last one.
         """
         if sweep.stamp_ns == 0:
-            return None, Drop.ZERO_STAMP
+            return None, DropReason.ZERO_STAMP
         if len(sweep.points) == 0:
-            return None, Drop.EMPTY
+            return None, DropReason.EMPTY
         previous = self.last
         if previous is None:
             self.last = sweep
-            return None, Drop.FIRST
+            return None, DropReason.FIRST
         dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
         if dt == 0:
-            return None, Drop.DUPLICATE
+            return None, DropReason.DUPLICATE
         if -self.reset_after < dt < 0:
-            return None, Drop.OUT_OF_ORDER
+            return None, DropReason.OUT_OF_ORDER
         if 0 < dt < self.dt_range[0] and sweep.frame_id == previous.frame_id:
-            return None, Drop.TOO_CLOSE
+            return None, DropReason.TOO_CLOSE
         self.last = sweep
         if dt < 0:
-            return None, Drop.TIME_RESET
+            return None, DropReason.TIME_RESET
         if sweep.frame_id != previous.frame_id:
-            return None, Drop.FRAME_CHANGED
+            return None, DropReason.FRAME_CHANGED
         if dt > self.dt_range[1]:
-            return None, Drop.GAP
+            return None, DropReason.GAP
         return previous, None

@@ -9,7 +9,7 @@ _EDGE = 0.02  # share of the points that may lie outside on each side: mixed pix
 
 
 @dataclass(frozen=True)
-class BodyBoxes:
+class ClusterBoxes:
     """Upright boxes of B bodies in one sweep.
 
     center: (B, 3) float64 [m], middle of what is seen. size: (B, 3) [m], along the heading, across it, and up.
@@ -26,7 +26,9 @@ class BodyBoxes:
         return len(self.yaw)
 
 
-def fit_boxes(points: np.ndarray, velocity: np.ndarray, labels: np.ndarray, yaw: np.ndarray | None = None) -> BodyBoxes:
+def fit_boxes(
+    points: np.ndarray, velocity: np.ndarray, labels: np.ndarray, yaw: np.ndarray | None = None
+) -> ClusterBoxes:
     """Return the boxes of bodies 0, 1, ... in that order.
 
     points: (N, 3) [m]. velocity: (N, 3) [m/s]. labels: (N,) number of the body of each point, -1 for none; see
@@ -37,7 +39,7 @@ def fit_boxes(points: np.ndarray, velocity: np.ndarray, labels: np.ndarray, yaw:
     body, num_points = labels[order], np.bincount(labels[order])
     if len(num_points) == 0:
         nothing = np.zeros((0, 3))
-        return BodyBoxes(nothing, nothing, np.zeros(0), nothing, num_points)
+        return ClusterBoxes(nothing, nothing, np.zeros(0), nothing, num_points)
     mean = np.stack([np.bincount(body, velocity[order, axis]) for axis in range(3)], axis=1) / num_points[:, None]
     yaw = np.arctan2(mean[:, 1], mean[:, 0]) if yaw is None else yaw
     along = np.stack([np.cos(yaw), np.sin(yaw)], axis=1)  # (B, 2)
@@ -52,4 +54,4 @@ def fit_boxes(points: np.ndarray, velocity: np.ndarray, labels: np.ndarray, yaw:
         low[:, axis], high[:, axis] = ranked[start + spare], ranked[start + num_points - 1 - spare]
     middle = (low + high) / 2
     center = np.column_stack([middle[:, :1] * along + middle[:, 1:2] * across, middle[:, 2]])
-    return BodyBoxes(center, high - low, yaw, mean, num_points)
+    return ClusterBoxes(center, high - low, yaw, mean, num_points)

@@ -11,13 +11,13 @@ from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import CloudError, EgoMotionError
 from zeroflow_ros.lidar.point_cloud import decode_cloud, decode_velocity
-from zeroflow_ros.lidar.sweep import Drop, Sweep, SweepBuffer
+from zeroflow_ros.lidar.sweep import DropReason, Sweep, SweepBuffer
 from zeroflow_ros.objects.tracker import Tracker
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.mailbox import Mailbox
 
 _DT_RANGE = (0.01, 1.0)  # s: longer, and where things are now is a guess
-_START_OVER = (Drop.FIRST, Drop.TIME_RESET, Drop.FRAME_CHANGED, Drop.GAP)
+_START_OVER = (DropReason.FIRST, DropReason.TIME_RESET, DropReason.FRAME_CHANGED, DropReason.GAP)
 _MOST_MOVING = 0.5  # share of the points; of a whole sweep fewer move
 
 
@@ -51,9 +51,9 @@ class ObjectWorker:
 
     def put(self, msg) -> None:
         """Hand over a cloud; returns at once."""
-        self._health.arrived()
+        self._health.record_received()
         if self._mailbox.put(msg):
-            self._health.dropped(Drop.OVERTAKEN, 'Newer clouds came before this one was looked at.')
+            self._health.dropped(DropReason.OVERTAKEN, 'Newer clouds came before this one was looked at.')
 
     def _work(self) -> None:
         while messages := self._mailbox.take():
@@ -63,7 +63,7 @@ class ObjectWorker:
                 except Exception as error:  # whatever it is, the next sweep is a new chance
                     if not self._is_open():
                         return
-                    self._health.dropped(Drop.ENGINE, f'This sweep failed: {type(error).__name__}: {error}')
+                    self._health.dropped(DropReason.ENGINE, f'This sweep failed: {type(error).__name__}: {error}')
 
     def process(self, msg) -> None:
         """Turn one cloud into objects, or count why not."""
@@ -74,7 +74,7 @@ class ObjectWorker:
                 with watch('decode'):
                     sweep, velocity = decode_cloud(msg), decode_velocity(msg)
             except CloudError as error:
-                health.dropped(Drop.MALFORMED, str(error))
+                health.dropped(DropReason.MALFORMED, str(error))
                 return
             if len(sweep.points) == 0:  # nothing moves, which is as good as any other sweep
                 velocity = np.full((1, 3), np.nan, np.float32)
@@ -94,12 +94,12 @@ class ObjectWorker:
                         ego0_T_ego1 = self._motion(previous, sweep, velocity, dt)
                 except EgoMotionError as error:
                     self._buffer.last = previous  # the next sweep may know the way from there
-                    health.dropped(Drop.EGO_MOTION, str(error))
+                    health.dropped(DropReason.EGO_MOTION, str(error))
                     return
             with watch('track'):
                 objects = self._tracker.update(sweep.points, velocity, ego0_T_ego1, dt)
             self._publish(msg, objects)
-        health.flowed(watch.stages_ms, max_ms=np.inf, max_consecutive_ms=np.inf)
+        health.record_published(watch.stages_ms, max_ms=np.inf, max_consecutive_ms=np.inf)
 
     def _motion(self, previous: Sweep, sweep: Sweep, velocity: np.ndarray, dt: float) -> np.ndarray:
         """Return ego0_T_ego1, (4, 4). Raises: EgoMotionError when it is unknown."""
@@ -118,16 +118,16 @@ class ObjectWorker:
         check_plausible(ego0_T_ego1, dt)
         return ego0_T_ego1
 
-    def _start_over(self, drop: Drop, sweep: Sweep, last: Sweep | None) -> None:
+    def _start_over(self, drop: DropReason, sweep: Sweep, last: Sweep | None) -> None:
         """Forget all objects, and say why."""
         self._tracker.reset()
         dt = (sweep.stamp_ns - last.stamp_ns) * 1e-9 if last is not None else 0.0
         text = {
-            Drop.FIRST: 'The first sweep.',
-            Drop.TIME_RESET: f'Time went back by {-dt:.3f} s, as when a bag loops: starting over.',
-            Drop.FRAME_CHANGED: f"The frame_id changed to '{sweep.frame_id}': starting over.",
-            Drop.GAP: f'{dt:.3f} s without a sweep: starting over.',
+            DropReason.FIRST: 'The first sweep.',
+            DropReason.TIME_RESET: f'Time went back by {-dt:.3f} s, as when a bag loops: starting over.',
+            DropReason.FRAME_CHANGED: f"The frame_id changed to '{sweep.frame_id}': starting over.",
+            DropReason.GAP: f'{dt:.3f} s without a sweep: starting over.',
         }[drop]
         self._health.dropped(drop, text)
-        if drop is Drop.TIME_RESET:
+        if drop is DropReason.TIME_RESET:
             self._ego_motion.reset(sweep.stamp_ns)

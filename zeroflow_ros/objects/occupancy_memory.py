@@ -11,7 +11,7 @@ CELL, _LAYER = 0.3, 0.5  # m, along x and y, and up: branches over a street are 
 _SIDE, _LAYERS = 400, 16  # 60 m to each side, 4 m up and down
 
 
-class SeenPlaces:
+class OccupancyMemory:
     """The cells that held a surface in the last sweeps, each in its own frame.
 
     seconds: how long they are remembered.
@@ -35,7 +35,7 @@ class SeenPlaces:
         while self._sweeps[0][0] < time - self._seconds - 1e-6:
             self._sweeps.popleft()
 
-    def share_seen(self, points: np.ndarray, time: float) -> tuple[float, float]:
+    def occupied_fraction(self, points: np.ndarray, time: float) -> tuple[float, float]:
         """Return (share of the points whose place held a surface, when that was [s]); (0, inf) without memory.
 
         points: (K, 3) [m] in the world. time: [s]; the sweep nearest to it is looked at.

@@ -8,9 +8,9 @@ import numpy as np
 from zeroflow_ros import transforms
 from zeroflow_ros.lidar.dynamic_points import moving_rows
 from zeroflow_ros.lidar.ground import above_ground
-from zeroflow_ros.objects.cluster_boxes import BodyBoxes, fit_boxes
+from zeroflow_ros.objects.cluster_boxes import ClusterBoxes, fit_boxes
 from zeroflow_ros.objects.clusters import cluster_moving
-from zeroflow_ros.objects.occupancy_memory import CELL, SeenPlaces
+from zeroflow_ros.objects.occupancy_memory import CELL, OccupancyMemory
 from zeroflow_ros.objects.track import Track
 from zeroflow_ros.runtime.parameter_fields import check_fields, parameter
 
@@ -79,7 +79,7 @@ class Tracker:
 
     def __init__(self, options: TrackerOptions | None = None):
         self.options = options or TrackerOptions()
-        self._places = SeenPlaces(_MEMORY)
+        self._places = OccupancyMemory(_MEMORY)
         self._next_id = 1
         self.reset()
 
@@ -123,7 +123,7 @@ class Tracker:
         self._places.add(self._time, self._world_T_ego, points[surfaces])
         return [self._object(track) for track in self._tracks if track.confirmed]
 
-    def _associate(self, bodies: BodyBoxes, usable: np.ndarray) -> dict[Track, int]:
+    def _associate(self, bodies: ClusterBoxes, usable: np.ndarray) -> dict[Track, int]:
         """Return the body of each track that has one; the pairs that fit best choose first."""
         if not self._tracks or not usable.any():
             return {}
@@ -155,7 +155,7 @@ class Tracker:
     def _came_into_free_space(self, track: Track, places: np.ndarray) -> bool:
         """Return whether the place of a track was free before it came, as far as it has left its older places."""
         seconds = (track.size[0] + CELL) / max(track.speed, 0.1)  # to leave the cells that it is in
-        share, then = self._places.share_seen(places, self._time - seconds)
+        share, then = self._places.occupied_fraction(places, self._time - seconds)
         still_there = max(0.0, 1 - (self._time - then) / seconds)
         if still_there >= _HARDLY_GONE:
             return False
@@ -163,7 +163,7 @@ class Tracker:
         track.seen_before = share if track.seen_before is None else (track.seen_before + share) / 2
         return track.seen_before <= _SEEN_BEFORE
 
-    def _begin_tracks(self, bodies: BodyBoxes, usable: np.ndarray, taken: set[int]) -> None:
+    def _begin_tracks(self, bodies: ClusterBoxes, usable: np.ndarray, taken: set[int]) -> None:
         is_part = self._are_parts(bodies.center[:, :2])
         for body in np.flatnonzero(usable & ~is_part):
             if body not in taken:

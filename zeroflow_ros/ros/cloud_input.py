@@ -58,7 +58,7 @@ class CloudInput:
         except Exception as error:  # the graph changes while it is asked, and callbacks must not raise
             if self._node.context.ok():
                 text = f'The publishers of {self.topic} could not be looked up: {error}'
-                self._health.trouble('probe', 'input', Level.WARN, text)
+                self._health.report_issue('probe', 'input', Level.WARN, text)
 
     def _follow(self) -> None:
         offers = self._offers()
@@ -69,15 +69,17 @@ class CloudInput:
                 self.reliability = wanted
                 self._node.destroy_subscription(self._subscription)
                 self._subscription = self._subscribe()
-                self._health.trouble('qos changed', 'input', Level.OK, f'{self.describe()} Following that.', log='info')
+                self._health.report_issue(
+                    'qos changed', 'input', Level.OK, f'{self.describe()} Following that.', log='info'
+                )
         elif less and self.reliability == 'reliable':
             text = (
                 f'QoS does not match on {self.topic}: {", ".join(less)} offers reliability best_effort, this node asks '
                 'for reliable, so no cloud will come from there. Set the parameter input_reliability to auto or '
                 'best_effort.'
             )
-            self._health.say_once('qos', text)
-            self._health.trouble('qos', 'input', Level.ERROR, text, log='debug')
+            self._health.log_once('qos', text)
+            self._health.report_issue('qos', 'input', Level.ERROR, text, log='debug')
 
     def describe(self) -> str:
         """Say who publishes on the topic, with which QoS, and what to do when nobody does."""

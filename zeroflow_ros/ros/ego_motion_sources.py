@@ -9,7 +9,7 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from zeroflow_ros.ego_motion.lidar_odometry import RegisteredMotion
+from zeroflow_ros.ego_motion.lidar_odometry import LidarOdometry
 from zeroflow_ros.ego_motion.trajectory import Trajectory
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.lidar.sweep import Sweep
@@ -37,7 +37,7 @@ class EgoMotion(Protocol):
         Raises: EgoMotionError when the motion is unknown; never identity for want of it.
         """
 
-    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+    def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         """Return ego_T_then, (K, 4, 4) float64: of a sweep's frame at offsets (K,) [ns] from its stamp, in that at it.
 
         other: the other sweep of the pair. timeout, offset_ns: as for `between`.
@@ -74,7 +74,7 @@ class NoMotion:
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         return np.eye(4)
 
-    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+    def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         return np.tile(np.eye(4), (len(offsets_ns), 1, 1))
 
     def reset(self, stamp_ns: int) -> None:
@@ -88,18 +88,18 @@ class NoMotion:
 
 
 class RegistrationMotion:
-    """Registers each sweep to the one before; see `RegisteredMotion`."""
+    """Registers each sweep to the one before; see `LidarOdometry`."""
 
     continues = True
 
     def __init__(self):
-        self._registered = RegisteredMotion()
+        self._registered = LidarOdometry()
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         return self._registered.between(sweep0, sweep1)
 
-    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
-        return self._registered.within(sweep, other, offsets_ns)
+    def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+        return self._registered.poses_at_offsets(sweep, other, offsets_ns)
 
     def reset(self, stamp_ns: int) -> None:
         self._registered.reset()
@@ -136,7 +136,7 @@ class OdometryMotion:
         try:
             stamp_ns, odom_T_child = odometry_pose(msg)
         except EgoMotionError as error:
-            self._health.trouble('odometry_pose', 'ego_motion', Level.ERROR, str(error))
+            self._health.report_issue('odometry_pose', 'ego_motion', Level.ERROR, str(error))
             return
         child_frame = msg.child_frame_id.lstrip('/')
         with self._grew:
@@ -148,16 +148,16 @@ class OdometryMotion:
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         offsets_ns = np.array([sweep1.stamp_ns - sweep0.stamp_ns])
-        return self.within(sweep0, sweep1, offsets_ns, timeout=timeout, offset_ns=offset_ns)[0]
+        return self.poses_at_offsets(sweep0, sweep1, offsets_ns, timeout=timeout, offset_ns=offset_ns)[0]
 
-    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+    def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         stamp_ns = sweep.stamp_ns + offset_ns
         with self._grew:
             last_ns = stamp_ns + int(offsets_ns.max())
             self._grew.wait_for(lambda: (self._trajectory.latest_stamp_ns or 0) >= last_ns, timeout)
             child_frame = self._child_frame
         try:
-            child_T_then = self._trajectory.within(stamp_ns, offsets_ns)
+            child_T_then = self._trajectory.poses_at_offsets(stamp_ns, offsets_ns)
         except EgoMotionError as error:
             topic = self._node.resolve_topic_name(ODOMETRY_TOPIC)
             raise EgoMotionError(f'{error} (odometry topic {topic})') from error
@@ -215,7 +215,7 @@ class TfMotion:
         stamp0_ns, stamp1_ns = sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns
         return self._lookup(sweep1.frame_id, stamp0_ns, stamp1_ns, timeout)
 
-    def within(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
+    def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         stamp_ns = sweep.stamp_ns + offset_ns
         return np.stack([self._lookup(sweep.frame_id, stamp_ns, stamp_ns + ns, timeout) for ns in offsets_ns.tolist()])
 

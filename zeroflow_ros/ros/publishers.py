@@ -20,7 +20,7 @@ from zeroflow_ros.views.arrows import pick_arrows
 FLOW, DYNAMIC_POINTS, MARKERS = '~/output/flow', '~/output/dynamic_points', '~/output/markers'
 
 
-class Publishers:
+class FlowPublishers:
     """All that goes out per sweep. Used on the worker thread."""
 
     def __init__(self, node: Node):

@@ -16,10 +16,10 @@ from zeroflow_ros.errors import CloudError, EgoMotionError, ModelError
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import with_times
-from zeroflow_ros.lidar.sweep import Drop, Skip, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, SkipReason, Sweep, SweepBuffer, SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.runtime.health import Health, Level
-from zeroflow_ros.runtime.input_checks import Lookout
+from zeroflow_ros.runtime.input_checks import InputChecks
 from zeroflow_ros.runtime.mailbox import Mailbox
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
@@ -70,7 +70,7 @@ class FlowWorker:
         self._clock_jumped = False
         self._deskew = Deskew() if parameters().deskew else None
         deskews = self._deskew is not None
-        self.lookout = Lookout(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns)
+        self.lookout = InputChecks(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns)
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
         self.active = False  # whether it publishes; if not, it only keeps the last sweep
         self.num_failures = 0  # sweeps in a row that the engine failed on, since it was activated
@@ -93,9 +93,9 @@ class FlowWorker:
 
     def put(self, msg) -> None:
         """Hand over the newest cloud; returns at once."""
-        self._health.arrived()
+        self._health.record_received()
         if self._mailbox.put((msg, time.perf_counter())):
-            self._health.dropped(Drop.OVERTAKEN, _OVERTAKEN)
+            self._health.dropped(DropReason.OVERTAKEN, _OVERTAKEN)
 
     def clock_jumped_back(self) -> None:
         """Take note that the clock went back; the next sweep starts over unless it shows so itself."""
@@ -106,17 +106,17 @@ class FlowWorker:
             for item in items:
                 overtaken = item is not items[-1]
                 if overtaken and self._makes_a_pair(items[-1][0]):
-                    self._health.dropped(Drop.OVERTAKEN, _OVERTAKEN)
+                    self._health.dropped(DropReason.OVERTAKEN, _OVERTAKEN)
                     continue
                 try:
                     self.process(*item, overtaken=overtaken)
                 except CloudError as error:  # legal, but with velocities it would not be
-                    self._health.dropped(Drop.MALFORMED, str(error))
+                    self._health.dropped(DropReason.MALFORMED, str(error))
                 except Exception as error:  # whatever it is, the next sweep is a new chance
                     self.num_failures += isinstance(error, ModelError)
                     if not self._outputs.ok():
                         return
-                    self._health.dropped(Drop.ENGINE, f'This sweep failed: {type(error).__name__}: {error}')
+                    self._health.dropped(DropReason.ENGINE, f'This sweep failed: {type(error).__name__}: {error}')
 
     def _makes_a_pair(self, msg) -> bool:
         """Return whether a cloud is better paired with the last sweep than with the one that it overtook."""
@@ -138,16 +138,16 @@ class FlowWorker:
                 if self._deskew is not None:
                     sweep = with_times(msg, sweep)
         except CloudError as error:
-            health.dropped(Drop.MALFORMED, str(error))
+            health.dropped(DropReason.MALFORMED, str(error))
             return
         self.lookout.cloud(msg, sweep)
         if len(sweep.points) > parameters.max_points:
             text = f'{len(sweep.points)} points are more than max_points ({parameters.max_points}).'
             if parameters.over_max_points == 'drop':
-                health.dropped(Drop.TOO_LARGE, f'{text} Raise it, or set over_max_points to subsample.')
+                health.dropped(DropReason.TOO_LARGE, f'{text} Raise it, or set over_max_points to subsample.')
                 return
             _keep_every_nth(sweep.points, parameters.max_points)
-            health.trouble('subsampled', 'input', Level.WARN, f'{text} Only every n-th point gets a velocity.')
+            health.report_issue('subsampled', 'input', Level.WARN, f'{text} Only every n-th point gets a velocity.')
         if not _any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
             # As good as empty: flow from or to nothing is unknown.
             sweep = replace(sweep, points=sweep.points[:0], times=None)
@@ -156,18 +156,19 @@ class FlowWorker:
         if starts_over:
             self._buffer.reset()
         previous, reason = self._buffer.push(sweep)
-        if starts_over and reason is Drop.FIRST:
-            reason = Drop.TIME_RESET
+        if starts_over and reason is DropReason.FIRST:
+            reason = DropReason.TIME_RESET
         if self._buffer.last is sweep:
             self._last_msg = msg
-        if overtaken and reason in (None, Drop.GAP):  # a gap to the last one is no news: those between were skipped
-            health.dropped(Drop.OVERTAKEN, _OVERTAKEN)
+        # A gap to the last sweep is expected here: the ones between were skipped.
+        if overtaken and reason in (None, DropReason.GAP):
+            health.dropped(DropReason.OVERTAKEN, _OVERTAKEN)
             return
         if reason is not None:
             self._dropped(reason, msg, sweep, last)
             return
         if not (self.active and (parameters.always_run or self._outputs.wanted())):
-            health.only_kept(Skip.NOBODY_LISTENS if self.active else Skip.INACTIVE)
+            health.record_skipped(SkipReason.NO_SUBSCRIBERS if self.active else SkipReason.INACTIVE)
             return
         dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
         seen = {'previous': previous.points, 'latest': sweep.points}  # where arrows begin, deskewed or not
@@ -175,12 +176,13 @@ class FlowWorker:
         try:
             if self._deskew is not None:
                 with watch('deskew'):
-                    previous, sweep = self._deskew.pair(previous, sweep, partial(self._ego_motion.within, **lookup))
+                    poses_at_offsets = partial(self._ego_motion.poses_at_offsets, **lookup)
+                    previous, sweep = self._deskew.pair(previous, sweep, poses_at_offsets)
             with watch('ego_motion'):
                 ego0_T_ego1 = self._ego_motion.between(previous, sweep, **lookup)
                 check_plausible(ego0_T_ego1, dt)
         except EgoMotionError as error:
-            health.dropped(Drop.EGO_MOTION, str(error))
+            health.dropped(DropReason.EGO_MOTION, str(error))
             return
         pair = SweepPair(previous.points, sweep.points, ego0_T_ego1, dt)
         estimate = self._pipeline.estimate(pair)
@@ -188,45 +190,46 @@ class FlowWorker:
         carrier, points = (msg, sweep.points) if estimate.output_on == 'latest' else (last_msg, previous.points)
         with self._publishing:
             if not self.active:  # any more
-                health.only_kept(Skip.INACTIVE)
+                health.record_skipped(SkipReason.INACTIVE)
                 return
             with watch('publish'):
                 self._outputs.publish_flow(carrier, estimate.velocity, estimate.flow_valid)
             stages_ms = {**watch.stages_ms, **estimate.stages_ms, 'total': (time.perf_counter() - received) * 1e3}
-            health.flowed(stages_ms, max_ms=parameters.max_processing_time_ms,
+            health.record_published(stages_ms, max_ms=parameters.max_processing_time_ms,
                           max_consecutive_ms=parameters.max_consecutive_delay_ms)  # fmt: skip
             self._outputs.publish_dynamic_points(carrier, points, estimate.velocity)
             self._outputs.publish_debug(carrier, stages_ms, dt)
             self._outputs.publish_arrows(carrier, seen[estimate.output_on], estimate.velocity)
         self.lookout.flow(points, estimate)
 
-    def _dropped(self, reason: Drop, msg, sweep: Sweep, last: Sweep | None) -> None:
+    def _dropped(self, reason: DropReason, msg, sweep: Sweep, last: Sweep | None) -> None:
         """Say why a sweep makes no pair, and start over where it must."""
         dt = (sweep.stamp_ns - last.stamp_ns) * 1e-9 if last is not None else 0.0
         low, high = self._buffer.dt_range
         reach = self._pipeline.engine.card.grid.half_extent
         text = {
-            Drop.FIRST: 'The first sweep waits for the second.',
-            Drop.EMPTY: f'A cloud without a point within {reach:.0f} m came in; it goes out without flow. Check the '
-            'sensor and its filters, and that clouds are in metres, x forward, z up.',
-            Drop.ZERO_STAMP: 'A cloud is stamped 0, so that the time between sweeps is unknown. Make the driver stamp '
-            'its clouds.',
-            Drop.DUPLICATE: f'Two clouds have the stamp {sweep.stamp_ns * 1e-9:.6f} s; the second is dropped.',
-            Drop.OUT_OF_ORDER: f'A cloud came in that is {-dt:.3f} s older than the one before; it is dropped.',
-            Drop.TIME_RESET: f'Time went back by {-dt:.3f} s, as when a bag loops: starting over.',
-            Drop.FRAME_CHANGED: f"The frame_id changed from '{last.frame_id if last else ''}' to '{sweep.frame_id}': "
-            'no flow across that. Two sensors on one topic need a topic each.',
-            Drop.GAP: f'{dt:.3f} s from one sweep to the next; this model works up to {high} s. Sweeps are lost, or '
-            'the sensor is slower than the model.',
-            Drop.TOO_CLOSE: f'{dt:.3f} s from one sweep to the next; this model works from {low} s. It is dropped.',
+            DropReason.FIRST: 'The first sweep waits for the second.',
+            DropReason.EMPTY: f'A cloud without a point within {reach:.0f} m came in; it goes out without flow. Check '
+            'the sensor and its filters, and that clouds are in metres, x forward, z up.',
+            DropReason.ZERO_STAMP: 'A cloud is stamped 0, so that the time between sweeps is unknown. Make the driver '
+            'stamp its clouds.',
+            DropReason.DUPLICATE: f'Two clouds have the stamp {sweep.stamp_ns * 1e-9:.6f} s; the second is dropped.',
+            DropReason.OUT_OF_ORDER: f'A cloud came in that is {-dt:.3f} s older than the one before; it is dropped.',
+            DropReason.TIME_RESET: f'Time went back by {-dt:.3f} s, as when a bag loops: starting over.',
+            DropReason.FRAME_CHANGED: f"The frame_id changed from '{last.frame_id if last else ''}' to "
+            f"'{sweep.frame_id}': no flow across that. Two sensors on one topic need a topic each.",
+            DropReason.GAP: f'{dt:.3f} s from one sweep to the next; this model works up to {high} s. Sweeps are lost, '
+            'or the sensor is slower than the model.',
+            DropReason.TOO_CLOSE: f'{dt:.3f} s from one sweep to the next; this model works from {low} s. It is '
+            'dropped.',
         }[reason]
         self._health.dropped(reason, text)
-        if reason is Drop.EMPTY:
+        if reason is DropReason.EMPTY:
             self._publish_without_flow(msg)
-        elif reason is Drop.TIME_RESET:
+        elif reason is DropReason.TIME_RESET:
             self._ego_motion.reset(sweep.stamp_ns)
             self._pipeline.reset()
-        elif reason is Drop.FRAME_CHANGED:
+        elif reason is DropReason.FRAME_CHANGED:
             self._pipeline.reset()
 
     def _publish_without_flow(self, msg) -> None:

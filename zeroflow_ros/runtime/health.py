@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from zeroflow_ros.lidar.sweep import Drop, Skip
+from zeroflow_ros.lidar.sweep import DropReason, SkipReason
 
 PARTS = ('input', 'ego_motion', 'inference', 'model')
 HOLD_S = 5.0  # a trouble counts as present this long after it was last seen: five diagnostic messages show it
@@ -50,24 +50,25 @@ class Severity:
 
 
 DROPS = {
-    Drop.FIRST: Severity('input', Level.OK, 'debug'),
-    Drop.MALFORMED: Severity('input', Level.ERROR, 'error'),
-    Drop.EMPTY: Severity('input', Level.WARN, 'warning'),
-    Drop.TOO_LARGE: Severity('input', Level.WARN, 'warning'),
-    Drop.ZERO_STAMP: Severity('input', Level.ERROR, 'warning'),
-    Drop.DUPLICATE: Severity('input', Level.OK, 'debug'),  # a warning when frequent
-    Drop.OUT_OF_ORDER: Severity('input', Level.WARN, 'debug'),
-    Drop.TIME_RESET: Severity('input', Level.OK, 'info'),
-    Drop.FRAME_CHANGED: Severity('input', Level.WARN, 'warning'),
-    Drop.GAP: Severity('input', Level.WARN, 'warning'),
-    Drop.TOO_CLOSE: Severity('input', Level.OK, 'debug'),
-    Drop.EGO_MOTION: Severity('ego_motion', Level.WARN, 'warning'),  # an error when it does not end
-    Drop.OVERTAKEN: Severity('inference', Level.OK, 'debug'),  # a warning when frequent
-    Drop.ENGINE: Severity('inference', Level.ERROR, 'error'),
+    DropReason.FIRST: Severity('input', Level.OK, 'debug'),
+    DropReason.MALFORMED: Severity('input', Level.ERROR, 'error'),
+    DropReason.EMPTY: Severity('input', Level.WARN, 'warning'),
+    DropReason.TOO_LARGE: Severity('input', Level.WARN, 'warning'),
+    DropReason.ZERO_STAMP: Severity('input', Level.ERROR, 'warning'),
+    DropReason.DUPLICATE: Severity('input', Level.OK, 'debug'),  # a warning when frequent
+    DropReason.OUT_OF_ORDER: Severity('input', Level.WARN, 'debug'),
+    DropReason.TIME_RESET: Severity('input', Level.OK, 'info'),
+    DropReason.FRAME_CHANGED: Severity('input', Level.WARN, 'warning'),
+    DropReason.GAP: Severity('input', Level.WARN, 'warning'),
+    DropReason.TOO_CLOSE: Severity('input', Level.OK, 'debug'),
+    DropReason.EGO_MOTION: Severity('ego_motion', Level.WARN, 'warning'),  # an error when it does not end
+    DropReason.OVERTAKEN: Severity('inference', Level.OK, 'debug'),  # a warning when frequent
+    DropReason.ENGINE: Severity('inference', Level.ERROR, 'error'),
 }
 _FREQUENT = {
-    Drop.DUPLICATE: 'repeat the stamp of the one before: two publishers, or a driver that stamps coarsely',
-    Drop.OVERTAKEN: 'were overtaken: the model is slower than the sensor, give it more threads or a smaller model',
+    DropReason.DUPLICATE: 'repeat the stamp of the one before: two publishers, or a driver that stamps coarsely',
+    DropReason.OVERTAKEN: 'were overtaken: the model is slower than the sensor, give it more threads or a smaller '
+    'model',
 }
 
 
@@ -90,9 +91,9 @@ class Health:
         self._log, self._clock = log, clock
         self._lock = threading.RLock()
         self.received = self.published = 0
-        self.skips: Counter[Skip] = Counter()
-        self.drops: Counter[Drop] = Counter()
-        self._outcomes: deque[Drop | None] = deque(maxlen=200)
+        self.skips: Counter[SkipReason] = Counter()
+        self.drops: Counter[DropReason] = Counter()
+        self._outcomes: deque[DropReason | None] = deque(maxlen=200)
         self._arrivals: deque[float] = deque(maxlen=50)
         self._stages: dict[str, deque[float]] = {}
         self._troubles: dict[str, _Trouble] = {}
@@ -107,25 +108,25 @@ class Health:
         """From now on clouds are expected."""
         self._started = self._clock()
 
-    def arrived(self) -> None:
+    def record_received(self) -> None:
         """Count a cloud that came in."""
         with self._lock:
             self.received += 1
             self._arrivals.append(self._clock())
 
-    def dropped(self, reason: Drop, text: str) -> None:
+    def dropped(self, reason: DropReason, text: str) -> None:
         """Count a sweep that yields no flow; `text` says what was found and what to do about it."""
         severity = DROPS[reason]
         with self._lock:
             self.drops[reason] += 1
             self._outcomes.append(reason)
             level = severity.level
-            if reason is Drop.EGO_MOTION:
+            if reason is DropReason.EGO_MOTION:
                 self._ego_failures += 1
                 level = Level.ERROR if self._ego_failures >= _EGO_FAILURES else level
-            self.trouble(reason.value, severity.part, level, text, log=severity.log)
+            self.report_issue(reason.value, severity.part, level, text, log=severity.log)
 
-    def flowed(self, stages_ms: Mapping[str, float], *, max_ms: float, max_consecutive_ms: float) -> None:
+    def record_published(self, stages_ms: Mapping[str, float], *, max_ms: float, max_consecutive_ms: float) -> None:
         """Count a sweep whose flow was published; 'total' of stages_ms [ms] is message in to flow out.
 
         max_ms: a longer total is a warning. max_consecutive_ms: nothing but longer ones for this time is an error.
@@ -144,15 +145,15 @@ class Health:
             slow_ms = (now - self._slow_since) * 1e3
             level = Level.ERROR if slow_ms >= max_consecutive_ms else Level.WARN
             text = f'Message in to flow out took {total:.0f} ms, more than max_processing_time_ms ({max_ms:.0f} ms).'
-            self.trouble('slow', 'inference', level, text)
+            self.report_issue('slow', 'inference', level, text)
 
-    def only_kept(self, reason: Skip) -> None:
+    def record_skipped(self, reason: SkipReason) -> None:
         """Count a sweep that was only kept as the previous one of the next."""
         with self._lock:
             self.skips[reason] += 1
             self._outcomes.append(None)
 
-    def trouble(self, kind: str, part: str, level: Level, text: str, log: str = 'warning') -> None:
+    def report_issue(self, kind: str, part: str, level: Level, text: str, log: str = 'warning') -> None:
         """Show `text` in the diagnostics for HOLD_S, and log it unless this kind was logged just now.
 
         kind: names the rule that was broken; there are a few dozen at most.
@@ -168,7 +169,7 @@ class Health:
             self._logged[kind] = (now, 0)
         self._log(log, f'{text} ({held_back} more since the last such line.)' if held_back else text)
 
-    def say_once(self, kind: str, text: str, log: str = 'warning') -> None:
+    def log_once(self, kind: str, text: str, log: str = 'warning') -> None:
         """Log a sentence the first time only."""
         with self._lock:
             if kind in self._said:
@@ -177,11 +178,11 @@ class Health:
         self._log(log, text)
 
     def say_again(self, kind: str) -> None:
-        """Let say_once log this kind once more."""
+        """Let log_once log this kind once more."""
         with self._lock:
             self._said.discard(kind)
 
-    def watch_silence(self, timeout: float, describe: Callable[[], str]) -> None:
+    def check_input_timeout(self, timeout: float, describe: Callable[[], str]) -> None:
         """Notice that no cloud comes: a warning after timeout seconds, an error after five times that.
 
         describe: says which topic, and who publishes there; called only in trouble. Logs when the level changes.
@@ -229,8 +230,8 @@ class Health:
             facts['input'] |= {'received': self.received, 'rate_hz': f'{self.rate():.1f}'}
             facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
             facts['inference'] |= {'published': self.published}
-            facts['inference'] |= {reason.value: self.skips[reason] for reason in Skip}
-            for reason in Drop:
+            facts['inference'] |= {reason.value: self.skips[reason] for reason in SkipReason}
+            for reason in DropReason:
                 facts[DROPS[reason].part][f'dropped.{reason.value}'] = self.drops[reason]
         for stage, (p50, p95, p99) in self.percentiles().items():
             part = stage if stage in PARTS else 'inference'

@@ -16,7 +16,7 @@ _NEAR_DT = 0.3  # a dt within 30 % of the trained one is nothing to talk about
 _SAMPLE = 8192  # rows that are looked at for numbers the network failed to make
 
 
-class Lookout:
+class InputChecks:
     """Looks at what comes in and what goes out, and tells the health what is odd about it.
 
     card: of the model. deskews: whether clouds are deskewed. now_ns: the clock that the clouds are stamped by.
@@ -35,25 +35,25 @@ class Lookout:
         if layout != self._layout:
             names = [field.name for field in msg.fields]
             if self._layout is not None:
-                health.trouble(
+                health.report_issue(
                     'layout', 'input', Level.OK, f'The layout of the clouds changed; fields now: {names}.', 'info'
                 )
             self._layout = layout
             if msg.is_bigendian:
-                health.say_once('big endian', 'Clouds come in big-endian; they are read as such.', 'info')
+                health.log_once('big endian', 'Clouds come in big-endian; they are read as such.', 'info')
             if (name := time_field(msg)) and not self._deskews:
                 text = f'The clouds have the field {name}; unless they come in deskewed already, set deskew to true.'
-                health.say_once('time field', text, 'info')
+                health.log_once('time field', text, 'info')
         if self._deskews and not time_field(msg):
-            health.say_once('no times', f'{NO_TIMES} They are taken as they are.')
-            health.trouble('no times', 'input', Level.WARN, NO_TIMES, log='debug')
+            health.log_once('no times', f'{NO_TIMES} They are taken as they are.')
+            health.report_issue('no times', 'input', Level.WARN, NO_TIMES, log='debug')
         if not sweep.frame_id:
             text = 'The clouds have no frame_id; it is taken to be that of the ego motion. Set it in the driver.'
-            health.trouble('no frame_id', 'input', Level.WARN, text)
+            health.report_issue('no frame_id', 'input', Level.WARN, text)
         num_nan = int(np.count_nonzero(np.isnan(sweep.points[:, 0])))
         if 2 * num_nan > len(sweep.points):
             text = f'{num_nan} of {len(sweep.points)} points are NaN or infinite.'
-            health.trouble('nan', 'input', Level.WARN, text)
+            health.report_issue('nan', 'input', Level.WARN, text)
         now_ns = self._now_ns()
         behind = (now_ns - sweep.stamp_ns) * 1e-9
         if now_ns and sweep.stamp_ns and abs(behind) > _OTHER_CLOCK_S:
@@ -62,8 +62,8 @@ class Lookout:
                 'a bag is played and use_sim_time is not set (or set without need). Flow needs differences of stamps '
                 'only, but tf will fail.'
             )
-            health.say_once('other clock', text)
-            health.trouble('other clock', 'input', Level.WARN, text, log='debug')
+            health.log_once('other clock', text)
+            health.report_issue('other clock', 'input', Level.WARN, text, log='debug')
         self.facts = {'frame_id': sweep.frame_id, 'points': len(sweep.points), 'nan_points': num_nan,
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
@@ -72,8 +72,8 @@ class Lookout:
         card = self._card
         if abs(estimate.dt / card.nominal_dt - 1) > _NEAR_DT:
             text = f'{estimate.dt:.3f} s between sweeps; the model was trained on {card.nominal_dt} s.'
-            self._health.say_once('other dt', text)
-            self._health.trouble('other dt', 'input', Level.WARN, text, log='debug')
+            self._health.log_once('other dt', text)
+            self._health.report_issue('other dt', 'input', Level.WARN, text, log='debug')
         num_valid = int(np.count_nonzero(estimate.flow_valid))
         self.facts = {**self.facts, 'valid_points': num_valid, 'dt_s': f'{estimate.dt:.4f}',
                       'sensor_height_m': f'{estimate.sensor_height:.2f}'}  # fmt: skip
@@ -85,7 +85,7 @@ class Lookout:
         if failed and card.ground == 'keep':
             level = Level.ERROR if failed > 0.01 * np.count_nonzero(inside) else Level.WARN
             text = f'The model gave no number for {failed} of {np.count_nonzero(inside)} points that it should know.'
-            self._health.trouble('network nan', 'inference', level, text)
+            self._health.report_issue('network nan', 'inference', level, text)
         elif num_valid == 0:
             text = f'No point is {card.grid.z_min} to {card.grid.z_max} m high above the ground. Check that z is up.'
-            self._health.trouble('out of range', 'input', Level.WARN, text)
+            self._health.report_issue('out of range', 'input', Level.WARN, text)

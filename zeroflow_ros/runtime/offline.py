@@ -16,13 +16,13 @@ from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagW
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
 from zeroflow_ros.engines.engine import Engine
-from zeroflow_ros.engines.selection import engine_of
+from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import CloudError, ConfigError, DataError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
-from zeroflow_ros.lidar.sweep import Drop, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, Sweep, SweepBuffer, SweepPair
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.transforms import from_quaternion
 from zeroflow_ros.views import rerun_view
@@ -30,7 +30,10 @@ from zeroflow_ros.views.report import latency_table, percentiles, write_json
 
 FLOW_TOPIC = '/flow_node/output/flow'  # as the node publishes it, so that one RViz layout shows both
 # A sweep that is dropped for one of these is not the first of the next pair, whose motion goes on from the last one.
-_NOT_KEPT = (Drop.MALFORMED, Drop.EMPTY, Drop.ZERO_STAMP, Drop.DUPLICATE, Drop.OUT_OF_ORDER, Drop.TOO_CLOSE)
+_NOT_KEPT = (
+    DropReason.MALFORMED, DropReason.EMPTY, DropReason.ZERO_STAMP, DropReason.DUPLICATE, DropReason.OUT_OF_ORDER,
+    DropReason.TOO_CLOSE,
+)  # fmt: skip
 _MOST_WAITING = 20  # sweeps that wait for odometry further on in the bag: 2 s at 10 Hz
 
 
@@ -46,7 +49,7 @@ class SweepResult:
     message: object
     time_ns: int
     estimate: FlowEstimate | None
-    drop: Drop | None
+    drop: DropReason | None
     reason: str
     ego0_T_ego1: np.ndarray | None
     stages_ms: dict
@@ -97,7 +100,7 @@ class OfflineFlow:
                 self.motion.add_odometry(message.cdr)
             elif self._start_ns <= message.time_ns < self._end_ns:
                 waiting.append(message)
-            while waiting and (self.motion.knows(waiting[0].stamp_ns + ahead_ns) or len(waiting) > _MOST_WAITING):
+            while waiting and (self.motion.covers(waiting[0].stamp_ns + ahead_ns) or len(waiting) > _MOST_WAITING):
                 yield self._take(waiting.popleft())
         while waiting:
             yield self._take(waiting.popleft())
@@ -106,7 +109,7 @@ class OfflineFlow:
         watch = Stopwatch()
         message = decode_message(recorded.cdr, POINT_CLOUD)
 
-        def dropped(drop: Drop, reason: str = '') -> SweepResult:
+        def dropped(drop: DropReason, reason: str = '') -> SweepResult:
             return SweepResult(message, recorded.time_ns, None, drop, reason, None, watch.stages_ms)
 
         try:
@@ -114,9 +117,9 @@ class OfflineFlow:
                 sweep = decode_cloud(message)
                 sweep = with_times(message, sweep) if self._deskew else sweep
         except CloudError as error:
-            return dropped(Drop.MALFORMED, str(error))
+            return dropped(DropReason.MALFORMED, str(error))
         previous, drop = self._buffer.push(sweep)
-        if drop in (Drop.TIME_RESET, Drop.FRAME_CHANGED):
+        if drop in (DropReason.TIME_RESET, DropReason.FRAME_CHANGED):
             self._pipeline.reset()
             self.motion.reset()
         before, self._last = self._last, (message, recorded.time_ns) if self._buffer.last is sweep else self._last
@@ -125,11 +128,11 @@ class OfflineFlow:
         try:
             if self._deskew:
                 with watch('deskew'):
-                    previous, sweep = self._deskew.pair(previous, sweep, self.motion.within)
+                    previous, sweep = self._deskew.pair(previous, sweep, self.motion.poses_at_offsets)
             with watch('ego_motion'):
                 ego0_T_ego1 = self.motion.between(previous, sweep)
         except EgoMotionError as error:
-            return dropped(Drop.EGO_MOTION, str(error))
+            return dropped(DropReason.EGO_MOTION, str(error))
         estimate = self._estimate(previous, sweep, ego0_T_ego1)
         carrier, time_ns = before if estimate.output_on == 'previous' else self._last
         return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, {**watch.stages_ms, **estimate.stages_ms})
@@ -210,7 +213,7 @@ def main(args) -> int:
         if not args.out and rerun_view.has_flow(args.bag, ''.join(args.topic)):
             return rerun_view.show_file(args)
     pose = args.odometry_T_lidar
-    engine = engine_of(args.model, num_threads=args.threads)
+    engine = engine_from_spec(args.model, num_threads=args.threads)
     with Bag(args.bag) as bag:
         flow = OfflineFlow(
             bag, engine, topic=''.join(args.topic), ego_motion=args.ego_motion, odometry_topic=args.odometry_topic,

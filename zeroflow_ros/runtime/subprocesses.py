@@ -25,7 +25,7 @@ class StoppedError(Exception):
     """The user wants to stop."""
 
 
-class Programs:
+class ProcessGroup:
     """Runs `python -m MODULE` by name; leaving the `with` block ends all of them.
 
     folder: gets NAME.log of each. environment: added to ours. deadline: no wait lasts beyond it (time.monotonic()).
@@ -37,7 +37,7 @@ class Programs:
         self._running: dict[str, subprocess.Popen] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __enter__(self) -> 'Programs':
+    def __enter__(self) -> 'ProcessGroup':
         return self
 
     def __exit__(self, *_) -> None:

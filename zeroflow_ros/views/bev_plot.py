@@ -33,7 +33,7 @@ def draw(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, title: s
     figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    max_speed = max_speed or end_of_scale(velocity, min_speed)
+    max_speed = max_speed or speed_color_limit(velocity, min_speed)
     num_moving = draw_on(
         axes, points, velocity, reach=reach, min_speed=min_speed, max_speed=max_speed, arrow_seconds=arrow_seconds
     )
@@ -76,7 +76,7 @@ def _visible(points: np.ndarray, velocity: np.ndarray, reach: float) -> tuple[np
     return points[inside], velocity[inside]
 
 
-def end_of_scale(velocity: np.ndarray, min_speed: float) -> float:
+def speed_color_limit(velocity: np.ndarray, min_speed: float) -> float:
     """Return a round speed [m/s] that most of what moves stays below, from 5 m/s (running) up.
 
     velocity: (N, 3) [m/s]. min_speed: what is slower stands.

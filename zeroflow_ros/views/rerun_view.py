@@ -157,7 +157,7 @@ def show_recording(bag: Bag, view: RerunView, *, topic: str = '', odometry_topic
                 except (DataError, EgoMotionError) as error:
                     note = str(error)
             if motion is not None:
-                while not motion.knows(sweep.stamp_ns) and (pose := next(poses, None)) is not None:
+                while not motion.covers(sweep.stamp_ns) and (pose := next(poses, None)) is not None:
                     motion.add_odometry(pose.cdr)
                 try:
                     world_T_ego = world_T_ego @ motion.between(before, sweep) if before else np.eye(4)

@@ -101,7 +101,7 @@ def test_ground_is_what_is_at_most_30_cm_above_the_map_or_what_is_asked_for(tmp_
     assert item.is_ground0.tolist() == [True, False, False, True, False, False]
     item = open_dataset(f'av2:{tmp_path / "log"}?ground_margin=0.4')[0]
     assert item.is_ground0.tolist() == [True, True, False, True, False, False]
-    with pytest.raises(DataError, match='Known are: ground_margin'):
+    with pytest.raises(DataError, match='Known options: ground_margin'):
         open_dataset(f'av2:{tmp_path / "log"}?ground=0.4')
     heights = tmp_path / 'log' / 'map' / 'log_ground_height_surface____PIT.npy'
     shutil.copytree(tmp_path / 'log', tmp_path / 'sloped')

@@ -35,14 +35,14 @@ def test_importing_the_registry_loads_nothing_heavy():
         ('kitti:drive', 'simulation:..., bag:..., av2:...'),
         ('no/such/path', 'simulation:..., bag:..., av2:...'),
         ('bag:no/such/path', 'There is no bag'),
-        ('av2:no/such/path', 'no Argoverse 2 log'),
+        ('av2:no/such/path', 'not an Argoverse 2 log'),
         ('simulation:', 'FIRST-LAST'),
         ('simulation:a-b', 'FIRST-LAST'),
         ('simulation:0-9?num_sweeps=4', 'of the clips in a folder'),
         ('simulation:0-9@clips?num_sweeps=1', '2 or more, got 1'),
         ('bag:drive?deskew=maybe', r'deskew \(bool\)'),
         ('simulation:9-0', '0 <= FIRST <= LAST, got 9-0'),
-        ('bag:drive?topci=/points', "'topci=/points' .* is no option. Known are: topic"),
+        ('bag:drive?topci=/points', "'topci=/points' .* is not a valid option. Known options: topic"),
         ('bag:drive?sensor_height=high', 'sensor_height'),
     ],
 )
@@ -144,5 +144,5 @@ def test_pairs_are_chosen_evenly(total, count, expected):
 
 
 def test_less_than_no_pair_is_refused():
-    with pytest.raises(ConfigError, match='0 for all, or more, got -1'):
+    with pytest.raises(ConfigError, match=r'0 \(all\) or more, got -1'):
         evenly_spread(5, -1)

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from training.datasets.ground_truth_objects import TrueObject, actor_objects, box_objects, count_points
+from training.datasets.ground_truth_objects import GroundTruthObject, actor_objects, box_objects, count_points
 from training.datasets.tracked_boxes import TrackedBoxes
 from zeroflow_ros import transforms
 
@@ -57,7 +57,7 @@ def test_points_in_a_box_are_counted():
 
 
 def test_an_outline_holds_what_is_above_and_below():
-    car = TrueObject(1, 'Car', np.array([10.0, 0, 0]), np.array([4.0, 2, 1.5]), np.pi / 2, np.zeros(3), 9)
+    car = GroundTruthObject(1, 'Car', np.array([10.0, 0, 0]), np.array([4.0, 2, 1.5]), np.pi / 2, np.zeros(3), 9)
     points = np.array([[10, 0, 9], [10, 1.9, 0], [11.9, 0, 0], [11.2, 0, 0], [np.nan] * 3])
     assert car.holds(np.zeros((0, 3)), 0.5).tolist() == []
     assert car.holds(points, 0.5).tolist() == [True, True, False, True, False]

@@ -109,7 +109,7 @@ def test_only_what_the_mask_says_is_scored_when_asked_for(tmp_path):
 def test_the_unit_of_stamps_is_seen_by_their_size(tmp_path, stamps):
     write_scene(tmp_path / 'a.h5', stamps=stamps)
     assert open_dataset(str(tmp_path))[0].pair.dt == pytest.approx(0.1)
-    with pytest.raises(DataError, match=r'1 gap_too_long.*if a unit is 1 s; otherwise say \?tick=SECONDS'):
+    with pytest.raises(DataError, match=r'1 gap_too_long.*if a unit is 1 s; if it is not, set \?tick=SECONDS'):
         open_dataset(f'osf:{tmp_path}?tick=1')
 
 

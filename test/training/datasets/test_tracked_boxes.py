@@ -44,7 +44,7 @@ QUARTER = transforms.yaw_translation(np.pi / 2, 0, 0)
     ],
 )  # fmt: skip
 def test_points_move_with_their_box(tmp_path, label, change, ego0_T_ego1, flow):
-    truth = read(tmp_path, [BOX], [BOX | change]).true_flow(pair_of(POINTS, ego0_T_ego1), 0, 1)
+    truth = read(tmp_path, [BOX], [BOX | change]).ground_truth_flow(pair_of(POINTS, ego0_T_ego1), 0, 1)
     assert truth.is_valid.tolist() == [True, True, False, False, False]
     np.testing.assert_allclose(truth.flow[:2], flow, atol=1e-6)
     assert truth.meta_class[:2].tolist() == [MetaClass.CAR] * 2 and truth.flow.dtype == np.float32
@@ -61,12 +61,12 @@ def test_points_move_with_their_box(tmp_path, label, change, ego0_T_ego1, flow):
     ],
 )
 def test_where_motion_is_not_known_nothing_is_valid(tmp_path, label, sweeps):
-    assert not read(tmp_path, *sweeps).true_flow(pair_of(POINTS), 0, 1).is_valid.any()
+    assert not read(tmp_path, *sweeps).ground_truth_flow(pair_of(POINTS), 0, 1).is_valid.any()
 
 
 def test_sweeps_are_those_that_were_paired(tmp_path):
     boxes = read(tmp_path, [BOX], [], [BOX | {'center': [12, 0, 0]}])
-    np.testing.assert_allclose(boxes.true_flow(pair_of(POINTS), 0, 2).flow[0], [2, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(boxes.ground_truth_flow(pair_of(POINTS), 0, 2).flow[0], [2, 0, 0], atol=1e-6)
 
 
 def test_points_outside_the_image_are_not_known(tmp_path):
@@ -76,15 +76,15 @@ def test_points_outside_the_image_are_not_known(tmp_path):
     points = np.array([[10, 0, 0], [10, 1.05, 0], [9, -2.05, 0], [10, 0, 0.74], [-10, 0, 0]], np.float32)
     wide = BOX | {'size_lwh': [4, 6, 3]}
     boxes = read(tmp_path, [wide, behind], [wide, behind], **camera)
-    assert boxes.true_flow(pair_of(points), 0, 1).is_valid.tolist() == [True, True, False, True, False]
+    assert boxes.ground_truth_flow(pair_of(points), 0, 1).is_valid.tolist() == [True, True, False, True, False]
     boxes = read(tmp_path, [wide, behind], [wide, behind])
-    assert boxes.true_flow(pair_of(points), 0, 1).is_valid.all()
+    assert boxes.ground_truth_flow(pair_of(points), 0, 1).is_valid.all()
 
 
 @pytest.mark.parametrize(
     'sweeps, more, said',
     [
-        ([[BOX | {'category': 'Dragon'}]], {}, "a box of 'Dragon'. Known are: car"),
+        ([[BOX | {'category': 'Dragon'}]], {}, "a box of category 'Dragon'. Known categories: car"),
         ([[{'track_id': 1}]], {}, 'a box needs track_id'),
         ([[BOX | {'center': [1, 2]}]], {}, 'a box needs'),
         ([[BOX | {'yaw': float('nan')}]], {}, 'a box needs'),

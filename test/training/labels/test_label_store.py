@@ -164,7 +164,7 @@ def test_keys_are_in_order_and_leave_out_what_is_half_written(store):
 
 @pytest.mark.parametrize('key', ['', '/', '/a', 'a/', '../a', 'a/../b', '.a', 'a//b', 'a b', 'a\n', 'ä'])
 def test_what_is_no_key_is_refused(store, key):
-    with pytest.raises(DataError, match='is no key'):
+    with pytest.raises(DataError, match='is not a key'):
         store.path(key)
 
 
@@ -193,7 +193,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(store, monkeypatch, functio
 ])  # fmt: skip
 def test_labels_made_otherwise_are_refused(store, name, value):
     assert LabelStore.create(store.folder, ABOUT, {'commit': 'later'}).about['code'] == {'commit': 'abc'}
-    with pytest.raises(DataError, match=rf'labels made otherwise \({name}: .* there, .* now\)'):
+    with pytest.raises(DataError, match=rf'labels of other settings \({name}: .* there, .* now\)'):
         LabelStore.create(store.folder, ABOUT | {name: value}, {})
     assert LabelStore(store.folder).about[name] == ABOUT[name]
 
@@ -231,14 +231,14 @@ def test_a_teacher_sees_both_sweeps_on_the_ground_of_ego0_and_its_flow_comes_bac
     np.testing.assert_allclose(seen.points0[item.is_ground0][:, 2], 0, atol=2e-3)
 
     flow0 = np.arange(cloud0.size, dtype=np.float32).reshape(-1, 3) + 1
-    made = seen.label(flow0, -np.ones_like(cloud1))
+    made = seen.to_pseudo_label(flow0, -np.ones_like(cloud1))
     np.testing.assert_array_equal(made.flow0[~item.is_ground0][:-2], flow0)
     assert np.isnan(made.flow0[-2:]).all() and np.isnan(made.points0[-1]).all() and np.isfinite(made.points0[-2]).all()
     assert not made.flow0[item.is_ground0].any() and (made.flow1[~item.is_ground1] == -1).all()
     assert made.dt == 0.1 and made.input_sha256 == checksum(item) != checksum(label_world.pair('a', 40))
     for wrong in (flow0[1:], np.where(flow0 == 1, np.nan, flow0)):
-        with pytest.raises(DataError, match='the teacher owed finite flow'):
-            seen.label(wrong, -np.ones_like(cloud1))
+        with pytest.raises(DataError, match='the teacher should return finite flow'):
+            seen.to_pseudo_label(wrong, -np.ones_like(cloud1))
 
 
 def test_a_teacher_hears_when_the_points_that_it_sees_were_measured():
@@ -283,9 +283,12 @@ def test_sweeps_without_points_without_ground_and_of_ground_alone():
     for item, height in ((bare(NONE, NONE, False), 0.0), (bare(plane, plane, True), 1.7), (bare(few, NONE, True), 1.7)):
         seen = teacher_input(item, Crop())
         assert [len(cloud) for cloud in seen.clouds] == [0, 0]
-        made = seen.label(NONE, NONE)
+        made = seen.to_pseudo_label(NONE, NONE)
         assert not made.flow0.any() and len(made.flow0) == len(item.pair.points0)
         np.testing.assert_allclose(made.points0, item.pair.points0 + np.float32([0, 0, height]), rtol=0, atol=2e-3)
     assert len(teacher_input(bare(NONE, plane, True), Crop()).points1) == len(plane)
-    with pytest.raises(DataError, match='bare: neither a plane nor a point marked as ground'):
+    with pytest.raises(
+        DataError,
+        match='bare: the ground height below the vehicle cannot be estimated: no ground plane and no ground point',
+    ):
         teacher_input(bare(few, few, False), Crop())

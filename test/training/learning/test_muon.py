@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 from torch import nn  # noqa: E402
 
-from training.learning.muon import Muon, orthogonal  # noqa: E402
+from training.learning.muon import Muon, orthogonalize  # noqa: E402
 
 
 @pytest.mark.parametrize('rows, columns', [(32, 288), (128, 16), (64, 64), (1, 9)])
@@ -18,11 +18,11 @@ def test_a_matrix_becomes_nearly_orthogonal(rows, columns):
     left, _, right = torch.linalg.svd(torch.randn(rows, columns), full_matrices=False)
     matrix = left @ torch.diag(torch.logspace(0, -1, min(rows, columns))) @ right
     for scale in (1e-3, 1.0, 1e3):
-        found = orthogonal(scale * matrix)
+        found = orthogonalize(scale * matrix)
         values = torch.linalg.svdvals(found)
         assert found.shape == matrix.shape and 0.6 < values.min() and values.max() < 1.25
         assert torch.trace(found @ (left @ right).T) > 0.6 * min(rows, columns)  # along the same directions
-    assert not orthogonal(torch.zeros(rows, columns)).any()
+    assert not orthogonalize(torch.zeros(rows, columns)).any()
 
 
 def test_convolutions_move_by_orthogonal_steps_and_the_rest_by_adam():
@@ -38,7 +38,7 @@ def test_convolutions_move_by_orthogonal_steps_and_the_rest_by_adam():
         adam.step()
         if step == 0:
             moved = (before * (1 - 0.1 * 0.5) - model[0].weight).flatten(1)
-            wanted = 0.1 * 0.2 * math.sqrt(2 * 3 * 3) * orthogonal(model[0].weight.grad.flatten(1))
+            wanted = 0.1 * 0.2 * math.sqrt(2 * 3 * 3) * orthogonalize(model[0].weight.grad.flatten(1))
             torch.testing.assert_close(moved, wanted, atol=1e-5, rtol=1e-4)
     for (name, parameter), other in zip(model.named_parameters(), twin, strict=True):
         if name not in ('0.weight', '2.weight'):

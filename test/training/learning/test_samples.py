@@ -11,7 +11,7 @@ from train_world import GRID, TINY, Labels, source
 from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import split_labels
 from training.learning.samples import PairSamples
-from training.learning.train_config import Phase
+from training.learning.train_config import TrainPhase
 from zeroflow_ros.errors import ConfigError, DataError
 
 
@@ -70,7 +70,7 @@ def test_pairs_are_read_once_as_long_as_there_is_room(clips):
 
     for room, num_read in ((3, 3), (0, 6)):
         counting = Counting()
-        config = dataclasses.replace(TINY, warm_up=Phase(0, 2, 32), crops=Phase(0, 2, 32), full=Phase(9, 1, 256),
+        config = dataclasses.replace(TINY, warm_up=TrainPhase(0, 2, 32), crops=TrainPhase(0, 2, 32), full=TrainPhase(9, 1, 256),
                                      cached_pairs=room)  # fmt: skip
         samples = PairSamples(config, counting, GRID)
         first = [samples[step, 0] for step in range(6)]  # each of the three twice
@@ -111,7 +111,7 @@ def test_the_last_pairs_are_held_out_and_at_least_one_is_left(labels):
 
 
 def test_an_epoch_sees_each_pair_once(labels):
-    config = dataclasses.replace(TINY, full=Phase(steps=4, batch=5, cells=256), cached_pairs=0)
+    config = dataclasses.replace(TINY, full=TrainPhase(steps=4, batch=5, cells=256), cached_pairs=0)
     samples = PairSamples(config, split_labels(labels, 0.0)[0], GRID)
     drawn = []
     samples.source.store.training_pair = lambda key: drawn.append(key) or labels.pairs[key]

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='losses need torch')
 
-from training.learning.seflow_losses import FlowedPair, chamfer, cluster_loss, seflow_terms  # noqa: E402
+from training.learning.seflow_losses import PredictedPair, chamfer, cluster_loss, seflow_terms  # noqa: E402
 from training.teachers.nearest import nearest_by_distance  # noqa: E402
 
 NOBODY = torch.zeros(0, 3)
@@ -66,7 +66,7 @@ def test_chamfer_and_its_gradient_are_those_of_all_pairs_compared():
 )  # fmt: skip
 def test_cluster_loss(label, points0, labels0, points1, labels1, flow0, expected):
     labels0, labels1 = (torch.tensor(labels, dtype=torch.int32) for labels in (labels0, labels1))
-    loss = cluster_loss(FlowedPair(points0, points1, flow0, labels0, labels1))
+    loss = cluster_loss(PredictedPair(points0, points1, flow0, labels0, labels1))
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -80,7 +80,7 @@ def crowd(num_dynamic, shift=0.0):
 @pytest.mark.parametrize('num_dynamic, counts', [(256, False), (257, True)])
 def test_dynamic_terms_need_more_than_256_points_of_both_clouds(num_dynamic, counts):
     (points0, labels0), (points1, labels1) = crowd(300), crowd(num_dynamic, 0.03)
-    terms = seflow_terms(FlowedPair(points0, points1, torch.zeros_like(points0), labels0, labels1))
+    terms = seflow_terms(PredictedPair(points0, points1, torch.zeros_like(points0), labels0, labels1))
     assert (terms.dynamic_chamfer.item() > 0) == (terms.cluster.item() > 0) == counts
     assert terms.chamfer.item() > 0
 
@@ -88,9 +88,9 @@ def test_dynamic_terms_need_more_than_256_points_of_both_clouds(num_dynamic, cou
 def test_the_true_flow_costs_nothing_and_no_flow_costs_something():
     (points0, labels0), (points1, labels1) = crowd(300), crowd(300, 0.5)
     flow = torch.where(labels0[:, None] > 0, on_x(0.5), on_x(0))
-    true = seflow_terms(FlowedPair(points0, points1, flow, labels0, labels1))
+    true = seflow_terms(PredictedPair(points0, points1, flow, labels0, labels1))
     assert max(term.item() for term in true) < 1e-4  # m, m^2: float32 at 130 m
-    none = seflow_terms(FlowedPair(points0, points1, flow * 0, labels0, labels1))
+    none = seflow_terms(PredictedPair(points0, points1, flow * 0, labels0, labels1))
     assert none.cluster.item() == pytest.approx(0.5, abs=1e-4) and none.chamfer.item() > 1e-3
 
 
@@ -98,7 +98,7 @@ def test_what_stands_costs_the_length_of_its_flow_and_ground_is_compared_with_no
     points = torch.cat([on_x(0, 10), on_x(20)])
     labels = torch.tensor([0, -1, -2], dtype=torch.int32)  # stands, ground, not asked
     flow = on_x(0.3, 0.1, 0.5)
-    terms = seflow_terms(FlowedPair(points, points, flow, labels, labels))
+    terms = seflow_terms(PredictedPair(points, points, flow, labels, labels))
     assert terms.static.item() == pytest.approx((0.3 + 0.1) / 2)
     assert terms.chamfer.item() == pytest.approx(2 * (0.09 + 0.25) / 2, abs=1e-6)  # not the ground
 
@@ -110,6 +110,6 @@ def test_a_cloud_of_one_kind_has_a_finite_loss_and_gradient(sizes, label):
     clouds = [torch.rand(size, 3, generator=torch.Generator().manual_seed(size)) for size in sizes]
     labels = [torch.full((size,), label, dtype=torch.int32) for size in sizes]
     flow = torch.zeros(sizes[0], 3, requires_grad=True)
-    loss = sum(seflow_terms(FlowedPair(*clouds, flow, *labels)))
+    loss = sum(seflow_terms(PredictedPair(*clouds, flow, *labels)))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(flow.grad).all()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT
 
-from training.learning.stage_cache import Checksums, locked, run_program, stage
+from training.learning.stage_cache import Checksums, lock_work_folder, run_cached_stage, run_program
 from zeroflow_ros.errors import DataError
 
 
@@ -27,7 +27,7 @@ def made(tmp_path):
                     (folder / name).write_text(name)
                     written.append(name)
 
-        return stage(tmp_path, 'copy', inputs, make, results=('*.txt',))
+        return run_cached_stage(tmp_path, 'copy', inputs, make, results=('*.txt',))
 
     return run, written
 
@@ -65,7 +65,7 @@ def test_only_what_is_damaged_is_made_again(made, label, damage, expected):
 
 def test_a_stage_without_a_result_is_an_error(tmp_path):
     with pytest.raises(DataError, match='left none of'):
-        stage(tmp_path, 'idle', {}, lambda folder: None, results=('*',))
+        run_cached_stage(tmp_path, 'idle', {}, lambda folder: None, results=('*',))
 
 
 def test_checksums_follow_the_content(tmp_path):
@@ -79,9 +79,9 @@ def test_checksums_follow_the_content(tmp_path):
 
 
 def test_one_at_a_time(tmp_path):
-    with locked(tmp_path), pytest.raises(DataError, match='another distillation'), locked(tmp_path):
+    with lock_work_folder(tmp_path), pytest.raises(DataError, match='another distillation'), lock_work_folder(tmp_path):
         pass
-    with locked(tmp_path):
+    with lock_work_folder(tmp_path):
         pass
 
 

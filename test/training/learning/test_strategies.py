@@ -21,9 +21,9 @@ from training.learning.pair_sources import split_labels  # noqa: E402
 from training.learning.samples import PairSamples  # noqa: E402
 from training.learning.strategies import STRATEGIES, build_strategy  # noqa: E402
 from training.learning.train_config import TrainConfig  # noqa: E402
-from training.scoring.label_metrics import agreement  # noqa: E402
+from training.scoring.label_metrics import score_against_labels  # noqa: E402
 from training.students import build_student  # noqa: E402
-from training.teachers.dynamic_labels import FIRST_CLUSTER, GROUND, NOT_ASKED, STATIC  # noqa: E402
+from training.teachers.dynamic_labels import FIRST_CLUSTER, GROUND, NOT_LABELLED, STATIC  # noqa: E402
 from training.train import train  # noqa: E402
 from zeroflow_ros.errors import ConfigError, DataError  # noqa: E402
 
@@ -38,7 +38,7 @@ def yard(seed=0, move=MOVE, with_flow=False):
     wall = rng.uniform([-6, 5, 0.2], [6, 5.2, 2], (300, 3))
     box = rng.uniform([-1, -1, 0.3], [1, 0, 1.5], (400, 3))
     clouds = [np.concatenate([ground, wall, box + k * move, [[5, -5, 1]]]).astype(np.float32) for k in (0, 1)]
-    dynamic = np.repeat([GROUND, STATIC, FIRST_CLUSTER, NOT_ASKED], [300, 300, 400, 1]).astype(np.int32)
+    dynamic = np.repeat([GROUND, STATIC, FIRST_CLUSTER, NOT_LABELLED], [300, 300, 400, 1]).astype(np.int32)
     flow = np.where(dynamic[:, None] >= FIRST_CLUSTER, np.nan, np.float32(0) * move).astype(np.float32)
     if with_flow:
         flow[300:][:700] = np.repeat([0 * move, move], [300, 400], axis=0)
@@ -51,7 +51,7 @@ def test_every_strategy_can_be_built_and_says_what_it_learns_from():
     said = {build_strategy(dataclasses.replace(TINY, strategy=name)).supervision('the labels') for name in STRATEGIES}
     assert len(said) == len(STRATEGIES) and all('the labels' in text for text in said)
     with pytest.raises(ConfigError, match='strategy should be one of distillation, seflow'):
-        dataclasses.replace(TINY, strategy='selfflow')
+        build_strategy(dataclasses.replace(TINY, strategy='selfflow'))
 
 
 def test_the_recipe_of_seflow_loads(tmp_path):
@@ -144,7 +144,7 @@ def test_seflow_trains_a_student(kind, clips, labels, tmp_path):
     assert all(torch.isfinite(value).all() for value in checkpoint.state_dict.values())
 
 
-@pytest.mark.parametrize('label', [GROUND, STATIC, NOT_ASKED])
+@pytest.mark.parametrize('label', [GROUND, STATIC, NOT_LABELLED])
 def test_drives_in_which_nothing_moves_train_all_the_same(label, tmp_path):
     pair = yard(move=0 * MOVE)
     flat = np.full_like(pair.dynamic0, label)
@@ -165,9 +165,9 @@ def test_held_out_pairs_without_flow_say_how_well_what_moves_meets_the_other_swe
     last.weight.data.zero_()
     last.bias.data.copy_(torch.from_numpy(MOVE))
     moved = split_labels(Labels({'drive/0': yard()}), 0.0)[0]
-    report = agreement(student, moved)
+    report = score_against_labels(student, moved)
     assert report['moving']['points'] == 800 and report['still']['epe'] == pytest.approx(0.8, abs=1e-4)
     assert report['moving']['gap'] != report['moving']['gap_at_rest'] > 0.05
     last.bias.data.zero_()
-    at_rest = agreement(student, moved)['moving']
+    at_rest = score_against_labels(student, moved)['moving']
     assert at_rest['gap'] == pytest.approx(at_rest['gap_at_rest'], abs=1e-4)

@@ -18,11 +18,14 @@ from zeroflow_ros.errors import DataError
 @pytest.mark.parametrize(
     'masks, said',
     [
-        (None, 'Give the official archive as --masks.*Masks made by oneself can be off by a point'),
-        ({}, 'holds no mask'),
+        (None, 'Give the official archive as --masks.*Masks of your own can differ by a point'),
+        ({}, 'contains no masks'),
         ({'log/1000': np.ones(3, bool)}, 'has 4 points, its mask 3 rows: it belongs to other data'),
         ({'log/1000': np.ones(4, np.float32)}, 'should have one column, mask, of bool'),
-        ({'log/1000': np.ones(4, bool), 'log/1': np.ones(4, bool)}, '1 of 2 pairs .* not in turning, log/1 among them'),
+        (
+            {'log/1000': np.ones(4, bool), 'log/1': np.ones(4, bool)},
+            'turning lacks 1 of 2 expected pairs, for example log/1',
+        ),
     ],
 )
 def test_masks_that_do_not_do_are_refused_and_nothing_is_written(tmp_path, masks, said):
@@ -41,7 +44,7 @@ def test_masks_that_are_no_archive_are_refused(tmp_path):
 
 @pytest.mark.parametrize('keys', [('clip_000001',), ('000001_1000',), ('a/1', 'a/1')])
 def test_pairs_that_are_not_of_a_log_are_refused(tmp_path, keys):
-    with pytest.raises(DataError, match='boards want <log>/<stamp>'):
+    with pytest.raises(DataError, match='boards expect <log>/<stamp>'):
         submit.submit(Known(), Turning(keys), 'v3', tmp_path / 's.zip')
 
 
@@ -51,7 +54,7 @@ RIGHT = {name: np.zeros(2, np.float16) for name in FLOW}
 @pytest.mark.parametrize(
     'files, said',
     [
-        ({}, 'holds 0 files, 1 are wanted; a/1.feather is one that differs'),
+        ({}, 'holds 0 files, expected 1; one that differs is a/1.feather'),
         ({'a/1.feather': RIGHT, 'a/2.feather': RIGHT}, 'a/2.feather is one that differs'),
         ({'a/1.feather': {name: value[:1] for name, value in RIGHT.items()}}, 'should have 2 rows, got 1'),
         ({'a/1.feather': {name: value.astype(np.float32) for name, value in RIGHT.items()}}, 'should have the columns'),

@@ -112,7 +112,7 @@ def test_a_model_is_asked_again_where_its_options_say_so():
     np.testing.assert_allclose(refined.flow(item), expected, atol=1e-6)
     assert np.abs(refined.flow(item) - once.flow(item)).max() > 1e-3  # m
     assert refined.name == 'embedded?refinements=1'
-    with pytest.raises(DataError, match='Known are: refinements'):
+    with pytest.raises(DataError, match='Known options: refinements'):
         build_estimator('embedded?speed=2')
 
 

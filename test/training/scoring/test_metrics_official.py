@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from training.datasets import argoverse2, argoverse2_truth, open_dataset
-from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from training.datasets.pairs import DatasetPair, GroundTruthFlow, MetaClass
 from training.scoring import metrics
 from training.scoring.scores import FlowScores, Scope
 from zeroflow_ros.lidar.sweep import SweepPair
@@ -83,7 +83,7 @@ def scored(frames: list[dict], scope: Scope) -> dict:
     for k, frame in enumerate(frames):
         n = len(frame['points'])
         pair = SweepPair(frame['points'], frame['points'][:1], np.eye(4), 0.1)
-        truth = TrueFlow(frame['truth'], META_CLASS[frame['ids']], np.ones(n, bool))
+        truth = GroundTruthFlow(frame['truth'], META_CLASS[frame['ids']], np.ones(n, bool))
         scores.add(DatasetPair(f'random/{k}', pair, np.zeros(n, bool), np.zeros(1, bool), truth), frame['flow'])
     return scores.report()
 

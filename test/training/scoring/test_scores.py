@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from training.datasets.pairs import DatasetPair, MetaClass, TrueFlow
+from training.datasets.pairs import DatasetPair, GroundTruthFlow, MetaClass
 from training.scoring import metrics
 from training.scoring.score_picture import draw_scores
 from training.scoring.score_text import score_text
@@ -21,7 +21,7 @@ def pair_of(rows, key='p', dt=0.1) -> DatasetPair:
     x, kind, speed, valid, ground = (np.array([row[k] for row in rows]) for k in range(5))
     points, flow = np.zeros((n, 3), np.float32), np.zeros((n, 3), np.float32)
     points[:, 0], flow[:, 0] = x, speed
-    truth = TrueFlow(flow, kind.astype(np.uint8), valid.astype(bool))
+    truth = GroundTruthFlow(flow, kind.astype(np.uint8), valid.astype(bool))
     pair = SweepPair(points, np.zeros((2, 3), np.float32), np.eye(4), dt)
     return DatasetPair(key, pair, ground.astype(bool), np.zeros(2, bool), truth)
 
@@ -42,14 +42,14 @@ EMPTY = DatasetPair(
     SweepPair(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.eye(4), 0.1),
     np.zeros(0, bool),
     np.zeros(0, bool),
-    TrueFlow(np.zeros((0, 3), np.float32), np.zeros(0, np.uint8), np.zeros(0, bool)),
+    GroundTruthFlow(np.zeros((0, 3), np.float32), np.zeros(0, np.uint8), np.zeros(0, bool)),
 )
 
 
 def random_pair(rng, k, num=500) -> tuple[DatasetPair, np.ndarray]:
     points = rng.uniform(-120, 120, (num, 3)).astype(np.float32)
     flow = (rng.normal(0, 0.5, (num, 3)) * (rng.random((num, 1)) < 0.5)).astype(np.float32)
-    truth = TrueFlow(flow, rng.integers(0, 6, num).astype(np.uint8), np.ones(num, bool))
+    truth = GroundTruthFlow(flow, rng.integers(0, 6, num).astype(np.uint8), np.ones(num, bool))
     pair = SweepPair(points, points[:1], np.eye(4), 0.1)
     item = DatasetPair(f'random/{k}', pair, np.zeros(num, bool), np.zeros(1, bool), truth)
     return item, flow + rng.normal(0, 0.1, (num, 3)).astype(np.float32)

@@ -2,14 +2,14 @@
 import numpy as np
 import pytest
 
-from training.datasets.ground_truth_objects import TrueObject
-from training.scoring.tracking_metrics import TrackScores
+from training.datasets.ground_truth_objects import GroundTruthObject
+from training.scoring.tracking_metrics import TrackingMetrics
 from zeroflow_ros.objects.tracker import MovingObject
 
 
 def true(track_id=1, x=10.0, speed=8.0, num_points=50, category='Car'):
     center, size, velocity = np.array([x, 0.0, 0]), np.array([4.0, 2, 1.5]), np.array([speed, 0.0, 0])
-    return TrueObject(track_id, category, center, size, 0.0, velocity, num_points)
+    return GroundTruthObject(track_id, category, center, size, 0.0, velocity, num_points)
 
 
 def found(track_id=1, x=10.0, y=0.0, speed=8.0):
@@ -35,7 +35,7 @@ def found(track_id=1, x=10.0, y=0.0, speed=8.0):
     ],
 )
 def test_one_sweep(label, objects, truths, due, recall, false, fragments):
-    scores = TrackScores()
+    scores = TrackingMetrics()
     scores.add('a', 0.0, objects, truths)
     report = scores.report()
     assert (report['sweeps'], report['due']) == (1, due)
@@ -44,7 +44,7 @@ def test_one_sweep(label, objects, truths, due, recall, false, fragments):
 
 
 def test_errors_are_those_of_what_was_found():
-    scores = TrackScores()
+    scores = TrackingMetrics()
     for k, error in enumerate((0.0, 1.0, 5.0)):
         scores.add('a', 0.1 * k, [found(x=10 + 0.1 * k, speed=8 + error), found(9, 40)], [true()])
     report = scores.report()
@@ -53,7 +53,7 @@ def test_errors_are_those_of_what_was_found():
 
 
 def test_settled_is_what_has_been_in_sight_for_half_a_second_and_without_a_break():
-    scores = TrackScores()
+    scores = TrackingMetrics()
     for k in range(8):
         scores.add('a', 0.1 * k, [found()] if k >= 6 else [], [true()])
     report = scores.report()
@@ -65,7 +65,7 @@ def test_settled_is_what_has_been_in_sight_for_half_a_second_and_without_a_break
 
 
 def test_switches_and_categories():
-    scores = TrackScores()
+    scores = TrackingMetrics()
     for number in (1, 1, 2, 2):
         scores.add('a', 0.0, [found(number)], [true(), true(2, x=30, category='Van')])
     scores.add('b', 0.0, [found(3)], [true()])  # another drive

@@ -240,7 +240,7 @@ def _wall_and_box(box_at: float):
 )
 def test_nearest_surface_wins(box_at, nearest, instance):
     scene, poses = _wall_and_box(box_at)
-    points, _, _, seen = scene.see(TINY, PERFECT, np.eye(4), poses, np.random.default_rng(0))
+    points, _, _, seen = scene.simulate_sweep(TINY, PERFECT, np.eye(4), poses, np.random.default_rng(0))
     ahead = (np.abs(points[:, 1]) < 0.3) & (points[:, 0] > 0) & (np.abs(points[:, 2]) < 1)
     assert ahead.any() and (seen[ahead] == instance).all()
     # 0.1 m: the box is turned by 0.3 rad, so its face is not square to the ray.
@@ -253,9 +253,9 @@ def test_glass_lets_rays_through_or_loses_them():
     scene = Scene(Surfaces.of(join([pane, wall]), Category.BACKGROUND, -1), [])
     clear = SensorCondition(**{**PERFECT.__dict__, 'glass_pass': 1.0})
     none = np.zeros((0, 4, 4))
-    x = scene.see(TINY, clear, np.eye(4), none, np.random.default_rng(0))[0][:, 0]
+    x = scene.simulate_sweep(TINY, clear, np.eye(4), none, np.random.default_rng(0))[0][:, 0]
     assert len(x) and (x > 9.9).all()
-    mirrored = scene.see(TINY, PERFECT, np.eye(4), none, np.random.default_rng(0))[0]
+    mirrored = scene.simulate_sweep(TINY, PERFECT, np.eye(4), none, np.random.default_rng(0))[0]
     off_axis = np.abs(mirrored[:, 1]) > 1.5  # nearly straight on, a mirror returns
     assert not off_axis[mirrored[:, 0] < 9].any()
 

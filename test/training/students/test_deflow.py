@@ -15,7 +15,7 @@ pytest.importorskip('onnxscript', reason='export needs onnxscript')
 
 from tiny_bag import write_bag  # noqa: E402
 from tiny_distillation import TINY as TINY_DISTILLATION  # noqa: E402
-from tiny_distillation import Programs  # noqa: E402
+from tiny_distillation import ProcessGroup  # noqa: E402
 from train_world import GRID, TINY, source  # noqa: E402
 
 from export import benchmark, parity, quantize, to_onnx  # noqa: E402
@@ -242,7 +242,7 @@ def test_distillation_ends_in_gather_models(tmp_path):
     config = dataclasses.replace(TINY_DISTILLATION, student='deflow_lite')
     job = Distillation((str(drive),), tmp_path / 'model.onnx', tmp_path / 'work', config=config, calibration_pairs=2)
     models = [tmp_path / 'model.onnx', tmp_path / 'model_int8.onnx']
-    assert distill(job, Programs()) == models
+    assert distill(job, ProcessGroup()) == models
     for path, precision in zip(models, ('float32', 'int8'), strict=True):
         card = load_engine(path).card
         assert (card.form, card.student, card.precision) == ('gather', 'deflow_lite', precision)

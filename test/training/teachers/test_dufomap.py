@@ -14,7 +14,7 @@ from training.label import main
 from training.labels.label_job import LabelJob, run
 from training.labels.label_store import LabelStore
 from training.teachers import build_teacher
-from training.teachers.dynamic_labels import FIRST_CLUSTER, GROUND, NOT_ASKED, STATIC
+from training.teachers.dynamic_labels import FIRST_CLUSTER, GROUND, NOT_LABELLED, STATIC
 from training.teachers.teacher_input import Crop, teacher_input
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError, DataError, ModelError
@@ -90,10 +90,10 @@ def test_a_box_that_drives_is_one_body_and_the_walls_stand():
         on_wall = (np.abs(np.abs(place[:, 1]) - 9) < 0.05) & ~is_ground & (place[:, 2] < 2.9)  # in the crop
         assert on_box.sum() > 100 and (dynamic[on_box] == FIRST_CLUSTER).mean() > 0.9
         assert on_wall.sum() > 1000 and (dynamic[on_wall] == STATIC).mean() > 0.99
-        assert set(dynamic[is_ground]) == {GROUND} and dynamic[-1] == NOT_ASKED
+        assert set(dynamic[is_ground]) == {GROUND} and dynamic[-1] == NOT_LABELLED
         moves = dynamic > STATIC
         assert np.isnan(flow[moves]).all() and not flow[(dynamic == STATIC) | is_ground].any()
-        assert np.isnan(flow[dynamic == NOT_ASKED]).all()
+        assert np.isnan(flow[dynamic == NOT_LABELLED]).all()
 
 
 def test_labels_do_not_depend_on_the_order_in_which_they_are_asked_for():
@@ -121,9 +121,9 @@ def test_labels_do_not_depend_on_the_order_in_which_they_are_asked_for():
 def test_a_gap_begins_a_new_map(label, drive, num_maps):
     teacher = build_teacher('dufomap')
     labelled(teacher, drive, 0)
-    assert len({id(seen_by) for seen_by, _ in teacher._places.values()}) == num_maps
+    assert len({id(seen_by) for seen_by, _ in teacher._maps.values()}) == num_maps
     last = [index for index in range(6) if index not in drive.broken][-1]
-    _, map_T_ego = teacher._places[last]
+    _, map_T_ego = teacher._maps[last]
     since = last if num_maps == 1 else last - 3
     assert map_T_ego[0, 3] == pytest.approx(EGO_SPEED * DT * since)
 
@@ -151,7 +151,7 @@ def test_an_empty_drive_has_labels():
             return DatasetPair(self.key(index), SweepPair(*none, np.eye(4), DT), *flags)
 
     label = labelled(build_teacher('dufomap'), Nothing(), 1)
-    assert label.dynamic0.tolist() == [NOT_ASKED] * 3 and len(label.dynamic1) == 0
+    assert label.dynamic0.tolist() == [NOT_LABELLED] * 3 and len(label.dynamic1) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from training.teachers.dynamic_labels import GROUND, NOT_ASKED, STATIC, UNCLUSTERED, from_flow, from_motion
+from training.teachers.dynamic_labels import GROUND, NOT_LABELLED, STATIC, UNCLUSTERED, from_flow, from_motion
 
 DT = 0.1
 
@@ -24,7 +24,7 @@ def scene():
 def test_labels_from_flow():
     points, flow, is_ground, part = scene()
     labels = from_flow(points, flow, is_ground, DT)
-    expected = {0: GROUND, 1: STATIC, 2: 2, 3: 3, 4: UNCLUSTERED, 5: NOT_ASKED}  # the larger body comes first
+    expected = {0: GROUND, 1: STATIC, 2: 2, 3: 3, 4: UNCLUSTERED, 5: NOT_LABELLED}  # the larger body comes first
     for number, label in expected.items():
         assert set(labels[part == number]) == {label}
     assert labels.dtype == np.int32

@@ -164,7 +164,7 @@ BAD_BAGS = {
     'foreign file': (lambda tmp: _make(tmp / 'a.mcap', b'x' * 5000), 'cannot be read'),
     'foreign bag': (lambda tmp: _make(tmp / 'a.bag', b'x' * 5000), 'cannot be read'),
     'foreign database': (lambda tmp: _make(tmp / 'a.db3', b'x' * 5000), 'cannot be read'),
-    'other suffix': (lambda tmp: _make(tmp / 'a.pcap', b'x'), 'is no bag'),
+    'other suffix': (lambda tmp: _make(tmp / 'a.pcap', b'x'), 'is not a bag'),
     'empty directory': (lambda tmp: tmp, 'no metadata.yaml and 0 bag files'),
     'broken metadata': (lambda tmp: _make(tmp / 'metadata.yaml', b'a: [').parent, 'cannot be read'),
 }

@@ -90,9 +90,9 @@ class CountingRegistration(Registration):
         self.num_prepared += 1
         return super()._prepare(points, name)
 
-    def _coarse(self, cloud0, cloud1):
+    def _align_coarse(self, cloud0, cloud1):
         self.num_coarse += 1
-        return super()._coarse(cloud0, cloud1)
+        return super()._align_coarse(cloud0, cloud1)
 
 
 def test_each_sweep_is_prepared_once_and_the_last_motion_is_the_next_guess():
@@ -149,7 +149,7 @@ UNTRUSTED = [
     ('few points', lambda rng: seen(rng, street(rng), np.eye(4))[:400], 'but the newer sweep has'),
     ('all on one spot', lambda rng: np.full((5000, 3), 5, np.float32), 'but the newer sweep has'),
     ('all too far', lambda rng: np.full((5000, 3), 1e30, np.float32), 'but the newer sweep has 0'),
-    ('another place', elsewhere, 'not to be trusted: only'),
+    ('another place', elsewhere, 'is rejected: only'),
 ]
 
 

@@ -78,12 +78,12 @@ def test_a_world_point_lands_on_itself():
 def test_within_is_between_for_each_offset():
     trajectory = driven(range(0, 300, 100), lambda ms: yaw_translation(0.001 * ms, 0.01 * ms, 0.002 * ms))
     offsets_ms = [-80, -1, 0, 60, 120]
-    found = trajectory.within(START + 100 * MS, np.array(offsets_ms) * MS)
+    found = trajectory.poses_at_offsets(START + 100 * MS, np.array(offsets_ms) * MS)
     np.testing.assert_array_equal(found, [between(trajectory, 100, 100 + ms) for ms in offsets_ms])
     with pytest.raises(
         EgoMotionError, match=r'from 1699999999\.900000000 s to 1700000000\.200000000 s needs a pose at'
     ):
-        trajectory.within(START + 100 * MS, np.array([0, -200, 100]) * MS)
+        trajectory.poses_at_offsets(START + 100 * MS, np.array([0, -200, 100]) * MS)
 
 
 def test_extrapolation_does_not_magnify_the_noise_of_fast_odometry():
@@ -156,8 +156,8 @@ PLAUSIBLE = [
     ('21 deg', yaw_translation(np.radians(-21), 0, 0), 0.1, '0.00 m and 21.0 deg'),
     ('half a turn', yaw_translation(np.pi, 0, 0), 0.1, '180.0 deg'),
     ('NaN', np.full((4, 4), np.nan), 0.1, 'must be finite'),
-    ('no time', np.eye(4), 0.0, 'positive time'),
-    ('NaN time', np.eye(4), np.nan, 'positive time'),
+    ('no time', np.eye(4), 0.0, 'with dt above 0'),
+    ('NaN time', np.eye(4), np.nan, 'with dt above 0'),
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from simulated_gpu import SimulatedGpu
 
 from zeroflow_ros.engines.parity import largest_difference
-from zeroflow_ros.engines.selection import DEFAULT_MODELS, WithFallback, load_engine
+from zeroflow_ros.engines.selection import DEFAULT_MODELS, FallbackEngine, load_engine
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ModelError
 from zeroflow_ros.transforms import from_quaternion
@@ -99,7 +99,7 @@ def test_a_network_that_takes_points_runs_too(monkeypatch, tmp_path):
         clouds = cloud(num_source), cloud(num_target, seed=1)
         flows = [each.infer(*clouds, Stopwatch()) for each in (on_gpu, on_cpu)]
         assert largest_difference(*flows) < 1e-4
-    with pytest.raises(ModelError, match='400001 points are not 1 to 400000'):
+    with pytest.raises(ModelError, match='has 400001 points, but the engine takes 1 to 400000'):
         on_gpu.infer(np.zeros((400_001, 3), np.float32), clouds[1], Stopwatch())
 
 
@@ -137,7 +137,7 @@ def test_too_little_memory_is_a_clear_error(monkeypatch, tmp_path):
 
 def test_with_a_fallback_the_cpu_takes_over_in_the_middle_of_a_drive(engine, gpu):
     said, points = [], cloud(1000)
-    both = WithFallback(lambda: engine, load_engine, said.append)
+    both = FallbackEngine(lambda: engine, load_engine, said.append)
     both.infer(points, points, Stopwatch())
     assert not both.fell_back and both.card.precision == 'float32'
     gpu.fails = 2
@@ -149,7 +149,7 @@ def test_with_a_fallback_the_cpu_takes_over_in_the_middle_of_a_drive(engine, gpu
 
 def test_with_a_fallback_a_gpu_that_is_not_there_is_no_obstacle(tmp_path):
     said = []
-    both = WithFallback(lambda: load_engine(name='tensorrt', cache=tmp_path), load_engine, said.append)
+    both = FallbackEngine(lambda: load_engine(name='tensorrt', cache=tmp_path), load_engine, said.append)
     assert both.fell_back and 'cannot be imported' in said[0]
 
 
@@ -158,4 +158,4 @@ def test_a_fallback_that_fails_says_so(tmp_path):
         raise ModelError('no model')
 
     with pytest.raises(ModelError, match='no model'):
-        WithFallback(broken, broken, lambda text: None)
+        FallbackEngine(broken, broken, lambda text: None)

@@ -69,7 +69,7 @@ def driven(hz, until=0.4):
         trajectory.add(T0 + round(t * S), odom_T_ego(t))
 
     def within(sweep, _other, offsets_ns):
-        return trajectory.within(sweep.stamp_ns, offsets_ns)
+        return trajectory.poses_at_offsets(sweep.stamp_ns, offsets_ns)
 
     return within
 
@@ -135,15 +135,15 @@ def test_unknown_motion_is_an_error_and_the_next_pair_is_a_new_chance():
 
 def test_registration_goes_on_at_constant_velocity():
     pytest.importorskip('small_gicp', reason='needs small_gicp')
-    from zeroflow_ros.ego_motion.lidar_odometry import RegisteredMotion
+    from zeroflow_ros.ego_motion.lidar_odometry import LidarOdometry
 
-    points, motion, both, sweeps = world(60_000), RegisteredMotion(), Deskew(), []
+    points, motion, both, sweeps = world(60_000), LidarOdometry(), Deskew(), []
     for k in range(3):  # a revolution from the back to the left and round: neighbours are seen at one time
         x, y, _ = seen(points, k * DT, np.zeros(len(points))).T
         times = ((np.arctan2(y, x) / (2 * np.pi) + 0.5) * 1000).round() / 1000 * DT
         sweeps.append(Sweep(seen(points, k * DT, times), T0 + k * DT_NS, 'lidar', times.astype(np.float32)))
     for k in (0, 1):  # the first pair has no motion to go on from
-        pair = both.pair(sweeps[k], sweeps[k + 1], motion.within)
+        pair = both.pair(sweeps[k], sweeps[k + 1], motion.poses_at_offsets)
         ego0_T_ego1 = motion.between(*pair)
         np.testing.assert_allclose(ego0_T_ego1, invert(odom_T_ego(0)) @ odom_T_ego(DT), atol=0.02)  # m
         for number, before, after in ((k, sweeps[k], pair[0]), (k + 1, sweeps[k + 1], pair[1])):
@@ -203,10 +203,10 @@ def test_a_real_street_stands_stiller(shared_data):
     pipeline, found = FlowPipeline(load_engine(), sensor_height=1.8), {}
     for k in range(0, 28, 7):
         recorded = [with_times(message, decode_cloud(message)) for message in messages[k : k + 2]]
-        raw = [skewed(sweep, motion.within) for sweep in recorded]
+        raw = [skewed(sweep, motion.poses_at_offsets) for sweep in recorded]
         variants = {
-            'recorded': recorded, 'recorded, moved': Deskew().pair(*recorded, motion.within),
-            'raw': raw, 'deskewed': Deskew().pair(*raw, motion.within),
+            'recorded': recorded, 'recorded, moved': Deskew().pair(*recorded, motion.poses_at_offsets),
+            'raw': raw, 'deskewed': Deskew().pair(*raw, motion.poses_at_offsets),
         }  # fmt: skip
         for sweep, back in zip(recorded, variants['deskewed'], strict=True):
             assert np.nanmax(np.linalg.norm(sweep.points - back.points, axis=1)) < 0.02  # m: at up to 100 m

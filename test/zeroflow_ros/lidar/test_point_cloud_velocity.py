@@ -57,12 +57,12 @@ def test_float64_and_row_padding():
 @pytest.mark.parametrize(
     'label, msg, said',
     [
-        ('no fields at all', PointCloud2(), 'vx is missing or something else. Fields seen: none'),
-        ('a plain cloud', cloud(POINTS, 1), "vx is missing or something else. Fields seen: 'x' float32"),
+        ('no fields at all', PointCloud2(), 'vx is missing or has another type. Fields seen: none'),
+        ('a plain cloud', cloud(POINTS, 1), "vx is missing or has another type. Fields seen: 'x' float32"),
         ('one is missing', renamed('vz', 'v_z'), 'vz is missing'),
-        ('an integer', changed('vy', datatype=5), 'vy is missing or something else'),
-        ('several in one', changed('vy', count=2), 'vy is missing or something else'),
-        ('outside the point', changed('vy', offset=1000), 'vy is missing or something else'),
+        ('an integer', changed('vy', datatype=5), 'vy is missing or has another type'),
+        ('several in one', changed('vy', count=2), 'vy is missing or has another type'),
+        ('outside the point', changed('vy', offset=1000), 'vy is missing or has another type'),
     ],
 )
 def test_a_cloud_without_velocity_says_what_was_expected(label, msg, said):

@@ -113,7 +113,7 @@ def test_a_field_of_an_organised_cloud_with_padding():
     data[:, : msg.row_step] = msg.data.reshape(4, -1)
     msg.data, msg.row_step = data.reshape(-1), msg.row_step + 5
     np.testing.assert_array_equal(read_field(msg, 't'), np.arange(48))
-    with pytest.raises(CloudError, match=r"one number 'time'.*'ring'"):
+    with pytest.raises(CloudError, match=r"a field 'time' with one number per point.*'ring'"):
         read_field(msg, 'time')
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from zeroflow_ros.lidar.sweep import Drop, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, Sweep, SweepBuffer, SweepPair
 
 MS = 1_000_000
 POINTS = np.zeros((2, 3), np.float32)
@@ -15,29 +15,29 @@ def sweep(stamp_ms, frame='velodyne', num_points=2):
 # label, sweeps as (stamp [ms], frame, points), what the last one gives, stamp of the sweep it is paired with [ms],
 # stamp of the sweep that is kept afterwards [ms]
 TABLE = [
-    ('first', [(1000,)], Drop.FIRST, None, 1000),
+    ('first', [(1000,)], DropReason.FIRST, None, 1000),
     ('pair', [(1000,), (1100,)], None, 1000, 1100),
     ('next pair', [(1000,), (1100,), (1200,)], None, 1100, 1200),
     ('20 Hz', [(1000,), (1050,)], None, 1000, 1050),
-    ('duplicate', [(1000,), (1100,), (1100,)], Drop.DUPLICATE, None, 1100),
-    ('out of order', [(1000,), (1100,), (1050,)], Drop.OUT_OF_ORDER, None, 1100),
-    ('0.999 s late', [(5000,), (4001,)], Drop.OUT_OF_ORDER, None, 5000),
-    ('1 s back: a bag that loops', [(5000,), (4000,)], Drop.TIME_RESET, None, 4000),
+    ('duplicate', [(1000,), (1100,), (1100,)], DropReason.DUPLICATE, None, 1100),
+    ('out of order', [(1000,), (1100,), (1050,)], DropReason.OUT_OF_ORDER, None, 1100),
+    ('0.999 s late', [(5000,), (4001,)], DropReason.OUT_OF_ORDER, None, 5000),
+    ('1 s back: a bag that loops', [(5000,), (4000,)], DropReason.TIME_RESET, None, 4000),
     ('pair after the loop', [(5000,), (1000,), (1100,)], None, 1000, 1100),
     ('longest gap', [(1000,), (1250,)], None, 1000, 1250),
-    ('gap', [(1000,), (1251,)], Drop.GAP, None, 1251),
+    ('gap', [(1000,), (1251,)], DropReason.GAP, None, 1251),
     ('pair after the gap', [(1000,), (3000,), (3100,)], None, 3000, 3100),
-    ('too close', [(1000,), (1049,)], Drop.TOO_CLOSE, None, 1000),
+    ('too close', [(1000,), (1049,)], DropReason.TOO_CLOSE, None, 1000),
     ('pair around the one too close', [(1000,), (1049,), (1100,)], None, 1000, 1100),
-    ('other frame', [(1000,), (1100, 'lidar')], Drop.FRAME_CHANGED, None, 1100),
-    ('other frame, soon', [(1000,), (1010, 'lidar')], Drop.FRAME_CHANGED, None, 1010),
+    ('other frame', [(1000,), (1100, 'lidar')], DropReason.FRAME_CHANGED, None, 1100),
+    ('other frame, soon', [(1000,), (1010, 'lidar')], DropReason.FRAME_CHANGED, None, 1010),
     ('pair in the other frame', [(1000,), (1100, 'lidar'), (1200, 'lidar')], None, 1100, 1200),
-    ('empty', [(1000,), (1100, 'velodyne', 0)], Drop.EMPTY, None, 1000),
+    ('empty', [(1000,), (1100, 'velodyne', 0)], DropReason.EMPTY, None, 1000),
     ('pair around the empty one', [(1000,), (1100, 'velodyne', 0), (1200,)], None, 1000, 1200),
-    ('empty first', [(1000, 'velodyne', 0)], Drop.EMPTY, None, None),
-    ('zero stamp', [(1000,), (0,)], Drop.ZERO_STAMP, None, 1000),
-    ('zero stamp first', [(0,)], Drop.ZERO_STAMP, None, None),
-    ('zero stamp twice', [(0,), (0,)], Drop.ZERO_STAMP, None, None),
+    ('empty first', [(1000, 'velodyne', 0)], DropReason.EMPTY, None, None),
+    ('zero stamp', [(1000,), (0,)], DropReason.ZERO_STAMP, None, 1000),
+    ('zero stamp first', [(0,)], DropReason.ZERO_STAMP, None, None),
+    ('zero stamp twice', [(0,), (0,)], DropReason.ZERO_STAMP, None, None),
 ]  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def test_real_stamps_are_compared_without_rounding():
     start = 1_700_000_000_123_456_789
     buffer = SweepBuffer((0.05, 0.25))
     buffer.push(Sweep(POINTS, start))
-    assert buffer.push(Sweep(POINTS, start + 1))[1] is Drop.TOO_CLOSE  # 1 ns later is not a duplicate
-    assert buffer.push(Sweep(POINTS, start - 1))[1] is Drop.OUT_OF_ORDER
+    assert buffer.push(Sweep(POINTS, start + 1))[1] is DropReason.TOO_CLOSE  # 1 ns later is not a duplicate
+    assert buffer.push(Sweep(POINTS, start - 1))[1] is DropReason.OUT_OF_ORDER
     assert buffer.push(Sweep(POINTS, start + 250 * MS))[0].stamp_ns == start
 
 
@@ -65,11 +65,11 @@ def test_reset_forgets():
     buffer = SweepBuffer((0.05, 0.25))
     buffer.push(sweep(1000))
     buffer.reset()
-    assert buffer.push(sweep(1100)) == (None, Drop.FIRST)
+    assert buffer.push(sweep(1100)) == (None, DropReason.FIRST)
 
 
 def test_every_drop_is_counted_under_its_own_name():
-    assert len({drop.value for drop in Drop}) == len(Drop)
+    assert len({drop.value for drop in DropReason}) == len(DropReason)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.engines.selection import DEFAULT_MODELS, load_engine
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.lidar.sweep import Drop
+from zeroflow_ros.lidar.sweep import DropReason
 from zeroflow_ros.replay import main
 from zeroflow_ros.runtime.offline import FLOW_TOPIC, OfflineFlow, estimate_flow
 
@@ -82,9 +82,9 @@ def test_nobody_can_deskew_without_motion(tmp_path, capsys):
 def test_times_without_sense_drop_the_sweep(engine, tmp_path):
     with Bag(write_bag(tmp_path / 'bag', num_sweeps=5, stamped=0.0, spoil=scaled)) as bag:
         results = list(OfflineFlow(bag, engine, deskew=True))
-        assert [r.drop for r in results] == [Drop.FIRST, None, Drop.MALFORMED, None, Drop.EGO_MOTION]
+        assert [r.drop for r in results] == [DropReason.FIRST, None, DropReason.MALFORMED, None, DropReason.EGO_MOTION]
         assert "'t' (uint32) goes from 0 to" in results[2].reason
-        assert [r.drop for r in OfflineFlow(bag, engine)] == [Drop.FIRST, None, None, None, None]  # nobody looks
+        assert [r.drop for r in OfflineFlow(bag, engine)] == [DropReason.FIRST, None, None, None, None]  # nobody looks
 
 
 def test_pairs_carry_the_times_of_their_points(tmp_path):

@@ -10,7 +10,7 @@ from flow_node import cloud
 
 from zeroflow_ros.errors import EgoMotionError
 from zeroflow_ros.lidar.point_cloud import flow_cloud
-from zeroflow_ros.lidar.sweep import Drop
+from zeroflow_ros.lidar.sweep import DropReason
 from zeroflow_ros.object_tracker import ObjectParameters
 from zeroflow_ros.objects.object_worker import ObjectWorker
 from zeroflow_ros.ros.messages import flow_message
@@ -90,7 +90,7 @@ def test_without_ego_motion_there_are_no_objects_and_it_goes_on_where_it_was(wor
     (before,) = feed(world, *(car(k) for k in range(8)))
     world.ego.fails = True
     feed(world, car(8))
-    assert len(world.published) == 8 and world.health.drops[Drop.EGO_MOTION] == 1
+    assert len(world.published) == 8 and world.health.drops[DropReason.EGO_MOTION] == 1
     world.ego.fails = False
     (after,) = feed(world, car(9))
     assert after.track_id == before.track_id
@@ -99,9 +99,9 @@ def test_without_ego_motion_there_are_no_objects_and_it_goes_on_where_it_was(wor
 @pytest.mark.parametrize(
     'label, change, drop, num_resets',
     [
-        ('a gap', {'stamp_ns': 9 * S}, Drop.GAP, 0),
-        ('a bag that loops', {'stamp_ns': S // 2}, Drop.TIME_RESET, 1),
-        ('another sensor', {'stamp_ns': S + 8 * DT_NS, 'frame_id': 'other'}, Drop.FRAME_CHANGED, 0),
+        ('a gap', {'stamp_ns': 9 * S}, DropReason.GAP, 0),
+        ('a bag that loops', {'stamp_ns': S // 2}, DropReason.TIME_RESET, 1),
+        ('another sensor', {'stamp_ns': S + 8 * DT_NS, 'frame_id': 'other'}, DropReason.FRAME_CHANGED, 0),
     ],
 )
 def test_it_starts_over(world, label, change, drop, num_resets):
@@ -114,9 +114,9 @@ def test_it_starts_over(world, label, change, drop, num_resets):
 @pytest.mark.parametrize(
     'label, stamp_ns, drop',
     [
-        ('the same stamp', S + 7 * DT_NS, Drop.DUPLICATE),
-        ('an older one', S + 6 * DT_NS, Drop.OUT_OF_ORDER),
-        ('no stamp', 0, Drop.ZERO_STAMP),
+        ('the same stamp', S + 7 * DT_NS, DropReason.DUPLICATE),
+        ('an older one', S + 6 * DT_NS, DropReason.OUT_OF_ORDER),
+        ('no stamp', 0, DropReason.ZERO_STAMP),
     ],
 )
 def test_a_cloud_that_does_not_follow_is_left_out(world, label, stamp_ns, drop):
@@ -127,7 +127,7 @@ def test_a_cloud_that_does_not_follow_is_left_out(world, label, stamp_ns, drop):
 
 def test_a_cloud_without_velocity_is_counted_and_said_once(world):
     feed(world, *(cloud(np.ones((5, 3)), S + k * DT_NS) for k in range(20)))
-    assert world.health.drops[Drop.MALFORMED] == 20 and not world.published
+    assert world.health.drops[DropReason.MALFORMED] == 20 and not world.published
     (line,) = (text for severity, text in world.lines if severity == 'error')
     assert 'must have vx, vy and vz' in line and "'intensity'" in line
 
@@ -135,7 +135,7 @@ def test_a_cloud_without_velocity_is_counted_and_said_once(world):
 def test_registration_needs_what_stands(world):
     world.set[0] = ObjectParameters(ego_motion='registration')
     feed(world, car(0, with_ground=False), car(1, with_ground=False))
-    assert world.health.drops[Drop.EGO_MOTION] == 1 and 'flow_node/output/flow' in world.lines[-1][1]
+    assert world.health.drops[DropReason.EGO_MOTION] == 1 and 'flow_node/output/flow' in world.lines[-1][1]
     assert len(feed(world, *(car(k) for k in range(1, 8)))) == 1
 
 
@@ -160,7 +160,7 @@ def test_whatever_fails_is_counted_and_the_next_sweep_is_served():
     for k in range(3):
         worker.put(car(k))
         deadline = time.monotonic() + 10
-        while health.published + health.drops[Drop.ENGINE] <= k and time.monotonic() < deadline:
+        while health.published + health.drops[DropReason.ENGINE] <= k and time.monotonic() < deadline:
             time.sleep(0.005)
     worker.stop()
-    assert health.drops[Drop.ENGINE] == 1 and health.published == 2 and published == [None, [], []]
+    assert health.drops[DropReason.ENGINE] == 1 and health.published == 2 and published == [None, [], []]

@@ -130,7 +130,7 @@ def test_odometry_within_a_sweep_is_waited_for_and_turns_with_the_sensor(ros):
     late = threading.Timer(0.15, ros.drive, (2, POSE1 @ EGO0_T_EGO1))
     late.start()
     offsets_ns = np.array([-DT_NS, -DT_NS // 2, 0, DT_NS])
-    ego_T_then = motion.within(sweep(1), sweep(0), offsets_ns, timeout=5.0, offset_ns=0)
+    ego_T_then = motion.poses_at_offsets(sweep(1), sweep(0), offsets_ns, timeout=5.0, offset_ns=0)
     late.join()
     half = transforms.interpolate(np.eye(4), transforms.invert(EGO0_T_EGO1), 0.5)
     lidar_T_odometry = transforms.invert(odometry_T_lidar)
@@ -143,11 +143,11 @@ def test_odometry_that_does_not_reach_the_end_of_a_sweep_is_an_error(ros):
     ros.drive(0, POSE0)
     ros.drive(1, POSE1)
     with pytest.raises(EgoMotionError, match=r'needs a pose at 1700000000\.200000000 s.*odometry topic'):
-        motion.within(sweep(1), sweep(0), np.array([0, DT_NS]), timeout=0.05, offset_ns=0)
+        motion.poses_at_offsets(sweep(1), sweep(0), np.array([0, DT_NS]), timeout=0.05, offset_ns=0)
 
 
 def test_a_sensor_that_stands_still_is_not_deskewed():
-    poses = NoMotion().within(sweep(1), sweep(0), np.array([0, DT_NS]), timeout=0.0, offset_ns=0)
+    poses = NoMotion().poses_at_offsets(sweep(1), sweep(0), np.array([0, DT_NS]), timeout=0.0, offset_ns=0)
     np.testing.assert_array_equal(poses, [np.eye(4)] * 2)
 
 

@@ -14,7 +14,7 @@ from timed_clouds import T0, odom_T_ego, seen, timed_message, world  # noqa: E40
 
 from zeroflow_ros.ego_motion.trajectory import Trajectory  # noqa: E402
 from zeroflow_ros.engines.selection import DEFAULT_MODELS, load_engine  # noqa: E402
-from zeroflow_ros.lidar.sweep import Drop  # noqa: E402
+from zeroflow_ros.lidar.sweep import DropReason  # noqa: E402
 from zeroflow_ros.pipeline import FlowPipeline  # noqa: E402
 from zeroflow_ros.ros.ego_motion_sources import NoMotion  # noqa: E402
 from zeroflow_ros.ros.parameters import Parameters  # noqa: E402
@@ -68,7 +68,7 @@ def test_whatever_fails_in_a_sweep_is_counted_and_the_next_one_is_served():
         while health.published + health.drops.total() <= k and time.monotonic() < deadline:
             time.sleep(0.005)
     worker.stop()
-    assert health.drops == {Drop.FIRST: 1, Drop.ENGINE: 1} and (health.received, health.published) == (3, 1)
+    assert health.drops == {DropReason.FIRST: 1, DropReason.ENGINE: 1} and (health.received, health.published) == (3, 1)
     assert ('error', 'This sweep failed: OSError: the line is cut') in lines
     ((stamp_ns, velocity, flow_valid),) = listener.flows
     assert stamp_ns == S + 2 * DT_NS and np.isfinite(velocity[flow_valid > 0]).all() and flow_valid.any()
@@ -85,8 +85,8 @@ class Driven(NoMotion):
     def between(self, sweep0, sweep1, *, timeout, offset_ns):
         return self._trajectory.between(sweep0.stamp_ns, sweep1.stamp_ns)
 
-    def within(self, sweep, other, offsets_ns, *, timeout, offset_ns):
-        return self._trajectory.within(sweep.stamp_ns, offsets_ns)
+    def poses_at_offsets(self, sweep, other, offsets_ns, *, timeout, offset_ns):
+        return self._trajectory.poses_at_offsets(sweep.stamp_ns, offsets_ns)
 
 
 def timed_cloud(k, values=None, *, has_times=True, skewed=True):
@@ -142,17 +142,17 @@ def test_clouds_without_times_are_taken_as_they_are_with_a_warning():
     worker, health, _, lines = deskewing_worker(Driven())
     for k in range(3):
         worker.process(timed_cloud(k, has_times=False), time.perf_counter())
-    assert health.published == 2 and health.drops == {Drop.FIRST: 1}
+    assert health.published == 2 and health.drops == {DropReason.FIRST: 1}
     assert sum('have no field t, time' in text for severity, text in lines if severity == 'warning') == 1
     status = next(s for s in health.statuses() if s.part == 'input')
-    assert status.level == Level.WARN and 'or do without deskew' in status.message
+    assert status.level == Level.WARN and 'or switch deskew off' in status.message
 
 
 def test_times_without_sense_drop_the_sweep_and_the_next_pair_goes_around_it():
     worker, health, _, lines = deskewing_worker(Driven())
     for k in range(3):
         worker.process(timed_cloud(k, np.full(6000, 7.0) if k == 1 else None), time.perf_counter())
-    assert health.drops == {Drop.FIRST: 1, Drop.MALFORMED: 1} and health.published == 1
+    assert health.drops == {DropReason.FIRST: 1, DropReason.MALFORMED: 1} and health.published == 1
     assert any(severity == 'error' and 'all the same' in text for severity, text in lines)
 
 
@@ -160,7 +160,7 @@ def test_unknown_motion_within_a_sweep_drops_the_pair():
     worker, health, _, lines = deskewing_worker(Driven(until=0.13))
     for k in range(3):
         worker.process(timed_cloud(k), time.perf_counter())
-    assert health.drops == {Drop.FIRST: 1, Drop.EGO_MOTION: 1} and health.published == 1
+    assert health.drops == {DropReason.FIRST: 1, DropReason.EGO_MOTION: 1} and health.published == 1
     assert any(severity == 'warning' and 'needs a pose at' in text for severity, text in lines)
 
 

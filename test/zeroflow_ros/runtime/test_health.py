@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from zeroflow_ros.lidar.sweep import Drop
+from zeroflow_ros.lidar.sweep import DropReason
 from zeroflow_ros.runtime.health import DROPS, HOLD_S, LOG_EVERY_S, PARTS, Health, Level
 
 
@@ -33,7 +33,7 @@ def status(health, part):
 
 
 def flowed(health, total=50.0, max_ms=200.0, max_consecutive_ms=1000.0):
-    health.flowed({'decode': 1.0, 'total': total}, max_ms=max_ms, max_consecutive_ms=max_consecutive_ms)
+    health.record_published({'decode': 1.0, 'total': total}, max_ms=max_ms, max_consecutive_ms=max_consecutive_ms)
 
 
 def test_nothing_happened_yet(health, lines):
@@ -43,25 +43,25 @@ def test_nothing_happened_yet(health, lines):
 
 
 def test_every_drop_reason_has_a_severity_and_is_shown(health):
-    assert set(DROPS) == set(Drop)
-    for count, reason in enumerate(Drop, 1):
+    assert set(DROPS) == set(DropReason)
+    for count, reason in enumerate(DropReason, 1):
         for _ in range(count):
             health.dropped(reason, 'why')
     shown = {key: value for s in health.statuses() for key, value in s.values.items() if key.startswith('dropped.')}
-    assert shown == {f'dropped.{reason.value}': str(count) for count, reason in enumerate(Drop, 1)}
+    assert shown == {f'dropped.{reason.value}': str(count) for count, reason in enumerate(DropReason, 1)}
 
 
 @pytest.mark.parametrize(
     'reason, part, level, severity',
     [
-        (Drop.FIRST, 'input', Level.OK, 'debug'),
-        (Drop.MALFORMED, 'input', Level.ERROR, 'error'),
-        (Drop.EMPTY, 'input', Level.WARN, 'warning'),
-        (Drop.ZERO_STAMP, 'input', Level.ERROR, 'warning'),
-        (Drop.OUT_OF_ORDER, 'input', Level.WARN, 'debug'),
-        (Drop.TIME_RESET, 'input', Level.OK, 'info'),
-        (Drop.EGO_MOTION, 'ego_motion', Level.WARN, 'warning'),
-        (Drop.ENGINE, 'inference', Level.ERROR, 'error'),
+        (DropReason.FIRST, 'input', Level.OK, 'debug'),
+        (DropReason.MALFORMED, 'input', Level.ERROR, 'error'),
+        (DropReason.EMPTY, 'input', Level.WARN, 'warning'),
+        (DropReason.ZERO_STAMP, 'input', Level.ERROR, 'warning'),
+        (DropReason.OUT_OF_ORDER, 'input', Level.WARN, 'debug'),
+        (DropReason.TIME_RESET, 'input', Level.OK, 'info'),
+        (DropReason.EGO_MOTION, 'ego_motion', Level.WARN, 'warning'),
+        (DropReason.ENGINE, 'inference', Level.ERROR, 'error'),
     ],
 )
 def test_drop_gets_its_level_and_its_log_line(health, lines, reason, part, level, severity):
@@ -74,7 +74,7 @@ def test_drop_gets_its_level_and_its_log_line(health, lines, reason, part, level
 
 
 def test_trouble_passes_by_itself(health, clock):
-    health.dropped(Drop.MALFORMED, 'Bad.')
+    health.dropped(DropReason.MALFORMED, 'Bad.')
     clock.now += HOLD_S
     assert status(health, 'input').level == Level.ERROR
     clock.now += 0.1
@@ -84,21 +84,21 @@ def test_trouble_passes_by_itself(health, clock):
 
 def test_log_is_throttled_by_kind_and_counts_what_it_held_back(health, clock, lines):
     for _ in range(8):
-        health.dropped(Drop.MALFORMED, 'Bad.')
-    health.dropped(Drop.EMPTY, 'Empty.')
+        health.dropped(DropReason.MALFORMED, 'Bad.')
+    health.dropped(DropReason.EMPTY, 'Empty.')
     assert lines == [('error', 'Bad.'), ('warning', 'Empty.')]
     clock.now += LOG_EVERY_S
-    health.dropped(Drop.MALFORMED, 'Bad.')
+    health.dropped(DropReason.MALFORMED, 'Bad.')
     assert lines[2] == ('error', 'Bad. (7 more since the last such line.)')
 
 
 def test_say_once(health, lines):
-    health.say_once('a', 'First.')
-    health.say_once('a', 'Second.')
+    health.log_once('a', 'First.')
+    health.log_once('a', 'Second.')
     assert lines == [('warning', 'First.')]
 
 
-@pytest.mark.parametrize('reason, part', [(Drop.DUPLICATE, 'input'), (Drop.OVERTAKEN, 'inference')])
+@pytest.mark.parametrize('reason, part', [(DropReason.DUPLICATE, 'input'), (DropReason.OVERTAKEN, 'inference')])
 @pytest.mark.parametrize('count, level', [(5, Level.OK), (6, Level.WARN)])
 def test_some_drops_are_a_warning_only_when_frequent(health, reason, part, count, level):
     for _ in range(100 - count):
@@ -110,12 +110,12 @@ def test_some_drops_are_a_warning_only_when_frequent(health, reason, part, count
 
 def test_ego_motion_that_does_not_come_back_is_an_error(health):
     for _ in range(9):
-        health.dropped(Drop.EGO_MOTION, 'No pose.')
+        health.dropped(DropReason.EGO_MOTION, 'No pose.')
     assert status(health, 'ego_motion').level == Level.WARN
-    health.dropped(Drop.EGO_MOTION, 'No pose.')
+    health.dropped(DropReason.EGO_MOTION, 'No pose.')
     assert status(health, 'ego_motion').level == Level.ERROR
     flowed(health)
-    health.dropped(Drop.EGO_MOTION, 'No pose.')
+    health.dropped(DropReason.EGO_MOTION, 'No pose.')
     assert status(health, 'ego_motion').level == Level.WARN
 
 
@@ -131,7 +131,7 @@ def test_slow_sweeps_warn_and_then_are_an_error(health, clock):
 
 
 def test_silence_is_noticed_and_its_end_too(health, clock, lines):
-    watch = lambda: health.watch_silence(1.0, lambda: '/points has 0 publishers.')  # noqa: E731
+    watch = lambda: health.check_input_timeout(1.0, lambda: '/points has 0 publishers.')  # noqa: E731
     watch()
     assert lines == []
     clock.now += 1.5
@@ -141,7 +141,7 @@ def test_silence_is_noticed_and_its_end_too(health, clock, lines):
     clock.now += 4
     watch()
     assert status(health, 'input').level == Level.ERROR
-    health.arrived()
+    health.record_received()
     watch()
     assert status(health, 'input').level == Level.OK
     assert [severity for severity, _ in lines] == ['warning', 'error', 'info']
@@ -149,7 +149,7 @@ def test_silence_is_noticed_and_its_end_too(health, clock, lines):
 
 def test_rate_and_latencies(health, clock):
     for k in range(60):
-        health.arrived()
+        health.record_received()
         clock.now += 0.1
         flowed(health, total=float(k))
     assert health.rate() == pytest.approx(10.0) and health.jitter_ms() == pytest.approx(0, abs=1e-6)
@@ -163,16 +163,16 @@ def test_jitter_is_the_spread_of_the_intervals(health, clock):
     assert health.jitter_ms() == 0.0
     for interval in (0.08, 0.12) * 10:
         clock.now += interval
-        health.arrived()
+        health.record_received()
     assert health.jitter_ms() == pytest.approx(20, rel=0.01)
     assert float(status(health, 'input').values['jitter_ms']) == pytest.approx(20, abs=0.3)
 
 
 def test_memory_is_bounded(health):
     for _ in range(2000):
-        health.arrived()
+        health.record_received()
         flowed(health)
-        health.dropped(Drop.MALFORMED, 'Bad.')
+        health.dropped(DropReason.MALFORMED, 'Bad.')
     sizes = [len(health._outcomes), len(health._arrivals), *(len(v) for v in health._stages.values())]
     assert max(sizes) <= 300 and len(health._troubles) == 1 and len(health._logged) == 1
 

@@ -17,7 +17,7 @@ from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transform
 from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
 from zeroflow_ros.lidar.point_cloud import decode_cloud
-from zeroflow_ros.lidar.sweep import Drop, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.replay import main
 from zeroflow_ros.runtime.offline import FLOW_TOPIC, OfflineFlow, estimate_flow
@@ -108,7 +108,7 @@ def test_velocities_are_those_of_the_pipeline(engine, bag_path):
 def test_flow_on_the_previous_sweep_goes_with_the_rows_of_that_sweep(engine, bag_path):
     with Bag(bag_path) as bag:
         results = list(OfflineFlow(bag, engine, output_on='previous'))
-    assert [r.drop for r in results] == [Drop.FIRST] + [None] * (NUM_SWEEPS - 1)
+    assert [r.drop for r in results] == [DropReason.FIRST] + [None] * (NUM_SWEEPS - 1)
     for k, result in enumerate(results[1:]):
         assert result.time_ns == START_NS + k * PERIOD_NS
         assert decode_cloud(result.message).stamp_ns == START_NS + k * PERIOD_NS
@@ -133,7 +133,7 @@ def test_a_part_of_the_bag(engine, bag_path):
     with Bag(bag_path) as bag:
         results = list(OfflineFlow(bag, engine, start=0.05, duration=0.3))
     assert [(r.time_ns - START_NS) // PERIOD_NS for r in results] == [1, 2, 3]
-    assert [r.drop for r in results] == [Drop.FIRST, None, None]
+    assert [r.drop for r in results] == [DropReason.FIRST, None, None]
 
 
 def test_without_odometry_sweeps_are_registered(engine, tmp_path):
@@ -142,7 +142,7 @@ def test_without_odometry_sweeps_are_registered(engine, tmp_path):
         flow = OfflineFlow(bag, engine)
         results = list(flow)
     assert flow.motion.source == 'registration' and 'no topic of nav_msgs/msg/Odometry' in flow.motion.note
-    assert [r.drop for r in results] == [Drop.FIRST, None, None], [r.reason for r in results]
+    assert [r.drop for r in results] == [DropReason.FIRST, None, None], [r.reason for r in results]
     for result in results[1:]:
         # 5 cm: the points of the walls are 0.3 m apart, and the driving box takes part.
         np.testing.assert_allclose(result.ego0_T_ego1[:3, 3], [EGO_SPEED * 0.1, 0, 0], atol=0.05)
@@ -173,7 +173,7 @@ def test_odometry_that_ends_early_drops_what_it_does_not_reach(engine, tmp_path)
     )
     with Bag(path) as bag:
         results = list(OfflineFlow(bag, engine))
-    assert [r.drop for r in results] == [Drop.FIRST, None, None, Drop.EGO_MOTION, Drop.EGO_MOTION]
+    assert [r.drop for r in results] == [DropReason.FIRST, None, None, DropReason.EGO_MOTION, DropReason.EGO_MOTION]
     assert 'needs a pose at' in results[-1].reason
 
 

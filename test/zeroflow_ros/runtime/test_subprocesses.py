@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from zeroflow_ros.runtime.subprocesses import ProgramError, Programs, StoppedError, resident_megabytes
+from zeroflow_ros.runtime.subprocesses import ProcessGroup, ProgramError, StoppedError, resident_megabytes
 
 SCRIPTS = {
     'good': 'print("all is well")',
@@ -21,13 +21,13 @@ SCRIPTS = {
 
 @pytest.fixture
 def start(tmp_path):
-    """Return a function that gives Programs, which find the scripts above as modules."""
+    """Return a function that gives ProcessGroup, which find the scripts above as modules."""
     for name, text in SCRIPTS.items():
         (tmp_path / f'zf_{name}.py').write_text(text)
 
     def make(timeout=20.0, stop=None):
         environment = {'PYTHONPATH': str(tmp_path)}
-        return Programs(tmp_path / 'log', environment, time.monotonic() + timeout, stop or threading.Event())
+        return ProcessGroup(tmp_path / 'log', environment, time.monotonic() + timeout, stop or threading.Event())
 
     return make
 

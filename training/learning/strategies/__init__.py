@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways in which a student learns, by name."""
+"""Learning strategies of students, by name."""
 
 import importlib
 
@@ -7,7 +7,7 @@ from training.learning.strategies.strategy import Strategy
 from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import ConfigError
 
-# module in training.learning.strategies, class in it
+# name: (module in training.learning.strategies, class)
 STRATEGIES = {
     'distillation': ('distillation', 'Distillation'),
     'seflow': ('seflow', 'SeFlow'),
@@ -15,7 +15,7 @@ STRATEGIES = {
 
 
 def build_strategy(config: TrainConfig) -> Strategy:
-    """Return the strategy that a configuration names. Raises: ConfigError when there is none of that name."""
+    """Return the strategy of a configuration. Raises: ConfigError for an unknown name."""
     if config.strategy not in STRATEGIES:
         raise ConfigError(f'strategy should be one of {", ".join(STRATEGIES)}, got {config.strategy!r}.')
     module, class_name = STRATEGIES[config.strategy]

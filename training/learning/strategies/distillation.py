@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learn to say the flow that a teacher, or the simulation, says."""
+"""Supervised learning of flow from a teacher's pseudo-labels or the simulation's ground truth."""
 
 import numpy as np
 import torch
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from training.datasets.training_pair import TrainingPair
 from training.learning import losses
-from training.learning.batch import faster
+from training.learning.batch import any_component_above
 from zeroflow_ros.errors import DataError
 
 
 class Distillation:
-    """A Strategy: config.loss between the flow of the student and that of the labels. Source: ZeroFlow."""
+    """A Strategy with config.loss between the student's flow and the label flow. Source: ZeroFlow."""
 
     teacher = 'rigid'
 
@@ -20,28 +20,28 @@ class Distillation:
         self.config = config
 
     def supervision(self, labels: str) -> str:
-        """Return what the labels are."""
+        """Return the description of the labels unchanged."""
         return labels
 
     def prepare(self, pair: TrainingPair) -> TrainingPair:
-        """Return the pair as it is. Raises: DataError when its labels say what moves, and not how."""
+        """Return the pair unchanged. Raises: DataError when its labels are dynamic/static only, without flow."""
         if pair.dynamic0 is not None:
             raise DataError(
-                'These labels say which points move, and not how, so there is no flow to distill. Train with '
+                'These labels say which points move, not how: they hold no flow to distill. Train with '
                 'config/train_seflow_lite.yaml (strategy: seflow), or label with another teacher.'
             )
         return pair
 
-    def scored(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
-        """Return rows of known flow: at most scored_points that move and as many that do not, at random."""
-        known, moves = ~np.isnan(flow).any(axis=1), faster(flow, self.config.mover_speed * dt)
+    def loss_rows(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
+        """Return random rows with known flow: at most scored_points moving ones and scored_points static ones."""
+        known, moves = ~np.isnan(flow).any(axis=1), any_component_above(flow, self.config.mover_speed * dt)
         if not self.config.scored_points:
             return np.flatnonzero(known)
         groups = (np.flatnonzero(known & moves), np.flatnonzero(known & ~moves))
         return np.sort(np.concatenate([rng.permutation(group)[: self.config.scored_points] for group in groups]))
 
     def loss(self, predicted: list[tuple[Tensor, Tensor]], batch) -> Tensor:
-        """Return config.loss of all scored points."""
+        """Return config.loss over all rows in the loss."""
         config, target = self.config, batch.flow
         flow = torch.cat([flow for both in predicted for flow in both])
         speed = torch.linalg.vector_norm(target, dim=1) / batch.dt

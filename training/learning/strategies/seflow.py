@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learn a flow that takes one sweep to the other; labels say which points move, and never how."""
+"""Self-supervised learning (SeFlow): the flow must align the two sweeps; labels only say which points move."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from training.datasets.training_pair import TrainingPair
-from training.learning.seflow_losses import FlowedPair, seflow_terms
+from training.learning.seflow_losses import PredictedPair, seflow_terms
 from training.teachers.dynamic_labels import from_flow
 
 
 class SeFlow:
-    """A Strategy: SeFlow's four terms, which weigh the same, over both directions of time.
+    """A Strategy with SeFlow's four loss terms, equally weighted, forward and backward in time.
 
-    Of labels that hold flow only which points move, and in which body, is kept.
+    From labels with flow it uses only which points are dynamic and their clusters.
     """
 
     teacher = 'dufomap'
@@ -24,11 +24,11 @@ class SeFlow:
         self.config = config
 
     def supervision(self, labels: str) -> str:
-        """Return that the labels are not the target."""
+        """Return a description that says the labels are not the target."""
         return f"SeFlow's losses on the sweeps themselves; which points move: {labels}"
 
     def prepare(self, pair: TrainingPair) -> TrainingPair:
-        """Return the pair with the dynamic labels of both clouds."""
+        """Return the pair with dynamic labels of both clouds, derived from the flow if missing."""
         if pair.dynamic0 is not None:
             return pair
         dynamic = [
@@ -39,18 +39,18 @@ class SeFlow:
         ]  # fmt: skip
         return dataclasses.replace(pair, dynamic0=dynamic[0], dynamic1=dynamic[1])
 
-    def scored(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
-        """Return all rows: what is compared are whole clouds."""
+    def loss_rows(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
+        """Return all rows: the losses compare whole clouds."""
         return np.arange(len(flow))
 
     def loss(self, predicted: list[tuple[Tensor, Tensor]], batch) -> Tensor:
-        """Return the mean over samples and directions of time of the sum of the terms; NaN for a flow that is none."""
+        """Return the sum of the terms, averaged over samples and time directions; NaN if the flow is not finite."""
         if not all(torch.isfinite(flow).all() for both in predicted for flow in both):
-            return predicted[0][0].sum() * torch.nan  # which the training reports; no tree takes such points
+            return predicted[0][0].sum() * torch.nan  # training_step reports it; the k-d tree rejects non-finite points
         losses = []
         for (points0, points1), (flow0, flow1), (labels0, labels1) in zip(
             batch.clouds, predicted, batch.dynamic, strict=True
         ):
-            losses.append(sum(seflow_terms(FlowedPair(points0, points1, flow0, labels0, labels1))))
-            losses.append(sum(seflow_terms(FlowedPair(points1, points0, flow1, labels1, labels0))))
+            losses.append(sum(seflow_terms(PredictedPair(points0, points1, flow0, labels0, labels1))))
+            losses.append(sum(seflow_terms(PredictedPair(points1, points0, flow1, labels1, labels0))))
         return torch.stack(losses).mean()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sets one way of learning apart from another: what it needs of a sweep pair, and its loss."""
+"""Interface of learning strategies: the preparation of a sweep pair, and the loss."""
 
 from typing import Protocol
 
@@ -11,21 +11,21 @@ from training.learning.batch import Batch
 
 
 class Strategy(Protocol):
-    """A way in which a student learns. It is made from a TrainConfig.
+    """A learning strategy, constructed from a TrainConfig.
 
-    teacher: what labels its data where nobody says otherwise.
+    teacher: name of the default teacher for its labels.
     """
 
     teacher: str
 
     def supervision(self, labels: str) -> str:
-        """Return what the student learns from, for its provenance; labels: what its data is labelled by."""
+        """Return the `supervision` entry of the student's provenance. labels: description of the labels."""
 
     def prepare(self, pair: TrainingPair) -> TrainingPair:
-        """Return a pair with all that the loss needs, once when it is read. Raises: DataError when it has not."""
+        """Return a pair with everything the loss needs; called once per read. Raises: DataError if it cannot."""
 
-    def scored(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
-        """Return the rows of a cloud that the loss looks at; flow: (N, 3) [m] as far as it is known, else NaN."""
+    def loss_rows(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
+        """Return the rows of a cloud that enter the loss. flow: (N, 3) [m], NaN where unknown."""
 
     def loss(self, predicted: list[tuple[Tensor, Tensor]], batch: Batch) -> Tensor:
-        """Return the loss; predicted: of each sample the flow [m] of the scored rows of both clouds."""
+        """Return the loss. predicted: per sample the flow [m] of the loss rows of both clouds."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a spinning LiDAR sees triangles: ray casting, what passes through, what is lost, noise."""
+"""A spinning LiDAR over triangles: ray casting, transparency, lost returns, noise."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,7 +14,7 @@ from zeroflow_ros import transforms
 
 
 class Category(IntEnum):
-    """What a point lies on. From CAR on, points belong to an actor; up to GROUND, to the static world."""
+    """The class of a point: up to GROUND the static world, from CAR on an actor."""
 
     BACKGROUND = 0
     GROUND = 1
@@ -33,17 +33,17 @@ _REFLECTIVITY = np.array(
 
 @dataclass(frozen=True)
 class SensorCondition:
-    """How well the sensor works in one clip.
+    """Sensor imperfections in one clip.
 
     range_noise: standard deviation of each return [m].
-    beam_bias: (num_beams,) constant range error of each beam [m]: factory calibration is not perfect.
+    beam_bias: (num_beams,) constant range error of each beam [m], from imperfect calibration.
     threshold: weakest detectable signal: reflectivity * cos(incidence) / range^2 [1/m^2].
-    dropout: share of rays lost for no reason.
-    spurious: share of rays that return from nowhere (rain, dust, cross-talk).
+    dropout: share of rays lost at random.
+    spurious: share of rays with a false return (rain, dust, cross-talk).
     mixed: share of rays at a depth edge that return from between its two sides.
     min_range: nearer returns are cut [m].
-    leaf_pass: share of rays that get through a leaf triangle, which stands for a tuft of leaves.
-    glass_pass, glass_back: shares of rays that get through glass and that return from it; the rest is mirrored away.
+    leaf_pass: share of rays that pass a leaf triangle, which represents a tuft of leaves.
+    glass_pass, glass_back: shares of rays that pass glass and that return from it; the rest is reflected away.
     """
 
     range_noise: float
@@ -77,7 +77,7 @@ class SensorCondition:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """Triangles that keep their place relative to each other, with what each one is.
+    """Triangles of one rigid body or of the static world, with their classes.
 
     mesh: (T) triangles and materials.
     category, instance: (T,) a Category, and an actor index or -1, of each triangle.
@@ -89,7 +89,7 @@ class Surfaces:
 
     @staticmethod
     def of(mesh: Mesh, category: Category, instance: int) -> 'Surfaces':
-        """Return the surfaces of one thing."""
+        """Return the surfaces of one object."""
         return Surfaces(mesh, np.full(len(mesh), category, np.uint8), np.full(len(mesh), instance, np.int32))
 
     @staticmethod
@@ -103,7 +103,7 @@ class Surfaces:
 
 
 class _Caster:
-    """Surfaces that rays can be cast at, in the frame of their mesh."""
+    """Casts rays at surfaces, in the frame of their mesh."""
 
     def __init__(self, surfaces: Surfaces):
         self.surfaces = surfaces
@@ -127,12 +127,12 @@ class _Caster:
         """Return the rows of rays from `eye` (3,) that may hit this body nearer than `ranges` (N,) [m]; all in odom."""
         center = odom_T_body[:3, :3] @ self._center + odom_T_body[:3, 3] - eye
         distance = float(np.linalg.norm(center))
-        reach = self._radius + 0.2  # beams of a stacked pair start up to that far from the eye
+        reach = self._radius + 0.2  # beams of a stacked pair start up to 0.2 m from the eye
         if distance > reach:
             least_cosine = np.sqrt(1 - (reach / distance) ** 2)
             aligned = directions @ (center / distance).astype(np.float32)
             return np.flatnonzero((aligned > least_cosine) & (ranges > distance - reach))
-        # The body is under the eye: no ray can hit it that points higher than the highest of its corners.
+        # The eye is inside or near the body: rays above its highest corner cannot hit it.
         up = odom_T_body[:3, 2]
         offset = self._corners + odom_T_body[:3, :3].T @ (odom_T_body[:3, 3] - eye)
         highest = (offset[:, 2] / np.linalg.norm(offset, axis=1)).max()
@@ -156,9 +156,9 @@ class _Hits:
 
 
 class Scene:
-    """Everything that a LiDAR can see in one clip: surfaces at rest in odom, and bodies that move.
+    """All surfaces of one clip: static ones in odom, and moving bodies.
 
-    Acceleration structures are built once: a moving body is hit by bringing the rays into its frame.
+    Acceleration structures are built once; rays are transformed into the frame of each moving body.
     """
 
     def __init__(self, resting: Surfaces, moving: list[Surfaces]):
@@ -171,7 +171,7 @@ class Scene:
         """Return the first surface on each ray beyond `start`.
 
         origins, directions: (N, 3) float32 in odom, directions of length 1; all origins within 0.2 m of each other.
-        odom_T_moving: (bodies, 4, 4). start: (N,) [m]; ranges count from the origin nevertheless.
+        odom_T_moving: (bodies, 4, 4). start: (N,) [m]; ranges are measured from the origin.
         """
         num_rays = len(origins)
         begin = origins + directions * start[:, None]
@@ -199,7 +199,7 @@ class Scene:
             hits.put(rows[nearer], ranges[nearer], cosine[nearer], body.surfaces, triangle[nearer])
         return hits
 
-    def see(
+    def simulate_sweep(
         self,
         lidar: LidarModel,
         condition: SensorCondition,
@@ -207,7 +207,7 @@ class Scene:
         odom_T_moving: np.ndarray,
         rng: np.random.Generator,
     ):
-        """Take one sweep, all rays at one instant.
+        """Simulate one sweep, all rays at one instant.
 
         Returns points (N, 3) float32 [m] in the LiDAR frame, intensity (N,) float32 in [0, 1], category (N,) uint8,
         instance (N,) int32.
@@ -232,7 +232,7 @@ class Scene:
         return points, np.clip(intensity[seen], 0, 1).astype(np.float32), hits.category[seen], hits.instance[seen]
 
     def _pass_through(self, hits: _Hits, origins, directions, odom_T_moving, condition: SensorCondition, rng) -> None:
-        """Let a random share of the rays on leaves and glass go on to what is behind, at most three times."""
+        """Continue a random share of the rays on leaves and glass to the next surface, at most three times."""
         rows = np.arange(len(origins))
         for _ in range(3):
             chance, material = rng.random(len(rows), np.float32), hits.material[rows]
@@ -240,7 +240,7 @@ class Scene:
             passing = (material == Material.LEAF) & (chance < condition.leaf_pass) | is_glass & (
                 chance < condition.glass_pass
             )
-            # Straight on, glass mirrors the beam back into the sensor.
+            # At normal incidence glass reflects the beam back to the sensor.
             returned = np.where(hits.cosine[rows] > 0.98, 0.7, condition.glass_back)
             hits.range[rows[is_glass & ~passing & (chance < 1 - returned)]] = np.inf
             rows = rows[passing & np.isfinite(hits.range[rows])]
@@ -253,7 +253,7 @@ class Scene:
 
 
 def _detect(hits: _Hits, lidar: LidarModel, condition: SensorCondition, rng) -> np.ndarray:
-    """Return which rays come back strong enough, (N,) bool: a soft threshold on the signal, and plain drop-outs."""
+    """Return which rays are detected, (N,) bool: a soft threshold on the signal, and random drop-outs."""
     signal = _REFLECTIVITY[hits.material] * np.maximum(hits.cosine, 0.01) / np.maximum(hits.range, 1) ** 2
     seen = np.isfinite(hits.range) & (hits.range < lidar.max_range)
     seen &= signal > condition.threshold * np.exp(np.float32(0.7) * rng.standard_normal(len(signal), np.float32))
@@ -263,7 +263,7 @@ def _detect(hits: _Hits, lidar: LidarModel, condition: SensorCondition, rng) -> 
 def _mix_edges(hits: _Hits, ranges, seen, num_beams: int, condition: SensorCondition, rng) -> None:
     """Where a beam straddles a depth edge of the static world, return some points from between its two sides.
 
-    Edges of actors are left alone: a point between a mover and a wall has no true flow.
+    Edges of actors are left alone: a point between an actor and a wall has no defined flow.
     """
     static = seen & (hits.instance < 0)
     rows = np.flatnonzero(
@@ -277,7 +277,7 @@ def _mix_edges(hits: _Hits, ranges, seen, num_beams: int, condition: SensorCondi
 
 
 def _add_spurious(hits: _Hits, ranges, seen, intensity, condition: SensorCondition, rng) -> None:
-    """Replace a few rays by returns from the air, static and faint."""
+    """Replace a few rays by weak static returns from the air."""
     rows = np.flatnonzero(rng.random(len(ranges), np.float32) < condition.spurious)
     farthest = np.minimum(np.where(np.isfinite(ranges[rows]), ranges[rows], 40), 40)
     ranges[rows] = farthest * rng.random(len(rows)) ** 0.7

@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LidarModel:
-    """A spinning LiDAR, or two stacked ones that are read as one.
+    """A spinning LiDAR, or two stacked ones combined into one cloud.
 
     name: the key in LIDAR_MODELS.
     rate_hz: sweeps per second.
     elevations_deg: one per beam, up is positive.
     num_azimuths: firings per revolution.
-    mount_height: lowest and highest mount above ground [m]; a clip draws one.
+    mount_height: lowest and highest mount above ground [m]; each clip draws one.
     azimuth_offsets_deg: one per beam, or empty for none.
     height_offsets: beam origin above the LiDAR frame [m], one per beam, or empty for none.
     max_range: [m].
