@@ -39,13 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'simulate: {error}', file=sys.stderr)
         return 1
     if options.picture:
-        draw(clip, options.picture)
+        plot_sweep(clip, options.picture)
     num_points = sum(len(sweep.points) for sweep in clip.sweeps) // len(clip.sweeps)
     print(f'{options.out}: {len(clip.sweeps)} sweeps of {num_points} points, {clip.street}, {clip.lidar.name}')
     return 0
 
 
-def draw(clip, path: Path) -> None:
+def plot_sweep(clip, path: Path) -> None:
     """Draw the first sweep of a SimulatedClip from above, coloured by ground-truth speed."""
     import numpy as np
 
@@ -56,7 +56,7 @@ def draw(clip, path: Path) -> None:
     if len(clip.sweeps) > 1:
         velocity = clip.flow(0, 1) * clip.lidar.rate_hz
     path.parent.mkdir(parents=True, exist_ok=True)
-    bev_plot.draw(points, velocity, path, title=f'Simulation: {clip.street}, {clip.lidar.name}, seed {clip.seed}')
+    bev_plot.plot_sweep(points, velocity, path, title=f'Simulation: {clip.street}, {clip.lidar.name}, seed {clip.seed}')
 
 
 if __name__ == '__main__':

@@ -40,9 +40,9 @@ _PATIENCE_S = 5.0  # after this, a sweep counts as one without flow
 class Record:
     """Measurements of a node.
 
-    memory: (share of the run, resident MB). latency_ms: input-to-output latency. age_s: time from a sweep's stamp
-    to its flow. reports: times of diagnostic messages [s]. pace: (share of the run, milliseconds for a fixed piece of work);
-    the speed of a virtual machine varies by itself.
+    memory: (share of the run, resident MB). latency_ms: input-to-output latency. age_s: time from a sweep's stamp to
+    its flow. reports: times of diagnostic messages [s]. pace: (share of the run, milliseconds for a fixed piece of
+    work); the speed of a virtual machine varies by itself.
     """
 
     sent: int = 0

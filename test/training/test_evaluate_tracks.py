@@ -16,7 +16,7 @@ def test_settings_become_options():
 
 @pytest.mark.parametrize(
     'setting, said',
-    [('min_sped=1', 'Known are min_speed'), ('min_speed=x', 'NAME=VALUE'), ('confirm_hits=1', 'must be from 2')],
+    [('min_sped=1', 'Known names: min_speed'), ('min_speed=x', 'NAME=VALUE'), ('confirm_hits=1', 'must be from 2')],
 )
 def test_a_setting_that_is_none_is_refused(setting, said):
     with pytest.raises(ConfigError, match=said):

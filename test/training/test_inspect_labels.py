@@ -86,7 +86,7 @@ def test_pictures_and_a_table_of_a_store(tmp_path, capsys):
     assert inspect_labels.main([str(store.folder), '--out', str(tmp_path / 'pictures')]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in said[1:4]] == ['a/bad', 'a/good', 'b/empty']
-    assert said[-1] == f'{tmp_path / "pictures"}: 3 pictures, figures of 3 labels'
+    assert said[-1] == f'{tmp_path / "pictures"}: 3 pictures, measures of 3 labels'
     names = sorted(path.name for path in (tmp_path / 'pictures').iterdir())
     assert names == ['a_bad.png', 'a_good.png', 'b_empty.png', 'figures.json']
     good, bad, nothing = (
@@ -109,7 +109,7 @@ def test_the_worst_of_all_labels(tmp_path, capsys):
         store.write(label(f'{k}', -MOVE if k == 3 else MOVE))
     assert inspect_labels.main([str(store.folder), '--out', str(tmp_path / 'p'), '--worst', '--count', '1']) == 0
     assert sorted(path.name for path in (tmp_path / 'p').iterdir()) == ['3.png', 'figures.json']
-    assert capsys.readouterr().out.splitlines()[-1].endswith('1 pictures, figures of 5 labels')
+    assert capsys.readouterr().out.splitlines()[-1].endswith('1 pictures, measures of 5 labels')
 
 
 def test_damaged_labels_are_named_and_fail(tmp_path, capsys):

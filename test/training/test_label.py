@@ -150,7 +150,7 @@ def test_two_jobs_on_one_shard(job):
         process.kill()
         process.wait(10)
     quick = dataclasses.replace(slow, wall=job.wall)
-    with pytest.raises(DataError, match='labels made otherwise'):
+    with pytest.raises(DataError, match='labels of other settings'):
         run(quick)
     with open(job.out / 'jobs' / 'shard_1_of_2.lock') as lock:  # the kernel freed it
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,7 +240,7 @@ def is_alive(pid) -> bool:
 def test_a_dataset_with_nothing_or_with_a_key_twice(job):
     with pytest.raises(DataError, match='are empty'):
         run(dataclasses.replace(job, num_pairs=0))
-    with pytest.raises(DataError, match="share keys, as 'drive/000000'"):
+    with pytest.raises(DataError, match="share keys, such as 'drive/000000'"):
         run(dataclasses.replace(job, datasets=('world', 'world')))
     assert not job.out.exists()
 
@@ -263,7 +263,7 @@ def test_a_config_that_is_none(tmp_path, capsys, text, said):
 
 def test_a_crop_is_an_option_of_the_program(monkeypatch, tmp_path):
     jobs = []
-    monkeypatch.setattr(label, 'work', lambda job, **how: jobs.append((job, how)) or 0)
+    monkeypatch.setattr(label, 'run_job', lambda job, **how: jobs.append((job, how)) or 0)
     (tmp_path / 'teacher.yaml').write_text('rate: 0.1\n')
     words = [
         'a',

@@ -88,7 +88,7 @@ def test_an_estimator_of_zero_flow_on_a_log_submits_the_motion_of_the_vehicle(tm
     masks = write_masks(tmp_path / 'masks.zip', {f'log/{STAMPS[0]}': mask, f'log/{STAMPS[1]}': ~mask})
     out, dataset = tmp_path / 's.zip', f'av2:{tmp_path / "logs"}'
     assert submit.main(['zero', dataset, '--board', 'v1', '--masks', str(masks), '--out', str(out)]) == 0
-    assert '2 files, 6 rows, checked; 0.0% of the rows got no flow' in capsys.readouterr().out
+    assert '2 files, 6 rows, checked; 0.0% of the rows have no flow' in capsys.readouterr().out
     for columns in read(out).values():
         np.testing.assert_allclose(flow_of(columns), np.tile([-1, 0, 0], (len(columns['is_dynamic']), 1)), atol=1e-6)
         assert not columns['is_dynamic'].any()
@@ -108,7 +108,7 @@ def test_scenes_are_submitted_too(tmp_path):
     for columns in files.values():
         np.testing.assert_allclose(flow_of(columns), residual, atol=5e-4)  # m, of 0.8 m in float16
     masks = write_masks(tmp_path / 'm.zip', {f'a/{stamp(0)}': np.ones(400, bool)})
-    with pytest.raises(DataError, match=r'may be in that of a LiDAR.*\?calibration=LOGS'):
+    with pytest.raises(DataError, match=r'may be in a LiDAR frame.*\?calibration=LOGS'):
         submit.submit(Known(residual), dataset, 'v1', tmp_path / 's.zip', masks=masks)
 
 

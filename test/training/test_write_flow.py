@@ -88,7 +88,7 @@ def test_results_of_another_origin_are_not_written_over_unless_told_to(tmp_path)
 @pytest.mark.parametrize('name', ['flow', 'lidar', 'eval_mask', '', 'a/b', '..', 'with space'])
 def test_names_of_the_format_and_names_that_are_none_are_refused(tmp_path, name):
     residual = write_scene(tmp_path / 'a.h5')
-    with pytest.raises(ConfigError, match='A result needs a name'):
+    with pytest.raises(ConfigError, match='The name of a result must consist of letters'):
         write_flow.write_flow(Known(residual), open_dataset(str(tmp_path)), name)
 
 

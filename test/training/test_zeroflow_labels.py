@@ -44,10 +44,10 @@ def test_a_published_file_is_put_into_the_rows_of_the_sweep(tmp_path):
 
 
 @pytest.mark.parametrize('valid_idxes, flow, said', [
-    ((0, 1), np.zeros((1, 2, 3)), 'labels 2 places .* the last 1; log/1 has 3 points'),
-    ((0, 1, 2), None, 'labels 3 places .* the last 2; log/1 has 3 .* the last at 3'),
+    ((0, 1), np.zeros((1, 2, 3)), 'labels 2 entries .* the last 1; log/1 has 3 points'),
+    ((0, 1, 2), None, 'labels 3 entries .* the last 2; log/1 has 3 .* the last at 3'),
     ((0, 1, 90_000), None, 'the last 90000'),
-    ((), np.zeros((1, 0, 3)), 'labels 0 places'),
+    ((), np.zeros((1, 0, 3)), 'labels 0 entries'),
     ((0, 1, 3), np.zeros((3, 3)), r'should have finite flow'),
     ((0, 1, 3), np.full((1, 3, 3), np.nan), r'should have finite flow'),
     ((0, 1, 3), np.zeros((1, 2, 3)), r'should have finite flow'),
@@ -97,7 +97,7 @@ def test_flow_that_zeroflow_wants_and_we_have_not(tmp_path):
     item = label_world.pair('log/1', 40)
     flow = np.zeros(item.pair.points0.shape, np.float32)
     flow[-2:] = np.nan
-    with pytest.raises(DataError, match='wants flow for 40 points, and 2 of them have none'):
+    with pytest.raises(DataError, match='ZeroFlow labels 40 points, and 2 of them have no flow'):
         write_flow(tmp_path / 'a.npz', flow, item)
     assert not list(tmp_path.iterdir())
 

@@ -42,8 +42,8 @@ def draw_flows(
             bbox={'facecolor': _BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}, zorder=10,
         )  # fmt: skip
     said = (
-        f'{title}    colours up to {max_speed:g} m/s, arrows: {_ARROW_SECONDS:g} s of motion, grey: static, '
-        'dark: no flow'
+        f'{title}    colours from {_MIN_SPEED:g} to {max_speed:g} m/s, arrows: {_ARROW_SECONDS:g} s of motion, '
+        'grey: slower, dark: no flow'
     )
     figure.text(0.006, (1 + top) / 2, said, color=_TEXT, fontsize=13, va='center')
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep from above: points coloured by speed, arrows where they go. Needs matplotlib, and imports it only to draw."""
+"""Bird's-eye view of a sweep: points coloured by speed, arrows along their motion; imports matplotlib only to draw."""
 
 from pathlib import Path
 
@@ -11,21 +11,22 @@ _SIZE = (12.8, 8.0)  # inches
 _ASPECT = _SIZE[1] / _SIZE[0]
 _DPI = 150
 _BACKGROUND, _TEXT, _FAINT = '#0b0f17', '#e8edf5', '#7d8aa0'
-# Ground to roof of what stands still: a cold grey that leaves all colour to what moves.
-_STILL = np.array([[0.20, 0.25, 0.33], [0.40, 0.46, 0.56], [0.64, 0.70, 0.79]])
+# Static points, from the ground to the roofs: a cold grey, so that colour means motion.
+_STATIC = np.array([[0.20, 0.25, 0.33], [0.40, 0.46, 0.56], [0.64, 0.70, 0.79]])
 _UNKNOWN = '#1c2331'
-# Slow to fast; starts bright, so that walking pace stands out from what stands still.
+# From the slowest dynamic point to the fastest: starts bright, so that walking pace stands out from static points.
 _SPEED_COLORS = ['#3fa7ff', '#2fe0d0', '#6ee85a', '#ffd83d', '#ff8a2b', '#ff3b4e']
 _CAR = np.array([[2.4, 0.0], [1.6, 0.95], [-2.2, 0.95], [-2.2, -0.95], [1.6, -0.95]])  # [m], nose along x
 
 
-def draw(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, title: str = '', reach: float = 44.0,
+def plot_sweep(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, title: str = '', reach: float = 44.0,
          min_speed: float = 0.5, max_speed: float = 0.0, arrow_seconds: float = 0.5) -> None:  # fmt: skip
     """Write a picture of one sweep; the suffix of `path` says which format.
 
     points: (N, 3) [m], x forward to the right of the picture, y left to its top. velocity: (N, 3) [m/s], NaN where
-    there is none. reach: from the sensor to the left and right edge [m]. min_speed: slower points count as still
-    [m/s]. max_speed: the end of the colours [m/s]; 0 chooses it. arrow_seconds: arrows end where points will be then.
+    there is none. reach: from the sensor to the left and right edge [m]. min_speed: slower points are static, in
+    grey; the colours start here [m/s]. max_speed: the end of the colours [m/s]; 0 chooses it. arrow_seconds: arrows end
+    where points will be then.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def draw(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, title: s
 
 def draw_on(axes, points: np.ndarray, velocity: np.ndarray, *, reach: float, min_speed: float, max_speed: float,
             arrow_seconds: float) -> int:  # fmt: skip
-    """Draw a sweep on matplotlib axes, for pictures that show several; return how many points move. See `draw`."""
+    """Draw a sweep on matplotlib axes; return how many points move. Arguments: see `plot_sweep`."""
     axes.set_facecolor(_BACKGROUND)
     axes.set_axis_off()
     axes.set_aspect('equal')
@@ -55,14 +56,14 @@ def draw_on(axes, points: np.ndarray, velocity: np.ndarray, *, reach: float, min
     speed = np.linalg.norm(velocity, axis=1)
     is_known = np.isfinite(speed)
     is_moving = is_known & (speed >= min_speed)
-    is_still = is_known & ~is_moving
+    is_static = is_known & ~is_moving
     dots = {'marker': 'o', 'linewidths': 0, 'rasterized': True}
     unknown = points[~is_known]
     axes.scatter(unknown[:, 0], unknown[:, 1], s=0.5, c=_UNKNOWN, zorder=2, **dots)
-    still = points[is_still]
-    axes.scatter(still[:, 0], still[:, 1], s=0.8, c=_by_height(still[:, 2]), zorder=3, **dots)
+    static = points[is_static]
+    axes.scatter(static[:, 0], static[:, 1], s=0.8, c=_by_height(static[:, 2]), zorder=3, **dots)
     order = np.flatnonzero(is_moving)[np.argsort(speed[is_moving])]  # the fast ones on top
-    colors = _colormap()(speed[order] / max_speed)
+    colors = speed_scale(min_speed, max_speed).to_rgba(speed[order])
     axes.scatter(points[order, 0], points[order, 1], s=26, c=colors, alpha=0.06, zorder=4, **dots)  # a glow
     axes.scatter(points[order, 0], points[order, 1], s=2.6, c=colors, zorder=5, **dots)
     _draw_arrows(axes, points, velocity, min_speed, max_speed, arrow_seconds)
@@ -77,9 +78,9 @@ def _visible(points: np.ndarray, velocity: np.ndarray, reach: float) -> tuple[np
 
 
 def speed_color_limit(velocity: np.ndarray, min_speed: float) -> float:
-    """Return a round speed [m/s] that most of what moves stays below, from 5 m/s (running) up.
+    """Return a round speed [m/s] that most dynamic points stay below, from 5 m/s (running) up.
 
-    velocity: (N, 3) [m/s]. min_speed: what is slower stands.
+    velocity: (N, 3) [m/s]. min_speed: slower points are static [m/s].
     """
     speed = np.linalg.norm(velocity, axis=1)
     moving = speed[np.isfinite(speed) & (speed >= min_speed)]
@@ -93,13 +94,25 @@ def _by_height(z: np.ndarray) -> np.ndarray:
         return np.zeros((0, 3))
     ground = np.percentile(z, 10)
     level = np.clip((z - ground) / 4.0, 0, 1)  # 4 m: a lorry, or the first floor
-    return np.stack([np.interp(level, [0, 0.3, 1], _STILL[:, channel]) for channel in range(3)], axis=1)
+    return np.stack([np.interp(level, [0, 0.3, 1], _STATIC[:, channel]) for channel in range(3)], axis=1)
 
 
-def _colormap():
-    from matplotlib.colors import LinearSegmentedColormap
+def speed_scale(min_speed: float, max_speed: float):
+    """Return matplotlib's mapping from speed [m/s] to colour: grey below min_speed, never a colour of motion."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    return LinearSegmentedColormap.from_list('speed', _SPEED_COLORS)
+    colors = LinearSegmentedColormap.from_list('speed', _SPEED_COLORS)
+    colors.set_under(_STATIC[1])
+    return ScalarMappable(Normalize(min_speed, max_speed), colors)
+
+
+def speed_ticks(min_speed: float, max_speed: float) -> list[float]:
+    """Return the numbers of the colour legend [m/s]; the first is min_speed, below which all is grey."""
+    from matplotlib.ticker import MaxNLocator
+
+    whole = MaxNLocator(5, integer=True).tick_values(0, max_speed)
+    return [min_speed, *(float(tick) for tick in whole if min_speed + 0.1 * max_speed < tick <= max_speed)]
 
 
 def _draw_arrows(axes, points, velocity, min_speed, max_speed, seconds) -> None:
@@ -111,7 +124,7 @@ def _draw_arrows(axes, points, velocity, min_speed, max_speed, seconds) -> None:
     axes.quiver(
         tails[:, 0], tails[:, 1], ways[:, 0], ways[:, 1], angles='xy', scale_units='xy', scale=1, units='dots',
         width=2.6, headwidth=4.6, headlength=5.6, headaxislength=5.1, minlength=0.5,
-        color=_colormap()(speed / max_speed), edgecolor=_BACKGROUND, linewidth=0.4, zorder=6,
+        color=speed_scale(min_speed, max_speed).to_rgba(speed), edgecolor=_BACKGROUND, linewidth=0.4, zorder=6,
     )  # fmt: skip
 
 
@@ -127,10 +140,6 @@ def _draw_rings(axes, reach: float) -> None:
 
 
 def _write_legend(figure, axes, title, num_points, num_moving, min_speed, max_speed, arrow_seconds, reach) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.ticker import MaxNLocator
-
     box = {'facecolor': _BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}
     if title:
         figure.text(0.022, 0.955, title, color=_TEXT, fontsize=17, fontweight='bold', va='center', bbox=box)
@@ -142,9 +151,10 @@ def _write_legend(figure, axes, title, num_points, num_moving, min_speed, max_sp
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
     bar = figure.add_axes((0.735, 0.075, 0.24, 0.016), zorder=10)
-    scale = ScalarMappable(Normalize(0, max_speed), _colormap())
-    ticks = MaxNLocator(5, integer=True)
-    colorbar = figure.colorbar(scale, cax=bar, orientation='horizontal', extend='max', ticks=ticks)
+    ticks = speed_ticks(min_speed, max_speed)
+    scale = speed_scale(min_speed, max_speed)
+    colorbar = figure.colorbar(scale, cax=bar, orientation='horizontal', extend='both', ticks=ticks)
+    colorbar.ax.set_xticklabels([f'{tick:g}' for tick in ticks])
     colorbar.outline.set_visible(False)
     bar.tick_params(colors=_TEXT, labelsize=10, length=0, pad=4)
     panel.text(0.055, 0.7, 'speed over ground [m/s]', color=_TEXT, fontsize=11, transform=panel.transAxes)
@@ -154,5 +164,5 @@ def _write_legend(figure, axes, title, num_points, num_moving, min_speed, max_sp
     axes.plot([start, start + length], [height, height], color=_TEXT, linewidth=2.2, solid_capstyle='butt', zorder=9)
     axes.text(start + length / 2, height + reach * 0.012, f'{length} m', color=_TEXT, fontsize=10, ha='center',
               va='bottom', zorder=9, bbox=box)  # fmt: skip
-    arrow = f'arrow: the way of {arrow_seconds:g} s   grey: still   dark: no velocity'
+    arrow = f'arrow: motion in {arrow_seconds:g} s   grey: below {min_speed:g} m/s   dark: no velocity'
     figure.text(0.022, 0.028, arrow, color=_FAINT, fontsize=10, va='center', bbox=box)

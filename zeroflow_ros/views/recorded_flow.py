@@ -10,7 +10,7 @@ from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.errors import CloudError, DataError
 from zeroflow_ros.lidar.point_cloud import decode_cloud, decode_velocity
-from zeroflow_ros.views.bev_plot import draw
+from zeroflow_ros.views.bev_plot import plot_sweep
 
 RECORDING_STARTED = 'Recording'  # how the recorder's log line begins when it has found the node
 MOVING = 0.5  # m/s: slower may be noise of the ego motion
@@ -48,5 +48,5 @@ def draw_lively_sweep(path: str | Path, num_moving: list[int], picture: str | Pa
     chosen = int(np.argsort(num_moving, kind='stable')[int(0.75 * (len(num_moving) - 1))])
     for index, (_, points, velocity) in enumerate(read_flow(path)):
         if index == chosen:
-            draw(points, velocity, picture, title=title, min_speed=MOVING)
+            plot_sweep(points, velocity, picture, title=title, min_speed=MOVING)
             return

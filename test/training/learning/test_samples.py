@@ -70,8 +70,8 @@ def test_pairs_are_read_once_as_long_as_there_is_room(clips):
 
     for room, num_read in ((3, 3), (0, 6)):
         counting = Counting()
-        config = dataclasses.replace(TINY, warm_up=TrainPhase(0, 2, 32), crops=TrainPhase(0, 2, 32), full=TrainPhase(9, 1, 256),
-                                     cached_pairs=room)  # fmt: skip
+        config = dataclasses.replace(TINY, warm_up=TrainPhase(0, 2, 32), crops=TrainPhase(0, 2, 32),
+                                     full=TrainPhase(9, 1, 256), cached_pairs=room)  # fmt: skip
         samples = PairSamples(config, counting, GRID)
         first = [samples[step, 0] for step in range(6)]  # each of the three twice
         assert len(counting.read) == num_read

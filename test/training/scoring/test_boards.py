@@ -55,7 +55,7 @@ RIGHT = {name: np.zeros(2, np.float16) for name in FLOW}
     'files, said',
     [
         ({}, 'holds 0 files, expected 1; one that differs is a/1.feather'),
-        ({'a/1.feather': RIGHT, 'a/2.feather': RIGHT}, 'a/2.feather is one that differs'),
+        ({'a/1.feather': RIGHT, 'a/2.feather': RIGHT}, 'one that differs is a/2.feather'),
         ({'a/1.feather': {name: value[:1] for name, value in RIGHT.items()}}, 'should have 2 rows, got 1'),
         ({'a/1.feather': {name: value.astype(np.float32) for name, value in RIGHT.items()}}, 'should have the columns'),
         ({'a/1.feather': dict(reversed(RIGHT.items()))}, 'should have the columns'),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from processes import ROOT
 
-from zeroflow_ros.views.bev_plot import draw, draw_on
+from zeroflow_ros.views.bev_plot import draw_on, plot_sweep, speed_scale, speed_ticks
 
 image = pytest.importorskip('matplotlib.image', reason='needs matplotlib')
 
@@ -37,7 +37,7 @@ def place(x, y, reach=44.0):
 
 def test_only_what_moves_has_a_colour_and_it_is_where_it_belongs(tmp_path):
     points, velocity = scene()
-    draw(points, velocity, tmp_path / 'a.png', title='A block')
+    plot_sweep(points, velocity, tmp_path / 'a.png', title='A block')
     rows, columns = np.nonzero(colorful(tmp_path / 'a.png'))
     (top, right), (bottom, left) = place(18, 11 + 0.5 * 5), place(14, 9)  # 0.5 s of arrow
     assert len(rows) > 500
@@ -58,13 +58,13 @@ def test_only_what_moves_has_a_colour_and_it_is_where_it_belongs(tmp_path):
     ],
 )
 def test_without_motion_there_is_no_colour(tmp_path, label, change):
-    draw(*change(*scene()), tmp_path / 'a.png')
+    plot_sweep(*change(*scene()), tmp_path / 'a.png')
     assert not colorful(tmp_path / 'a.png').any()
 
 
 def test_the_scale_can_be_chosen(tmp_path):
     for name, max_speed in (('slow', 5.0), ('fast', 30.0)):
-        draw(*scene(), tmp_path / f'{name}.png', max_speed=max_speed)
+        plot_sweep(*scene(), tmp_path / f'{name}.png', max_speed=max_speed)
     red = {name: image.imread(tmp_path / f'{name}.png')[colorful(tmp_path / f'{name}.png')][:, 0].mean()
            for name in ('slow', 'fast')}  # fmt: skip
     assert red['slow'] > red['fast'] + 0.3  # 5 m/s is the red end of one and near the blue end of the other
@@ -85,3 +85,14 @@ def test_several_views_share_a_picture(tmp_path):
 def test_matplotlib_is_loaded_only_to_draw():
     program = "import sys, zeroflow_ros.views.bev_plot; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', program], cwd=ROOT, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize('min_speed, max_speed', [(0.5, 5.0), (0.5, 15.0), (0.5, 40.0), (2.0, 8.0)])
+def test_speeds_below_the_first_tick_of_the_legend_look_static(min_speed, max_speed):
+    ticks = speed_ticks(min_speed, max_speed)
+    assert ticks[0] == min_speed and ticks == sorted(ticks) and ticks[-1] <= max_speed and len(ticks) >= 3
+    scale = speed_scale(min_speed, max_speed)
+    slow = scale.to_rgba(np.array([0.0, 0.5 * min_speed, 0.99 * min_speed]))[:, :3]
+    dynamic = scale.to_rgba(np.array([min_speed, 0.5 * max_speed, max_speed]))[:, :3]
+    assert np.ptp(slow, axis=1).max() < 0.2  # a grey: red, green and blue are near to each other
+    assert np.ptp(dynamic, axis=1).min() > 0.5
