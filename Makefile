@@ -53,7 +53,7 @@ soak: $(VENV)/.test-ready
 	@PYTHONPATH=. $(BIN)/python test/support/soak.py $(ARGS)
 
 fuzz: $(VENV)/.test-ready
-	@PYTHONPATH=test/support $(BIN)/python test/fuzz/fuzz.py $(ARGS)
+	@$(BIN)/python test/fuzz/fuzz.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .ruff_cache .hypothesis test/fuzz/.hypothesis

@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_TESTS = ROOT / 'test' / 'zeroflow_ros'
-sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support'), str(_TESTS / 'lidar'), str(_TESTS / 'engines')]
+sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support')]
 
 from fuzz_process import Report, run_target  # noqa: E402
 

@@ -7,9 +7,9 @@ import random
 import shutil
 
 import numpy as np
+from example_card import CARD
 from hostile_examples import damage
 from point_engine import PointEngine
-from test_model_card import CARD
 from tiny_bag import FORMATS, START_NS, write_bag
 
 from training.datasets.rosbag import BagOptions, BagPairs

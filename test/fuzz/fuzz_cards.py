@@ -7,10 +7,10 @@ import json
 import random
 
 import numpy as np
+from example_card import CARD
 from hostile_examples import Examples, damage
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from test_model_card import CARD
 
 from zeroflow_ros.engines.model_card import METADATA_KEY, NO_CHECKSUM, ModelCard, stamp_checksum
 from zeroflow_ros.engines.selection import load_engine

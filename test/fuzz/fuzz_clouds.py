@@ -2,9 +2,9 @@
 """Hostile clouds for decode_cloud and flow_cloud, with and without numba; an intact cloud follows each one."""
 
 import numpy as np
+from cloud_messages import ONE, message
 from hostile_clouds import clouds
 from hostile_examples import Examples
-from test_point_cloud import ONE, message
 
 from zeroflow_ros.errors import CloudError
 from zeroflow_ros.lidar import point_cloud

@@ -10,9 +10,9 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from argoverse2_files import STAMPS, write_log
 from scenes import stamp, write_scene
 from submissions import FLOW, Known, Turning, flow_of, read, write_masks
-from test_argoverse2 import STAMPS, write_log
 
 from training import submit
 from training.datasets import open_dataset

@@ -5,8 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+from argoverse2_files import annotate, write_log
 from scenes import write_scene
-from test_argoverse2 import annotate, write_log
 from tiny_bag import write_bag
 
 from training import to_h5

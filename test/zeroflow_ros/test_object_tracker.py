@@ -9,11 +9,11 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from driving_car import CAR_SPEED, car  # noqa: E402
 from flow_node import cloud, spin_until, stamp_of  # noqa: E402
 from processes import DOMAIN_ID, ROOT, run, started  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sensor_msgs.msg import PointCloud2  # noqa: E402
-from test_object_worker import CAR_SPEED, car  # noqa: E402
 from visualization_msgs.msg import MarkerArray  # noqa: E402
 
 from training.datasets.ground_truth_objects import box_objects, count_points  # noqa: E402
