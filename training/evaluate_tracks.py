@@ -10,7 +10,7 @@ The flow comes from the bundled model or --model, as on the vehicle. Output per 
   clusters   every cluster of ~/output/dynamic_points in every sweep, without tracking
   tracker    the tracker on ~/output/dynamic_points
   whole      the tracker on ~/output/flow, which includes static points
-docs/downstream.md explains the objects, training/scoring/tracking_metrics.py the scores.
+docs/object_tracker.md explains the objects, training/scoring/tracking_metrics.py the scores.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watch a bag turn into scene flow: replay, node and recorder as three processes over real DDS, and a report.
+"""Compute the scene flow of a bag with replay, node and recorder as three processes over DDS, and report.
 
 Without --bag it first simulates a drive (only in a checkout). Leaves report.json, flow.mcap, flow.png and logs in
 --out. Examples:
@@ -197,7 +197,7 @@ def print_report(report: dict) -> None:
     dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items()) or 'none'
     print(f'\n{report["sweeps_played"]} sweeps played, {report["flow_published"]} flow published, dropped: {dropped}')
     print(latency_table(report['latency_ms']))
-    print('node: message in to flow out; overhead: all of it but pillars and inference; end_to_end: player to recorder')
+    print('node: input-to-output latency; overhead: node without pillars and inference; end_to_end: player to recorder')
     per_sweep = report['moving_points_per_sweep']['p50']
     print(f'{report["moving_points"]:,} moving points (> 0.5 m/s), {per_sweep:,.0f} in the median sweep')
     memory, machine = report['node_memory_mb'], report['hardware']

@@ -246,7 +246,11 @@ class FlowNode(LifecycleNode):
             text = f'The GPU failed; the model runs on the CPU ({self._engine.runs_on}).'
             self.health.report_issue('cpu fallback', 'model', Level.WARN, text)
         facts = {
-            'input': {'topic': self._input.topic, 'reliability': self._input.reliability, **self._worker.lookout.facts},
+            'input': {
+                'topic': self._input.topic,
+                'reliability': self._input.reliability,
+                **self._worker.input_checks.facts,
+            },
             'inference': {'active': self._worker.active},
             'ego_motion': {'source': self.parameters.ego_motion},
             'model': {**self._model_facts, 'engine': self._engine.runs_on},

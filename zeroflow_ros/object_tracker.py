@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The object tracker: the moving points of the flow node in, boxes with a velocity and a lasting number out.
+"""The object tracker: dynamic points of the flow node in, boxes with velocities and persistent track IDs out.
 
     ros2 run zeroflow_ros object_tracker --ros-args -r '~/input/odometry:=/odom' \
         -r '~/input/dynamic_points:=/flow_node/output/dynamic_points'
     python3 -m zeroflow_ros.object_tracker --ros-args -p ego_motion:=tf -p confirm_hits:=3
 
-An example of what can be built on the flow: no classes, no training, any kind of object. See docs/downstream.md.
+An example of what can be built on the flow: no classes, no training, any kind of object. See docs/object_tracker.md.
 """
 
 import sys

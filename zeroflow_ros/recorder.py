@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record what the flow node publishes: flow, timings and diagnostics as a rosbag2 mcap, and the figures as JSON.
+"""Record the output of the flow node: flow, timings and diagnostics as a rosbag2 mcap, statistics as JSON.
 
 Stops on Ctrl-C or SIGTERM, or when no flow has come for --idle seconds after the first. Example:
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes around bodies that move: heading where they go, as large as what is seen of them."""
+"""Boxes around moving clusters: heading along the velocity, sized by the visible points."""
 
 from dataclasses import dataclass
 

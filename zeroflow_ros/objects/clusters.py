@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving points to bodies, by where they are and how they move: no classes, no shapes."""
+"""Cluster moving points by position and velocity, without classes or shape models."""
 
 import numpy as np
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that turns clouds with velocities into moving objects, and never dies of a bad one. Knows no ROS."""
+"""A thread that tracks objects in clouds with velocities and survives bad ones. Independent of ROS."""
 
 import threading
 from collections.abc import Callable

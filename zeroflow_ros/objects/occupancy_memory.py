@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where surfaces were over the last second: what drives was not yet where it is now, what stands was."""
+"""Cells occupied in the last second: a moving object enters cells that were free, a static one does not."""
 
 from collections import deque
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One body over time: a straight line through where it was seen, and whether it really went there."""
+"""One track: a straight line through its detections, and whether it moved along its flow."""
 
 from collections import deque
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From points with velocities to moving objects with numbers that last: open world, no classes. Knows no ROS."""
+"""Track moving objects in points with velocities: persistent IDs, open world, no classes. Independent of ROS."""
 
 from dataclasses import dataclass
 
@@ -30,26 +30,30 @@ class TrackerOptions:
     Raises: ConfigError on a value of the wrong type or out of range.
     """
 
-    min_speed: float = parameter(0.4, 'Slower points are taken for standing [m/s].', low=0.0, high=100.0, live=True)
+    min_speed: float = parameter(0.4, 'Slower points are treated as static [m/s].', low=0.0, high=100.0, live=True)
     ground_clearance: float = parameter(
-        0.3, 'Points less than this above the lowest ones around are ground [m].', low=0.0, high=5.0, live=True
+        0.3, 'Points less than this above the lowest points around them are ground [m].', low=0.0, high=5.0, live=True
     )
     min_height: float = parameter(
-        0.4, 'A lower body is no object: velocity that spills onto a road [m].', low=0.0, high=5.0, live=True
+        0.4, 'Lower clusters are dropped: velocity that spills onto the road [m].', low=0.0, high=5.0, live=True
     )
     cluster_reach: float = parameter(
-        0.5, 'Points of one body are at most this far from the next [m].', low=0.05, high=5.0, live=True
+        0.5, 'Largest distance between neighbouring points of a cluster [m].', low=0.05, high=5.0, live=True
     )
     cluster_velocity_gap: float = parameter(
-        1.0, 'Velocities of neighbours on one body differ by less, plus 15 % [m/s].', low=0.01, high=50.0, live=True
+        1.0,
+        'Largest velocity difference between neighbours in a cluster, plus 15 % [m/s].',
+        low=0.01,
+        high=50.0,
+        live=True,
     )
-    cluster_min_points: int = parameter(8, 'Fewer points are no body.', low=1, high=10_000, live=True)
-    confirm_hits: int = parameter(4, 'An object is shown from this many sweeps on.', low=2, high=100, live=True)
+    cluster_min_points: int = parameter(8, 'Smallest number of points in a cluster.', low=1, high=10_000, live=True)
+    confirm_hits: int = parameter(4, 'Sweeps before a track is confirmed and published.', low=2, high=100, live=True)
     min_travel: float = parameter(
-        0.3, 'An object has gone at least this far within the last second [m].', low=0.0, high=50.0, live=True
+        0.3, 'Distance a track must have travelled within the last second [m].', low=0.0, high=50.0, live=True
     )
     coast_s: float = parameter(
-        0.3, 'An object that is not seen any more goes on as before for this time [s].', low=0.0, high=5.0, live=True
+        0.3, 'Time a track continues at constant velocity without detections [s].', low=0.0, high=5.0, live=True
     )
 
     def __post_init__(self):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subscription to the input cloud, with the reliability that its publishers offer."""
+"""The subscription to the input cloud; its QoS follows what the publishers offer."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the motion between two sweeps comes from: odometry messages, tf, registration of the clouds, or nowhere."""
+"""Sources of the ego motion between two sweeps: odometry messages, tf, registration, or none."""
 
 import threading
 from typing import Protocol

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between ROS messages and the numbers of this package. What is not here knows no messages."""
+"""Conversion between ROS messages and the arrays of this package."""
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache

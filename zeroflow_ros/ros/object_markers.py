@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving objects as markers for RViz and Foxglove: a box, an arrow as long as the way of a second, and a text."""
+"""Tracked objects as markers for RViz and Foxglove: a box, an arrow of one second of motion, and a text."""
 
 import colorsys
 from collections.abc import Iterable

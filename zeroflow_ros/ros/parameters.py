@@ -38,69 +38,77 @@ class Parameters:
     """
 
     autostart: bool = _parameter(True, 'Configure and activate at start; false: a lifecycle manager does it.')
-    model_path: str = _parameter('', 'Model file (.onnx with a model card); empty for the model in the package.')
+    model_path: str = _parameter('', 'Model file (.onnx with a model card); empty: the bundled model.')
     engine: str = _parameter(
-        'onnxruntime', 'What runs the model: the CPU, or an NVIDIA GPU, for which an engine is built at the first '
-        'start.', choices=ENGINES
+        'onnxruntime', 'Inference engine: ONNX Runtime on the CPU, or TensorRT on an NVIDIA GPU, whose engine is built '
+        'at the first start.', choices=ENGINES
     )  # fmt: skip
     num_threads: int = _parameter(2, 'CPU threads of onnxruntime.', low=1, high=256)
     engine_cache: str = _parameter('', 'Folder where tensorrt keeps its engines; empty: ~/.cache/zeroflow_ros/engines.')
     cpu_fallback: bool = _parameter(
-        False, 'With engine tensorrt: run the model on the CPU when the GPU cannot, which is a warning.'
+        False, 'With engine tensorrt: run the model on the CPU, with a warning, if the GPU fails.'
     )
-    build_only: bool = _parameter(False, 'With engine tensorrt: build the engine, and end.')
+    build_only: bool = _parameter(False, 'With engine tensorrt: build the engine and exit.')
     refinements: int = _parameter(
-        0, 'How often the model is asked again, with what moves moved by its flow so far: more exact velocities, for '
-        'as long again as the first time.', low=0, high=4
+        0, 'Extra inference passes with moving points warped by the flow so far: more accurate velocities; each '
+        'pass takes as long as the first.', low=0, high=4
     )  # fmt: skip
-    output_on: str = _parameter('latest', 'The sweep whose points get the velocities.', choices=OUTPUT_ON)
+    output_on: str = _parameter('latest', 'Sweep on which velocities are published.', choices=OUTPUT_ON)
     sensor_height: float = _parameter(
-        math.nan, "Height of the cloud frame's origin above the ground [m]; .nan: see it in the sweeps."
+        math.nan, "Height of the cloud frame's origin above the ground [m]; .nan: estimate it from the ground."
     )
-    ego_motion: str = _parameter('odometry', 'Where the ego motion comes from.', choices=EGO_MOTION)
-    fixed_frame: str = _parameter('odom', 'With ego_motion tf: the frame that does not move and does not jump.')
+    ego_motion: str = _parameter('odometry', 'Source of the ego motion.', choices=EGO_MOTION)
+    fixed_frame: str = _parameter(
+        'odom', 'With ego_motion tf: a frame fixed in the world, whose transforms do not jump.'
+    )
     odometry_T_lidar: tuple = _parameter(
         (), 'With ego_motion odometry: pose [x, y, z, qx, qy, qz, qw] of the cloud frame in the child frame of the '
-        'odometry [m]; not set: the two are one frame, or tf knows.'
+        'odometry [m]; not set: both are the same frame, or tf has the transform.'
     )  # fmt: skip
     stamp_offset_s: float = _parameter(
-        0.0, 'Added to the stamp of a cloud where its ego motion is looked up [s].', low=-1.0, high=1.0, live=True
+        0.0, 'Added to the stamp of a cloud to look up its ego motion [s].', low=-1.0, high=1.0, live=True
     )
     ego_motion_timeout_s: float = _parameter(
         0.1, 'How long a sweep waits for its odometry or tf [s].', low=0.0, high=5.0, live=True
     )
     deskew: bool = _parameter(
-        False, 'Move each point to where it would have been seen at the stamp, by its time and the ego motion; for '
-        'clouds that have times and do not come in deskewed.'
+        False, 'Motion-compensate each point to the stamp of its sweep; for clouds that have point times and are not '
+        'deskewed yet.'
     )  # fmt: skip
     input_reliability: str = _parameter(
-        'auto', 'QoS of the input cloud; auto: reliable where every publisher offers it.', choices=RELIABILITY
+        'auto', 'QoS of the input cloud; auto: reliable if every publisher offers it.', choices=RELIABILITY
     )
     input_timeout_s: float = _parameter(
-        2.0, 'A silence of the input that is a warning, five times it an error [s].', low=0.1, high=3600.0, live=True
+        2.0, 'Time without input before a warning; five times as long is an error [s].', low=0.1, high=3600.0, live=True
     )
-    max_points: int = _parameter(500_000, 'The largest cloud that is taken whole [points].', low=1, high=10_000_000)
+    max_points: int = _parameter(
+        500_000, 'Largest cloud that is processed as a whole [points].', low=1, high=10_000_000
+    )
     over_max_points: str = _parameter(
-        'drop', 'A larger cloud is dropped, or every n-th of its points gets a velocity.', choices=OVER_MAX_POINTS
+        'drop', 'Larger clouds: drop them, or compute the velocity of every n-th point.', choices=OVER_MAX_POINTS
     )
-    always_run: bool = _parameter(False, 'Run the model even if nobody listens to its output.', live=True)
-    max_arrows: int = _parameter(2000, 'Most arrows in ~/output/markers.', low=0, high=100_000, live=True)
-    min_speed: float = _parameter(0.5, 'Slowest point that gets an arrow [m/s].', low=0.0, high=100.0, live=True)
+    always_run: bool = _parameter(False, 'Run the model even without subscribers.', live=True)
+    max_arrows: int = _parameter(2000, 'Maximum number of arrows in ~/output/markers.', low=0, high=100_000, live=True)
+    min_speed: float = _parameter(
+        0.5, 'Lowest speed of a point that gets an arrow [m/s].', low=0.0, high=100.0, live=True
+    )
     arrow_seconds: float = _parameter(
-        0.5, 'An arrow is as long as the way of its point in this time [s].', low=0.01, high=10.0, live=True
+        0.5, 'Length of an arrow: the distance its point travels in this time [s].', low=0.01, high=10.0, live=True
     )
-    arrow_cell: float = _parameter(1.0, 'One arrow per cell of this side [m].', low=0.05, high=50.0, live=True)
+    arrow_cell: float = _parameter(
+        1.0, 'One arrow per square cell of this side length [m].', low=0.05, high=50.0, live=True
+    )
     dynamic_min_speed: float = _parameter(
-        0.4, 'Slowest point in ~/output/dynamic_points [m/s].', low=0.0, high=100.0, live=True
+        0.4, 'Lowest speed of a point in ~/output/dynamic_points [m/s].', low=0.0, high=100.0, live=True
     )
     cluster_dynamic_points: bool = _parameter(
-        False, 'Give ~/output/dynamic_points a field cluster_id: points of one body have one number.', live=True
+        False, 'Add a field cluster_id to ~/output/dynamic_points: one number per cluster.', live=True
     )
     max_processing_time_ms: float = _parameter(
-        200.0, 'Message in to flow out: longer is a warning [ms].', low=1.0, high=60_000.0, live=True
+        200.0, 'Input-to-output latency above which a warning is raised [ms].', low=1.0, high=60_000.0, live=True
     )
     max_consecutive_delay_ms: float = _parameter(
-        1000.0, 'Longer without a break for this time is an error [ms].', low=1.0, high=600_000.0, live=True
+        1000.0, 'Time of uninterrupted excess latency before an error [ms].', low=1.0, high=600_000.0, live=True
     )
 
     def __post_init__(self):
@@ -110,8 +118,8 @@ class Parameters:
             raise ConfigError('build_only and cpu_fallback are for engine tensorrt; onnxruntime needs neither.')
         if self.deskew and self.ego_motion == 'none':
             raise ConfigError(
-                "With ego_motion 'none' nobody knows how to deskew. Set deskew to false, or ego_motion to odometry, tf "
-                'or registration.'
+                "With ego_motion 'none' there is no motion to deskew with. Set deskew to false, or ego_motion to "
+                'odometry, tf or registration.'
             )
 
     def extrinsic(self):
@@ -125,7 +133,7 @@ class Parameters:
 
 
 def check_ego_motion(parameters) -> None:
-    """Raise ConfigError where ego_motion, fixed_frame and odometry_T_lidar do not make sense together."""
+    """Raise ConfigError where ego_motion, fixed_frame and odometry_T_lidar contradict each other."""
     if parameters.ego_motion == 'tf' and not parameters.fixed_frame:
         raise ConfigError("With ego_motion 'tf', fixed_frame must name a frame such as 'odom'; it is empty.")
     if parameters.odometry_T_lidar:
@@ -190,7 +198,7 @@ def _descriptor(f: dataclasses.Field) -> ParameterDescriptor:
 def changed(parameters, changes: Iterable[Parameter]):
     """Return the parameters with those changed at run time; names that are not ours are passed over.
 
-    Raises: ConfigError when the new values do not make sense together.
+    Raises: ConfigError when the new values contradict each other.
     """
     names = {f.name for f in dataclasses.fields(parameters)}
     return dataclasses.replace(parameters, **{p.name: _plain(p) for p in changes if p.name in names})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the flow node publishes for every sweep."""
+"""The publishers of the flow node."""
 
 import numpy as np
 from rclpy.node import Node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the programs that are ROS nodes have in common: from arguments to exit code."""
+"""Start, run and end a ROS node as a program: arguments, spinning, exit code."""
 
 import signal
 from collections.abc import Callable

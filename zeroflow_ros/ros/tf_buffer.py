@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms of ROS, asked for at two times at once."""
+"""tf lookups between two frames at two times."""
 
 import threading
 import time

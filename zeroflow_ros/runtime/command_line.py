@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the programs of this package do alike with their arguments and with signals."""
+"""Command-line arguments and signals, as all programs of this package handle them."""
 
 import contextlib
 import queue

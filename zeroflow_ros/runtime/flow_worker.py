@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that takes the newest cloud, turns it into flow, and never dies of a bad one."""
+"""A thread that computes the flow of the newest cloud and survives bad ones."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ _JUMP_MARGIN_NS = 100_000_000
 _OVERTAKEN = 'A newer cloud came before this one was looked at.'
 
 
-class Outputs(Protocol):
+class FlowSink(Protocol):
     """Where results go. Called on the worker thread."""
 
     def wanted(self) -> bool:
@@ -60,7 +60,7 @@ class FlowWorker:
     now_ns: the clock that the clouds are stamped by.
     """
 
-    def __init__(self, pipeline: FlowPipeline, ego_motion, health: Health, outputs: Outputs, *,
+    def __init__(self, pipeline: FlowPipeline, ego_motion, health: Health, outputs: FlowSink, *,
                  parameters: Callable, now_ns: Callable[[], int]):  # fmt: skip
         self._pipeline, self._ego_motion, self._health, self._outputs = pipeline, ego_motion, health, outputs
         self._parameters, self._now_ns = parameters, now_ns
@@ -70,7 +70,7 @@ class FlowWorker:
         self._clock_jumped = False
         self._deskew = Deskew() if parameters().deskew else None
         deskews = self._deskew is not None
-        self.lookout = InputChecks(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns)
+        self.input_checks = InputChecks(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns)
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
         self.active = False  # whether it publishes; if not, it only keeps the last sweep
         self.num_failures = 0  # sweeps in a row that the engine failed on, since it was activated
@@ -140,7 +140,7 @@ class FlowWorker:
         except CloudError as error:
             health.dropped(DropReason.MALFORMED, str(error))
             return
-        self.lookout.cloud(msg, sweep)
+        self.input_checks.check_cloud(msg, sweep)
         if len(sweep.points) > parameters.max_points:
             text = f'{len(sweep.points)} points are more than max_points ({parameters.max_points}).'
             if parameters.over_max_points == 'drop':
@@ -200,7 +200,7 @@ class FlowWorker:
             self._outputs.publish_dynamic_points(carrier, points, estimate.velocity)
             self._outputs.publish_debug(carrier, stages_ms, dt)
             self._outputs.publish_arrows(carrier, seen[estimate.output_on], estimate.velocity)
-        self.lookout.flow(points, estimate)
+        self.input_checks.check_flow(points, estimate)
 
     def _dropped(self, reason: DropReason, msg, sweep: Sweep, last: Sweep | None) -> None:
         """Say why a sweep makes no pair, and start over where it must."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the node is doing: counters, latencies, and what is wrong right now. Knows no ROS."""
+"""Health of a node: counters, latencies and current issues. Independent of ROS."""
 
 import threading
 import time
@@ -127,7 +127,7 @@ class Health:
             self.report_issue(reason.value, severity.part, level, text, log=severity.log)
 
     def record_published(self, stages_ms: Mapping[str, float], *, max_ms: float, max_consecutive_ms: float) -> None:
-        """Count a sweep whose flow was published; 'total' of stages_ms [ms] is message in to flow out.
+        """Count a sweep whose flow was published; 'total' of stages_ms [ms] is the input-to-output latency.
 
         max_ms: a longer total is a warning. max_consecutive_ms: nothing but longer ones for this time is an error.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warnings of clouds and flow that are no reason to drop a sweep. Knows no ROS."""
+"""Input and output checks that warn without dropping the sweep. Independent of ROS."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ class InputChecks:
         self._layout = None
         self.facts: dict = {}
 
-    def cloud(self, msg, sweep: Sweep) -> None:
+    def check_cloud(self, msg, sweep: Sweep) -> None:
         """Look at a cloud and the sweep that was read from it: can be worked with, but should it be as it is?"""
         health = self._health
         layout = (msg.point_step, msg.is_bigendian, tuple((f.name, f.offset, f.datatype) for f in msg.fields))
@@ -67,7 +67,7 @@ class InputChecks:
         self.facts = {'frame_id': sweep.frame_id, 'points': len(sweep.points), 'nan_points': num_nan,
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
-    def flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
+    def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Look at points (N, 3) and the velocities that they got."""
         card = self._card
         if abs(estimate.dt / card.nominal_dt - 1) > _NEAR_DT:

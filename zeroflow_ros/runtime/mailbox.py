@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between a callback that must not wait and a worker that wants the newest."""
+"""A one-item mailbox: a callback puts without waiting, a worker takes the newest item."""
 
 import threading
 from collections import deque

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell the C library to keep memory that a program will need again for the next sweep."""
+"""Keep freed memory in malloc's pool between sweeps (glibc `mallopt`)."""
 
 import contextlib
 import ctypes

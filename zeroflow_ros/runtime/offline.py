@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bag straight through the pipeline: no ROS, at full speed, and no sweep lost on the way."""
+"""Compute the flow of a bag offline: without ROS, at full speed, without lost sweeps."""
 
 import contextlib
 import heapq

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters as fields of a frozen dataclass: default, sentence, range, and the check of all that. Knows no ROS."""
+"""Parameters as fields of a frozen dataclass: default, description, range and validation. Independent of ROS."""
 
 import dataclasses
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several programs of ours as processes: started with logs, watched, and always ended."""
+"""Run several programs of this package as subprocesses: log files, supervision, guaranteed end."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which points get an arrow, and its two ends and colours."""
+"""Select the points that get an arrow; compute its ends and colours."""
 
 import numpy as np
 

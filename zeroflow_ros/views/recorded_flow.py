@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recorded flow topic shows: how much moves, and a picture of it."""
+"""Statistics and a picture of a recorded flow topic."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a run: percentiles, and JSON files that are whole or absent."""
+"""Statistics of a run: percentiles, tables, and JSON files written atomically."""
 
 import contextlib
 import json

@@ -116,4 +116,4 @@ def test_shipped_yaml_is_valid(context):
 def test_table_has_a_line_for_every_parameter():
     lines = parameter_table().splitlines()
     assert len(lines) == 2 + len(dataclasses.fields(Parameters))
-    assert '| `min_speed` | double | 0.5 | yes | Slowest point that gets an arrow [m/s]. |' in lines
+    assert '| `min_speed` | double | 0.5 | yes | Lowest speed of a point that gets an arrow [m/s]. |' in lines
