@@ -83,7 +83,7 @@ def test_parameters_and_topics_are_those_of_the_tracker():
 
 
 def test_files_and_modules_exist():
-    for name in re.findall(r'\| `([\w/]+\.py)` \|', PAGE + TRACKER_PAGE + TRACKER_PAGE):
+    for name in re.findall(r'\| `([\w/]+\.py)` \|', PAGE + TRACKER_PAGE):
         assert (ROOT / 'zeroflow_ros' / name).is_file(), name
     for module in re.findall(r'-m ([\w.]+)', PAGE + TRACKER_PAGE):
         assert (ROOT / (module.replace('.', '/') + '.py')).is_file(), module
