@@ -78,15 +78,12 @@ class DatasetPair:
             raise ValueError(f'{self.key}: a sweep of {n} points has ground-truth flow for {len(self.truth.flow)}')
 
 
-def from_latest(item: DatasetPair, truth: GroundTruthFlow | None) -> DatasetPair:
-    """Return a pair seen from its newer sweep, which becomes sweep 0; the flow is then the one back in time.
-
-    truth: of the newer sweep, in its own frame.
-    """
+def from_latest(item: DatasetPair) -> DatasetPair:
+    """Return a pair seen from its newer sweep, which becomes sweep 0; without ground truth, which is of the older one."""
     pair = item.pair
     reverse = SweepPair(pair.points1, pair.points0, transforms.invert(pair.ego0_T_ego1), pair.dt)
     times = item.times and (item.times[1], item.times[0])
-    return DatasetPair(item.key + LATEST, reverse, item.is_ground1, item.is_ground0, truth, times)
+    return DatasetPair(item.key + LATEST, reverse, item.is_ground1, item.is_ground0, None, times)
 
 
 class PairDataset(Protocol):

@@ -111,7 +111,7 @@ class BagPairs:
 
     def latest(self, index: int) -> DatasetPair:
         """Return a pair seen from its newer sweep, with the ground truth of that sweep; see `from_latest`."""
-        item = from_latest(self[index], None)
+        item = from_latest(self[index])
         number0, number1 = self.numbers(index)
         return replace(item, truth=self.boxes and self.boxes.ground_truth_flow(item.pair, number1, number0))
 

@@ -51,7 +51,7 @@ class SimulatedPairs:
         return self._pair(index, self.key(index), 0, 1)
 
     def latest(self, index: int) -> DatasetPair:
-        """Return a pair seen from its newer sweep, with the flow of that sweep; see `pairs.from_latest`."""
+        """Return a pair seen from its newer sweep, with the flow of that sweep back in time."""
         return self._pair(index, self.key(index) + LATEST, 1, 0)
 
     def _pair(self, index: int, key: str, first: int, second: int) -> DatasetPair:
