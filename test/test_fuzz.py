@@ -67,3 +67,8 @@ def test_every_kind_of_trouble_is_found_and_the_rest_goes_on(tmp_path):
     assert 'hides MemoryError' in report.findings[4]['text'] and '10000 characters' in report.findings[5]['text']
     assert (report.cases, report.outcomes['served'], report.outcomes['ModelError']) == (8, 1, 1)
     assert '--target broken --seed 0 --first 1 --cases 1' in report.findings[1]['again']
+
+
+def test_a_target_that_cannot_be_imported_is_a_finding(tmp_path):
+    report = run_target('absent', 'no_such_module:Target', seed=0, cases=2, folder=tmp_path)
+    assert [(f['kind'], f['text']) for f in report.findings] == [('crash', 'ended its process with exit status 1')] * 2

@@ -74,17 +74,19 @@ def _run_process(report: Report, spec: str, place: int, end: int, folder: Path) 
     process = spawn.Process(target=_work, args=(spec, report.seed, place, end, str(folder), now, theirs), daemon=False)
     process.start()
     theirs.close()
-    done = False
+    done = hung = False
     try:
         while True:
             if ours.poll(0.1):
                 try:
                     kind, content = ours.recv()
                 except EOFError:
+                    process.join(5)  # its own exit status, not that of our kill
                     break
                 done = kind == 'end'
                 _take(report, kind, content)
             elif time.monotonic() > now[1]:
+                hung = True
                 _found(report, int(now[0]), 'hang', 'took longer than the limit, or its making did')
                 break
         if done:
@@ -95,7 +97,7 @@ def _run_process(report: Report, spec: str, place: int, end: int, folder: Path) 
         ours.close()
     if not done:
         _keep(folder, f'{report.target}_{report.seed}_{int(now[0])}')
-    if not done and process.exitcode != -9:
+    if not done and not hung:
         _found(report, int(now[0]), 'crash', f'ended its process with exit status {process.exitcode}')
     return end if done else max(int(now[0]), place) + 1
 
