@@ -9,13 +9,13 @@ from training.labels.label_quality import MOVING, LabelQuality, LabelResiduals
 from training.teachers.dynamic_labels import FIRST_CLUSTER, STATIC
 from training.teachers.pseudo_label import PseudoLabel
 from zeroflow_ros.views.arrows import pick_arrows
+from zeroflow_ros.views.bev_plot import draw_speed_bar, speed_scale
 
 _SIZE, _DPI = (21.0, 9.3), 100  # inches
 _BACKGROUND, _TEXT, _FAINT = '#0b0f17', '#e8edf5', '#8f9cb2'
 _GROUND, _STILL, _UNKNOWN, _NEWER, _OLDER, _MOVED = (
     '#141a26', '#6b7890', '#2a3346', '#c9d2e0', '#3f7fe0', '#ff8418',
 )  # fmt: skip
-_SPEED_COLORS = ['#3fa7ff', '#2fe0d0', '#6ee85a', '#ffd83d', '#ff8a2b', '#ff3b4e']
 _MISFIT_COLORS = ['#1d3b2a', '#2f7d4f', '#d8c93a', '#ff8a2b', '#ff3b4e']
 _MISFIT_END = 0.5  # m
 _CLOSE_UP_SIZE, _NUM_CLOSE_UPS = 10.0, 4  # m, side of a close-up; how many
@@ -47,7 +47,7 @@ def draw_label(
     misfit_axes.scatter(
         *residuals.points[order, :2].T,
         s=2.2,
-        c=_colormap(_MISFIT_COLORS)(residuals.after[order] / _MISFIT_END),
+        c=_misfit_colors()(residuals.after[order] / _MISFIT_END),
         linewidths=0,
     )
     for number, (letter, centre, why) in enumerate(_close_ups(residuals)):
@@ -56,8 +56,10 @@ def draw_label(
         _draw_close_up(axes, residuals, centre)
         for large in (speed_axes, misfit_axes):
             _draw_box(large, centre, letter)
-    _draw_scale(figure, (0.035, 0.04, 0.27, 0.014), 'speed [m/s]', _SPEED_COLORS, max_speed)
-    _draw_scale(figure, (0.373, 0.04, 0.27, 0.014), 'distance to the newer sweep [m]', _MISFIT_COLORS, _MISFIT_END)
+    speed_bar = figure.add_axes((0.035, 0.04, 0.27, 0.014))
+    draw_speed_bar(figure, speed_bar, MOVING, max_speed)
+    speed_bar.set_title('speed [m/s]', color=_TEXT, fontsize=11, loc='left', pad=3)
+    _draw_misfit_bar(figure, figure.add_axes((0.373, 0.04, 0.27, 0.014)))
     figure.text(0.008, 0.958, f'{label.key}   by {teacher}', color=_TEXT, fontsize=17, fontweight='bold', va='center')
     figure.text(0.008, 0.912, _summary_line(quality, label), color=_FAINT, fontsize=12, va='center')
     for place, (color, what) in enumerate(
@@ -114,8 +116,8 @@ def _draw_speed(axes, label: PseudoLabel, residuals: LabelResiduals) -> float:
         axes.scatter(*label.points0[label.dynamic0 > STATIC, :2].T, s=4.0, c=_MOVED, **dots)
     max_speed = max(5.0, float(np.percentile(residuals.speed[moving], 98))) if moving.any() else 5.0
     order = np.flatnonzero(moving)[np.argsort(residuals.speed[moving])]
-    colormap = _colormap(_SPEED_COLORS)
-    axes.scatter(*residuals.points[order, :2].T, s=4.0, c=colormap(residuals.speed[order] / max_speed), **dots)
+    scale = speed_scale(MOVING, max_speed)
+    axes.scatter(*residuals.points[order, :2].T, s=4.0, c=scale.to_rgba(residuals.speed[order]), **dots)
     velocity = residuals.flow / np.float32(label.dt)
     segments, _ = pick_arrows(residuals.points, velocity, max_arrows=400, min_speed=MOVING, seconds=0.5, cell=2.0)
     if len(segments):
@@ -123,7 +125,7 @@ def _draw_speed(axes, label: PseudoLabel, residuals: LabelResiduals) -> float:
         axes.quiver(
             *segments[:, 0, :2].T, *ways[:, :2].T, angles='xy', scale_units='xy', scale=1, units='dots', width=2.0,
             headwidth=4.6, headlength=5.6, headaxislength=5.1, minlength=0.5, edgecolor=_BACKGROUND, linewidth=0.4,
-            color=colormap(np.linalg.norm(ways, axis=1) / 0.5 / max_speed),
+            color=scale.to_rgba(np.linalg.norm(ways, axis=1) / 0.5),
         )  # fmt: skip
     axes.plot(0, 0, marker='+', color=_TEXT, markersize=9)
     return max_speed
@@ -175,20 +177,18 @@ def _draw_box(axes, centre: np.ndarray, letter: str) -> None:
     axes.text(*(corner + [0.4, _CLOSE_UP_SIZE - 0.4]), letter, color=_TEXT, fontsize=11, va='top', fontweight='bold')
 
 
-def _colormap(colors: list[str]):
+def _misfit_colors():
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list('label', colors)
+    return LinearSegmentedColormap.from_list('misfit', _MISFIT_COLORS)
 
 
-def _draw_scale(figure, place, title: str, colors: list[str], end: float) -> None:
+def _draw_misfit_bar(figure, axes) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = figure.add_axes(place)
-    colorbar = figure.colorbar(
-        ScalarMappable(Normalize(0, end), _colormap(colors)), cax=bar, orientation='horizontal', extend='max'
-    )
+    scale = ScalarMappable(Normalize(0, _MISFIT_END), _misfit_colors())
+    colorbar = figure.colorbar(scale, cax=axes, orientation='horizontal', extend='max')
     colorbar.outline.set_visible(False)
-    bar.tick_params(colors=_TEXT, labelsize=10, length=0)
-    bar.set_title(title, color=_TEXT, fontsize=11, loc='left', pad=3)
+    axes.tick_params(colors=_TEXT, labelsize=10, length=0)
+    axes.set_title('distance to the newer sweep [m]', color=_TEXT, fontsize=11, loc='left', pad=3)

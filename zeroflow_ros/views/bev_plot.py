@@ -89,7 +89,7 @@ def speed_color_limit(velocity: np.ndarray, min_speed: float) -> float:
 
 
 def _by_height(z: np.ndarray) -> np.ndarray:
-    """Return (N, 3) colours of what stands still, brighter with height over the ground."""
+    """Return (N, 3) colours of static points, brighter with height above the ground."""
     if len(z) == 0:
         return np.zeros((0, 3))
     ground = np.percentile(z, 10)
@@ -113,6 +113,15 @@ def speed_ticks(min_speed: float, max_speed: float) -> list[float]:
 
     whole = MaxNLocator(5, integer=True).tick_values(0, max_speed)
     return [min_speed, *(float(tick) for tick in whole if min_speed + 0.1 * max_speed < tick <= max_speed)]
+
+
+def draw_speed_bar(figure, axes, min_speed: float, max_speed: float) -> None:
+    """Draw the colour legend of speeds [m/s] into axes of a figure."""
+    ticks, scale = speed_ticks(min_speed, max_speed), speed_scale(min_speed, max_speed)
+    colorbar = figure.colorbar(scale, cax=axes, orientation='horizontal', extend='both', ticks=ticks)
+    colorbar.ax.set_xticklabels([f'{tick:g}' for tick in ticks])
+    colorbar.outline.set_visible(False)
+    axes.tick_params(colors=_TEXT, labelsize=10, length=0, pad=4)
 
 
 def _draw_arrows(axes, points, velocity, min_speed, max_speed, seconds) -> None:
@@ -151,12 +160,7 @@ def _write_legend(figure, axes, title, num_points, num_moving, min_speed, max_sp
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
     bar = figure.add_axes((0.735, 0.075, 0.24, 0.016), zorder=10)
-    ticks = speed_ticks(min_speed, max_speed)
-    scale = speed_scale(min_speed, max_speed)
-    colorbar = figure.colorbar(scale, cax=bar, orientation='horizontal', extend='both', ticks=ticks)
-    colorbar.ax.set_xticklabels([f'{tick:g}' for tick in ticks])
-    colorbar.outline.set_visible(False)
-    bar.tick_params(colors=_TEXT, labelsize=10, length=0, pad=4)
+    draw_speed_bar(figure, bar, min_speed, max_speed)
     panel.text(0.055, 0.7, 'speed over ground [m/s]', color=_TEXT, fontsize=11, transform=panel.transAxes)
 
     length = 10 if reach >= 20 else 2
