@@ -79,7 +79,7 @@ class DatasetPair:
 
 
 def from_latest(item: DatasetPair) -> DatasetPair:
-    """Return a pair seen from its newer sweep, which becomes sweep 0; without ground truth, which is of the older one."""
+    """Return a pair seen from its newer sweep, which becomes sweep 0; without ground truth, which is of the older."""
     pair = item.pair
     reverse = SweepPair(pair.points1, pair.points0, transforms.invert(pair.ego0_T_ego1), pair.dt)
     times = item.times and (item.times[1], item.times[0])
