@@ -253,6 +253,8 @@ class Drive:
     def good(self, **layout) -> int:
         """Send an intact sweep; return its stamp."""
         stamp_ns = self.tick()
+        # Time goes back in one of the tests: a flow from before may have the same stamp.
+        self.vehicle.flows[:] = [flow for flow in self.vehicle.flows if stamp_of(flow) != stamp_ns]
         self.send(cloud(self.points, stamp_ns, **layout))
         return stamp_ns
 
