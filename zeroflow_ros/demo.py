@@ -93,7 +93,7 @@ def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Pa
 def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> dict:
     """Run the three programs; return what they report, and the memory of the node [MB] over time.
 
-    Raises: ProgramError when one fails; StoppedError when told to stop.
+    Raises: ProgramError when one fails; StoppedError when stopped.
     """
     remaps = ['-r', f'~/input/pointcloud:={source.topic}']
     parameters = {'ego_motion': source.ego_motion, 'num_threads': args.threads, 'use_sim_time': 'true'}
@@ -231,7 +231,7 @@ def _shared_memory_profile() -> Path | None:
 
 
 def run(args, stop: threading.Event) -> None:
-    """Do all of it. Raises: ZeroFlowError when anything fails; StoppedError when told to stop."""
+    """Run the demo. Raises: ZeroFlowError when anything fails; StoppedError when stopped."""
     if not args.rate > 0 or args.times < 1:
         raise ConfigError(f'--rate must be above 0 and --times at least 1, got {args.rate} and {args.times}.')
     out = Path(args.out).absolute()

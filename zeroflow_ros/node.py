@@ -108,7 +108,7 @@ class FlowNode(LifecycleNode):
             self.tear_down()
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
-            if self.context.ok():  # else it was told to stop meanwhile
+            if self.context.ok():  # else it was stopped meanwhile
                 self.get_logger().fatal(f'{type(error).__name__}: {error}\n{traceback.format_exc()}')
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
@@ -283,7 +283,7 @@ def _try_out(pipeline: FlowPipeline) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; return the exit code."""
+    """Run the node until it is stopped; return the exit code."""
     argv = sys.argv if args is None else [sys.argv[0], *args]
     if {'-h', '--help'} & set(argv):
         print(__doc__)

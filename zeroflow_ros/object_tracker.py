@@ -112,7 +112,7 @@ class ObjectTracker(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; return the exit code."""
+    """Run the node until it is stopped; return the exit code."""
     argv = sys.argv if args is None else [sys.argv[0], *args]
     if {'-h', '--help'} & set(argv):
         print(__doc__)

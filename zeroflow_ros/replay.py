@@ -118,7 +118,7 @@ class Player:
             messages.close()
 
     def _wait_until(self, due: float, start_wall: float) -> bool:
-        """Wait until a wall time, telling the time of the bag meanwhile; return False when told to stop."""
+        """Wait until a wall time, publishing the time of the bag meanwhile; return False when stopped."""
         while (remaining := due - time.perf_counter()) > 0:
             if self.stop.wait(min(remaining, _CLOCK_PERIOD)):
                 return False
@@ -189,7 +189,7 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
 
 def _wait_for_subscribers(player: Player, args, log) -> None:
     required = args.wait_for_subscribers
-    if required is None:  # nobody may ever listen; but whoever is there already should get the first sweep
+    if required is None:  # there may never be subscribers; those that exist should get the first sweep
         player.wait_for_subscribers(1, 2.0)
     elif not player.wait_for_subscribers(required, args.wait_timeout) and not player.stop.is_set():
         raise DataError(
@@ -239,7 +239,7 @@ def _add_offline_arguments(group) -> None:
     group.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
     group.add_argument('--output-on', default='latest', help='the sweep that gets the velocities: latest, previous')
     group.add_argument('--sensor-height', type=float, default=None, help='above ground [m]; default: as seen')
-    group.add_argument('--refinements', type=int, default=0, help='ask the model so often again; default: 0')
+    group.add_argument('--refinements', type=int, default=0, help='extra inference passes; default: 0')
 
 
 def main(args: list[str] | None = None) -> int:

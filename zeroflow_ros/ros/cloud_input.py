@@ -52,10 +52,10 @@ class CloudInput:
         }
 
     def probe(self) -> None:
-        """Compare what publishers offer with what is asked for, and follow them or say so; raises nothing."""
+        """Compare the QoS of the publishers with that of the subscription; adapt to it or report it. Never raises."""
         try:
             self._follow()
-        except Exception as error:  # the graph changes while it is asked, and callbacks must not raise
+        except Exception as error:  # the ROS graph may change meanwhile, and callbacks must not raise
             if self._node.context.ok():
                 text = f'The publishers of {self.topic} could not be looked up: {error}'
                 self._health.report_issue('probe', 'input', Level.WARN, text)
@@ -82,7 +82,7 @@ class CloudInput:
             self._health.report_issue('qos', 'input', Level.ERROR, text, log='debug')
 
     def describe(self) -> str:
-        """Say who publishes on the topic, with which QoS, and what to do when nobody does."""
+        """Describe the publishers of the topic and their QoS, or what to do if there are none."""
         offers = self._offers()
         others = {i.topic_type for i in self._node.get_publishers_info_by_topic(TOPIC)} - {_TYPE}
         if offers:

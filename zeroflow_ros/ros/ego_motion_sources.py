@@ -34,7 +34,7 @@ class EgoMotion(Protocol):
         """Return ego0_T_ego1, (4, 4) float64, of the frames of the two sweeps.
 
         timeout: seconds to wait for what has not come in yet. offset_ns: added to both stamps where they are looked up.
-        Raises: EgoMotionError when the motion is unknown; never identity for want of it.
+        Raises: EgoMotionError when the motion is unknown; identity is never assumed.
         """
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
@@ -167,7 +167,7 @@ class OdometryMotion:
     def _extrinsic(self, child_frame: str, lidar_frame: str, timeout: float) -> np.ndarray:
         """Return child_T_lidar, (4, 4).
 
-        Raises: EgoMotionError when nobody knows it.
+        Raises: EgoMotionError when it is unknown.
         """
         if self._odometry_T_lidar is not None:
             return self._odometry_T_lidar

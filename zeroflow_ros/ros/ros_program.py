@@ -14,7 +14,7 @@ from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 
 
 def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callable[[Node], bool] | None = None) -> int:
-    """Make a node and spin it until it is told to stop; return the exit code.
+    """Make a node and spin it until it is stopped; return the exit code.
 
     name: for the log, where there is no node yet. argv: the program and its arguments. start: called with the node; it
     says what is wrong and returns False when the node cannot go on. The node's close() gives everything back.
@@ -28,7 +28,7 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
             raise ConfigError(f'Unknown arguments {rest}. ROS arguments come after --ros-args; see --help.')
         node = make()
         if start is not None and not start(node):
-            return 1 if rclpy.ok() else 0  # 0: told to stop while starting
+            return 1 if rclpy.ok() else 0  # 0: stopped while starting
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while rclpy.ok():  # rclpy.spin misses a signal now and then, and then waits for ever if nothing else comes
@@ -39,7 +39,7 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
         rclpy.logging.get_logger(name).fatal(str(error))
         return 1
     except Exception as error:
-        if is_up and not rclpy.ok():  # told to stop while starting
+        if is_up and not rclpy.ok():  # stopped while starting
             return 0
         if node is not None:
             raise

@@ -31,16 +31,16 @@ class FlowSink(Protocol):
     """Where results go. Called on the worker thread."""
 
     def wanted(self) -> bool:
-        """Return whether anybody listens."""
+        """Return whether there are subscribers."""
 
     def publish_flow(self, msg, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
         """Publish the cloud of a message with velocities (N, 3) [m/s] and flow_valid (N,)."""
 
     def publish_dynamic_points(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
-        """Publish the rows that move of the flow just published, if anybody listens to them; points (N, 3) [m]."""
+        """Publish the dynamic rows of the flow just published, if they have subscribers; points (N, 3) [m]."""
 
     def publish_arrows(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
-        """Publish arrows, if anybody listens to them; points (N, 3) [m]."""
+        """Publish arrows, if they have subscribers; points (N, 3) [m]."""
 
     def publish_debug(self, msg, stages_ms: dict, dt: float) -> None:
         """Publish milliseconds by stage and the seconds between the sweeps."""
@@ -98,7 +98,7 @@ class FlowWorker:
             self._health.dropped(DropReason.OVERTAKEN, _OVERTAKEN)
 
     def clock_jumped_back(self) -> None:
-        """Take note that the clock went back; the next sweep starts over unless it shows so itself."""
+        """Record that the clock went back: the next sweep starts over, unless its own stamp shows the jump."""
         self._clock_jumped = True
 
     def _work(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from zeroflow_ros.lidar.sweep import DropReason, SkipReason
 
 PARTS = ('input', 'ego_motion', 'inference', 'model')
-HOLD_S = 5.0  # a trouble counts as present this long after it was last seen: five diagnostic messages show it
+HOLD_S = 5.0  # an issue counts as present this long after it was last seen: five diagnostic messages show it
 LOG_EVERY_S = 5.0
 _EGO_FAILURES = 10  # in a row: 1 s at 10 Hz, no longer a hiccup of the localisation
 _FEW_PERCENT = 0.05
@@ -73,7 +73,7 @@ _FREQUENT = {
 
 
 @dataclass(frozen=True)
-class _Trouble:
+class _Issue:
     part: str
     level: Level
     text: str
@@ -81,7 +81,7 @@ class _Trouble:
 
 
 class Health:
-    """Everything that is counted, timed, and complained about; safe across threads.
+    """Counters, latencies and current issues; thread-safe.
 
     log: called with ('debug' | 'info' | 'warning' | 'error', sentence), at most once in LOG_EVERY_S per kind.
     clock: steady seconds.
@@ -96,7 +96,7 @@ class Health:
         self._outcomes: deque[DropReason | None] = deque(maxlen=200)
         self._arrivals: deque[float] = deque(maxlen=50)
         self._stages: dict[str, deque[float]] = {}
-        self._troubles: dict[str, _Trouble] = {}
+        self._issues: dict[str, _Issue] = {}
         self._logged: dict[str, tuple[float, int]] = {}  # kind -> when last, how often held back since
         self._said: set[str] = set()
         self._ego_failures = 0
@@ -144,7 +144,7 @@ class Health:
             self._slow_since = now if self._slow_since is None else self._slow_since
             slow_ms = (now - self._slow_since) * 1e3
             level = Level.ERROR if slow_ms >= max_consecutive_ms else Level.WARN
-            text = f'Message in to flow out took {total:.0f} ms, more than max_processing_time_ms ({max_ms:.0f} ms).'
+            text = f'The input-to-output latency is {total:.0f} ms, more than max_processing_time_ms ({max_ms:.0f} ms).'
             self.report_issue('slow', 'inference', level, text)
 
     def record_skipped(self, reason: SkipReason) -> None:
@@ -161,7 +161,7 @@ class Health:
         with self._lock:
             now = self._clock()
             if level > Level.OK:
-                self._troubles[kind] = _Trouble(part, level, text, now)
+                self._issues[kind] = _Issue(part, level, text, now)
             last, held_back = self._logged.get(kind, (-LOG_EVERY_S, 0))
             if kind in self._logged and now - last < LOG_EVERY_S:
                 self._logged[kind] = (last, held_back + 1)
@@ -185,19 +185,19 @@ class Health:
     def check_input_timeout(self, timeout: float, describe: Callable[[], str]) -> None:
         """Notice that no cloud comes: a warning after timeout seconds, an error after five times that.
 
-        describe: says which topic, and who publishes there; called only in trouble. Logs when the level changes.
+        describe: says which topic, and who publishes there; called only in this case. Logs when the level changes.
         """
         with self._lock:
             silent = self._clock() - (self._arrivals[-1] if self._arrivals else self._started)
             level = Level.ERROR if silent > 5 * timeout else Level.WARN if silent > timeout else Level.OK
             was, self._silence = self._silence, level
             if level == Level.OK:
-                self._troubles.pop('silence', None)
+                self._issues.pop('silence', None)
                 if was != Level.OK:
                     self._log('info', 'Clouds come in again.')
                 return
             text = f'No cloud for {silent:.0f} s. {describe()}'
-            self._troubles['silence'] = _Trouble('input', level, text, self._clock())
+            self._issues['silence'] = _Issue('input', level, text, self._clock())
         if level != was:
             self._log('warning' if level == Level.WARN else 'error', text)
 
@@ -224,8 +224,8 @@ class Health:
         facts = {part: dict(values.get(part, {})) for part in PARTS}
         with self._lock:
             now = self._clock()
-            self._troubles = {kind: t for kind, t in self._troubles.items() if now - t.seen <= HOLD_S}
-            troubles = list(self._troubles.values())
+            self._issues = {kind: t for kind, t in self._issues.items() if now - t.seen <= HOLD_S}
+            issues = list(self._issues.values())
             outcomes = Counter(self._outcomes)
             facts['input'] |= {'received': self.received, 'rate_hz': f'{self.rate():.1f}'}
             facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
@@ -239,10 +239,10 @@ class Health:
         for reason, text in _FREQUENT.items():
             if outcomes[reason] > _FEW_PERCENT * outcomes.total():
                 said = f'{outcomes[reason]} of the last {outcomes.total()} clouds {text}.'
-                troubles.append(_Trouble(DROPS[reason].part, Level.WARN, said, now))
+                issues.append(_Issue(DROPS[reason].part, Level.WARN, said, now))
         statuses = []
         for part in PARTS:
-            own = sorted((t for t in troubles if t.part == part), key=lambda t: (-t.level, -t.seen))
+            own = sorted((t for t in issues if t.part == part), key=lambda t: (-t.level, -t.seen))
             level = own[0].level if own else Level.OK
             message = ' '.join(t.text for t in own) if own else self._good_news(part)
             statuses.append(Status(part, level, message, {key: str(value) for key, value in facts[part].items()}))

@@ -17,7 +17,7 @@ _SAMPLE = 8192  # rows that are looked at for numbers the network failed to make
 
 
 class InputChecks:
-    """Looks at what comes in and what goes out, and tells the health what is odd about it.
+    """Checks clouds and flow, and reports issues to the health.
 
     card: of the model. deskews: whether clouds are deskewed. now_ns: the clock that the clouds are stamped by.
     facts: of the last sweep, for the diagnostics.

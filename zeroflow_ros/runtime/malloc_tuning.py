@@ -5,7 +5,7 @@ import contextlib
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that every glibc takes
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # the largest value that every glibc accepts
 _TRIM_THRESHOLD = 2**30
 
 

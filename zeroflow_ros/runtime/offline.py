@@ -39,7 +39,7 @@ _MOST_WAITING = 20  # sweeps that wait for odometry further on in the bag: 2 s a
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What became of one sweep.
+    """The result of one sweep.
 
     message: the sensor_msgs/PointCloud2 whose rows the estimate has; with `drop`, the one that was dropped.
     time_ns: when that message was recorded. estimate: None when dropped. drop, reason: why, and the sentence for it.
@@ -62,7 +62,7 @@ class OfflineFlow:
     deskew: move points to the stamps of their sweeps, where clouds have times.
     output_on, sensor_height, refinements: see `FlowPipeline`. start, duration: seconds of the bag; duration 0 is all
     of it.
-    Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for a choice that is none.
+    Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for an unknown choice.
     """
 
     def __init__(self, bag: Bag, engine: Engine, *, topic: str = '', ego_motion: str = 'auto',

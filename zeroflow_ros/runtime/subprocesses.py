@@ -18,7 +18,7 @@ _POLL = 0.1  # s
 
 
 class ProgramError(ZeroFlowError):
-    """A program that failed or did not do what was waited for."""
+    """A program that failed or timed out."""
 
 
 class StoppedError(Exception):
@@ -67,7 +67,7 @@ class ProcessGroup:
     def wait_until(self, condition: Callable[[], bool], what: str, *, timeout: float = float('inf')) -> None:
         """Wait for a condition while all that was started runs, or has ended well.
 
-        Raises: ProgramError, with the ends of the logs, when one fails or time is up; StoppedError when told to stop.
+        Raises: ProgramError, with the ends of the logs, when one fails or time is up; StoppedError when stopped.
         """
         end = min(self.deadline, time.monotonic() + timeout)
         while not condition():

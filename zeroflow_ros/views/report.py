@@ -38,7 +38,7 @@ def write_json(path: str | Path, content: dict) -> None:
 
 
 def hardware() -> dict:
-    """Return what figures were measured on: processor, cores that may be used, memory, load when asked."""
+    """Return the hardware of a measurement: processor, usable cores, memory, current load."""
     model = 'unknown'
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_text().splitlines()

@@ -27,7 +27,7 @@ POINTS = Drive.points
 
 
 class Listener:
-    """Outputs that keep what they get; the first flow fails, as when a transport breaks."""
+    """A sink that keeps what it gets; the first flow fails, as when a transport breaks."""
 
     def __init__(self):
         self.flows, self.fails = [], True

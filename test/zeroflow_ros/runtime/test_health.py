@@ -174,7 +174,7 @@ def test_memory_is_bounded(health):
         flowed(health)
         health.dropped(DropReason.MALFORMED, 'Bad.')
     sizes = [len(health._outcomes), len(health._arrivals), *(len(v) for v in health._stages.values())]
-    assert max(sizes) <= 300 and len(health._troubles) == 1 and len(health._logged) == 1
+    assert max(sizes) <= 300 and len(health._issues) == 1 and len(health._logged) == 1
 
 
 def test_facts_of_the_caller_are_shown_as_text(health):
