@@ -97,6 +97,15 @@ def test_links_lead_somewhere(page):
         assert not anchor or path.suffix != '.md' or anchor in anchors(path), f'{page}: {target}#{anchor}'
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_source_files_that_a_page_names_exist(page):
+    named = re.findall(
+        r'\b(?:zeroflow_ros|training|export|test|launch|config)/[\w/.]+\.(?:py|cu|yaml)\b', page.read_text()
+    )
+    missing = {name for name in named if not (ROOT / name).is_file()}
+    assert not missing, f'{page.name} names {missing}'
+
+
 def test_the_readme_is_for_the_first_ten_minutes_and_every_page_is_reached_from_the_start_page():
     assert len(README.splitlines()) <= 160
     start = (ROOT / 'docs' / 'README.md').read_text()
