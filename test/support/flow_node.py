@@ -158,13 +158,24 @@ class Vehicle:
 
         return self.wait_for(found, timeout)
 
+    def call(self, client, request, tries=6):
+        """Return the answer of a service.
+
+        A server that has not discovered this client yet drops its answer, so the request is repeated every 5 s.
+        """
+        assert client.wait_for_service(timeout_sec=20)
+        futures = []
+        for _ in range(tries):
+            futures.append(client.call_async(request))
+            answered = self.wait_for(lambda: next((future for future in futures if future.done()), None), 5)
+            if answered:
+                return answered.result()
+        raise AssertionError(f'{client.srv_name} gave no answer to {tries} requests')
+
     def set_parameter(self, name: str, value):
         """Set a parameter of the node; return rcl_interfaces/SetParametersResult."""
-        assert self._client.wait_for_service(timeout_sec=10)
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        future = self._client.call_async(request)
-        assert self.wait_for(future.done, 10)
-        return future.result().results[0]
+        return self.call(self._client, request).results[0]
 
     def close(self):
         self._executor.shutdown(timeout_sec=1)

@@ -23,14 +23,10 @@ class Manager:
         self._change = vehicle.node.create_client(ChangeState, f'{name}/change_state')
         self._get = vehicle.node.create_client(GetState, f'{name}/get_state')
 
-    def _call(self, client, request):
-        assert client.wait_for_service(timeout_sec=20)
-        future = client.call_async(request)
-        assert self._vehicle.wait_for(future.done, 20)
-        return future.result()
-
     def change(self, transition: int) -> bool:
-        return self._call(self._change, ChangeState.Request(transition=Transition(id=transition))).success
+        self.state()  # Once answered, the node has discovered this client: the answer to a transition arrives.
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self._vehicle.call(self._change, request).success
 
     def state(self) -> int:
-        return self._call(self._get, GetState.Request()).current_state.id
+        return self._vehicle.call(self._get, GetState.Request()).current_state.id
