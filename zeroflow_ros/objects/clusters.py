@@ -3,22 +3,22 @@
 
 import numpy as np
 
-_CELLS_PER_REACH = 3  # finer cells follow the reach more closely, and cost with the square
-_CELL_BITS = 24  # of one axis in a cell's key: 1,400 km at 0.17 m
-_LIMIT = 1e5  # m: what is farther, or has no place, joins nothing
+_CELLS_PER_REACH = 3  # finer cells follow `reach` more closely; the cost grows with the square
+_CELL_BITS = 24  # bits of one axis in a cell's key: 1,400 km at 0.17 m
+_LIMIT = 1e5  # m: points with a larger or NaN coordinate are in no cluster
 
 
 def cluster_moving(points: np.ndarray, velocity: np.ndarray, *, reach: float = 0.5, velocity_gap: float = 1.0,
                    velocity_share: float = 0.15, min_points: int = 8) -> np.ndarray:  # fmt: skip
-    """Return the number of the body of each point, (N,) int32 from 0, the largest body first; -1: of none.
+    """Return the cluster of each point, (N,) int32 from 0, the largest cluster first; -1: in no cluster.
 
-    points: (N, 3) [m]. velocity: (N, 3) [m/s]; all that is given counts as moving, rows with NaN join nothing.
-    Two places, seen from above, belong to one body when they are within `reach` [m] of each other, directly or by way
-    of others, and their velocities differ by less than velocity_gap [m/s] plus velocity_share of the slower speed:
-    what is fast is measured less well. Bodies of fewer than min_points points are none.
+    points: (N, 3) [m]. velocity: (N, 3) [m/s]; all given points count as moving, rows with NaN are in no cluster.
+    Two points are connected if they are within `reach` [m] of each other seen from above, and their velocities differ
+    by less than velocity_gap [m/s] plus velocity_share of the slower speed: the error of a velocity grows with the
+    speed. Connected points form a cluster. Clusters of fewer than min_points points are dropped.
 
-    Points of one cell of reach / 3 go together, with their mean velocity: there are some 2,000 such cells where 10,000
-    points move. Where two bodies meet in a cell, its mean is like neither, and does not join them.
+    The points in a cell with a side of reach / 3 are connected as one, with their mean velocity: 10,000 moving points
+    are in some 2,000 cells. The mean of a cell where two objects meet differs from both, so it does not connect them.
     """
     labels = np.full(len(points), -1, np.int32)
     with np.errstate(invalid='ignore'):
@@ -30,17 +30,18 @@ def cluster_moving(points: np.ndarray, velocity: np.ndarray, *, reach: float = 0
     keys, cell_of_point = np.unique(place[:, 0] << _CELL_BITS | place[:, 1], return_inverse=True)
     count = np.bincount(cell_of_point)
     mean = np.stack([np.bincount(cell_of_point, velocity[usable, axis]) for axis in range(3)], axis=1) / count[:, None]
-    body = _components(len(keys), *_joined(keys, mean, velocity_gap, velocity_share))[cell_of_point]  # (M,)
-    size = np.bincount(body)
+    edges = _connected_cells(keys, mean, velocity_gap, velocity_share)
+    component = _components(len(keys), *edges)[cell_of_point]  # (M,)
+    size = np.bincount(component)
     largest_first = np.argsort(-size, kind='stable')
     number = np.empty(len(size), np.int32)
     number[largest_first] = np.where(size[largest_first] >= min_points, np.arange(len(size)), -1)
-    labels[usable] = number[body]
+    labels[usable] = number[component]
     return labels
 
 
-def _joined(keys, mean, velocity_gap, velocity_share):
-    """Return the two ends (E,) of every pair of cells that belong together."""
+def _connected_cells(keys, mean, velocity_gap, velocity_share):
+    """Return the indices, (E,) and (E,), of all pairs of connected cells."""
     speed = np.linalg.norm(mean, axis=1)
     firsts, seconds = [], []
     for dx in range(_CELLS_PER_REACH + 1):
@@ -60,9 +61,9 @@ def _joined(keys, mean, velocity_gap, velocity_share):
 
 
 def _components(num_nodes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the number of the component of each node, (num_nodes,), of a graph with edges first (E,) to second (E,).
+    """Return the connected component of each node, (num_nodes,), of a graph with edges first (E,) to second (E,).
 
-    Every node follows the smallest node it is joined to, until nothing changes.
+    Every node takes the smallest node that it is connected to, until nothing changes.
     """
     root = np.arange(num_nodes)
     while len(first):

@@ -14,13 +14,14 @@ from zeroflow_ros.objects.occupancy_memory import CELL, OccupancyMemory
 from zeroflow_ros.objects.track import Track
 from zeroflow_ros.runtime.parameter_fields import check_fields, parameter
 
-_MEMORY = 1.0  # s of places
-_GATE, _GATE_LENGTH, _GATE_SECONDS = 1.0, 0.25, 0.05  # m, share of the length, s of its way: a body may be off by that
-_VELOCITY_GATE, _VELOCITY_SHARE = 1.5, 0.4  # m/s, share of the speed: flow of one body may change by that
-_NEAR = 0.5  # m around a box: what is there is part of the body
-_SEEN_BEFORE = 0.4  # share of a body's place that may have held something before it came
-_HARDLY_GONE = 0.9  # of its place is still its old one: nothing can be said yet
-_PATIENCE = 0.2  # s that a body is believed without evidence: two sweeps
+_MEMORY = 1.0  # s of occupied cells
+# A cluster may be this far from a track's predicted position: m, share of the length, s of travel at its speed.
+_GATE, _GATE_LENGTH, _GATE_SECONDS = 1.0, 0.25, 0.05
+_VELOCITY_GATE, _VELOCITY_SHARE = 1.5, 0.4  # m/s, share of the speed: largest change of a track's flow
+_BOX_MARGIN = 0.5  # m: clusters this near to an object's box are parts of the object
+_MAX_OCCUPIED = 0.4  # share of a track's cells that may have been occupied before it came
+_MAX_OVERLAP = 0.9  # of its cells with its own earlier ones: beyond that, free space cannot be told
+_EVIDENCE_HOLD = 0.2  # s that a track stays confirmed without evidence: two sweeps
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class TrackerOptions:
 class MovingObject:
     """One object, in the frame of the sweep that it was reported for.
 
-    track_id: stays with it. center: (3,) [m], middle of what is seen of it. size: (3,) [m] along its heading, across
-    it, and up; its lowest ground_clearance is not in it. yaw: heading [rad]. velocity: (3,) over ground [m/s].
-    unseen_s: time since it was last seen [s]; 0 now. num_hits: sweeps that it was seen in.
+    track_id: the same over its life. center: (3,) [m], middle of the visible part. size: (3,) [m] along its heading,
+    across it, and up, without its lowest ground_clearance. yaw: heading [rad]. velocity: (3,) over ground [m/s].
+    unseen_s: time since its last detection [s], 0 if it is in this sweep. num_hits: number of detections.
     """
 
     track_id: int
@@ -79,28 +80,28 @@ class MovingObject:
 
 
 class Tracker:
-    """Follows bodies from sweep to sweep. An object is a body that has gone where its flow says, into free space."""
+    """Tracks clusters from sweep to sweep. An object is a track that moved along its flow, into free space."""
 
     def __init__(self, options: TrackerOptions | None = None):
         self.options = options or TrackerOptions()
-        self._places = OccupancyMemory(_MEMORY)
+        self._occupancy = OccupancyMemory(_MEMORY)
         self._next_id = 1
         self.reset()
 
     def reset(self) -> None:
-        """Forget all bodies and places; numbers of objects go on."""
+        """Forget all tracks and occupied cells; track IDs continue."""
         self._tracks: list[Track] = []
-        self._places.reset()
+        self._occupancy.reset()
         self._time, self._world_T_ego = 0.0, np.eye(4)  # of the last sweep; the world is the frame of the first one
 
     def update(self, points: np.ndarray, velocity: np.ndarray, ego0_T_ego1: np.ndarray,
                dt: float) -> list[MovingObject]:  # fmt: skip
-        """Take the next sweep and return the objects in it.
+        """Add the next sweep and return the objects in it.
 
-        points: (N, 3) float32 [m], those that move or all of the sweep: the objects are nearly the same.
+        points: (N, 3) float32 [m], the dynamic points or all of the sweep: the objects are nearly the same.
         velocity: (N, 3) float32 over ground [m/s], axes of the points' frame, NaN where there is none.
-        ego0_T_ego1: (4, 4), maps this sweep's frame into that of the one before. dt: seconds between the two. Both are
-        of no account for the first sweep.
+        ego0_T_ego1: (4, 4), maps this sweep's frame into that of the last one. dt: seconds between the two. Both are
+        not used for the first sweep.
         """
         p = self.options
         self._time += dt
@@ -111,89 +112,90 @@ class Tracker:
         flow = velocity[moving] @ self._world_T_ego[:3, :3].T
         labels = cluster_moving(points[moving], velocity[moving], reach=p.cluster_reach,
                                 velocity_gap=p.cluster_velocity_gap, min_points=p.cluster_min_points)  # fmt: skip
-        bodies = fit_boxes(places, flow, labels)
-        usable = bodies.size[:, 2] >= p.min_height
-        body_of_track = self._associate(bodies, usable)
-        yaw = bodies.yaw.copy()
-        for track, body in body_of_track.items():  # a body that is known heads where it goes, not where one sweep says
-            yaw[body] = track.yaw
-        bodies = fit_boxes(places, flow, labels, yaw)
-        for track, body in body_of_track.items():
-            track.see(self._time, bodies.center[body], bodies.size[body], bodies.velocity[body])
+        boxes = fit_boxes(places, flow, labels)
+        usable = boxes.size[:, 2] >= p.min_height
+        box_of_track = self._associate(boxes, usable)
+        yaw = boxes.yaw.copy()
+        for track, box in box_of_track.items():  # the heading of a track is steadier than that of one sweep
+            yaw[box] = track.yaw
+        boxes = fit_boxes(places, flow, labels, yaw)
+        for track, box in box_of_track.items():
+            track.add_detection(self._time, boxes.center[box], boxes.size[box], boxes.velocity[box])
             if track.num_hits >= p.confirm_hits:
-                self._judge(track, places[labels == body])
-        self._begin_tracks(bodies, usable, set(body_of_track.values()))
-        self._tracks = [track for track in self._tracks if self._time - track.last_seen <= self._coasts(track, dt)]
-        self._places.add(self._time, self._world_T_ego, points[surfaces])
-        return [self._object(track) for track in self._tracks if track.confirmed]
+                self._update_confirmation(track, places[labels == box])
+        self._begin_tracks(boxes, usable, set(box_of_track.values()))
+        self._tracks = [track for track in self._tracks if self._time - track.last_seen <= self._max_unseen(track, dt)]
+        self._occupancy.add(self._time, self._world_T_ego, points[surfaces])
+        return [self._to_object(track) for track in self._tracks if track.confirmed]
 
-    def _associate(self, bodies: ClusterBoxes, usable: np.ndarray) -> dict[Track, int]:
-        """Return the body of each track that has one; the pairs that fit best choose first."""
+    def _associate(self, boxes: ClusterBoxes, usable: np.ndarray) -> dict[Track, int]:
+        """Return the box of each track that has one; pairs of track and box are matched greedily, lowest cost first."""
         if not self._tracks or not usable.any():
             return {}
-        expected = np.array([track.at(self._time) for track in self._tracks])  # (T, 2)
+        expected = np.array([track.position_at(self._time) for track in self._tracks])  # (T, 2)
         flow = np.array([track.flow for track in self._tracks])
         length, speed = np.array([(track.size[0], track.speed) for track in self._tracks]).T
-        distance = np.linalg.norm(expected[:, None] - bodies.center[None, :, :2], axis=2)  # (T, B)
-        difference = np.linalg.norm(flow[:, None] - bodies.velocity[None, :, :2], axis=2)
+        distance = np.linalg.norm(expected[:, None] - boxes.center[None, :, :2], axis=2)  # (T, B)
+        difference = np.linalg.norm(flow[:, None] - boxes.velocity[None, :, :2], axis=2)
         gate = (_GATE + _GATE_LENGTH * length + _GATE_SECONDS * speed)[:, None]
         velocity_gate = (_VELOCITY_GATE + _VELOCITY_SHARE * speed)[:, None]
         rows, columns = np.nonzero((distance < gate) & (difference < velocity_gate) & usable)
         cost = (distance / gate + 0.5 * difference / velocity_gate)[rows, columns]
-        body_of_track: dict[Track, int] = {}
+        box_of_track: dict[Track, int] = {}
         taken = set()
         for pair in np.argsort(cost, kind='stable'):
-            track, body = self._tracks[rows[pair]], int(columns[pair])
-            if track not in body_of_track and body not in taken:
-                body_of_track[track] = body
-                taken.add(body)
-        return body_of_track
+            track, box = self._tracks[rows[pair]], int(columns[pair])
+            if track not in box_of_track and box not in taken:
+                box_of_track[track] = box
+                taken.add(box)
+        return box_of_track
 
-    def _judge(self, track: Track, places: np.ndarray) -> None:
-        """Decide whether a track is an object, by its way and by what was where it is now; places (K, 3)."""
-        believed = track.has_gone(self.options.min_travel) and self._came_into_free_space(track, places)
-        if believed:
-            track.last_believed = self._time
-        track.confirmed = believed or (track.confirmed and self._time - track.last_believed < _PATIENCE)
+    def _update_confirmation(self, track: Track, places: np.ndarray) -> None:
+        """Confirm a track that moved along its flow into free space; places: (K, 3) its points in the world [m]."""
+        has_evidence = track.moved_along_flow(self.options.min_travel) and self._entered_free_space(track, places)
+        if has_evidence:
+            track.last_evidence = self._time
+        track.confirmed = has_evidence or (track.confirmed and self._time - track.last_evidence < _EVIDENCE_HOLD)
 
-    def _came_into_free_space(self, track: Track, places: np.ndarray) -> bool:
-        """Return whether the place of a track was free before it came, as far as it has left its older places."""
+    def _entered_free_space(self, track: Track, places: np.ndarray) -> bool:
+        """Return whether the cells of a track were free before it came, except for cells it occupied itself."""
         seconds = (track.size[0] + CELL) / max(track.speed, 0.1)  # to leave the cells that it is in
-        share, then = self._places.occupied_fraction(places, self._time - seconds)
-        still_there = max(0.0, 1 - (self._time - then) / seconds)
-        if still_there >= _HARDLY_GONE:
+        share, then = self._occupancy.occupied_fraction(places, self._time - seconds)
+        overlap = max(0.0, 1 - (self._time - then) / seconds)
+        if overlap >= _MAX_OVERLAP:
             return False
-        share = (share - still_there) / (1 - still_there)
-        track.seen_before = share if track.seen_before is None else (track.seen_before + share) / 2
-        return track.seen_before <= _SEEN_BEFORE
+        share = (share - overlap) / (1 - overlap)
+        track.occupied_before = share if track.occupied_before is None else (track.occupied_before + share) / 2
+        return track.occupied_before <= _MAX_OCCUPIED
 
-    def _begin_tracks(self, bodies: ClusterBoxes, usable: np.ndarray, taken: set[int]) -> None:
-        is_part = self._are_parts(bodies.center[:, :2])
-        for body in np.flatnonzero(usable & ~is_part):
-            if body not in taken:
+    def _begin_tracks(self, boxes: ClusterBoxes, usable: np.ndarray, taken: set[int]) -> None:
+        is_part = self._are_parts_of_objects(boxes.center[:, :2])
+        for box in np.flatnonzero(usable & ~is_part):
+            if box not in taken:
                 track = Track(self._next_id)
-                track.see(self._time, bodies.center[body], bodies.size[body], bodies.velocity[body])
+                track.add_detection(self._time, boxes.center[box], boxes.size[box], boxes.velocity[box])
                 self._tracks.append(track)
                 self._next_id += 1
 
-    def _are_parts(self, places: np.ndarray) -> np.ndarray:
-        """Return which of places (B, 2) lie in or near the box of an object, (B,) bool."""
-        found = np.zeros(len(places), bool)
+    def _are_parts_of_objects(self, centers: np.ndarray) -> np.ndarray:
+        """Return which of centers (B, 2) lie in or near the box of an object, (B,) bool."""
+        found = np.zeros(len(centers), bool)
         for track in self._tracks:
             if track.confirmed:
                 cosine, sine = np.cos(track.yaw), np.sin(track.yaw)
-                x, y = (places - track.at(self._time)).T
+                x, y = (centers - track.position_at(self._time)).T
                 along, across = np.abs(x * cosine + y * sine), np.abs(y * cosine - x * sine)
-                found |= (along < track.size[0] / 2 + _NEAR) & (across < track.size[1] / 2 + _NEAR)
+                found |= (along < track.size[0] / 2 + _BOX_MARGIN) & (across < track.size[1] / 2 + _BOX_MARGIN)
         return found
 
-    def _coasts(self, track: Track, dt: float) -> float:
-        return self.options.coast_s + 1e-6 if track.confirmed else 1.5 * dt  # without a margin rounding decides
+    def _max_unseen(self, track: Track, dt: float) -> float:
+        """Return how long a track is kept without a detection [s], with a margin for rounding."""
+        return self.options.coast_s + 1e-6 if track.confirmed else 1.5 * dt
 
-    def _object(self, track: Track) -> MovingObject:
+    def _to_object(self, track: Track) -> MovingObject:
         ego_T_world = transforms.invert(self._world_T_ego)
         unseen_s = self._time - track.last_seen
-        center = ego_T_world[:3, :3] @ np.append(track.at(self._time), track.z) + ego_T_world[:3, 3]
+        center = ego_T_world[:3, :3] @ np.append(track.position_at(self._time), track.z) + ego_T_world[:3, 3]
         velocity = ego_T_world[:3, :3] @ np.append(track.velocity, track.climb)
         yaw = float(np.arctan2(velocity[1], velocity[0]))
         return MovingObject(track.track_id, center, track.size, yaw, velocity, unseen_s, track.num_hits)

@@ -11,7 +11,7 @@ def track_of(places, flow, dt=0.1) -> Track:
     """Return a track that was seen at places (S, 2) [m], one sweep after the other, with a flow [m/s]."""
     track = Track(7)
     for k, place in enumerate(places):
-        track.see(k * dt, np.append(place, 1.0), SIZE, np.append(flow, 0.2))
+        track.add_detection(k * dt, np.append(place, 1.0), SIZE, np.append(flow, 0.2))
     return track
 
 
@@ -23,7 +23,7 @@ def straight(speed, num_sweeps=6, noise=0.0):
 
 
 @pytest.mark.parametrize(
-    'label, places, flow, has_gone',
+    'label, places, flow, moved_along_flow',
     [
         ('seen once', straight(8, 1), (8, 0), False),
         ('drives as it claims', straight(8), (8, 0), True),
@@ -37,15 +37,15 @@ def straight(speed, num_sweeps=6, noise=0.0):
         ('jumps much faster than it claims', straight(20), (2, 0), False),
     ],
 )
-def test_who_moves_has_gone_where_its_flow_says(label, places, flow, has_gone):
-    assert track_of(places, flow).has_gone(0.3) == has_gone
+def test_who_moves_has_gone_where_its_flow_says(label, places, flow, moved_along_flow):
+    assert track_of(places, flow).moved_along_flow(0.3) == moved_along_flow
 
 
 def test_line_through_places_gives_place_velocity_and_heading():
     track = track_of(straight(8) + [5, 3], (6, 0))
     np.testing.assert_allclose(track.position, [9, 3], atol=1e-9)
     np.testing.assert_allclose(track.velocity, [0.8 * 8 + 0.2 * 6, 0], atol=1e-9)
-    np.testing.assert_allclose(track.at(0.7), [9 + 0.2 * 7.6, 3], atol=1e-9)
+    np.testing.assert_allclose(track.position_at(0.7), [9 + 0.2 * 7.6, 3], atol=1e-9)
     assert (track.yaw, track.speed, track.num_hits) == (pytest.approx(0), pytest.approx(8), 6)
     assert (track.z, track.climb, track.last_seen) == (1.0, 0.2, 0.5)
 
@@ -57,5 +57,5 @@ def test_what_is_older_than_a_second_is_forgotten():
 
 def test_size_follows_what_is_seen_slowly():
     track = track_of(straight(8), (8, 0))
-    track.see(0.6, np.array([4.8, 0, 1]), SIZE * 2, np.array([8.0, 0, 0]))
+    track.add_detection(0.6, np.array([4.8, 0, 1]), SIZE * 2, np.array([8.0, 0, 0]))
     np.testing.assert_allclose(track.size, SIZE * 1.3)
