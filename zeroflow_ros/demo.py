@@ -30,7 +30,7 @@ from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.runtime.command_line import stop_on_signals
 from zeroflow_ros.runtime.subprocesses import ProcessGroup, ProgramError, StoppedError, resident_megabytes
 from zeroflow_ros.transforms import to_quaternion
-from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, draw_lively_sweep
+from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, draw_busy_sweep
 from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
 
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout
@@ -86,7 +86,7 @@ def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Pa
     shutil.rmtree(drive, ignore_errors=True)
     print(f'Simulating {sweeps} sweeps of a 64-beam LiDAR ...', flush=True)
     programs.start('simulator', _SIMULATOR, '--seed', seed, '--sweeps', sweeps, '--sensor', 'hdl64', '--out', drive)
-    programs.finish('simulator', 'the simulated drive')
+    programs.wait_for_exit('simulator', 'the simulated drive')
     return drive
 
 
@@ -133,9 +133,9 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
         if not programs.is_running('node') or not programs.is_running('recorder'):
             raise
         programs.interrupt('recorder')  # it has seen no flow at all, and says so
-        programs.finish('recorder', 'the recording', timeout=60.0)
+        programs.wait_for_exit('recorder', 'the recording', timeout=60.0)
     programs.interrupt('node')
-    programs.finish('node', 'the end of the node', timeout=10.0)
+    programs.wait_for_exit('node', 'the end of the node', timeout=10.0)
     reports = {name: json.loads((out / f'{name}.json').read_text()) for name in ('replay', 'recorder')}
     return {**reports, 'memory': memory}
 
@@ -248,7 +248,7 @@ def run(args, stop: threading.Event) -> None:
         found = play_and_record(source, out, programs, args)
     num_moving = count_moving(out / 'flow.mcap')
     report = make_report(source, found, num_moving, args.rate, machine)
-    draw_lively_sweep(out / 'flow.mcap', num_moving, out / 'flow.png', f'Scene flow, {source.path.stem}')
+    draw_busy_sweep(out / 'flow.mcap', num_moving, out / 'flow.png', f'Scene flow, {source.path.stem}')
     write_json(out / 'report.json', report)
     for name in ('replay.json', 'recorder.json'):
         os.replace(out / name, out / 'log' / name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.views.bev_plot import draw_on, speed_color_limit
+from zeroflow_ros.views.bev_plot import draw_sweep, speed_color_limit
 
 _PANEL = (9.6, 6.0)  # inches
 _DPI = 100
@@ -34,7 +34,7 @@ def draw_flows(
     for number, (name, velocity) in enumerate(velocities.items()):
         row, column = divmod(number, columns)
         axes = figure.add_axes((column / columns, top * (1 - (row + 1) / rows), 0.996 / columns, 0.994 * top / rows))
-        draw_on(
+        draw_sweep(
             axes, points, velocity, reach=reach, min_speed=_MIN_SPEED, max_speed=max_speed, arrow_seconds=_ARROW_SECONDS
         )
         axes.text(

@@ -9,7 +9,7 @@ import numpy as np
 
 from zeroflow_ros import transforms
 from zeroflow_ros.objects.tracker import MovingObject, Tracker
-from zeroflow_ros.views.bev_plot import draw_on
+from zeroflow_ros.views.bev_plot import draw_sweep
 
 _SIZE, _DPI = (12.8, 8.0), 125  # inches; 1600 pixels wide
 _BACKGROUND, _TEXT, _FAINT = '#0b0f17', '#e8edf5', '#7d8aa0'
@@ -47,7 +47,7 @@ def draw_objects(points: np.ndarray, velocity: np.ndarray, objects: list[MovingO
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     # Only objects get arrows: arrows of the points would hide them.
-    draw_on(axes, points, velocity, reach=_REACH, min_speed=0.5, max_speed=_MAX_SPEED, arrow_seconds=1e-3)
+    draw_sweep(axes, points, velocity, reach=_REACH, min_speed=0.5, max_speed=_MAX_SPEED, arrow_seconds=1e-3)
     for each in objects:
         _draw_object(axes, each, trajectories.get(each.track_id, np.zeros((0, 3))))
     box = {'facecolor': _BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}

@@ -3,13 +3,13 @@
 
 import numpy as np
 
-_FASTEST = 15.0  # m/s: the end of the colour scale, town traffic; faster is no redder
+_MAX_SPEED = 15.0  # m/s: the end of the colour scale, town traffic; faster points have the same red
 _NUM_COLORS = 32  # few enough that each becomes one message object
-_TAIL_BRIGHTNESS, _TAIL_ALPHA = 0.4, 0.2  # a LINE_LIST has no heads: a line brightens towards where it points
-# Slow to fast: blue, cyan, green, yellow, red. All of it readable on RViz's dark grey and on white.
+_TAIL_BRIGHTNESS, _TAIL_ALPHA = 0.4, 0.2  # a LINE_LIST has no arrow heads: each line brightens towards its head
+# Slow to fast: blue, cyan, green, yellow, red. All are readable on RViz's dark grey and on white.
 _SCALE = np.array([[0.20, 0.45, 1.0], [0.0, 0.80, 0.85], [0.20, 0.85, 0.30], [1.0, 0.80, 0.0], [1.0, 0.20, 0.15]])
 
-_CELL_BITS, _DISTANCE_BITS, _INDEX_BITS = 12, 15, 24  # 12 for x, 12 for y, 15, 24: 63 bits of one int64
+_CELL_BITS, _DISTANCE_BITS, _INDEX_BITS = 12, 15, 24  # 12 each for x and y, 15 and 24: 63 bits of one int64
 
 
 def pick_arrows(
@@ -24,8 +24,8 @@ def pick_arrows(
     """Choose moving points evenly over the ground plane, and return their arrows.
 
     points: (N, 3) float32 [m]. velocity: (N, 3) float32 [m/s], NaN where there is none.
-    min_speed: slower points get no arrow [m/s]. seconds: an arrow ends where its point will be then.
-    cell: side of the squares that get one arrow each [m]: that of the moving point nearest to their centre. The
+    min_speed: slower points get no arrow [m/s]. seconds: length of an arrow as a time at its speed.
+    cell: side of the grid squares [m]. Each square gets one arrow, that of the moving point nearest to its centre. The
     same input gives the same arrows, and a little motion moves few of them. Squares grow until there are at most
     max_arrows. Points beyond 2048 cells get none.
 
@@ -34,7 +34,7 @@ def pick_arrows(
     """
     if not cell > 0:
         raise ValueError(f'cell must be a positive side in metres, got {cell}')
-    with np.errstate(over='ignore', invalid='ignore'):  # NaN and inf compare as they should
+    with np.errstate(over='ignore', invalid='ignore'):  # comparisons with NaN are False, which leaves them out
         speed_squared = velocity[:, 0] ** 2 + velocity[:, 1] ** 2 + velocity[:, 2] ** 2
         limit = np.float32(2 ** (_CELL_BITS - 1) * cell)
         wanted = (speed_squared >= max(min_speed, 0.0) ** 2) & (speed_squared < np.inf)
@@ -56,7 +56,7 @@ def _one_per_cell(points: np.ndarray, cell: float) -> np.ndarray:
     """
     inv_cell, half = np.float32(1 / cell), np.float32(0.5)
     key = np.zeros(len(points), np.int64)
-    distance = np.zeros(len(points), np.float32)  # of the coordinate that is farther from the centre, in cells
+    distance = np.zeros(len(points), np.float32)  # from the centre along the axis where it is larger, in cells
     for axis in (0, 1):
         place = points[:, axis] * inv_cell
         corner = np.floor(place)
@@ -74,7 +74,7 @@ def _one_per_cell(points: np.ndarray, cell: float) -> np.ndarray:
 
 def speed_colors(speed: np.ndarray) -> np.ndarray:
     """Return the colours, (N, 3) float32 in [0, 1], of speeds (N,) [m/s]: blue is slow, red 15 m/s and more."""
-    level = np.round(np.clip(speed / _FASTEST, 0, 1) * (_NUM_COLORS - 1)) / (_NUM_COLORS - 1)  # (N,)
+    level = np.round(np.clip(speed / _MAX_SPEED, 0, 1) * (_NUM_COLORS - 1)) / (_NUM_COLORS - 1)  # (N,)
     stops = np.linspace(0, 1, len(_SCALE))
     return np.stack([np.interp(level, stops, _SCALE[:, channel]) for channel in range(3)], axis=1).astype(np.float32)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bird's-eye view of a sweep: points coloured by speed, arrows along their motion; imports matplotlib only to draw."""
+"""Bird's-eye view of a sweep: points coloured by speed, arrows along the motion. Only drawing imports matplotlib."""
 
 from pathlib import Path
 
@@ -14,19 +14,19 @@ _BACKGROUND, _TEXT, _FAINT = '#0b0f17', '#e8edf5', '#7d8aa0'
 # Static points, from the ground to the roofs: a cold grey, so that colour means motion.
 _STATIC = np.array([[0.20, 0.25, 0.33], [0.40, 0.46, 0.56], [0.64, 0.70, 0.79]])
 _UNKNOWN = '#1c2331'
-# From the slowest dynamic point to the fastest: starts bright, so that walking pace stands out from static points.
+# From the slowest dynamic points to the fastest. The first is bright, so that pedestrians stand out from static points.
 _SPEED_COLORS = ['#3fa7ff', '#2fe0d0', '#6ee85a', '#ffd83d', '#ff8a2b', '#ff3b4e']
 _CAR = np.array([[2.4, 0.0], [1.6, 0.95], [-2.2, 0.95], [-2.2, -0.95], [1.6, -0.95]])  # [m], nose along x
 
 
 def plot_sweep(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, title: str = '', reach: float = 44.0,
          min_speed: float = 0.5, max_speed: float = 0.0, arrow_seconds: float = 0.5) -> None:  # fmt: skip
-    """Write a picture of one sweep; the suffix of `path` says which format.
+    """Write a picture of one sweep; the suffix of `path` sets the format.
 
-    points: (N, 3) [m], x forward to the right of the picture, y left to its top. velocity: (N, 3) [m/s], NaN where
-    there is none. reach: from the sensor to the left and right edge [m]. min_speed: slower points are static, in
-    grey; the colours start here [m/s]. max_speed: the end of the colours [m/s]; 0 chooses it. arrow_seconds: arrows end
-    where points will be then.
+    points: (N, 3) [m]; x (forward) points to the right of the picture, y (left) to its top. velocity: (N, 3) [m/s], NaN
+    where there is none. reach: distance from the sensor to the left and right edge [m]. min_speed: slower points are
+    static and grey; the colours start here [m/s]. max_speed: the end of the colours [m/s]; 0: from the sweep.
+    arrow_seconds: length of an arrow as a time at its speed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -35,16 +35,16 @@ def plot_sweep(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, ti
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     max_speed = max_speed or speed_color_limit(velocity, min_speed)
-    num_moving = draw_on(
+    num_moving = draw_sweep(
         axes, points, velocity, reach=reach, min_speed=min_speed, max_speed=max_speed, arrow_seconds=arrow_seconds
     )
     _write_legend(figure, axes, title, len(points), num_moving, min_speed, max_speed, arrow_seconds, reach)
     figure.savefig(path, facecolor=_BACKGROUND)
 
 
-def draw_on(axes, points: np.ndarray, velocity: np.ndarray, *, reach: float, min_speed: float, max_speed: float,
-            arrow_seconds: float) -> int:  # fmt: skip
-    """Draw a sweep on matplotlib axes; return how many points move. Arguments: see `plot_sweep`."""
+def draw_sweep(axes, points: np.ndarray, velocity: np.ndarray, *, reach: float, min_speed: float, max_speed: float,
+               arrow_seconds: float) -> int:  # fmt: skip
+    """Draw a sweep on matplotlib axes; return the number of moving points. Arguments: see `plot_sweep`."""
     axes.set_facecolor(_BACKGROUND)
     axes.set_axis_off()
     axes.set_aspect('equal')
@@ -62,7 +62,7 @@ def draw_on(axes, points: np.ndarray, velocity: np.ndarray, *, reach: float, min
     axes.scatter(unknown[:, 0], unknown[:, 1], s=0.5, c=_UNKNOWN, zorder=2, **dots)
     static = points[is_static]
     axes.scatter(static[:, 0], static[:, 1], s=0.8, c=_by_height(static[:, 2]), zorder=3, **dots)
-    order = np.flatnonzero(is_moving)[np.argsort(speed[is_moving])]  # the fast ones on top
+    order = np.flatnonzero(is_moving)[np.argsort(speed[is_moving])]  # the fastest on top
     colors = speed_scale(min_speed, max_speed).to_rgba(speed[order])
     axes.scatter(points[order, 0], points[order, 1], s=26, c=colors, alpha=0.06, zorder=4, **dots)  # a glow
     axes.scatter(points[order, 0], points[order, 1], s=2.6, c=colors, zorder=5, **dots)
@@ -98,17 +98,16 @@ def _by_height(z: np.ndarray) -> np.ndarray:
 
 
 def speed_scale(min_speed: float, max_speed: float):
-    """Return matplotlib's mapping from speed [m/s] to colour: grey below min_speed, never a colour of motion."""
+    """Return matplotlib's mapping from speed [m/s] to colour; speeds below min_speed are grey."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    colors = LinearSegmentedColormap.from_list('speed', _SPEED_COLORS)
-    colors.set_under(_STATIC[1])
+    colors = LinearSegmentedColormap.from_list('speed', _SPEED_COLORS).with_extremes(under=_STATIC[1])
     return ScalarMappable(Normalize(min_speed, max_speed), colors)
 
 
 def speed_ticks(min_speed: float, max_speed: float) -> list[float]:
-    """Return the numbers of the colour legend [m/s]; the first is min_speed, below which all is grey."""
+    """Return the numbers of the colour legend [m/s]; the first is min_speed, where the grey of static points ends."""
     from matplotlib.ticker import MaxNLocator
 
     whole = MaxNLocator(5, integer=True).tick_values(0, max_speed)
@@ -128,10 +127,10 @@ def _draw_arrows(axes, points, velocity, min_speed, max_speed, seconds) -> None:
     segments, _ = pick_arrows(points, velocity, max_arrows=400, min_speed=min_speed, seconds=seconds, cell=2.0)
     if len(segments) == 0:
         return
-    tails, ways = segments[:, 0, :2], (segments[:, 1] - segments[:, 0])[:, :2]
+    tails, vectors = segments[:, 0, :2], (segments[:, 1] - segments[:, 0])[:, :2]
     speed = np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1) / seconds
     axes.quiver(
-        tails[:, 0], tails[:, 1], ways[:, 0], ways[:, 1], angles='xy', scale_units='xy', scale=1, units='dots',
+        tails[:, 0], tails[:, 1], vectors[:, 0], vectors[:, 1], angles='xy', scale_units='xy', scale=1, units='dots',
         width=2.6, headwidth=4.6, headlength=5.6, headaxislength=5.1, minlength=0.5,
         color=speed_scale(min_speed, max_speed).to_rgba(speed), edgecolor=_BACKGROUND, linewidth=0.4, zorder=6,
     )  # fmt: skip
@@ -152,8 +151,8 @@ def _write_legend(figure, axes, title, num_points, num_moving, min_speed, max_sp
     box = {'facecolor': _BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}
     if title:
         figure.text(0.022, 0.955, title, color=_TEXT, fontsize=17, fontweight='bold', va='center', bbox=box)
-    said = f'{num_points:,} points, {num_moving:,} of those shown move faster than {min_speed:g} m/s'
-    figure.text(0.022, 0.918 if title else 0.955, said, color=_FAINT, fontsize=11, va='center', bbox=box)
+    subtitle = f'{num_points:,} points, {num_moving:,} of those shown move faster than {min_speed:g} m/s'
+    figure.text(0.022, 0.918 if title else 0.955, subtitle, color=_FAINT, fontsize=11, va='center', bbox=box)
 
     panel = figure.add_axes((0.72, 0.025, 0.27, 0.115), zorder=9, facecolor=_BACKGROUND)
     panel.patch.set_alpha(0.85)

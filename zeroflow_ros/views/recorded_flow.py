@@ -12,14 +12,14 @@ from zeroflow_ros.errors import CloudError, DataError
 from zeroflow_ros.lidar.point_cloud import decode_cloud, decode_velocity
 from zeroflow_ros.views.bev_plot import plot_sweep
 
-RECORDING_STARTED = 'Recording'  # how the recorder's log line begins when it has found the node
-MOVING = 0.5  # m/s: slower may be noise of the ego motion
+RECORDING_STARTED = 'Recording'  # start of the recorder's log line once it has found the node
+MOVING = 0.5  # m/s: slower points may be static, with an error of the ego motion
 
 
 def read_velocity(message) -> np.ndarray:
-    """Return vx vy vz of every row of a flow cloud, (N, 3) float32 [m/s].
+    """Return vx, vy, vz of every row of a flow cloud, (N, 3) float32 [m/s].
 
-    message: one that `decode_cloud` has taken, so that its fields lie inside its points.
+    message: already accepted by `decode_cloud`, which checks that its fields lie inside its points.
     Raises: DataError when the cloud has no velocity.
     """
     try:
@@ -38,13 +38,13 @@ def read_flow(path: str | Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
 
 
 def count_moving(path: str | Path) -> list[int]:
-    """Return how many points of each sweep move faster than MOVING."""
+    """Return the number of points faster than MOVING in each sweep."""
     with np.errstate(invalid='ignore'):
         return [int((np.einsum('ij,ij->i', v, v) > MOVING**2).sum()) for _, _, v in read_flow(path)]
 
 
-def draw_lively_sweep(path: str | Path, num_moving: list[int], picture: str | Path, title: str) -> None:
-    """Draw a sweep with much motion: more than in three of four, but not the most, which may be a mishap."""
+def draw_busy_sweep(path: str | Path, num_moving: list[int], picture: str | Path, title: str) -> None:
+    """Draw the sweep at the upper quartile of moving points; the sweep with the most may be a wrong result."""
     chosen = int(np.argsort(num_moving, kind='stable')[int(0.75 * (len(num_moving) - 1))])
     for index, (_, points, velocity) in enumerate(read_flow(path)):
         if index == chosen:

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def percentiles(values) -> dict[str, float]:
-    """Return p50, p95, p99, max and count of some numbers; only the count when there are none."""
+    """Return p50, p95, p99, max and count of numbers; only the count if there are none."""
     values = np.asarray(values, np.float64)
     if values.size == 0:
         return {'count': 0}
@@ -20,16 +20,16 @@ def percentiles(values) -> dict[str, float]:
 
 
 def latency_table(latency_ms: dict[str, dict]) -> str:
-    """Return percentiles by stage as a table in milliseconds for a person to read."""
+    """Return percentiles by stage as a text table in milliseconds."""
     lines = [f'{"":12}{"median":>9}{"p95":>9}{"p99":>9}{"max":>9}  [ms]']
-    for stage, figures in latency_ms.items():
-        if figures['count']:
-            lines.append(f'{stage:12}' + ''.join(f'{figures[key]:9.1f}' for key in ('p50', 'p95', 'p99', 'max')))
+    for stage, values in latency_ms.items():
+        if values['count']:
+            lines.append(f'{stage:12}' + ''.join(f'{values[key]:9.1f}' for key in ('p50', 'p95', 'p99', 'max')))
     return '\n'.join(lines)
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Write a JSON file by way of a temporary one, so that a reader never sees half of it."""
+    """Write a JSON file atomically (temporary file and rename)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.partial')
@@ -38,7 +38,7 @@ def write_json(path: str | Path, content: dict) -> None:
 
 
 def hardware() -> dict:
-    """Return the hardware of a measurement: processor, usable cores, memory, current load."""
+    """Return the hardware that a measurement runs on: processor, usable cores, memory, current load."""
     model = 'unknown'
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_text().splitlines()

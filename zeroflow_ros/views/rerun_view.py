@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweeps with flow in the Rerun viewer, or in a file for it: the cloud coloured by speed, arrows, and the trajectory.
+"""Show sweeps with flow in the Rerun viewer, or write a file for it: cloud coloured by speed, arrows, trajectory.
 
-Needs rerun-sdk, which is imported only to show something. The time line is that of the sweeps' stamps.
+Needs rerun-sdk, which is imported only when a view is opened. The time line shows the stamps of the sweeps.
 """
 
 import os
@@ -24,18 +24,18 @@ from zeroflow_ros.views.recorded_flow import MOVING, read_velocity
 WORLD = 'world'
 POINTS, ARROWS, EGO, TRAJECTORY = 'ego/points', 'ego/arrows', 'ego', 'trajectory'  # below a world
 TIME_LINE = 'stamp'
-STILL, UNKNOWN = (120, 130, 145), (52, 58, 70)  # grey, so that all colour is left to what moves; dark: no velocity
-_POINT_SIZE = 1.5  # pixels: as far away as near by
+STATIC_COLOR, UNKNOWN_COLOR = (120, 130, 145), (52, 58, 70)  # grey: only moving points are coloured; dark: no velocity
+_POINT_SIZE = 1.5  # pixels, at any distance
 _ARROW_RADIUS = 0.04  # m
 _LONGEST_TRAJECTORY = 1000  # poses: 100 s at 10 Hz
-_VIEW_FROM, _VIEW_TO = (-30.0, 0.0, 22.0), (8.0, 0.0, 0.0)  # m in the LiDAR's frame: from behind and above
+_EYE, _LOOK_AT = (-30.0, 0.0, 22.0), (8.0, 0.0, 0.0)  # m in the LiDAR's frame: from behind and above
 
 
 class RerunView:
     """Shows sweeps one after the other: `with RerunView(...) as view`.
 
     path: a file ending in .rrd to write instead of opening a viewer; it appears when it is complete.
-    replace: an existing one. worlds: names of what is shown side by side.
+    replace: replace an existing file. worlds: names of the views that are shown side by side.
     Raises: ConfigError when rerun-sdk is not installed or there is no screen; DataError when the file exists.
     """
 
@@ -68,15 +68,15 @@ class RerunView:
 
     def show(self, stamp_ns: int, points: np.ndarray, velocity: np.ndarray, world_T_ego: np.ndarray | None, *,
              world: str = WORLD) -> None:  # fmt: skip
-        """Show a sweep at its stamp in one of the worlds; the first world comes first.
+        """Show a sweep at its stamp in one of the worlds; show each stamp in the first world first.
 
-        points: (N, 3) float32 [m] in the LiDAR's frame, NaN rows are left out. velocity: (N, 3) float32 [m/s], NaN
-        where there is none. world_T_ego: (4, 4) pose of that frame; None where it is unknown: no trajectory then.
+        points: (N, 3) float32 [m] in the LiDAR's frame; NaN rows are left out. velocity: (N, 3) float32 [m/s], NaN
+        where there is none. world_T_ego: (4, 4) pose of that frame; None: unknown, no trajectory is shown.
         """
         rr, recording = self._rerun, self._recording
         recording.set_time(TIME_LINE, timestamp=np.datetime64(stamp_ns, 'ns'))
-        has_place = np.isfinite(points).all(axis=1)
-        points, velocity = points[has_place], velocity[has_place]
+        is_valid = np.isfinite(points).all(axis=1)
+        points, velocity = points[is_valid], velocity[is_valid]
         radius = rr.Radius.ui_points(_POINT_SIZE)
         recording.log(f'{world}/{POINTS}', rr.Points3D(points, colors=point_colors(velocity), radii=radius))
         segments, colors = pick_arrows(points, velocity, min_speed=MOVING)
@@ -88,12 +88,12 @@ class RerunView:
             recording.log(f'{world}/{EGO}', rr.Transform3D(translation=world_T_ego[:3, 3], mat3x3=world_T_ego[:3, :3]))
             recording.log(
                 f'{world}/{TRAJECTORY}',
-                rr.LineStrips3D([np.stack(self._trajectory)], radii=_ARROW_RADIUS, colors=[STILL]),
+                rr.LineStrips3D([np.stack(self._trajectory)], radii=_ARROW_RADIUS, colors=[STATIC_COLOR]),
             )
         self.num_sweeps += world == self._worlds[0]
 
     def start_over(self) -> None:
-        """Begin another trajectory: where the next sweep lies from the last one is unknown."""
+        """Begin another trajectory: the motion from the last sweep to the next one is unknown."""
         self._trajectory.clear()
 
     def _open_viewer(self):
@@ -106,7 +106,7 @@ class RerunView:
         recording = self._rerun.RecordingStream('zeroflow_ros')
         try:
             recording.spawn(default_blueprint=_blueprint(self._rerun, self._worlds))
-        except Exception as error:  # the viewer is a program of its own, and fails in its own ways
+        except Exception as error:  # the viewer is another program, and its errors have many types
             raise ConfigError(f'The Rerun viewer does not start: {error}. Use --view-file FILE.rrd.') from error
         return recording
 
@@ -118,7 +118,7 @@ class RerunView:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f'.{self.path.stem}.', suffix='.rrd', dir=self.path.parent)
         os.close(handle)
-        os.chmod(name, 0o644)  # mkstemp's is for us alone
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
         self._temporary = Path(name)
         recording = self._rerun.RecordingStream('zeroflow_ros')
         recording.save(name, default_blueprint=_blueprint(self._rerun, self._worlds))
@@ -126,7 +126,7 @@ class RerunView:
 
 
 def has_flow(path: str | Path, topic: str = '') -> bool:
-    """Return whether the clouds of a bag have velocities already."""
+    """Return whether the clouds of a bag have velocities."""
     with Bag(path) as bag:
         message = decode_message(next(bag.messages([bag.point_cloud_topic(topic)])).cdr, POINT_CLOUD)
     return {'vx', 'vy', 'vz'} <= {field.name for field in message.fields}
@@ -135,44 +135,44 @@ def has_flow(path: str | Path, topic: str = '') -> bool:
 def show_recording(bag: Bag, view: RerunView, *, topic: str = '', odometry_topic: str = '',
                    odometry_T_lidar: np.ndarray | None = None, start: float = 0.0,
                    duration: float = 0.0) -> str:  # fmt: skip
-    """Show the flow that a bag holds, as it was recorded.
+    """Show the recorded flow of a bag.
 
-    topic, odometry_topic, odometry_T_lidar: as for `OfflineFlow`. start, duration: seconds of the bag; duration 0 is
-    all of it. Returns why the trajectory is not shown, '' when it is.
+    topic, odometry_topic, odometry_T_lidar: as for `OfflineFlow`. start, duration: seconds of the bag; duration 0: to
+    its end. Returns why the trajectory is not shown, '' if it is.
     Raises: DataError when no sweep lies in that time.
     """
     start_ns = bag.start_ns + round(start * 1e9)
     end_ns = start_ns + round(duration * 1e9) if duration else None
     clouds = bag.messages([bag.point_cloud_topic(topic)], start_ns=start_ns, end_ns=end_ns)
-    motion, note, poses, before, world_T_ego = None, '', iter(()), None, np.eye(4)
-    with Bag(bag.path) as beside:  # a second reader, so that the two do not disturb each other
+    motion, note, poses, previous, world_T_ego = None, '', iter(()), None, np.eye(4)
+    with Bag(bag.path) as odometry_bag:  # a second reader, with its own position in the bag
         for recorded in clouds:
             message = decode_message(recorded.cdr, POINT_CLOUD)
             sweep, velocity = decode_cloud(message), read_velocity(message)
-            if before is None:
+            if previous is None:
                 try:
                     motion = BagMotion(bag, 'odometry', frame_id=sweep.frame_id, odometry_topic=odometry_topic,
                                        odometry_T_lidar=odometry_T_lidar)  # fmt: skip
-                    poses = beside.messages([motion.topic], start_ns=start_ns - 10**9)
+                    poses = odometry_bag.messages([motion.topic], start_ns=start_ns - 10**9)
                 except (DataError, EgoMotionError) as error:
                     note = str(error)
             if motion is not None:
                 while not motion.covers(sweep.stamp_ns) and (pose := next(poses, None)) is not None:
                     motion.add_odometry(pose.cdr)
                 try:
-                    world_T_ego = world_T_ego @ motion.between(before, sweep) if before else np.eye(4)
-                except EgoMotionError:  # a loop of the bag, or odometry with a hole
+                    world_T_ego = world_T_ego @ motion.between(previous, sweep) if previous else np.eye(4)
+                except EgoMotionError:  # the time jumps back, or odometry is missing
                     view.start_over()
                     world_T_ego = np.eye(4)
             view.show(sweep.stamp_ns, sweep.points, velocity, None if motion is None else world_T_ego)
-            before = sweep
-    if before is None:
+            previous = sweep
+    if previous is None:
         raise DataError(f'There is no cloud in this part of {bag.path}. Choose another --start or --duration.')
     return note
 
 
 def show_file(args) -> int:
-    """Show the recorded flow that the parsed arguments of `replay` name; return the exit status."""
+    """Show the recorded flow of a bag, with the parsed arguments of `replay`; return the exit status."""
     pose = args.odometry_T_lidar
     with Bag(args.bag) as bag, RerunView(args.view_file, replace=args.replace) as view:
         note = show_recording(
@@ -186,11 +186,11 @@ def show_file(args) -> int:
 
 
 def point_colors(velocity: np.ndarray) -> np.ndarray:
-    """Return the colours, (N, 3) uint8, of points with velocity (N, 3) [m/s]: grey when still, dark without one."""
+    """Return the colours, (N, 3) uint8, of points with velocity (N, 3) [m/s]: static grey, without velocity dark."""
     speed = np.linalg.norm(velocity, axis=1)
     colors = np.empty((len(speed), 3), np.uint8)
-    colors[:] = UNKNOWN
-    colors[speed < MOVING] = STILL  # not NaN
+    colors[:] = UNKNOWN_COLOR
+    colors[speed < MOVING] = STATIC_COLOR  # False for NaN
     moving = speed >= MOVING
     colors[moving] = _bytes(speed_colors(speed[moving]))
     return colors
@@ -212,12 +212,12 @@ def _import_rerun():
 
 
 def _blueprint(rerun, worlds: tuple[str, ...]):
-    """Return the layout that a viewer opens with: views side by side that follow the vehicle from behind and above."""
+    """Return the viewer's first layout: views side by side that follow the vehicle from behind and above."""
     from rerun import blueprint
 
     views = []
     for world in worlds:
-        eye = blueprint.EyeControls3D(position=_VIEW_FROM, look_target=_VIEW_TO, tracking_entity=f'/{world}/{EGO}')
+        eye = blueprint.EyeControls3D(position=_EYE, look_target=_LOOK_AT, tracking_entity=f'/{world}/{EGO}')
         name = 'Scene flow' if worlds == (WORLD,) else world
         views.append(blueprint.Spatial3DView(origin=f'/{world}', name=name, background=(12, 15, 23), eye_controls=eye))
     return blueprint.Blueprint(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from processes import ROOT
 
-from zeroflow_ros.views.bev_plot import draw_on, plot_sweep, speed_scale, speed_ticks
+from zeroflow_ros.views.bev_plot import draw_sweep, plot_sweep, speed_scale, speed_ticks
 
 image = pytest.importorskip('matplotlib.image', reason='needs matplotlib')
 
@@ -76,7 +76,7 @@ def test_several_views_share_a_picture(tmp_path):
     figure = Figure()
     options = {'reach': 40.0, 'min_speed': 0.5, 'max_speed': 10.0, 'arrow_seconds': 0.5}
     points, velocity = scene()
-    counts = [draw_on(axes, points, velocity * k, **options) for k, axes in enumerate(figure.subplots(1, 2))]
+    counts = [draw_sweep(axes, points, velocity * k, **options) for k, axes in enumerate(figure.subplots(1, 2))]
     assert counts == [0, 500]
     figure.savefig(tmp_path / 'two.svg')
     assert (tmp_path / 'two.svg').stat().st_size > 0

@@ -7,7 +7,7 @@ from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.point_cloud import flow_cloud
-from zeroflow_ros.views.recorded_flow import count_moving, draw_lively_sweep, read_flow, read_velocity
+from zeroflow_ros.views.recorded_flow import count_moving, draw_busy_sweep, read_flow, read_velocity
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_moving_points_are_counted_and_the_picture_is_of_a_lively_sweep(recordin
     num_moving = count_moving(path)
     assert num_moving == [0, 98, 3920, 10]
     pytest.importorskip('matplotlib', reason='needs matplotlib')
-    draw_lively_sweep(path, num_moving, tmp_path / 'flow.png', 'A street')
+    draw_busy_sweep(path, num_moving, tmp_path / 'flow.png', 'A street')
     assert (tmp_path / 'flow.png').read_bytes().startswith(b'\x89PNG')
 
 

@@ -15,7 +15,7 @@ from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, f
 from zeroflow_ros.lidar.point_cloud import flow_cloud
 from zeroflow_ros.replay import main
 from zeroflow_ros.views import rerun_view
-from zeroflow_ros.views.rerun_view import STILL, UNKNOWN, WORLD, point_colors
+from zeroflow_ros.views.rerun_view import STATIC_COLOR, UNKNOWN_COLOR, WORLD, point_colors
 
 POINTS, ARROWS, EGO, TRAJECTORY = (
     f'{WORLD}/{part}' for part in (rerun_view.POINTS, rerun_view.ARROWS, rerun_view.EGO, rerun_view.TRAJECTORY)
@@ -71,8 +71,8 @@ def recorded_flow(tmp_path, *, odometry=True):
 
 COLORS = [
     ('empty', np.zeros((0, 3)), np.zeros((0, 3))),
-    ('unknown', [[NAN, NAN, NAN]], [UNKNOWN]),
-    ('still', [[0.49, 0, 0]], [STILL]),
+    ('unknown', [[NAN, NAN, NAN]], [UNKNOWN_COLOR]),
+    ('still', [[0.49, 0, 0]], [STATIC_COLOR]),
     ('infinite is fast', [[np.inf, 0, 0]], [[255, 51, 38]]),
     ('15 m/s and more are red', [[0, -15, 0], [0, 0, 90]], [[255, 51, 38]] * 2),
 ]
@@ -125,7 +125,7 @@ def test_recorded_flow_is_shown_as_it_is(chunks, tmp_path, capsys):
     for colors in points['colors']:
         kinds, counts = np.unique(rgb(colors), axis=0, return_counts=True)
         said = {tuple(kind.tolist()): count for kind, count in zip(kinds, counts, strict=True)}
-        assert said.pop(UNKNOWN) == 1 and said.pop(STILL) == 1959
+        assert said.pop(UNKNOWN_COLOR) == 1 and said.pop(STATIC_COLOR) == 1959
         assert list(said.values()) == [1960]  # one speed, one colour
     for vectors in arrows['vectors']:
         assert len(vectors) > 50
