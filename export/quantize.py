@@ -57,7 +57,7 @@ def simulated_images(card: ModelCard, clips: Path, num_pairs: int) -> Iterator[n
 
     recorder, store = PillarRecorder(card), ClipStore(clips, num_sweeps=4)
     for seed in range(num_pairs):
-        pair = store.pair(seed, 1, 2)
+        pair = store.window(seed, 1)
         clouds = (pair.points0, pair.points1) if seed % 2 else (pair.points1, pair.points0)
         recorder.infer(*clouds)
         yield recorder.images.copy()

@@ -20,6 +20,7 @@ from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import ClipSource, split_labels
 from training.learning.train_config import TrainConfig
 from training.learning.training_run import TrainerDevices, train
+from training.students import build_student
 from zeroflow_ros.errors import ZeroFlowError
 
 
@@ -54,7 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             source, _ = split_labels(LabelStore(options.labels), config.held_out)
         else:
-            source = ClipSource(ClipStore(options.clips, config.num_sweeps), config.num_clips, config.first_seed)
+            source = ClipSource(
+                ClipStore(options.clips, config.num_sweeps), config.num_clips, config.first_seed,
+                window=build_student(config.student).num_sweeps, alongside_every=config.alongside_every,
+            )  # fmt: skip
         devices = TrainerDevices(options.accelerator, options.devices, options.nodes)
         last = train(config, options.out, source, change_config=options.change_config, devices=devices)
     except ZeroFlowError as error:

@@ -17,24 +17,26 @@ _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 @dataclass(frozen=True)
 class ClipStore:
-    """Clips by seed in a folder: `pair(seed, k)` simulates the clip unless its file is intact.
+    """Clips by seed in a folder: `window(seed, ...)` simulates the clip unless its file is intact.
 
-    folder: folder of the clips. num_sweeps: sweeps per clip.
+    folder: folder of the clips. num_sweeps: sweeps per clip. alongside: clips with a large vehicle beside the ego
+    vehicle, see `simulate_clip`.
     """
 
     folder: Path
     num_sweeps: int = 6
+    alongside: bool = False
 
     def ensure(self, seed: int) -> Path:
         """Return the file of a clip; simulate it if it is missing."""
-        path = Path(self.folder) / f'clip_{seed:06d}_{self.num_sweeps}.npz'
+        path = Path(self.folder) / f'{"alongside" if self.alongside else "clip"}_{seed:06d}_{self.num_sweeps}.npz'
         if not path.is_file():
             self._simulate(seed, path)
         return path
 
-    def pair(self, seed: int, first: int, second: int) -> TrainingPair:
-        """Return the pair of sweeps `first` < `second` of a clip; a damaged file is simulated again."""
-        return self.read(seed, lambda arrays: _pair(arrays, first, second))
+    def window(self, seed: int, first: int, num_sweeps: int = 2) -> TrainingPair:
+        """Return num_sweeps consecutive sweeps of a clip, from `first`; a damaged file is simulated again."""
+        return self.read(seed, lambda arrays: _window(arrays, range(first, first + num_sweeps)))
 
     def read(self, seed: int, make):
         """Return make(arrays) of the arrays of a clip, by name; a damaged file is simulated again."""
@@ -50,7 +52,7 @@ class ClipStore:
     def _simulate(self, seed: int, path: Path) -> None:
         from training.simulation.clips import simulate_clip  # the ray caster is needed only here
 
-        clip = simulate_clip(seed, num_sweeps=self.num_sweeps)
+        clip = simulate_clip(seed, num_sweeps=self.num_sweeps, alongside=self.alongside)
         arrays = {
             'stamp_ns': np.array([sweep.stamp_ns for sweep in clip.sweeps]),
             'odom_T_lidar': np.stack([sweep.odom_T_lidar for sweep in clip.sweeps]),
@@ -69,15 +71,19 @@ class ClipStore:
         os.replace(temporary, path)
 
 
-def _pair(arrays, first: int, second: int) -> TrainingPair:
+def _window(arrays, sweeps: range) -> TrainingPair:
     poses, stamps = arrays['odom_T_lidar'], arrays['stamp_ns']
-    ego1_T_ego0 = transforms.invert(poses[second]) @ poses[first]
-    points0 = transforms.apply(ego1_T_ego0, arrays[f'points_{first}'])
-    points1 = arrays[f'points_{second}']
-    flow0 = arrays[f'flow_{first}_{second}'].astype(np.float32) @ ego1_T_ego0[:3, :3].T.astype(np.float32)
-    flow1 = arrays[f'flow_{second}_{first}'].astype(np.float32)
-    points0[:, 2] += np.float32(arrays['lidar_height'])
-    points1[:, 2] += np.float32(arrays['lidar_height'])
-    dt = float(stamps[second] - stamps[first]) * 1e-9
-    grounds = [arrays[f'category_{k}'] == Category.GROUND for k in (first, second)]
-    return TrainingPair(points0, points1, flow0, flow1, dt, *grounds)
+    first, last = sweeps[0], sweeps[-1]
+
+    def in_last(k: int) -> np.ndarray:
+        points = transforms.apply(transforms.invert(poses[last]) @ poses[k], arrays[f'points_{k}'])
+        points[:, 2] += np.float32(arrays['lidar_height'])
+        return points
+
+    last_R_first = (poses[last][:3, :3].T @ poses[first][:3, :3]).astype(np.float32)
+    flow0 = arrays[f'flow_{first}_{first + 1}'].astype(np.float32) @ last_R_first.T
+    flow1 = arrays[f'flow_{last}_{last - 1}'].astype(np.float32)
+    dt = float(stamps[first + 1] - stamps[first]) * 1e-9
+    clouds = [in_last(k) for k in sweeps]
+    is_ground = [arrays[f'category_{k}'] == Category.GROUND for k in (first, last)]
+    return TrainingPair(clouds[0], clouds[-1], flow0, flow1, dt, *is_ground, between=tuple(clouds[1:-1]))

@@ -52,7 +52,7 @@ class StudentModule(pytorch_lightning.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group['lr'] = self.config.learning_rate(step)
         self.student.grid = self.config.phase(step).grid(self.samples.grid)
-        predicted = self.student.forward_both(batch.clouds, batch.rows)
+        predicted = self.student.forward_both(batch.clouds, batch.rows, batch.used)
         flow = torch.cat([flow for both in predicted for flow in both])
         loss = self.samples.strategy.loss(predicted, batch)
         if not torch.isfinite(loss):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sources of training pairs: simulated clips with ground-truth flow, or a store of pseudo-labels."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Protocol
 
 from training.datasets.clip_store import ClipStore
 from training.datasets.training_pair import TrainingPair
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.errors import ConfigError, DataError
 
 
 class PairSource(Protocol):
@@ -31,36 +32,54 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Pairs of consecutive sweeps of simulated clips, with ground-truth flow.
+    """Windows of consecutive sweeps of simulated clips, with ground-truth flow.
 
     clips: the store. num_clips: number of clips, with seeds from first_seed. clips_at_first: number of clips that the
-    first step may sample from; the others are simulated during training.
+    first step may sample from; the others are simulated during training. window: sweeps of a sample, as many as the
+    student takes. alongside_every: every so manieth clip has a large vehicle beside the ego vehicle; 0: none.
     """
 
     clips: ClipStore
     num_clips: int
     first_seed: int = 0
     clips_at_first: int = 48
+    window: int = 2
+    alongside_every: int = 0
+
+    def __post_init__(self):
+        if self.clips.num_sweeps < self.window:
+            raise ConfigError(
+                f'The student takes {self.window} sweeps and the clips have {self.clips.num_sweeps}; set num_sweeps to '
+                f'{self.window} or more.'
+            )
+
+    @property
+    def _windows(self) -> int:
+        """Windows of a clip."""
+        return self.clips.num_sweeps - self.window + 1
 
     @property
     def about(self) -> dict[str, str]:
         """See PairSource."""
         sweeps = self.clips.num_sweeps
+        alongside = f', every {self.alongside_every}th with a large vehicle alongside' if self.alongside_every else ''
         return {
-            'data': f'simulation, {self.num_clips} clips of {sweeps} sweeps, seeds from {self.first_seed}',
+            'data': f'simulation, {self.num_clips} clips of {sweeps} sweeps, seeds from {self.first_seed}{alongside}',
             'supervision': 'exact flow of the simulation',
         }
 
     def __len__(self) -> int:
-        return self.num_clips * (self.clips.num_sweeps - 1)
+        return self.num_clips * self._windows
 
     def in_use(self, step: int) -> int:
-        """Return the number of pairs in clips_at_first clips, plus one more clip every third step."""
-        return min(self.num_clips, self.clips_at_first + step // 3) * (self.clips.num_sweeps - 1)
+        """Return the number of windows in clips_at_first clips, plus one more clip every third step."""
+        return min(self.num_clips, self.clips_at_first + step // 3) * self._windows
 
     def __getitem__(self, index: int) -> TrainingPair:
-        clip, first = divmod(index, self.clips.num_sweeps - 1)
-        return self.clips.pair(self.first_seed + clip, first, first + 1)
+        clip, first = divmod(index, self._windows)
+        alongside = bool(self.alongside_every) and clip % self.alongside_every == 0
+        clips = dataclasses.replace(self.clips, alongside=alongside)
+        return clips.window(self.first_seed + clip, first, self.window)
 
 
 @dataclass(frozen=True)

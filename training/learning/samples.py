@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training samples: augmented crops of sweep pairs with the flow of both clouds."""
+"""Training samples: augmented crops of sweep pairs or longer windows, with the flow of the first and last sweep."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -8,6 +8,7 @@ import numpy as np
 
 from training.datasets.training_pair import TrainingPair
 from training.learning.batch import Sample, any_component_above
+from training.learning.disturbances import Disturbances
 from training.learning.pair_sources import PairSource
 from training.learning.strategies import build_strategy
 from training.learning.train_config import TrainConfig, TrainPhase
@@ -70,23 +71,29 @@ class PairSamples:
         grid = phase.grid(self.grid)
         is_crop = grid.cells < self.grid.cells
         pair = self._pair(step, i // _CROPS_OF_A_PAIR if is_crop else i, attempt)
-        clouds, flows = (pair.points0, pair.points1), (pair.flow0, pair.flow1)
+        clouds, flows = pair.clouds, (pair.flow0, pair.flow1)
         dynamic = None if pair.dynamic0 is None else (pair.dynamic0, pair.dynamic1)
-        if is_crop and len(pair.points0):
+        if config.disturbances != Disturbances():
+            clouds, kept = config.disturbances(clouds, rng)
+            still = np.zeros((1, 3), np.float32)  # a stray return has no row (-1): its flow is 0
+            flows = _select_rows([np.concatenate([flow, still]) for flow in flows], _ends(kept))
+            dynamic = dynamic and _select_rows([np.append(labels, STATIC) for labels in dynamic], _ends(kept))
+        if is_crop and len(clouds[0]):
             moves = (
-                any_component_above(pair.flow0, config.mover_speed * pair.dt)
-                if dynamic is None
-                else dynamic[0] > STATIC
+                any_component_above(flows[0], config.mover_speed * pair.dt) if dynamic is None else dynamic[0] > STATIC
             )
             clouds, flows, kept = crop(clouds, flows, grid, phase, moves, rng)
-            dynamic = dynamic and _select_rows(dynamic, kept)
+            dynamic = dynamic and _select_rows(dynamic, _ends(kept))
         clouds, flows, kept = config.augmentation(clouds, flows, rng)
-        dynamic = dynamic and _select_rows(dynamic, kept)
+        dynamic = dynamic and _select_rows(dynamic, _ends(kept))
         inside = [grid.assign(points) >= 0 for points in clouds]
-        clouds, flows = _select_rows(clouds, inside), _select_rows(flows, inside)
+        clouds, flows = _select_rows(clouds, inside), _select_rows(flows, _ends(inside))
         rows = tuple(self.strategy.loss_rows(flow, pair.dt, rng) for flow in flows)
-        dynamic = dynamic and _select_rows(_select_rows(dynamic, inside), rows)
-        return Sample(clouds, rows, _select_rows(flows, rows), pair.dt, dynamic)
+        dynamic = dynamic and _select_rows(_select_rows(dynamic, _ends(inside)), rows)
+        used = len(clouds)
+        if used > 2 and rng.random() < config.short_history:
+            used = int(rng.integers(2, used))
+        return Sample(clouds, rows, _select_rows(flows, rows), pair.dt, dynamic, used)
 
     @lru_cache(maxsize=1)  # noqa: B019 - lives as long as the training
     def _pair(self, step: int, number: int, attempt: int) -> TrainingPair:
@@ -127,7 +134,7 @@ class PairSamples:
 
 
 def crop(clouds, flows, grid: PillarGrid, phase: TrainPhase, moves: np.ndarray, rng: np.random.Generator):
-    """Return both clouds and flows cropped around a point, and the rows of each cloud that are kept.
+    """Return all clouds, and the flows of the first and the last, cropped around a point, and the rows that are kept.
 
     The point becomes the origin in x and y. The crop is 1.5 times the grid's extent, so that a rotated crop still
     fills the corners.
@@ -138,16 +145,22 @@ def crop(clouds, flows, grid: PillarGrid, phase: TrainPhase, moves: np.ndarray, 
     centre_row = rng.choice(moving) if len(moving) and rng.random() < phase.near_mover else any_row
     centre = np.append(clouds[0][centre_row, :2] + rng.uniform(-0.4, 0.4, 2) * grid.half_extent, 0).astype(np.float32)
     cropped_clouds, cropped_flows, rows = [], [], []
-    for points, flow in zip(clouds, flows, strict=True):
+    for number, points in enumerate(clouds):
         reach = np.float32(1.5 * grid.half_extent)
         near = (np.abs(points[:, 0] - centre[0]) < reach) & (np.abs(points[:, 1] - centre[1]) < reach)
         near = np.flatnonzero(near & (points[:, 2] >= phase.min_height))
         cropped_clouds.append(np.take(points, near, axis=0) - centre)
-        cropped_flows.append(np.take(flow, near, axis=0))
+        if number in (0, len(clouds) - 1):
+            cropped_flows.append(np.take(flows[0 if number == 0 else -1], near, axis=0))
         rows.append(near)
     return cropped_clouds, cropped_flows, rows
 
 
-def _select_rows(arrays, rows) -> tuple[np.ndarray, np.ndarray]:
-    """Return the selected rows (indices or masks) of both clouds' arrays."""
+def _ends(per_cloud):
+    """Return the entries of the first and the last cloud."""
+    return per_cloud[0], per_cloud[-1]
+
+
+def _select_rows(arrays, rows) -> tuple[np.ndarray, ...]:
+    """Return the selected rows (indices or masks) of the arrays."""
     return tuple(np.ascontiguousarray(array[chosen]) for array, chosen in zip(arrays, rows, strict=True))

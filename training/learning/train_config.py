@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from training.learning.augmentation import Augmentation
+from training.learning.disturbances import Disturbances
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.lidar.pillars import PillarGrid
 
@@ -67,6 +68,9 @@ class TrainConfig:
     num_workers: processes that read, simulate and augment. cached_pairs: pairs that each worker keeps in memory (6 MB
         per pair of 120,000 points); 0: none. seed: seed of all random numbers.
     licence: licence of the student.
+    augmentation, disturbances: see there. short_history: share of the samples of which a student that takes more than
+        two sweeps sees only some. alongside_every: every so manieth simulated clip has a large vehicle beside the ego
+        vehicle; 0: none.
     """
 
     student: str = 'fastflow3d_lite'
@@ -99,6 +103,9 @@ class TrainConfig:
     seed: int = 0
     licence: str = 'Apache-2.0'
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    disturbances: Disturbances = dataclasses.field(default_factory=Disturbances)
+    short_history: float = 0.2
+    alongside_every: int = 0
 
     def __post_init__(self):
         names = {'loss': LOSSES, 'optimizer': OPTIMIZERS, 'precision': PRECISIONS}

@@ -112,10 +112,13 @@ class GroundTruth:
     flow_to_next: np.ndarray | None
 
 
-def simulate_clip(seed: int, *, lidar: str | None = None, num_sweeps: int = 10) -> SimulatedClip:
+def simulate_clip(
+    seed: int, *, lidar: str | None = None, num_sweeps: int = 10, alongside: bool = False
+) -> SimulatedClip:
     """Return the clip of `seed`.
 
-    lidar: a key of LIDAR_MODELS; None lets the seed choose. num_sweeps: at least 1.
+    lidar: a key of LIDAR_MODELS; None lets the seed choose. num_sweeps: at least 1. alongside: with one
+    or two large vehicles close beside the ego vehicle.
     Raises: DataError on an unknown lidar or no sweeps.
     """
     if lidar is not None and lidar not in LIDAR_MODELS:
@@ -128,7 +131,7 @@ def simulate_clip(seed: int, *, lidar: str | None = None, num_sweeps: int = 10) 
     lidar_height = float(sensor_rng.uniform(*model.mount_height))
     condition = SensorCondition.draw(sensor_rng, model.num_beams)
     times = np.arange(num_sweeps) / model.rate_hz
-    street = make_street(street_rng, times, lidar_height)
+    street = make_street(street_rng, times, lidar_height, np.random.default_rng([seed, 4]) if alongside else None)
     scene, moving = _scene(street)
     base_T_lidar = np.eye(4)
     base_T_lidar[2, 3] = lidar_height

@@ -30,26 +30,28 @@ class LiteStudent(PillarStudent):
     decoder ends at cells of 0.8 m and gives the head four outputs per cell, one for each 0.4 m quarter. The features
     are offsets in the pillar, without x and y: the same scene looks the same everywhere.
 
-    num_hidden: H, features per cell for the head. num_channels: channels of a pseudo-image. widths: of encoder stages.
+    num_hidden: H, features per cell for the head. num_sweeps: sweeps that it takes. num_channels: channels of a
+    pseudo-image. widths: of encoder stages.
     """
 
     head_block = 2
 
-    def __init__(self, num_hidden: int, *, num_channels: int = 16, widths: tuple[int, int, int] = (32, 64, 128),
+    def __init__(self, num_hidden: int, *, num_sweeps: int = 2, num_channels: int = 16,
+                 widths: tuple[int, int, int] = (32, 64, 128),
                  grid: PillarGrid = PillarGrid(256, 0.4, -2.0, 4.0)):  # noqa: B008 - frozen  # fmt: skip
         super().__init__()
-        self.grid = grid
+        self.grid, self.num_sweeps = grid, num_sweeps
         in_cell = 2 / grid.cell  # offsets in a cell become [-1, 1]
         self.embedder = PillarEmbedder(num_channels, (0, 0, 0.5, in_cell, in_cell, 1.0, in_cell, in_cell, 0.5))
         w1, w2, w3 = widths
-        self.encoder1 = stage(2 * num_channels, w1, 2)
+        self.encoder1 = stage(num_sweeps * num_channels, w1, 2)
         self.encoder2 = stage(w1, w2, 3)
         self.encoder3 = stage(w2, w3, 3)
         self.decoder3 = nn.Sequential(conv_norm_relu(w3, w3), nn.Conv2d(w3, w2, 1))
         self.decoder2 = nn.Sequential(conv_norm_relu(2 * w2, w2), nn.Conv2d(w2, w1, 1))
         self.decoder1 = conv_norm_relu(2 * w1, w1)
         self.head_decoder = nn.Conv2d(w1, 4 * num_hidden, 1)
-        self.head_pillars = nn.Conv2d(2 * num_channels, 4 * num_hidden, 2, stride=2, bias=False)
+        self.head_pillars = nn.Conv2d(num_sweeps * num_channels, 4 * num_hidden, 2, stride=2, bias=False)
 
     def hidden(self, images: Tensor) -> Tensor:
         """Return the features for the head, (B, 4H, G/2, G/2); see `PillarStudent`."""
@@ -65,11 +67,11 @@ class LiteStudent(PillarStudent):
 class FastFlow3DLite(LiteStudent):
     """FastFlow3D for two CPU cores; see `LiteStudent`."""
 
-    name = 'fastflow3d_lite'
     head_activation = 'leaky_relu'
 
-    def __init__(self, num_hidden: int = 32, **sizes):
+    def __init__(self, name: str = 'fastflow3d_lite', num_hidden: int = 32, **sizes):
         super().__init__(num_hidden, **sizes)
+        self.name = name
         self.head_offset = nn.Linear(3, num_hidden, bias=False)
         self.head_out = nn.Linear(num_hidden, 3)
 
@@ -85,3 +87,8 @@ def _double(image: Tensor) -> Tensor:
 def fastflow3d_lite() -> FastFlow3DLite:
     """256 x 256 pillars of 0.4 m, for 10 Hz on two CPU cores."""
     return FastFlow3DLite()
+
+
+def fastflow3d_lite_5() -> FastFlow3DLite:
+    """The same with the four sweeps before the latest one instead of one."""
+    return FastFlow3DLite('fastflow3d_lite_5', num_sweeps=5)

@@ -97,7 +97,7 @@ class PillarEmbedder(nn.Module):
 
 
 class PillarStudent(nn.Module):
-    """A student on pillars of two sweeps: a backbone over two pseudo-images, and a head per point.
+    """A student on pillars of two or more sweeps: a backbone over their pseudo-images, and a head per point.
 
     Most heads have two layers, the first linear in the maps and in the point's offset from the centre of its pillar. A
     linear layer commutes with a gather, so the part of the maps is computed per cell, and each point adds the part of
@@ -107,6 +107,7 @@ class PillarStudent(nn.Module):
     """
 
     name: str
+    num_sweeps: int = 2  # that it takes; it works with two, the images of missing older ones are 0
     grid: PillarGrid
     embedder: PillarEmbedder
     form: str = 'dense'  # of the model file that the vehicle runs, see zeroflow_ros.engines.model_card
@@ -116,8 +117,9 @@ class PillarStudent(nn.Module):
     def hidden(self, images: Tensor) -> Tensor:
         """Return the features of each cell for the head: its hidden layer without the offsets, if it has one.
 
-        images: (B, 2C, G, G), both pseudo-images. Returns (B, b * b * H, G / b, G / b) for blocks of b x b cells; the
-        H channels of the cell at (row, column) of its block start at (row * b + column) * H.
+        images: (B, S * C, G, G), pseudo-images of S = num_sweeps sweeps: the one that gets the flow, its neighbour in
+        time, then those beyond the neighbour. Returns (B, b * b * H, G / b, G / b) for blocks of b x b cells; the H
+        channels of the cell at (row, column) of its block start at (row * b + column) * H.
         """
         raise NotImplementedError
 
@@ -145,15 +147,17 @@ class PillarStudent(nn.Module):
         offsets = tensors.centre_offsets(points, cell_index)
         return self.embedder.feature_net(points, cell_index, offsets, tensors.num_cells), cell_index, offsets
 
-    def forward(self, points0: Tensor, points1: Tensor) -> Tensor:
+    def forward(self, points0: Tensor, points1: Tensor, *older: Tensor) -> Tensor:
         """Return the residual flow (N, 3) [m] of points0 (N, 3) towards points1 (M, 3), both in one frame.
 
-        The value at points outside the grid is undefined.
+        older: (K, 3) [m], sweeps beyond points1 in time, the nearest first, in the same frame; any number of them may
+        be missing. The value at points outside the grid is undefined.
         """
         image0, cell0, offset0 = self.pseudo_image(points0)
-        image1, _, _ = self.pseudo_image(points1)
+        images = [image0, *(self.pseudo_image(points)[0] for points in (points1, *older))]
+        images += [torch.zeros_like(image0)] * (self.num_sweeps - len(images))
         last = self.grid.cells**2 - 1
-        hidden = self.hidden(torch.cat([image0, image1])[None])
+        hidden = self.hidden(torch.cat(images)[None])
         return self.head_flow(hidden[0], cell0.clamp(max=last), offset0)
 
     def hidden_rows(self, hidden: Tensor) -> Tensor:
@@ -181,33 +185,45 @@ class PillarStudent(nn.Module):
         return last(_ACTIVATIONS[self.head_activation](torch.addmm(gathered, offsets, offset_weight.T)))
 
     def forward_both(
-        self, pairs: list[tuple[Tensor, Tensor]], rows: list[tuple[Tensor, Tensor]]
+        self,
+        windows: list[tuple[Tensor, ...]],
+        rows: list[tuple[Tensor, Tensor]],
+        used: list[int] | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return for each pair of clouds in one frame the flow [m] of some points of the first, and of the second.
+        """Return for each window the flow [m] of some points of its first sweep, and of its last.
 
-        All points must be inside the grid. Forward and backward flow share the pseudo-images.
-        rows: for each pair, the row numbers of the points of each cloud to return flow for.
+        windows: of each sample, consecutive sweeps in one frame and in order of time, 2 to `num_sweeps`. The flow of
+        the first is towards the second, that of the last towards the last but one: forward and backward flow share the
+        pseudo-images. All points must be inside the grid.
+        rows: for each window, the row numbers of the points of its first and last sweep to return flow for.
+        used: sweeps of each window that the flow in either direction may use, 2 or more; None: all.
         Under autocast only the maps have low precision: bfloat16 would round coordinates of 50 m to 0.25 m.
         """
-        device = pairs[0][0].device.type
+        device = windows[0][0].device.type
         # Cast once, at the first map: otherwise each layer copies its input to cast it.
         map_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         full_precision = torch.autocast(device, enabled=False)
+        used = used or [len(window) for window in windows]
         with full_precision:
-            encoded = [(self._pillars(points0), self._pillars(points1)) for points0, points1 in pairs]
-        tables0, tables1 = (
-            torch.stack([both[cloud][0].to(map_dtype) for both in encoded]) for cloud in (0, 1)
-        )  # (B, G * G, C)
+            encoded = [[self._pillars(points) for points in window] for window in windows]
+        empty = torch.zeros(self.grid.cells**2, self.num_channels, dtype=map_dtype, device=device)
         flows = []
-        for cloud, tables in enumerate(((tables0, tables1), (tables1, tables0))):
-            rows_of_cells = torch.cat(tables, dim=2).unflatten(1, (self.grid.cells, self.grid.cells))
+        for backward in (False, True):
+            in_order = [window[::-1] if backward else window for window in encoded]
+            slots = []  # of every sweep that the student takes: the tables (B, G * G, C) of all samples
+            for k in range(self.num_sweeps):
+                slots.append(torch.stack([
+                    window[k][0].to(map_dtype) if k < number else empty
+                    for window, number in zip(in_order, used, strict=True)
+                ]))  # fmt: skip
+            rows_of_cells = torch.cat(slots, dim=2).unflatten(1, (self.grid.cells, self.grid.cells))
             images = rows_of_cells.permute(0, 3, 1, 2)  # channels last in memory, as convolutions take it
             # All samples in one table: its gradient has the memory layout of the maps and needs no copy.
-            table = self.hidden(images).permute(0, 2, 3, 1).reshape(len(pairs) * self.grid.cells**2, -1)
-            wanted = [both[cloud] for both in rows]
+            table = self.hidden(images).permute(0, 2, 3, 1).reshape(len(windows) * self.grid.cells**2, -1)
+            wanted = [ends[backward] for ends in rows]
             index, offsets = [], []
-            for sample, (encoded_pair, chosen) in enumerate(zip(encoded, wanted, strict=True)):
-                _, cell_index, cell_offsets = encoded_pair[cloud]
+            for sample, (window, chosen) in enumerate(zip(in_order, wanted, strict=True)):
+                _, cell_index, cell_offsets = window[0]
                 index.append(self._row_of(cell_index[chosen]) + sample * self.grid.cells**2)
                 offsets.append(cell_offsets[chosen])
             with full_precision:

@@ -10,6 +10,7 @@ from torch import Tensor
 from training.datasets.training_pair import TrainingPair
 from training.learning.seflow_losses import PredictedPair, seflow_terms
 from training.teachers.dynamic_labels import from_flow
+from zeroflow_ros.errors import DataError
 
 
 class SeFlow:
@@ -28,7 +29,15 @@ class SeFlow:
         return f"SeFlow's losses on the sweeps themselves; which points move: {labels}"
 
     def prepare(self, pair: TrainingPair) -> TrainingPair:
-        """Return the pair with dynamic labels of both clouds, derived from the flow if missing."""
+        """Return the pair with dynamic labels of both clouds, derived from the flow if missing.
+
+        Raises: DataError for a window of more than two sweeps: its losses compare the two clouds of a pair.
+        """
+        if pair.between:
+            raise DataError(
+                f'The strategy seflow compares two sweeps, and these samples have {len(pair.clouds)}. Train from '
+                'labels, or a student that takes two sweeps.'
+            )
         if pair.dynamic0 is not None:
             return pair
         dynamic = [

@@ -7,6 +7,7 @@ import numpy as np
 
 from training.simulation.shapes.mesh import Mesh
 from training.simulation.streets.actor_motion import Occupancy
+from training.simulation.streets.alongside import drive_alongside
 from training.simulation.streets.ego_drive import make_ego
 from training.simulation.streets.parking import park_at_houses, park_vehicles
 from training.simulation.streets.roadside import Roadside
@@ -33,10 +34,17 @@ class Street:
     ego: Actor
 
 
-def make_street(rng: np.random.Generator, times: np.ndarray, lidar_height: float) -> Street:
+def make_street(
+    rng: np.random.Generator,
+    times: np.ndarray,
+    lidar_height: float,
+    alongside: np.random.Generator | None = None,
+) -> Street:
     """Return a random street over `times` (S,) [s] for a LiDAR `lidar_height` [m] above the ground.
 
     Whoever comes first keeps its place; who would collide with it is left out.
+
+    alongside: draws large vehicles beside the ego vehicle, see `drive_alongside`; None: there are none.
     """
     layout = StreetLayout.draw(rng)
     occupancy = Occupancy(len(times))
@@ -44,6 +52,8 @@ def make_street(rng: np.random.Generator, times: np.ndarray, lidar_height: float
     driven = 20.0 * (times[-1] - times[0])  # at most, by the ego vehicle
     roadside = Roadside(rng, layout.terrain, occupancy, (-55.0, 55.0 + driven))
     ego = make_ego(rng, layout, times, lidar_height, occupancy)
+    if alongside is not None:
+        drive_alongside(alongside, layout, traffic, ego)
     park_vehicles(rng, layout, traffic)
     line_street(rng, layout, roadside)
     park_at_houses(rng, layout, traffic)
