@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the scene-flow node, and the object tracker and RViz if asked to.
+"""Start the scene-flow node and, on request, the object tracker and RViz.
 
 ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points odometry_topic:=/odom
 ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points ego_motion:=registration prefix:='taskset -c 2,3'
@@ -23,13 +23,13 @@ ARGUMENTS = [
         'params_file', default_value=PathJoinSubstitution([CONFIG, 'node.yaml']), description='Parameters of the node.'
     ),
     DeclareLaunchArgument(
-        'model_path', default_value='', description='Model file; empty: as params_file says, or the embedded model.'
+        'model_path', default_value='', description='Model file; empty: as params_file says, or the bundled model.'
     ),
     DeclareLaunchArgument(
         'ego_motion',
         default_value='',
         choices=['', 'odometry', 'tf', 'registration', 'none'],
-        description='Where the ego motion comes from; empty: as params_file says.',
+        description='Source of the ego motion; empty: as params_file says.',
     ),
     DeclareLaunchArgument(
         'odometry_T_lidar',
@@ -41,7 +41,7 @@ ARGUMENTS = [
         'engine',
         default_value='',
         choices=['', 'onnxruntime', 'tensorrt'],
-        description='What runs the model, the CPU or an NVIDIA GPU; empty: as params_file says.',
+        description='Inference engine: onnxruntime (CPU) or tensorrt (NVIDIA GPU); empty: as params_file says.',
     ),
     DeclareLaunchArgument(
         'num_threads', default_value='', description='CPU threads of the engine; empty: as params_file says.'
@@ -57,16 +57,16 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal.'),
     DeclareLaunchArgument(
-        'prefix', default_value='', description="Put before the node's command, as 'taskset -c 2,3' to pin it to cores."
+        'prefix', default_value='', description="Prefix of the node's command; 'taskset -c 2,3' pins it to cores."
     ),
     DeclareLaunchArgument(
         'shm_profile',
         default_value='true',
         choices=['true', 'false'],
-        description='Give Fast DDS a shared memory that clouds fit in; the driver needs the profile most.',
+        description='Set a Fast DDS profile with shared memory large enough for clouds; the driver needs it most.',
     ),
     DeclareLaunchArgument(
-        'objects', default_value='false', choices=['true', 'false'], description='Start the object tracker, too.'
+        'objects', default_value='false', choices=['true', 'false'], description='Also start the object tracker.'
     ),
     DeclareLaunchArgument(
         'objects_params_file', default_value='', description='Parameters of the object tracker; empty: its defaults.'
@@ -80,7 +80,7 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; what they say decides what is started."""
+    """Declare the launch arguments and the actions that depend on them."""
     profile = PathJoinSubstitution([CONFIG, 'fastdds_shm.xml'])
     shared_memory = [
         SetEnvironmentVariable(variable, profile, condition=IfCondition(LaunchConfiguration('shm_profile')))
@@ -94,7 +94,7 @@ def start(context) -> list[Node]:
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
     overrides = {name: given[name] for name in ('model_path', 'ego_motion', 'engine') if given[name]}
-    # These get their type as in YAML, and the node checks it.
+    # Typed as in YAML; the node checks the type.
     overrides |= {
         name: LaunchConfiguration(name) for name in ('odometry_T_lidar', 'num_threads', 'autostart') if given[name]
     }
@@ -112,8 +112,8 @@ def start(context) -> list[Node]:
         prefix=given['prefix'] or None,
         output='screen',
     )
-    # Sweeps are registered by what stands; else what moves is enough.
-    moving = 'flow' if given['ego_motion'] == 'registration' else 'dynamic_points'
+    # Registration needs static points, so the tracker gets the whole flow; otherwise dynamic points are enough.
+    cloud = 'flow' if given['ego_motion'] == 'registration' else 'dynamic_points'
     motion = {'ego_motion': given['ego_motion']} if given['ego_motion'] else {}
     motion |= {'odometry_T_lidar': LaunchConfiguration('odometry_T_lidar')} if given['odometry_T_lidar'] else {}
     objects = Node(
@@ -123,7 +123,7 @@ def start(context) -> list[Node]:
         namespace=given['namespace'],
         parameters=[*filter(None, [given['objects_params_file']]), motion | use_sim_time],
         remappings=[
-            ('~/input/dynamic_points', f'{given["node_name"]}/output/{moving}'),
+            ('~/input/dynamic_points', f'{given["node_name"]}/output/{cloud}'),
             ('~/input/odometry', given['odometry_topic']),
         ],
         ros_arguments=['--log-level', given['log_level']],
@@ -136,7 +136,7 @@ def start(context) -> list[Node]:
         namespace=given['namespace'],
         arguments=['-d', given['rviz_config'], '-f', given['fixed_frame']],
         parameters=[use_sim_time],
-        # The configuration names the topics of the default node; here they become those of this one.
+        # flow.rviz has the topics of a node with default names; remap them to those of this node.
         remappings=[
             ('/flow_node/input/pointcloud', given['input_topic']),
             ('/flow_node/output/flow', f'{given["node_name"]}/output/flow'),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Play a bag, compute its scene flow, and show it in RViz. Topics, frame and ego motion are read from the bag.
 
-Takes the arguments of flow.launch.py, too.
+Also takes the arguments of flow.launch.py.
 ros2 launch zeroflow_ros replay.launch.py bag:=drive.mcap
 ros2 launch zeroflow_ros replay.launch.py bag:=drive/ rate:=0.5 loop:=true rviz:=false
 ros2 launch zeroflow_ros replay.launch.py bag:=drive.mcap objects:=true
@@ -34,9 +34,9 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument('bag', description='rosbag2 directory, or a .mcap, .db3 or .bag file.'),
-            DeclareLaunchArgument('rate', default_value='1.0', description='Speed of play.'),
+            DeclareLaunchArgument('rate', default_value='1.0', description='Playback rate.'),
             DeclareLaunchArgument(
-                'loop', default_value='false', choices=['true', 'false'], description='Play again and again.'
+                'loop', default_value='false', choices=['true', 'false'], description='Play in a loop.'
             ),
             DeclareLaunchArgument('rviz', default_value='true', choices=['true', 'false'], description='Open RViz.'),
             OpaqueFunction(function=read_bag),
@@ -49,10 +49,10 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def read_bag(context) -> list:
-    """Set the arguments of flow.launch.py that the user did not give to what the bag has.
+    """Set the arguments of flow.launch.py that the user did not give, from the bag.
 
-    Raises: DataError when it cannot be read, or has no cloud, or several and input_topic was not given; EgoMotionError
-    when it does not have what ego_motion:=odometry needs.
+    Raises: DataError when the bag cannot be read, has no cloud topic, or several without input_topic; EgoMotionError
+    when the bag lacks what ego_motion:=odometry needs.
     """
     given = context.launch_configurations
     with Bag(given['bag']) as bag:
@@ -77,7 +77,7 @@ def pose_text(odometry_T_lidar) -> str:
 
 
 def play(context) -> list[Node]:
-    """Return the player; without RViz, which may stay open to look at, its end is the end of the launch."""
+    """Return the player; without RViz the launch ends with it. RViz stays open until the user closes it."""
     given = context.launch_configurations
     player = Node(
         package='zeroflow_ros',
@@ -86,6 +86,6 @@ def play(context) -> list[Node]:
         arguments=[given['bag'], '--topic', given['input_topic'], '--rate', given['rate'],
                    '--wait-for-subscribers', '1', *(['--loop'] if given['loop'] == 'true' else [])],
         output='screen',
-        on_exit=Shutdown(reason='the bag is over') if given['rviz'] == 'false' else None,
+        on_exit=Shutdown(reason='the bag has ended') if given['rviz'] == 'false' else None,
     )  # fmt: skip
     return [player]

@@ -34,24 +34,24 @@ from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.ros.cloud_input import CloudInput
 from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
 from zeroflow_ros.ros.messages import diagnostic_array
-from zeroflow_ros.ros.parameters import follow_changes, read_parameters
+from zeroflow_ros.ros.parameters import apply_live_changes, read_parameters
 from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, FlowPublishers
-from zeroflow_ros.ros.ros_program import log_of, run_node
+from zeroflow_ros.ros.ros_program import node_log, run_node
 from zeroflow_ros.runtime.flow_worker import FlowWorker
 from zeroflow_ros.runtime.health import Health, Level
 
 _REPORT_S, _WATCH_S = 1.0, 0.5
 _NO_CLOCK_S = 5.0
-_MOST_FAILURES = 2  # sweeps in a row that an engine fails on before the node gives up on it
+_MAX_FAILURES = 2  # failed sweeps in a row, after which the node makes itself inactive
 
 
 class FlowNode(LifecycleNode):
-    """A managed node: configure opens the model and the topics, activate publishes; see the module.
+    """A managed node: configure opens the model and the topics, activate starts publishing; see the module.
 
-    Inactive it goes on to take clouds, so that the first one after it is activated makes a pair with the one before.
-    Cleanup gives everything back. What cannot be configured is said, and leaves the node unconfigured.
+    While inactive it keeps the latest sweep, so the first sweep after activation has flow. Cleanup releases all
+    resources. If configuring fails, the node logs the reason and stays unconfigured.
 
-    Raises: ConfigError for a parameter that is unknown or does not make sense.
+    Raises: ConfigError for an unknown parameter or an invalid value.
     """
 
     def __init__(self, **node_arguments):
@@ -62,22 +62,22 @@ class FlowNode(LifecycleNode):
             for policy in ('history', 'depth', 'reliability')
         ]
         self.parameters = read_parameters(self, others=qos)
-        follow_changes(self)
+        apply_live_changes(self)
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
-        self._undo: list[Callable[[], object]] = []  # what gives back what was taken, the last first
+        self._undo: list[Callable[[], object]] = []  # calls that release the resources, in order of acquisition
 
     def _on_change_state(self, request, response):
-        """Refuse a transition that this state does not have: rclpy raises there, which would end the node."""
+        """Refuse a transition that the current state does not have: rclpy would raise, and the node would end."""
         try:
             return self._change_state(request, response)
         except Exception as error:
-            self.get_logger().warning(f'No such transition from here: {error}')
+            self.get_logger().warning(f'The current state does not have this transition: {error}')
             response.success = False
             return response
 
     def autostart(self) -> bool:
-        """Configure and activate, as a lifecycle manager would; return whether the node is active now."""
+        """Configure and activate, as a lifecycle manager would; return whether the node is active."""
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
@@ -97,10 +97,10 @@ class FlowNode(LifecycleNode):
         return self._transition(self.tear_down)
 
     def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition(self.tear_down)  # and the node is unconfigured, so that it can be tried again
+        return self._transition(self.tear_down)  # then the node is unconfigured and can be configured again
 
     def _transition(self, step: Callable[[], None]) -> TransitionCallbackReturn:
-        """Do what a transition does; what goes wrong is said here, rclpy would swallow it."""
+        """Run the step of a transition and return the result; log errors here, because rclpy drops them."""
         try:
             step()
         except ZeroFlowError as error:
@@ -108,7 +108,7 @@ class FlowNode(LifecycleNode):
             self.tear_down()
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
-            if self.context.ok():  # else it was stopped meanwhile
+            if self.context.ok():  # else the node was stopped meanwhile
                 self.get_logger().fatal(f'{type(error).__name__}: {error}\n{traceback.format_exc()}')
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
@@ -119,13 +119,13 @@ class FlowNode(LifecycleNode):
         Raises: ModelError or ConfigError.
         """
         p = self.parameters
-        self.health = Health(log_of(self))
+        self.health = Health(node_log(self))
         engine = self._engine = self._open_engine()
         pipeline = FlowPipeline(
             engine, output_on=p.output_on, sensor_height=None if math.isnan(p.sensor_height) else p.sensor_height,
             ego_motion_removed=p.ego_motion != 'none', refinements=p.refinements,
         )  # fmt: skip
-        _try_out(pipeline)
+        _warm_up(pipeline)
         card = engine.card
         self.nominal_dt = card.nominal_dt
         self._model_facts = {
@@ -146,43 +146,43 @@ class FlowNode(LifecycleNode):
         self._engine_failed = False
         self._worker.start()
         self._undo.append(self._worker.stop)
-        self._listen()
+        self._start_input()
 
     def _open_engine(self) -> Engine:
-        """Open the model in what shall run it; an engine for a GPU is built first where there is none.
+        """Return the engine that the parameters name; an engine for this GPU is built first if there is none.
 
         Raises: ModelError.
         """
-        p, say = self.parameters, self.get_logger().warning
+        p, warn = self.parameters, self.get_logger().warning
 
         def on_gpu() -> Engine:
             return load_engine(
-                p.model_path, name='tensorrt', cache=p.engine_cache, max_points=p.max_points, progress=say
+                p.model_path, name='tensorrt', cache=p.engine_cache, max_points=p.max_points, progress=warn
             )
 
         def on_cpu() -> Engine:
-            # Without a model of the user's it is the one that is fast on a CPU.
+            # Without a model_path this is the bundled model for CPUs, not the one for GPUs.
             return load_engine(p.model_path, num_threads=p.num_threads)
 
         if p.engine == 'onnxruntime':
             return on_cpu()
-        return FallbackEngine(on_gpu, on_cpu, say) if p.cpu_fallback else on_gpu()
+        return FallbackEngine(on_gpu, on_cpu, warn) if p.cpu_fallback else on_gpu()
 
     def build_engine(self) -> None:
-        """Build the engine for this GPU if there is none, and nothing else.
+        """Build the engine for this GPU if there is none, for the parameter build_only.
 
         Raises: ModelError.
         """
         self.get_logger().info(f'Ready: {self._open_engine().runs_on}.')
 
-    def _listen(self) -> None:
-        """Take clouds, watch the topics and the clock, and report."""
-        self.health.listening()
+    def _start_input(self) -> None:
+        """Subscribe to clouds, watch the topic and the clock, and start the diagnostics."""
+        self.health.start_input_timeout()
         self._input = CloudInput(self, self.parameters.input_reliability, self._worker.put, self.health)
         self._undo.append(self._input.close)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a paused bag stops ROS time, and must not stop these
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a paused bag stops ROS time, but not these timers
         self._started = time.monotonic()
-        for seconds, callback in ((_REPORT_S, self._report), (_WATCH_S, self._input.probe)):
+        for seconds, callback in ((_REPORT_S, self._report), (_WATCH_S, self._input.match_qos)):
             timer = self.create_timer(seconds, callback, clock=steady)
             self._undo.append(lambda timer=timer: self.destroy_timer(timer))
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
@@ -194,8 +194,8 @@ class FlowNode(LifecycleNode):
         self._worker.set_active(True)
         name, p = self._model_facts['name'], self.parameters
         self.get_logger().info(
-            f'{name} ({self._engine.runs_on}) gives the {p.output_on} sweep of {self._input.topic} velocities on '
-            f' {self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}'
+            f'{name} ({self._engine.runs_on}) computes velocities for the {p.output_on} sweep of {self._input.topic} '
+            f'and publishes them on {self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}'
         )
 
     def _deactivate(self) -> None:
@@ -203,34 +203,34 @@ class FlowNode(LifecycleNode):
         self.get_logger().info('Inactive: no flow until the node is activated again.')
 
     def tear_down(self) -> None:
-        """Stop taking clouds, finish the one at hand, and give everything back."""
+        """Stop taking clouds, finish the current one, and release all resources."""
         while self._undo:
             self._undo.pop()()
         self._input = self._worker = self._ego_motion = self._diagnostics = self._engine = None
-        gc.collect()  # callbacks and what they belong to hold each other, and the engine
+        gc.collect()  # callbacks and their owners refer to each other, and keep the engine alive
 
     def close(self) -> None:
-        """Give everything back, the node too."""
+        """Release all resources, and destroy the node."""
         self.tear_down()
         self.destroy_node()
 
     def _report(self) -> None:
         try:
-            self._give_up_on_a_broken_engine()
+            self._deactivate_if_engine_failed()
             self._publish_diagnostics()
-        except Exception as error:  # a report that fails must not end the node
+        except Exception as error:  # an error in the diagnostics must not end the node
             if self.context.ok():
                 text = f'The diagnostics failed: {type(error).__name__}: {error}'
                 self.health.report_issue('diagnostics', 'model', Level.ERROR, text, log='error')
 
-    def _give_up_on_a_broken_engine(self) -> None:
-        if self._worker.active and self._worker.num_failures >= _MOST_FAILURES:
+    def _deactivate_if_engine_failed(self) -> None:
+        if self._worker.active and self._worker.num_failures >= _MAX_FAILURES:
             self._engine_failed = True
             self.trigger_deactivate()
         if self._engine_failed:
             text = (
-                f'{self._engine.runs_on} failed on {_MOST_FAILURES} sweeps in a row, so the node made itself inactive. '
-                'Activate it again when the GPU is well, or set cpu_fallback.'
+                f'{self._engine.runs_on} failed on {_MAX_FAILURES} sweeps in a row, so the node made itself inactive. '
+                'Activate it again when the GPU works, or set cpu_fallback.'
             )
             self.health.report_issue('engine', 'model', Level.ERROR, text, log='error')
 
@@ -260,8 +260,8 @@ class FlowNode(LifecycleNode):
         self._diagnostics.publish(diagnostic_array(self.get_clock().now().to_msg(), statuses))
 
 
-def _try_out(pipeline: FlowPipeline) -> None:
-    """Take a small cloud all the way: what compiles or allocates at first use must not make the first sweeps late.
+def _warm_up(pipeline: FlowPipeline) -> None:
+    """Process a small cloud, so that compiling and allocating at first use do not delay the first sweeps.
 
     Raises: ModelError when the model does not run.
     """
@@ -276,7 +276,7 @@ def _try_out(pipeline: FlowPipeline) -> None:
     points, card = decode_cloud(msg).points, pipeline.engine.card
     try:
         estimate = pipeline.estimate(SweepPair(points, points, np.eye(4), card.nominal_dt))
-    except Exception as error:  # engines raise a dozen unrelated types
+    except Exception as error:  # engines raise many unrelated types
         raise ModelError(f'The model {card.name} opens but does not run: {error}. {REMEDY}') from error
     flow_cloud(msg, estimate.velocity, estimate.flow_valid)
     pipeline.reset()

@@ -5,7 +5,7 @@
         -r '~/input/dynamic_points:=/flow_node/output/dynamic_points'
     python3 -m zeroflow_ros.object_tracker --ros-args -p ego_motion:=tf -p confirm_hits:=3
 
-An example of what can be built on the flow: no classes, no training, any kind of object. See docs/object_tracker.md.
+An example of a program that uses the flow: no classes, no training, any kind of object. See docs/object_tracker.md.
 """
 
 import sys
@@ -23,15 +23,21 @@ from zeroflow_ros.objects.tracker import TrackerOptions
 from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
 from zeroflow_ros.ros.messages import diagnostic_array
 from zeroflow_ros.ros.object_markers import object_markers
-from zeroflow_ros.ros.parameters import Parameters, check_ego_motion, follow_changes, parameter_table, read_parameters
-from zeroflow_ros.ros.ros_program import log_of, run_node
+from zeroflow_ros.ros.parameters import (
+    Parameters,
+    apply_live_changes,
+    check_ego_motion,
+    parameter_table,
+    read_parameters,
+)
+from zeroflow_ros.ros.ros_program import node_log, run_node
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.parameter_fields import same_parameter
 
 INPUT, OUTPUT = '~/input/dynamic_points', '~/output/objects'
-_DEPTH = 5  # of the input: half a second; a sweep that is lost costs more than one that is late
-_LIFETIME = 0.3  # s: two lost sweeps do not make a box blink, and old ones do not stay
-_SILENCE_S = 2.0
+_DEPTH = 5  # queue of the input, half a second: a late sweep costs less than a lost one
+_LIFETIME = 0.3  # s: boxes stay visible over two lost sweeps, then disappear
+_INPUT_TIMEOUT_S = 2.0
 _PARTS = {'input': 'input', 'ego_motion': 'ego_motion', 'inference': 'tracking'}
 
 
@@ -39,7 +45,7 @@ _PARTS = {'input': 'input', 'ego_motion': 'ego_motion', 'inference': 'tracking'}
 class ObjectParameters(TrackerOptions):
     """All parameters of the object tracker: what counts as an object, and where the ego motion comes from.
 
-    Raises: ConfigError on a value of the wrong type, out of range, or at odds with another one.
+    Raises: ConfigError on a value of the wrong type, out of range, or in conflict with another one.
     """
 
     ego_motion: str = same_parameter(Parameters, 'ego_motion')
@@ -56,16 +62,16 @@ class ObjectParameters(TrackerOptions):
 
 
 class ObjectTracker(Node):
-    """Takes clouds from its making on, until close().
+    """Tracks objects from construction until close().
 
-    Raises: ConfigError for a parameter that is unknown or does not make sense.
+    Raises: ConfigError for an unknown parameter or an invalid value.
     """
 
     def __init__(self, **node_arguments):
         super().__init__('object_tracker', automatically_declare_parameters_from_overrides=True, **node_arguments)
         self.parameters = read_parameters(self, ObjectParameters)
-        follow_changes(self)
-        self._health = Health(log_of(self))
+        apply_live_changes(self)
+        self._health = Health(node_log(self))
         reliable = ReliabilityPolicy.RELIABLE
         self._objects = self.create_publisher(MarkerArray, OUTPUT, QoSProfile(depth=1, reliability=reliable))
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -78,16 +84,17 @@ class ObjectTracker(Node):
         self.create_subscription(PointCloud2, INPUT, self._worker.put, QoSProfile(depth=_DEPTH, reliability=reliable))
         self.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(
-            f'Objects of {self._topic} go to {self.resolve_topic_name(OUTPUT)}; {self._ego_motion.describe()}'
+            f'Publishing the objects in {self._topic} on {self.resolve_topic_name(OUTPUT)}; '
+            f'{self._ego_motion.describe()}'
         )
 
     def _publish(self, msg: PointCloud2, objects: list) -> None:
         self._objects.publish(object_markers(msg.header, objects, _LIFETIME))
 
     def _report(self) -> None:
-        """Publish what the diagnostics know; a report that fails must not end the node."""
+        """Publish the diagnostics; an error in them must not end the node."""
         try:
-            self._health.check_input_timeout(_SILENCE_S, self._describe_input)
+            self._health.check_input_timeout(_INPUT_TIMEOUT_S, self._describe_input)
             name = self.get_fully_qualified_name().lstrip('/')
             statuses = [
                 (f'{name}: {_PARTS[s.part]}', s.level, s.message, s.values)
@@ -102,10 +109,11 @@ class ObjectTracker(Node):
     def _describe_input(self) -> str:
         count = self.count_publishers(self._topic)
         remedy = f"Remap it: --ros-args -r '{INPUT}:=/flow_node/output/dynamic_points'."
-        return f'{self._topic} has {count} publisher{"s" * (count != 1)}. {remedy if not count else "It is silent."}'
+        advice = 'No cloud arrives.' if count else remedy
+        return f'{self._topic} has {count} publisher{"s" * (count != 1)}. {advice}'
 
     def close(self) -> None:
-        """Stop taking clouds, finish the one at hand, and give everything back."""
+        """Stop taking clouds, finish the current one, and release all resources."""
         self._worker.stop()
         self._ego_motion.close()
         self.destroy_node()

@@ -196,7 +196,7 @@ def test_best_effort_publisher_is_followed():
             pair(vehicle, scene(), scene())
         code, _ = node.stop()
     assert code == 0 and 'Traceback' not in node.log
-    assert 'Following that' in node.log
+    assert 'This node now uses best_effort.' in node.log
 
 
 def test_silence_qos_and_a_missing_clock_are_reported():
@@ -247,7 +247,7 @@ def test_unknown_argument_and_help():
 
 def test_stops_at_once_on_sigint(node, vehicle):
     """Last, for it ends the node of the other tests."""
-    assert 'gives the latest sweep of /front/flow_node' in node.lines[0]
+    assert 'computes velocities for the latest sweep of /front/flow_node' in node.lines[0]
     stamp_ns = time.time_ns()
     for k in range(2):
         vehicle.send(cloud(scene(), stamp_ns + k * S // 10))
@@ -279,7 +279,7 @@ def compilations():
     return {d.py_func.__name__: len(d.signatures) for d in ours}
 
 pipeline = FlowPipeline(load_engine())
-node._try_out(pipeline)
+node._warm_up(pipeline)
 deskew = Deskew()
 before = compilations()
 msg = cloud(scene(), 10**9, names=('x', 'y', 'z', 'time'))

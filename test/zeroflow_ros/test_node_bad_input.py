@@ -93,7 +93,7 @@ LAYOUTS = [
     ('row padding', {'height': 2, 'row_padding': 12}, ''),
     ('point padding', {'point_padding': 5}, 'layout of the clouds changed'),
     ('float64', {'types': ('f8', 'f8', 'f8', 'u1')}, ''),
-    ('big-endian', {'is_bigendian': True}, 'Clouds come in big-endian'),
+    ('big-endian', {'is_bigendian': True}, 'Clouds are big-endian'),
     ('other order', {'names': ('intensity', 'z', 'y', 'x'), 'types': ('u2', 'f4', 'f4', 'f8')}, ''),
 ]
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What knows ROS: messages, parameters, publishers, subscriptions, tf, markers."""
+"""Code that depends on ROS: messages, parameters, publishers, subscriptions, tf, markers."""

@@ -20,7 +20,7 @@ _POLICIES = {'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityP
 
 
 class CloudInput:
-    """Subscribes to the cloud, keep_last 1, and subscribes anew when publishers offer another reliability.
+    """Subscribes to the cloud, keep_last 1, and subscribes again when publishers offer another reliability.
 
     Best effort connects to every publisher, but loses most LiDAR-size clouds with stock Fast DDS; reliable loses none,
     but does not connect to a best-effort publisher. reliability: 'auto' takes reliable unless a publisher offers less.
@@ -33,7 +33,7 @@ class CloudInput:
         # Reliable while there is no publisher: a best-effort one then raises an event at once, and nothing is lost.
         self.reliability = 'reliable' if self._auto else reliability
         self._subscription = self._subscribe()
-        self.probe()
+        self.match_qos()
 
     def _subscribe(self):
         qos = QoSProfile(depth=1, reliability=_POLICIES[self.reliability])
@@ -41,49 +41,49 @@ class CloudInput:
         return self._node.create_subscription(PointCloud2, TOPIC, self._on_cloud, qos, event_callbacks=events)
 
     def _on_incompatible_qos(self, _event) -> None:
-        self._node.executor.create_task(self.probe)  # not here: the subscription is in use by its own event
+        self._node.executor.create_task(self.match_qos)  # not here: the subscription is in use by its own event
 
-    def _offers(self) -> dict[str, str]:
-        """Return publisher name to the reliability that it offers, of the publishers of clouds."""
+    def _offered_reliability(self) -> dict[str, str]:
+        """Return the offered reliability of each publisher of clouds, by node name."""
         return {
             f'{info.node_namespace.rstrip("/")}/{info.node_name}': info.qos_profile.reliability.name.lower()
             for info in self._node.get_publishers_info_by_topic(TOPIC)
             if info.topic_type == _TYPE
         }
 
-    def probe(self) -> None:
-        """Compare the QoS of the publishers with that of the subscription; adapt to it or report it. Never raises."""
+    def match_qos(self) -> None:
+        """Compare the QoS of the publishers with that of the subscription; adapt or report a mismatch. Never raises."""
         try:
-            self._follow()
+            self._match_qos()
         except Exception as error:  # the ROS graph may change meanwhile, and callbacks must not raise
             if self._node.context.ok():
                 text = f'The publishers of {self.topic} could not be looked up: {error}'
-                self._health.report_issue('probe', 'input', Level.WARN, text)
+                self._health.report_issue('qos lookup', 'input', Level.WARN, text)
 
-    def _follow(self) -> None:
-        offers = self._offers()
-        less = [name for name, offer in offers.items() if offer == 'best_effort']
+    def _match_qos(self) -> None:
+        offers = self._offered_reliability()
+        best_effort = [name for name, offer in offers.items() if offer == 'best_effort']
         if self._auto and offers:
-            wanted = 'best_effort' if less else 'reliable'
+            wanted = 'best_effort' if best_effort else 'reliable'
             if wanted != self.reliability:
                 self.reliability = wanted
                 self._node.destroy_subscription(self._subscription)
                 self._subscription = self._subscribe()
                 self._health.report_issue(
-                    'qos changed', 'input', Level.OK, f'{self.describe()} Following that.', log='info'
+                    'qos changed', 'input', Level.OK, f'{self.describe()} This node now uses {wanted}.', log='info'
                 )
-        elif less and self.reliability == 'reliable':
+        elif best_effort and self.reliability == 'reliable':
             text = (
-                f'QoS does not match on {self.topic}: {", ".join(less)} offers reliability best_effort, this node asks '
-                'for reliable, so no cloud will come from there. Set the parameter input_reliability to auto or '
-                'best_effort.'
+                f'QoS does not match on {self.topic}: {", ".join(best_effort)} offers reliability best_effort, '
+                'this node requests reliable, so no cloud arrives from there. Set the parameter input_reliability to '
+                'auto or best_effort.'
             )
             self._health.log_once('qos', text)
             self._health.report_issue('qos', 'input', Level.ERROR, text, log='debug')
 
     def describe(self) -> str:
         """Describe the publishers of the topic and their QoS, or what to do if there are none."""
-        offers = self._offers()
+        offers = self._offered_reliability()
         others = {i.topic_type for i in self._node.get_publishers_info_by_topic(TOPIC)} - {_TYPE}
         if offers:
             named = ', '.join(f'{name} ({offer})' for name, offer in offers.items())

@@ -25,33 +25,35 @@ ODOMETRY_TOPIC = '~/input/odometry'
 class EgoMotion(Protocol):
     """A source of ego motion; `between` runs on the worker thread and may wait there.
 
-    continues: each call goes on from the one before, and one that does not is far more work.
+    is_incremental: each call continues from the sweep of the call before; a call that cannot costs far more.
     """
 
-    continues: bool
+    is_incremental: bool
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         """Return ego0_T_ego1, (4, 4) float64, of the frames of the two sweeps.
 
-        timeout: seconds to wait for what has not come in yet. offset_ns: added to both stamps where they are looked up.
+        timeout: seconds to wait for missing messages. offset_ns: added to both stamps for the lookup.
         Raises: EgoMotionError when the motion is unknown; identity is never assumed.
         """
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
-        """Return ego_T_then, (K, 4, 4) float64: of a sweep's frame at offsets (K,) [ns] from its stamp, in that at it.
+        """Return ego_T_then, (K, 4, 4) float64: poses of a sweep's frame at offsets (K,) [ns] from its stamp.
+
+        Each pose is in the sweep's frame at its stamp.
 
         other: the other sweep of the pair. timeout, offset_ns: as for `between`.
         Raises: EgoMotionError when the motion is unknown.
         """
 
     def reset(self, stamp_ns: int) -> None:
-        """Forget what belongs to another time or frame; stamp_ns is the sweep that goes on from here."""
+        """Discard poses of an earlier time or another frame; stamp_ns: the sweep to start anew with."""
 
     def close(self) -> None:
-        """Give back what was taken from ROS."""
+        """Release the ROS resources."""
 
     def describe(self) -> str:
-        """Say in a few words where the motion comes from."""
+        """Describe the source in a few words."""
 
 
 def open_ego_motion(node: Node, parameters: Parameters, health: Health) -> EgoMotion:
@@ -69,7 +71,7 @@ def open_ego_motion(node: Node, parameters: Parameters, health: Health) -> EgoMo
 class NoMotion:
     """Identity, on request: velocities are then relative to the sensor, and flow_valid says so."""
 
-    continues = False
+    is_incremental = False
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         return np.eye(4)
@@ -90,19 +92,19 @@ class NoMotion:
 class RegistrationMotion:
     """Registers each sweep to the one before; see `LidarOdometry`."""
 
-    continues = True
+    is_incremental = True
 
     def __init__(self):
-        self._registered = LidarOdometry()
+        self._odometry = LidarOdometry()
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
-        return self._registered.between(sweep0, sweep1)
+        return self._odometry.between(sweep0, sweep1)
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
-        return self._registered.poses_at_offsets(sweep, other, offsets_ns)
+        return self._odometry.poses_at_offsets(sweep, other, offsets_ns)
 
     def reset(self, stamp_ns: int) -> None:
-        self._registered.reset()
+        self._odometry.reset()
 
     def close(self) -> None:
         pass
@@ -114,11 +116,11 @@ class RegistrationMotion:
 class OdometryMotion:
     """Poses from nav_msgs/Odometry, interpolated at the stamps of the sweeps.
 
-    odometry_T_lidar: (4, 4) pose of the cloud frame in the odometry's child frame; None: they are one frame, or tf
-    knows, where tf2_ros is installed.
+    odometry_T_lidar: (4, 4) pose of the cloud frame in the odometry's child frame; None: both are one frame, or tf
+    has the transform (needs tf2_ros).
     """
 
-    continues = False
+    is_incremental = False
 
     def __init__(self, node: Node, odometry_T_lidar: np.ndarray | None, health: Health):
         self._node, self._health = node, health
@@ -127,7 +129,7 @@ class OdometryMotion:
         self._child_frame: str | None = None
         self._tf: TfBuffer | None = None
         self._trajectory = Trajectory(1000)
-        self._grew = threading.Condition()
+        self._pose_added = threading.Condition()
         # Best effort connects to every publisher, and messages this small are not lost; 100 are 0.5 s at 200 Hz.
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._subscription = node.create_subscription(Odometry, ODOMETRY_TOPIC, self._on_odometry, qos)
@@ -139,12 +141,12 @@ class OdometryMotion:
             self._health.report_issue('odometry_pose', 'ego_motion', Level.ERROR, str(error))
             return
         child_frame = msg.child_frame_id.lstrip('/')
-        with self._grew:
+        with self._pose_added:
             if child_frame != self._child_frame:
-                self._trajectory.clear()  # poses of two bodies do not make one motion
+                self._trajectory.clear()  # poses of two frames do not form one trajectory
                 self._child_frame = child_frame
             self._trajectory.add(stamp_ns, odom_T_child)
-            self._grew.notify_all()
+            self._pose_added.notify_all()
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         offsets_ns = np.array([sweep1.stamp_ns - sweep0.stamp_ns])
@@ -152,9 +154,9 @@ class OdometryMotion:
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         stamp_ns = sweep.stamp_ns + offset_ns
-        with self._grew:
+        with self._pose_added:
             last_ns = stamp_ns + int(offsets_ns.max())
-            self._grew.wait_for(lambda: (self._trajectory.latest_stamp_ns or 0) >= last_ns, timeout)
+            self._pose_added.wait_for(lambda: (self._trajectory.latest_stamp_ns or 0) >= last_ns, timeout)
             child_frame = self._child_frame
         try:
             child_T_then = self._trajectory.poses_at_offsets(stamp_ns, offsets_ns)
@@ -181,15 +183,15 @@ class OdometryMotion:
         except ConfigError as error:
             raise EgoMotionError(
                 f"The odometry moves the frame '{child_frame}', the clouds are in '{lidar_frame}'. Set the parameter "
-                'odometry_T_lidar to the pose [x, y, z, qx, qy, qz, qw] of the cloud frame in the other, or install '
-                'tf2_ros and publish it as a static transform.'
+                'odometry_T_lidar to the pose [x, y, z, qx, qy, qz, qw] of the cloud frame in the child frame, or '
+                'install tf2_ros and publish it as a static transform.'
             ) from error
         child_T_lidar = self._tf.lookup(child_frame, 0, lidar_frame, 0, child_frame, timeout)
         self._from_tf = {frames: child_T_lidar}  # the last one is enough
         return child_T_lidar
 
     def reset(self, stamp_ns: int) -> None:
-        # Poses of the new time may have come before its first sweep: those stay. Of the old time, none does.
+        # Poses of the new time may arrive before its first sweep: keep those, discard all of the old time.
         if (self._trajectory.latest_stamp_ns or 0) > stamp_ns + 1_000_000_000:
             self._trajectory.clear()
 
@@ -203,9 +205,9 @@ class OdometryMotion:
 
 
 class TfMotion:
-    """One tf lookup per pair, from the newer stamp to the older one through a frame that does not move."""
+    """One tf lookup per pair, from the newer stamp to the older one through the fixed frame."""
 
-    continues = False
+    is_incremental = False
 
     def __init__(self, node: Node, fixed_frame: str):
         self._fixed_frame = fixed_frame.lstrip('/')
@@ -223,8 +225,8 @@ class TfMotion:
         """Return the pose of a frame at stamp 1 in itself at stamp 0."""
         if not frame_id:
             raise EgoMotionError(
-                'The cloud has no frame_id, so tf cannot say how it moved. Make the driver set header.frame_id, or use '
-                'ego_motion registration.'
+                'The cloud has no frame_id, so tf cannot look up its motion. Make the driver set header.frame_id, or '
+                'use ego_motion registration.'
             )
         return self._tf.lookup(frame_id, stamp0_ns, frame_id, stamp1_ns, self._fixed_frame, timeout)
 

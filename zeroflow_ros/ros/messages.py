@@ -14,12 +14,12 @@ from visualization_msgs.msg import Marker
 from zeroflow_ros.lidar.point_cloud import Field, FlowCloud
 from zeroflow_ros.transforms import from_quaternion
 
-_ARROW_WIDTH = 0.06  # m: a few pixels at the distance from which one looks at a street
+_ARROW_WIDTH = 0.06  # m: a few pixels wide in a view of a street
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
 
 
 def flow_message(msg_in: PointCloud2, cloud: FlowCloud) -> PointCloud2:
-    """Return the message of a cloud with velocities, under the header of the cloud that it was made from.
+    """Return the message of a cloud with velocities, with the header of the input cloud.
 
     msg_in: rclpy's or rosbags'. A '/' before its frame_id, which tf2 refuses, is removed. is_dense is False: rows
     without a velocity are NaN.
@@ -43,7 +43,7 @@ def _point_fields(fields: tuple[Field, ...]) -> list[PointField]:
 
 
 def arrow_marker(header: Header, segments: np.ndarray, colors: np.ndarray, lifetime: float) -> Marker:
-    """Return one LINE_LIST of all arrows; without arrows, one that deletes the last.
+    """Return one LINE_LIST marker with all arrows; without arrows, a marker that deletes the last one.
 
     segments: (A, 2, 3) [m], tail and head, in the frame of `header`. colors: (A, 2, 4) rgba in [0, 1].
     lifetime: seconds until RViz removes them when nothing newer comes.

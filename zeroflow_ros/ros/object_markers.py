@@ -12,12 +12,12 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from zeroflow_ros.objects.tracker import MovingObject
 
-BOXES, VELOCITY, LABELS = 'boxes', 'velocity', 'labels'  # namespaces; the id is the number of the object
-_SMALLEST = 0.2  # m: what is seen edge on still has a side to draw
-_GOLDEN = 0.618  # turns of hue from one number to the next: neighbours in number differ in colour
+BOXES, VELOCITY, LABELS = 'boxes', 'velocity', 'labels'  # namespaces; the marker id is the track ID
+_SMALLEST = 0.2  # m: a shorter box edge is drawn at this length
+_GOLDEN = 0.618  # turns of hue per track ID: consecutive IDs differ in colour
 _ARROW = (0.12, 0.3, 0.4)  # m: shaft, head, length of the head
 _TEXT_HEIGHT = 0.7  # m
-_FAINT, _FAINTER = 0.5, 0.2  # opacity of a box that is seen, and of one that is not
+_SEEN_OPACITY, _UNSEEN_OPACITY = 0.5, 0.2  # of a box whose object is seen in this sweep, or not
 
 
 def object_markers(header: Header, objects: Iterable[MovingObject], lifetime: float) -> MarkerArray:
@@ -41,7 +41,7 @@ def object_markers(header: Header, objects: Iterable[MovingObject], lifetime: fl
         box.pose.position = Point(x=x, y=y, z=z)
         box.pose.orientation.z, box.pose.orientation.w = float(np.sin(each.yaw / 2)), float(np.cos(each.yaw / 2))
         box.scale.x, box.scale.y, box.scale.z = np.maximum(each.size, _SMALLEST).tolist()
-        box.color.a = _FAINTER if each.unseen_s > 0 else _FAINT
+        box.color.a = _UNSEEN_OPACITY if each.unseen_s > 0 else _SEEN_OPACITY
         head = (each.center + each.velocity).tolist()
         arrow.points = [Point(x=x, y=y, z=z), Point(x=head[0], y=head[1], z=head[2])]
         arrow.scale.x, arrow.scale.y, arrow.scale.z = _ARROW

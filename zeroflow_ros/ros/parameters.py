@@ -15,7 +15,7 @@ from zeroflow_ros import transforms
 from zeroflow_ros.engines.selection import ENGINES
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.pipeline import OUTPUT_ON
-from zeroflow_ros.runtime.parameter_fields import SAID, check_fields, shown
+from zeroflow_ros.runtime.parameter_fields import ROS_TYPE_NAMES, check_fields, short_repr
 from zeroflow_ros.runtime.parameter_fields import parameter as _parameter
 
 EGO_MOTION = ('odometry', 'tf', 'registration', 'none')
@@ -34,7 +34,7 @@ _TYPES = {
 class Parameters:
     """All parameters of the flow node and their defaults.
 
-    Raises: ConfigError on a value of the wrong type, out of range, or at odds with another one.
+    Raises: ConfigError on a value of the wrong type, out of range, or in conflict with another one.
     """
 
     autostart: bool = _parameter(True, 'Configure and activate at start; false: a lifecycle manager does it.')
@@ -118,7 +118,7 @@ class Parameters:
             raise ConfigError('build_only and cpu_fallback are for engine tensorrt; onnxruntime needs neither.')
         if self.deskew and self.ego_motion == 'none':
             raise ConfigError(
-                "With ego_motion 'none' there is no motion to deskew with. Set deskew to false, or ego_motion to "
+                "deskew needs ego motion, but ego_motion is 'none'. Set deskew to false, or ego_motion to "
                 'odometry, tf or registration.'
             )
 
@@ -142,20 +142,20 @@ def check_ego_motion(parameters) -> None:
         except (EgoMotionError, ValueError) as error:
             raise ConfigError(
                 'odometry_T_lidar must be [x, y, z, qx, qy, qz, qw] with a quaternion of length 1, got '
-                f'{shown(list(parameters.odometry_T_lidar))}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
+                f'{short_repr(list(parameters.odometry_T_lidar))}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
             ) from error
 
 
-def _plain(parameter: Parameter):
-    """Return the value of a ROS parameter as Python holds it here; a list is a tuple."""
+def _python_value(parameter: Parameter):
+    """Return the value of a ROS parameter; a list as a tuple."""
     value = parameter.value
     return value if isinstance(value, bool | int | float | str) or value is None else tuple(value)
 
 
 def read_parameters(node: Node, kind: type = Parameters, *, others: Iterable[str] = ()):
-    """Take what the user gave (YAML, command line), check it, and declare every parameter; return a `kind`.
+    """Check the values from YAML and the command line, declare every parameter, and return a `kind`.
 
-    node: created with automatically_declare_parameters_from_overrides, so that unknown names can be seen.
+    node: created with automatically_declare_parameters_from_overrides, so that unknown names are found.
     kind: a dataclass whose fields are made by `parameter_fields.parameter`.
     others: names that other parts declare; one that ends in '.' stands for all that begin with it.
     Raises: ConfigError that names an unknown parameter and the nearest known one, or a bad value.
@@ -166,7 +166,7 @@ def read_parameters(node: Node, kind: type = Parameters, *, others: Iterable[str
     given = {}
     for name, parameter in node.get_parameters_by_prefix('').items():
         if name in fields:
-            given[name] = _plain(parameter)
+            given[name] = _python_value(parameter)
             node.undeclare_parameter(name)
         elif name not in others and not name.startswith(prefixes):
             name = name[:80]
@@ -177,7 +177,7 @@ def read_parameters(node: Node, kind: type = Parameters, *, others: Iterable[str
     parameters = kind(**given)
     for name, f in fields.items():
         value = getattr(parameters, name)
-        # An empty list has no type of its own in ROS: declared by its type it stays unset.
+        # ROS cannot infer the type of an empty list: declare the type; the parameter stays unset.
         default = list(value) or _TYPES[tuple] if f.type is tuple else value
         node.declare_parameter(name, default, _descriptor(f))
     return parameters
@@ -195,21 +195,21 @@ def _descriptor(f: dataclasses.Field) -> ParameterDescriptor:
     return descriptor
 
 
-def changed(parameters, changes: Iterable[Parameter]):
-    """Return the parameters with those changed at run time; names that are not ours are passed over.
+def with_changes(parameters, changes: Iterable[Parameter]):
+    """Return the parameters with changes of run time applied; unknown names are ignored.
 
     Raises: ConfigError when the new values contradict each other.
     """
     names = {f.name for f in dataclasses.fields(parameters)}
-    return dataclasses.replace(parameters, **{p.name: _plain(p) for p in changes if p.name in names})
+    return dataclasses.replace(parameters, **{p.name: _python_value(p) for p in changes if p.name in names})
 
 
-def follow_changes(node: Node) -> None:
-    """From now on let the live parameters of a node change `node.parameters`, or say why they cannot."""
+def apply_live_changes(node: Node) -> None:
+    """Register a callback that applies changes of live parameters to `node.parameters`, or rejects them."""
 
     def on_set(changes) -> SetParametersResult:
         try:
-            node.parameters = changed(node.parameters, changes)
+            node.parameters = with_changes(node.parameters, changes)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -224,5 +224,5 @@ def parameter_table(kind: type = Parameters) -> str:
         default = {'': "''", (): 'not set'}.get(f.default, f.default)
         meaning = f.metadata['doc'] + (f' `{"`, `".join(f.metadata["choices"])}`' if f.metadata['choices'] else '')
         live = 'yes' if f.metadata['live'] else ''
-        lines.append(f'| `{f.name}` | {SAID[f.type][0].split(" ", 1)[1]} | {default} | {live} | {meaning} |')
+        lines.append(f'| `{f.name}` | {ROS_TYPE_NAMES[f.type][0].split(" ", 1)[1]} | {default} | {live} | {meaning} |')
     return '\n'.join(lines)

@@ -21,12 +21,12 @@ FLOW, DYNAMIC_POINTS, MARKERS = '~/output/flow', '~/output/dynamic_points', '~/o
 
 
 class FlowPublishers:
-    """All that goes out per sweep. Used on the worker thread."""
+    """The node's `FlowSink`: publishes the results of each sweep. Used on the worker thread."""
 
     def __init__(self, node: Node):
         self._node = node
         self._flow = self._overridable(PointCloud2, FLOW)
-        self._cloud = None  # that was published last, whose memory the next one takes over
+        self._cloud = None  # the last published cloud; the next one reuses its memory
         self._dynamic = self._overridable(PointCloud2, DYNAMIC_POINTS)
         self._markers = self._overridable(Marker, MARKERS)
         names = {stage: f'processing_time/{stage}_ms' for stage in STAGES}
@@ -39,14 +39,14 @@ class FlowPublishers:
         options = QoSOverridingOptions.with_default_policies()
         try:
             return self._node.create_publisher(message_type, topic, qos, qos_overriding_options=options)
-        except Exception as error:  # rclpy raises what comes along when a value is no policy
+        except Exception as error:  # rclpy raises various types for a value that is not a policy
             raise ConfigError(
                 f'A qos_overrides parameter of {topic} cannot be used: {type(error).__name__} {error}. Expected are '
                 'history keep_last or keep_all, an integer depth, and reliability reliable or best_effort.'
             ) from error
 
     def close(self) -> None:
-        """Take the topics back."""
+        """Destroy the publishers."""
         for publisher in self._all():
             self._node.destroy_publisher(publisher)
 
@@ -56,11 +56,11 @@ class FlowPublishers:
     def ok(self) -> bool:
         return self._node.context.ok()
 
-    def wanted(self) -> bool:
+    def has_subscribers(self) -> bool:
         return any(publisher.get_subscription_count() for publisher in self._all())
 
     def publish_flow(self, msg: PointCloud2, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
-        reuse = self._cloud.data if self._cloud is not None else None  # publish() copies, so that it is free again
+        reuse = self._cloud.data if self._cloud is not None else None  # publish() copies, so its memory is free again
         self._cloud = flow_cloud(msg, velocity, flow_valid, reuse=reuse)
         self._flow.publish(flow_message(msg, self._cloud))
 
@@ -79,7 +79,7 @@ class FlowPublishers:
         segments, colors = pick_arrows(
             points, velocity, max_arrows=p.max_arrows, min_speed=p.min_speed, seconds=p.arrow_seconds, cell=p.arrow_cell
         )
-        # Two sweeps: one that is lost does not make the arrows blink, and old ones do not stay.
+        # Two sweeps: arrows do not blink when one sweep is lost, and old ones disappear.
         self._markers.publish(arrow_marker(msg.header, segments, colors, 2 * self._node.nominal_dt))
 
     def publish_debug(self, msg: PointCloud2, stages_ms: dict, dt: float) -> None:

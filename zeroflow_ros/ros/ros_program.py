@@ -16,8 +16,8 @@ from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callable[[Node], bool] | None = None) -> int:
     """Make a node and spin it until it is stopped; return the exit code.
 
-    name: for the log, where there is no node yet. argv: the program and its arguments. start: called with the node; it
-    says what is wrong and returns False when the node cannot go on. The node's close() gives everything back.
+    name: of the logger while there is no node. argv: the program and its arguments. start: called with the node; it
+    logs the error and returns False when the node cannot start. The node's close() releases all resources.
     """
     node, is_up = None, False
     keep_freed_memory()
@@ -31,7 +31,7 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
             return 1 if rclpy.ok() else 0  # 0: stopped while starting
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        while rclpy.ok():  # rclpy.spin misses a signal now and then, and then waits for ever if nothing else comes
+        while rclpy.ok():  # rclpy.spin sometimes misses a signal, and then waits until the next event
             executor.spin_once(timeout_sec=1.0)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -43,8 +43,11 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
             return 0
         if node is not None:
             raise
-        # rcl has several types of error for a YAML file or an argument that it cannot read.
-        text = f'ROS refuses an argument or a parameter file: {error}. In YAML leave out what has no value ([], ~).'
+        # rcl raises several types of error for an unreadable YAML file or argument.
+        text = (
+            f'ROS refuses an argument or a parameter file: {error}. In YAML, leave out parameters without a value '
+            '([], ~).'
+        )
         rclpy.logging.get_logger(name).fatal(text)
         return 1
     finally:
@@ -55,7 +58,7 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
     return 0
 
 
-def log_of(node: Node) -> Callable[[str, str], None]:
+def node_log(node: Node) -> Callable[[str, str], None]:
     """Return a function that logs a sentence with a severity of debug, info, warning or error."""
     # One line each: rclpy forbids a call site to change its severity.
     logs = {

@@ -13,12 +13,12 @@ from rclpy.time import Time
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.transforms import from_quaternion
 
-_POLL_S = 0.002  # tf2's own waiting sleeps 20 ms at a time
+_POLL_S = 0.002  # tf2's own wait polls every 20 ms
 _CACHE_S = 10.0
 
 
 class TfBuffer:
-    """tf2's buffer, fed by a node and an executor of its own: a busy /tf must not hold up the clouds.
+    """tf2's buffer, fed by a node and an executor of its own: a busy /tf must not delay the clouds.
 
     Raises: ConfigError when tf2_ros is not installed.
     """
@@ -53,7 +53,7 @@ class TfBuffer:
     def lookup(self, target: str, target_ns: int, source: str, source_ns: int, fixed: str, timeout: float):
         """Return target_T_source, (4, 4), each frame at its own stamp; a stamp of 0 is the latest one.
 
-        Raises: EgoMotionError that says what was looked up, and why tf does not know.
+        Raises: EgoMotionError with the lookup and the reason that tf gives.
         """
         times = Time(nanoseconds=target_ns), Time(nanoseconds=source_ns)
         deadline = time.monotonic() + timeout
@@ -66,9 +66,10 @@ class TfBuffer:
         except self._error as error:
             use_sim_time = self._main_node.get_parameter('use_sim_time').value
             raise EgoMotionError(
-                f"tf does not know '{source}' at {source_ns * 1e-9:.6f} s in '{target}' at {target_ns * 1e-9:.6f} s "
-                f"through '{fixed}' (waited {timeout:.2f} s, use_sim_time {str(use_sim_time).lower()}): {error}. Check "
-                'that tf is published on the clock of the clouds, and the parameter fixed_frame.'
+                f"tf has no transform from '{source}' at {source_ns * 1e-9:.6f} s to '{target}' at "
+                f"{target_ns * 1e-9:.6f} s through '{fixed}' (waited {timeout:.2f} s, use_sim_time "
+                f'{str(use_sim_time).lower()}): {error}. Check that tf and the clouds are stamped by the same clock, '
+                'and the parameter fixed_frame.'
             ) from error
         t, q = found.translation, found.rotation
         return from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command-line arguments and signals, as all programs of this package handle them."""
+"""Command-line arguments and signals, handled the same way in all programs of this package."""
 
 import contextlib
 import queue
@@ -8,7 +8,7 @@ import threading
 
 
 def split_ros_args(args: list[str]) -> tuple[list[str], list[str]]:
-    """Return (our arguments, those between --ros-args and --, which belong to ROS)."""
+    """Return (arguments of the program, arguments of ROS, which are those from --ros-args to --)."""
     if '--ros-args' not in args:
         return args, []
     start = args.index('--ros-args')
@@ -18,7 +18,7 @@ def split_ros_args(args: list[str]) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def stop_on_signals():
-    """Give a threading.Event that SIGINT and SIGTERM set, instead of an exception in the middle of a call.
+    """Yield a threading.Event that SIGINT and SIGTERM set, instead of an exception in the middle of a call.
 
     Outside the main thread nothing sets it.
     """

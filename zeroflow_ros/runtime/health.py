@@ -16,7 +16,7 @@ PARTS = ('input', 'ego_motion', 'inference', 'model')
 HOLD_S = 5.0  # an issue counts as present this long after it was last seen: five diagnostic messages show it
 LOG_EVERY_S = 5.0
 _EGO_FAILURES = 10  # in a row: 1 s at 10 Hz, no longer a hiccup of the localisation
-_FEW_PERCENT = 0.05
+_FREQUENT_SHARE = 0.05
 
 
 class Level(IntEnum):
@@ -42,7 +42,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Severity:
-    """What a dropped sweep means: for which part, how bad, and the log call it gets (debug, info, warning, error)."""
+    """Severity of a dropped sweep: the part of the node, its level, and the log call (debug, info, warning, error)."""
 
     part: str
     level: Level
@@ -97,15 +97,15 @@ class Health:
         self._arrivals: deque[float] = deque(maxlen=50)
         self._stages: dict[str, deque[float]] = {}
         self._issues: dict[str, _Issue] = {}
-        self._logged: dict[str, tuple[float, int]] = {}  # kind -> when last, how often held back since
-        self._said: set[str] = set()
+        self._logged: dict[str, tuple[float, int]] = {}  # kind -> last log time, repeats suppressed since
+        self._logged_once: set[str] = set()
         self._ego_failures = 0
         self._slow_since: float | None = None
         self._started = clock()
-        self._silence = Level.OK
+        self._timeout_level = Level.OK
 
-    def listening(self) -> None:
-        """From now on clouds are expected."""
+    def start_input_timeout(self) -> None:
+        """Expect clouds from now on; see `check_input_timeout`."""
         self._started = self._clock()
 
     def record_received(self) -> None:
@@ -114,7 +114,7 @@ class Health:
             self.received += 1
             self._arrivals.append(self._clock())
 
-    def dropped(self, reason: DropReason, text: str) -> None:
+    def record_dropped(self, reason: DropReason, text: str) -> None:
         """Count a sweep that yields no flow; `text` says what was found and what to do about it."""
         severity = DROPS[reason]
         with self._lock:
@@ -129,7 +129,7 @@ class Health:
     def record_published(self, stages_ms: Mapping[str, float], *, max_ms: float, max_consecutive_ms: float) -> None:
         """Count a sweep whose flow was published; 'total' of stages_ms [ms] is the input-to-output latency.
 
-        max_ms: a longer total is a warning. max_consecutive_ms: nothing but longer ones for this time is an error.
+        max_ms: a longer total is a warning. max_consecutive_ms: an error if every total is longer for this long.
         """
         with self._lock:
             self.published += 1
@@ -148,7 +148,7 @@ class Health:
             self.report_issue('slow', 'inference', level, text)
 
     def record_skipped(self, reason: SkipReason) -> None:
-        """Count a sweep that was only kept as the previous one of the next."""
+        """Count a sweep that gets no flow and is kept only to pair with the next."""
         with self._lock:
             self.skips[reason] += 1
             self._outcomes.append(None)
@@ -170,27 +170,22 @@ class Health:
         self._log(log, f'{text} ({held_back} more since the last such line.)' if held_back else text)
 
     def log_once(self, kind: str, text: str, log: str = 'warning') -> None:
-        """Log a sentence the first time only."""
+        """Log a text of this kind the first time only."""
         with self._lock:
-            if kind in self._said:
+            if kind in self._logged_once:
                 return
-            self._said.add(kind)
+            self._logged_once.add(kind)
         self._log(log, text)
 
-    def say_again(self, kind: str) -> None:
-        """Let log_once log this kind once more."""
-        with self._lock:
-            self._said.discard(kind)
-
     def check_input_timeout(self, timeout: float, describe: Callable[[], str]) -> None:
-        """Notice that no cloud comes: a warning after timeout seconds, an error after five times that.
+        """Report missing clouds: a warning after timeout seconds, an error after five times that.
 
-        describe: says which topic, and who publishes there; called only in this case. Logs when the level changes.
+        describe: returns the topic and its publishers; called only on a timeout. Logs when the level changes.
         """
         with self._lock:
             silent = self._clock() - (self._arrivals[-1] if self._arrivals else self._started)
             level = Level.ERROR if silent > 5 * timeout else Level.WARN if silent > timeout else Level.OK
-            was, self._silence = self._silence, level
+            was, self._timeout_level = self._timeout_level, level
             if level == Level.OK:
                 self._issues.pop('silence', None)
                 if was != Level.OK:
@@ -202,7 +197,7 @@ class Health:
             self._log('warning' if level == Level.WARN else 'error', text)
 
     def rate(self) -> float:
-        """Return the clouds per second over the last ones that came in; 0 when they stopped."""
+        """Return the clouds per second over the last 50; 0 after HOLD_S without a cloud."""
         with self._lock:
             if len(self._arrivals) < 2 or self._clock() - self._arrivals[-1] > HOLD_S:
                 return 0.0
@@ -220,7 +215,7 @@ class Health:
         return {stage: tuple(np.percentile(values, (50, 95, 99)).tolist()) for stage, values in stages.items()}
 
     def statuses(self, values: Mapping[str, Mapping] = {}) -> list[Status]:
-        """Return the state of every part now. values: part to facts that only the caller knows."""
+        """Return the state of every part now. values: facts of the caller to add, by part."""
         facts = {part: dict(values.get(part, {})) for part in PARTS}
         with self._lock:
             now = self._clock()
@@ -237,18 +232,18 @@ class Health:
             part = stage if stage in PARTS else 'inference'
             facts[part][f'{stage}_ms.p50_p95_p99'] = f'{p50:.1f} {p95:.1f} {p99:.1f}'
         for reason, text in _FREQUENT.items():
-            if outcomes[reason] > _FEW_PERCENT * outcomes.total():
-                said = f'{outcomes[reason]} of the last {outcomes.total()} clouds {text}.'
-                issues.append(_Issue(DROPS[reason].part, Level.WARN, said, now))
+            if outcomes[reason] > _FREQUENT_SHARE * outcomes.total():
+                sentence = f'{outcomes[reason]} of the last {outcomes.total()} clouds {text}.'
+                issues.append(_Issue(DROPS[reason].part, Level.WARN, sentence, now))
         statuses = []
         for part in PARTS:
             own = sorted((t for t in issues if t.part == part), key=lambda t: (-t.level, -t.seen))
             level = own[0].level if own else Level.OK
-            message = ' '.join(t.text for t in own) if own else self._good_news(part)
+            message = ' '.join(t.text for t in own) if own else self._ok_message(part)
             statuses.append(Status(part, level, message, {key: str(value) for key, value in facts[part].items()}))
         return statuses
 
-    def _good_news(self, part: str) -> str:
+    def _ok_message(self, part: str) -> str:
         if part == 'input':
             return f'{self.rate():.1f} clouds per second'
         if part == 'inference':

@@ -12,15 +12,15 @@ from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
 
 _OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
-_NEAR_DT = 0.3  # a dt within 30 % of the trained one is nothing to talk about
-_SAMPLE = 8192  # rows that are looked at for numbers the network failed to make
+_NEAR_DT = 0.3  # a dt within 30 % of the trained one gets no warning
+_SAMPLE = 8192  # rows that are checked for non-finite model output
 
 
 class InputChecks:
     """Checks clouds and flow, and reports issues to the health.
 
-    card: of the model. deskews: whether clouds are deskewed. now_ns: the clock that the clouds are stamped by.
-    facts: of the last sweep, for the diagnostics.
+    card: the model card. deskews: whether clouds are deskewed. now_ns: the clock that the clouds are stamped by.
+    facts: values of the last sweep, for the diagnostics.
     """
 
     def __init__(self, health: Health, card: ModelCard, *, deskews: bool, now_ns: Callable[[], int]):
@@ -29,7 +29,7 @@ class InputChecks:
         self.facts: dict = {}
 
     def check_cloud(self, msg, sweep: Sweep) -> None:
-        """Look at a cloud and the sweep that was read from it: can be worked with, but should it be as it is?"""
+        """Check a cloud and its sweep for usable but suspicious input: point times, frame_id, NaN points, stamps."""
         health = self._health
         layout = (msg.point_step, msg.is_bigendian, tuple((f.name, f.offset, f.datatype) for f in msg.fields))
         if layout != self._layout:
@@ -40,12 +40,12 @@ class InputChecks:
                 )
             self._layout = layout
             if msg.is_bigendian:
-                health.log_once('big endian', 'Clouds come in big-endian; they are read as such.', 'info')
+                health.log_once('big endian', 'Clouds are big-endian; they are decoded as such.', 'info')
             if (name := time_field(msg)) and not self._deskews:
-                text = f'The clouds have the field {name}; unless they come in deskewed already, set deskew to true.'
+                text = f'The clouds have point times ({name}); set deskew to true unless the driver deskews them.'
                 health.log_once('time field', text, 'info')
         if self._deskews and not time_field(msg):
-            health.log_once('no times', f'{NO_TIMES} They are taken as they are.')
+            health.log_once('no times', f'{NO_TIMES} They are used without deskewing.')
             health.report_issue('no times', 'input', Level.WARN, NO_TIMES, log='debug')
         if not sweep.frame_id:
             text = 'The clouds have no frame_id; it is taken to be that of the ego motion. Set it in the driver.'
@@ -68,7 +68,7 @@ class InputChecks:
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
     def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
-        """Look at points (N, 3) and the velocities that they got."""
+        """Check points (N, 3) and their velocities: dt, non-finite model output, points outside the grid."""
         card = self._card
         if abs(estimate.dt / card.nominal_dt - 1) > _NEAR_DT:
             text = f'{estimate.dt:.3f} s between sweeps; the model was trained on {card.nominal_dt} s.'
@@ -77,14 +77,14 @@ class InputChecks:
         num_valid = int(np.count_nonzero(estimate.flow_valid))
         self.facts = {**self.facts, 'valid_points': num_valid, 'dt_s': f'{estimate.dt:.4f}',
                       'sensor_height_m': f'{estimate.sensor_height:.2f}'}  # fmt: skip
-        # Rows inside the grid that have no velocity: the network made something that is no number.
+        # Rows inside the grid without a velocity: the output of the network is not finite.
         step = max(1, len(points) // _SAMPLE)
         height = estimate.sensor_height if card.z_origin == 'ground' else 0.0
         inside = card.grid.assign(points[::step] + np.array([0, 0, height], np.float32)) >= 0
         failed = np.count_nonzero(inside & (estimate.flow_valid[::step] == 0))
         if failed and card.ground == 'keep':
             level = Level.ERROR if failed > 0.01 * np.count_nonzero(inside) else Level.WARN
-            text = f'The model gave no number for {failed} of {np.count_nonzero(inside)} points that it should know.'
+            text = f'The model output is NaN or infinite for {failed} of {np.count_nonzero(inside)} points in its grid.'
             self._health.report_issue('network nan', 'inference', level, text)
         elif num_valid == 0:
             text = f'No point is {card.grid.z_min} to {card.grid.z_max} m high above the ground. Check that z is up.'

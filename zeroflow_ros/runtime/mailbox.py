@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A one-item mailbox: a callback puts without waiting, a worker takes the newest item."""
+"""A mailbox of two items: a callback puts without waiting, a worker takes the newest items."""
 
 import threading
 from collections import deque
 
 
 class Mailbox:
-    """A slot for the newest item, and the one that it overtook."""
+    """Holds the newest item and the one before it."""
 
     def __init__(self):
         self._changed = threading.Condition()
@@ -14,7 +14,7 @@ class Mailbox:
         self._closed = False
 
     def put(self, item) -> bool:
-        """Leave an item; return whether one fell out for it."""
+        """Put an item; return whether the oldest one was discarded for it."""
         with self._changed:
             is_full = len(self._items) == 2
             self._items.append(item)
@@ -22,7 +22,7 @@ class Mailbox:
         return is_full
 
     def take(self) -> list:
-        """Wait for an item and return all there is, the newest last; nothing once the mailbox is closed."""
+        """Wait for an item; return all items, the newest last, or none once the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._items)
             items = [] if self._closed else list(self._items)
@@ -30,7 +30,7 @@ class Mailbox:
         return items
 
     def close(self) -> None:
-        """Let take() return at once, for good."""
+        """Make take() return at once from now on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -29,20 +29,20 @@ from zeroflow_ros.views import rerun_view
 from zeroflow_ros.views.report import latency_table, percentiles, write_json
 
 FLOW_TOPIC = '/flow_node/output/flow'  # as the node publishes it, so that one RViz layout shows both
-# A sweep that is dropped for one of these is not the first of the next pair, whose motion goes on from the last one.
+# A sweep dropped for one of these reasons does not start the next pair; the last sweep before it does.
 _NOT_KEPT = (
     DropReason.MALFORMED, DropReason.EMPTY, DropReason.ZERO_STAMP, DropReason.DUPLICATE, DropReason.OUT_OF_ORDER,
     DropReason.TOO_CLOSE,
 )  # fmt: skip
-_MOST_WAITING = 20  # sweeps that wait for odometry further on in the bag: 2 s at 10 Hz
+_MAX_WAITING = 20  # sweeps that wait for odometry later in the bag: 2 s at 10 Hz
 
 
 @dataclass(frozen=True)
 class SweepResult:
     """The result of one sweep.
 
-    message: the sensor_msgs/PointCloud2 whose rows the estimate has; with `drop`, the one that was dropped.
-    time_ns: when that message was recorded. estimate: None when dropped. drop, reason: why, and the sentence for it.
+    message: the sensor_msgs/PointCloud2 that the rows of the estimate belong to; with `drop`, the dropped one.
+    time_ns: when that message was recorded. estimate: None when dropped. drop, reason: the cause and a sentence on it.
     ego0_T_ego1: (4, 4) motion between the two sweeps; None when dropped. stages_ms: milliseconds by stage.
     """
 
@@ -56,12 +56,12 @@ class SweepResult:
 
 
 class OfflineFlow:
-    """Iterates over the sweeps of a bag in order, and gives each one a `SweepResult`.
+    """Iterates over the sweeps of a bag in order and yields a `SweepResult` for each.
 
-    topic: of the clouds, '' for the only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
-    deskew: move points to the stamps of their sweeps, where clouds have times.
-    output_on, sensor_height, refinements: see `FlowPipeline`. start, duration: seconds of the bag; duration 0 is all
-    of it.
+    topic: of the clouds; '' if the bag has only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
+    deskew: motion-compensate points to the stamps of their sweeps, if clouds have point times.
+    output_on, sensor_height, refinements: see `FlowPipeline`. start, duration: part of the bag in seconds;
+    duration 0 is up to its end.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for an unknown choice.
     """
 
@@ -74,7 +74,7 @@ class OfflineFlow:
         self.motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'),
                                 odometry_topic=odometry_topic, odometry_T_lidar=odometry_T_lidar)  # fmt: skip
         if deskew and self.motion.source == 'none':
-            raise ConfigError('--deskew needs to know the motion; choose another --ego-motion than none.')
+            raise ConfigError('--deskew needs ego motion; choose an --ego-motion other than none.')
         self._deskew = Deskew() if deskew else None
         self.has_times = time_field(first) is not None
         self._bag, self._engine = bag, engine
@@ -100,12 +100,12 @@ class OfflineFlow:
                 self.motion.add_odometry(message.cdr)
             elif self._start_ns <= message.time_ns < self._end_ns:
                 waiting.append(message)
-            while waiting and (self.motion.covers(waiting[0].stamp_ns + ahead_ns) or len(waiting) > _MOST_WAITING):
-                yield self._take(waiting.popleft())
+            while waiting and (self.motion.covers(waiting[0].stamp_ns + ahead_ns) or len(waiting) > _MAX_WAITING):
+                yield self._process(waiting.popleft())
         while waiting:
-            yield self._take(waiting.popleft())
+            yield self._process(waiting.popleft())
 
-    def _take(self, recorded: BagMessage) -> SweepResult:
+    def _process(self, recorded: BagMessage) -> SweepResult:
         watch = Stopwatch()
         message = decode_message(recorded.cdr, POINT_CLOUD)
 
@@ -150,20 +150,20 @@ def estimate_flow(bag: Bag, engine: Engine, **options) -> Iterator[tuple[object,
 
 
 def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter) -> Iterator[SweepResult]:
-    """Write flow clouds, and the odometry and transforms of the bag between them; yield each result once written."""
+    """Write flow clouds together with the odometry and transforms of the bag; yield each result once written."""
     start_ns, end_ns = flow.window_ns
     with Bag(bag_path) as bag:  # a second reader, so that the two do not disturb each other
         others = [topic for msgtype in (ODOMETRY, TRANSFORMS) for topic in bag.topics_of(msgtype)]
-        moving = [topic for topic in others if topic != STATIC_TRANSFORMS_TOPIC]
-        beside = heapq.merge(
-            bag.messages(moving, start_ns=start_ns, end_ns=end_ns),
+        non_static = [topic for topic in others if topic != STATIC_TRANSFORMS_TOPIC]
+        other_messages = heapq.merge(
+            bag.messages(non_static, start_ns=start_ns, end_ns=end_ns),
             (
                 BagMessage(m.topic, m.msgtype, max(m.time_ns, start_ns), m.cdr)
                 for m in list(bag.messages([STATIC_TRANSFORMS_TOPIC], end_ns=end_ns))
             ),
             key=lambda message: message.time_ns,
         )
-        for item in heapq.merge(beside, flow, key=lambda item: item.time_ns):
+        for item in heapq.merge(other_messages, flow, key=lambda item: item.time_ns):
             if isinstance(item, BagMessage):
                 writer.write(item.topic, item.msgtype, item.time_ns, item.cdr)
                 continue
@@ -180,11 +180,11 @@ def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter) -> Iterator
 
 
 def show_results(results: Iterable[SweepResult], view: rerun_view.RerunView) -> Iterator[SweepResult]:
-    """Show each sweep that gets flow as it is computed, and hand on every result.
+    """Show each sweep that gets flow as it is computed; yield every result.
 
-    The world is the LiDAR's frame at the first sweep, and again after a sweep whose motion is unknown.
+    The world frame is the LiDAR frame at the first sweep; after a sweep with unknown motion it starts anew.
     """
-    world_T_ego = np.eye(4)  # of the last sweep that a motion goes on from
+    world_T_ego = np.eye(4)  # pose of the first sweep of the next pair
     for result in results:
         if result.estimate is not None:
             world_T_ego0, world_T_ego = world_T_ego, world_T_ego @ result.ego0_T_ego1
@@ -200,16 +200,16 @@ def show_results(results: Iterable[SweepResult], view: rerun_view.RerunView) -> 
 def main(args) -> int:
     """Run with the arguments that `replay` parsed: write the bag, or show it; print the table; return the exit status.
 
-    With nothing to write, a bag that holds flow already is shown as it is.
+    Without --out, a bag that contains flow is shown with that flow, and nothing is computed.
     """
-    is_viewed = args.view or args.view_file
-    if not args.out and not is_viewed:
+    has_view = args.view or args.view_file
+    if not args.out and not has_view:
         raise ConfigError(
             '--offline needs --out, a directory or a file ending in .mcap to write flow to, or --view or --view-file.'
         )
     if len(args.topic) > 1:
         raise ConfigError(f'--offline takes one --topic, got {", ".join(args.topic)}.')
-    if is_viewed:
+    if has_view:
         if not args.out and rerun_view.has_flow(args.bag, ''.join(args.topic)):
             return rerun_view.show_file(args)
     pose = args.odometry_T_lidar
@@ -224,13 +224,13 @@ def main(args) -> int:
         if flow.motion.note:
             print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)
         if args.deskew and not flow.has_times:
-            print(f'{NO_TIMES} They are taken as they are.', file=sys.stderr)
+            print(f'{NO_TIMES} They are used without deskewing.', file=sys.stderr)
         with contextlib.ExitStack() as opened:
             results = flow
             if args.out:
                 writer = opened.enter_context(BagWriter(args.out, replace=args.replace))
                 results = write_flow(flow, bag.path, writer)
-            if is_viewed:
+            if has_view:
                 view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace))
                 results = show_results(results, view)
             report = _run(flow, bag, results)
@@ -243,7 +243,7 @@ def main(args) -> int:
 
 
 def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
-    """Take all results, which computes, writes and shows them; return the figures.
+    """Iterate over all results, which computes, writes and shows them; return the report values.
 
     Raises: DataError when not one sweep got flow.
     """

@@ -28,8 +28,8 @@ class StoppedError(Exception):
 class ProcessGroup:
     """Runs `python -m MODULE` by name; leaving the `with` block ends all of them.
 
-    folder: gets NAME.log of each. environment: added to ours. deadline: no wait lasts beyond it (time.monotonic()).
-    stop: ends every wait.
+    folder: for their logs, NAME.log. environment: variables added to those of this process. deadline:
+    time.monotonic() at which every wait ends. stop: ends every wait when set.
     """
 
     def __init__(self, folder: Path, environment: dict, deadline: float, stop: threading.Event):
@@ -44,19 +44,19 @@ class ProcessGroup:
         for number in (signal.SIGINT, signal.SIGKILL):
             for process in self._running.values():
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)  # and what it has started
+                    os.killpg(process.pid, number)  # and its children
             end = time.monotonic() + 3.0
             for process in self._running.values():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, end - time.monotonic()))
 
     def start(self, name: str, module: str, *args) -> subprocess.Popen:
-        """Start a program; what it prints goes to its log."""
+        """Start a program; its output goes to its log."""
         with self.log(name).open('w') as log:
             self._running[name] = subprocess.Popen(
                 [sys.executable, '-m', module, *map(str, args)], stdout=log, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, env={**os.environ, 'PYTHONUNBUFFERED': '1', **self._environment},
-                start_new_session=True,  # Ctrl-C is ours to hand on
+                start_new_session=True,  # Ctrl-C reaches only this process, which interrupts the others
             )  # fmt: skip
         return self._running[name]
 
@@ -65,9 +65,9 @@ class ProcessGroup:
         return self._folder / f'{name}.log'
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, timeout: float = float('inf')) -> None:
-        """Wait for a condition while all that was started runs, or has ended well.
+        """Wait for a condition while every program runs or has ended with status 0.
 
-        Raises: ProgramError, with the ends of the logs, when one fails or time is up; StoppedError when stopped.
+        Raises: ProgramError, with the ends of the logs, when a program fails or time is up; StoppedError when stopped.
         """
         end = min(self.deadline, time.monotonic() + timeout)
         while not condition():
@@ -81,12 +81,12 @@ class ProcessGroup:
                     f'Time is up while waiting for {what}. The logs are in {self._folder}:{self._tails()}'
                 )
 
-    def finish(self, name: str, what: str, *, timeout: float = float('inf')) -> None:
+    def wait_for_exit(self, name: str, what: str, *, timeout: float = float('inf')) -> None:
         """Wait for the end of a program. Raises: as `wait_until`."""
         self.wait_until(lambda: self._running[name].poll() == 0, what, timeout=timeout)
 
     def interrupt(self, name: str) -> None:
-        """Tell a program to stop, as Ctrl-C does."""
+        """Send SIGINT to a program, as Ctrl-C does."""
         if self._running[name].poll() is None:
             self._running[name].send_signal(signal.SIGINT)
 
@@ -106,7 +106,7 @@ class ProcessGroup:
 
 
 def resident_megabytes(pid: int) -> float | None:
-    """Return the memory that a process holds [MB]; None when it has ended."""
+    """Return the resident memory of a process [MB]; None when it has ended."""
     try:
         for line in Path(f'/proc/{pid}/status').read_text().splitlines():
             if line.startswith('VmRSS:'):

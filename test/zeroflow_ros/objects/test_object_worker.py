@@ -22,7 +22,7 @@ from zeroflow_ros.transforms import yaw_translation
 class Ego:
     """Drives straight on; fails when told to."""
 
-    continues = False
+    is_incremental = False
 
     def __init__(self):
         self.fails, self.num_resets = False, 0

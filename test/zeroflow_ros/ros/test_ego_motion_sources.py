@@ -276,7 +276,7 @@ def test_tf_is_looked_up_between_the_stamps_through_the_fixed_frame(ros):
     np.testing.assert_allclose(between(motion, sweep(0), sweep(1)), EGO0_T_EGO1, atol=1e-9)
     with pytest.raises(EgoMotionError, match='frame_id'):
         between(motion, sweep(0, ''), sweep(1, ''))
-    with pytest.raises(EgoMotionError, match=r"'lidar' at 1700000000.2.*in 'lidar' at 1700000000.1.*'odom'"):
+    with pytest.raises(EgoMotionError, match=r"from 'lidar' at 1700000000.2.*to 'lidar' at 1700000000.1.*'odom'"):
         between(motion, sweep(1), sweep(2), timeout=0.05)
     motion.reset(T0)
     with pytest.raises(EgoMotionError):

@@ -11,7 +11,7 @@ rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 from rclpy.parameter import Parameter  # noqa: E402
 
 from zeroflow_ros.errors import ConfigError  # noqa: E402
-from zeroflow_ros.ros.parameters import Parameters, changed, parameter_table, read_parameters  # noqa: E402
+from zeroflow_ros.ros.parameters import Parameters, parameter_table, read_parameters, with_changes  # noqa: E402
 
 CONFIG = Path(__file__).parents[3] / 'config' / 'node.yaml'
 
@@ -99,10 +99,10 @@ def test_parameters_of_ros_itself_are_known(context):
 
 def test_changes_at_run_time():
     before = Parameters()
-    after = changed(before, [Parameter('min_speed', value=1.5), Parameter('use_sim_time', value=True)])
+    after = with_changes(before, [Parameter('min_speed', value=1.5), Parameter('use_sim_time', value=True)])
     assert (after.min_speed, before.min_speed) == (1.5, 0.5)
     with pytest.raises(ConfigError, match='min_speed'):
-        changed(before, [Parameter('min_speed', value=1000.0)])
+        with_changes(before, [Parameter('min_speed', value=1000.0)])
 
 
 def test_shipped_yaml_is_valid(context):

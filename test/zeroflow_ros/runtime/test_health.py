@@ -46,7 +46,7 @@ def test_every_drop_reason_has_a_severity_and_is_shown(health):
     assert set(DROPS) == set(DropReason)
     for count, reason in enumerate(DropReason, 1):
         for _ in range(count):
-            health.dropped(reason, 'why')
+            health.record_dropped(reason, 'why')
     shown = {key: value for s in health.statuses() for key, value in s.values.items() if key.startswith('dropped.')}
     assert shown == {f'dropped.{reason.value}': str(count) for count, reason in enumerate(DropReason, 1)}
 
@@ -67,14 +67,14 @@ def test_every_drop_reason_has_a_severity_and_is_shown(health):
 def test_drop_gets_its_level_and_its_log_line(health, lines, reason, part, level, severity):
     for _ in range(40):  # so that one drop is not frequent
         flowed(health)
-    health.dropped(reason, 'This happened.')
+    health.record_dropped(reason, 'This happened.')
     assert status(health, part).level == level
     assert (status(health, part).message == 'This happened.') == (level > Level.OK)
     assert lines == [(severity, 'This happened.')]
 
 
 def test_trouble_passes_by_itself(health, clock):
-    health.dropped(DropReason.MALFORMED, 'Bad.')
+    health.record_dropped(DropReason.MALFORMED, 'Bad.')
     clock.now += HOLD_S
     assert status(health, 'input').level == Level.ERROR
     clock.now += 0.1
@@ -84,11 +84,11 @@ def test_trouble_passes_by_itself(health, clock):
 
 def test_log_is_throttled_by_kind_and_counts_what_it_held_back(health, clock, lines):
     for _ in range(8):
-        health.dropped(DropReason.MALFORMED, 'Bad.')
-    health.dropped(DropReason.EMPTY, 'Empty.')
+        health.record_dropped(DropReason.MALFORMED, 'Bad.')
+    health.record_dropped(DropReason.EMPTY, 'Empty.')
     assert lines == [('error', 'Bad.'), ('warning', 'Empty.')]
     clock.now += LOG_EVERY_S
-    health.dropped(DropReason.MALFORMED, 'Bad.')
+    health.record_dropped(DropReason.MALFORMED, 'Bad.')
     assert lines[2] == ('error', 'Bad. (7 more since the last such line.)')
 
 
@@ -104,18 +104,18 @@ def test_some_drops_are_a_warning_only_when_frequent(health, reason, part, count
     for _ in range(100 - count):
         flowed(health)
     for _ in range(count):
-        health.dropped(reason, 'x')
+        health.record_dropped(reason, 'x')
     assert status(health, part).level == level
 
 
 def test_ego_motion_that_does_not_come_back_is_an_error(health):
     for _ in range(9):
-        health.dropped(DropReason.EGO_MOTION, 'No pose.')
+        health.record_dropped(DropReason.EGO_MOTION, 'No pose.')
     assert status(health, 'ego_motion').level == Level.WARN
-    health.dropped(DropReason.EGO_MOTION, 'No pose.')
+    health.record_dropped(DropReason.EGO_MOTION, 'No pose.')
     assert status(health, 'ego_motion').level == Level.ERROR
     flowed(health)
-    health.dropped(DropReason.EGO_MOTION, 'No pose.')
+    health.record_dropped(DropReason.EGO_MOTION, 'No pose.')
     assert status(health, 'ego_motion').level == Level.WARN
 
 
@@ -172,7 +172,7 @@ def test_memory_is_bounded(health):
     for _ in range(2000):
         health.record_received()
         flowed(health)
-        health.dropped(DropReason.MALFORMED, 'Bad.')
+        health.record_dropped(DropReason.MALFORMED, 'Bad.')
     sizes = [len(health._outcomes), len(health._arrivals), *(len(v) for v in health._stages.values())]
     assert max(sizes) <= 300 and len(health._issues) == 1 and len(health._logged) == 1
 

@@ -47,7 +47,7 @@ def said(programs, name):
 def test_a_good_program_is_waited_for(start):
     with start() as programs:
         programs.start('one', 'zf_good')
-        programs.finish('one', 'one')
+        programs.wait_for_exit('one', 'one')
         assert said(programs, 'one') == 'all is well\n'
         assert not programs.is_running('one')
         programs.interrupt('one')  # has no effect any more
@@ -60,7 +60,7 @@ def test_the_failure_of_any_program_ends_the_wait_with_its_log(start):
         with pytest.raises(
             ProgramError, match=r'(?s)The two ended with status 3.*two\.log ends with:.*the disk is full'
         ):
-            programs.finish('one', 'one')
+            programs.wait_for_exit('one', 'one')
     assert slow.poll() is not None
 
 
@@ -72,7 +72,7 @@ def test_time_is_up(start):
     with start(timeout=0.3) as programs:
         programs.start('one', 'zf_slow')
         with pytest.raises(ProgramError, match='Time is up'):
-            programs.finish('one', 'one', timeout=100.0)
+            programs.wait_for_exit('one', 'one', timeout=100.0)
 
 
 def test_a_wait_ends_when_told_to_stop(start):
@@ -81,7 +81,7 @@ def test_a_wait_ends_when_told_to_stop(start):
         programs.start('one', 'zf_slow')
         stop.set()
         with pytest.raises(StoppedError):
-            programs.finish('one', 'one')
+            programs.wait_for_exit('one', 'one')
 
 
 def test_nothing_outlives_the_block(start):
