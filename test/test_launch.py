@@ -175,7 +175,7 @@ def test_objects_are_tracked_beside_the_node(workspace, tmp_path):
         vehicle.wait_for(lambda: process.poll() is not None, 60)
         text = _finish(process)
         assert process.returncode == 0 and arrays, text
-    assert 'Objects of /flow_node/output/dynamic_points go to /object_tracker/output/objects' in text
+    assert 'Publishing the objects in /flow_node/output/dynamic_points on /object_tracker/output/objects' in text
     assert len(re.findall('has finished cleanly', text)) == 3, text
 
 

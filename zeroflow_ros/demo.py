@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute the scene flow of a bag with replay, node and recorder as three processes over DDS, and report.
 
-Without --bag it first simulates a drive (only in a checkout). Leaves report.json, flow.mcap, flow.png and logs in
+Without --bag it first simulates a drive (only in a checkout). Writes report.json, flow.mcap, flow.png and logs to
 --out. Examples:
 
   python3 -m zeroflow_ros.demo
@@ -35,18 +35,18 @@ from zeroflow_ros.views.report import hardware, latency_table, percentiles, writ
 
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 _SIMULATOR = 'training.simulate'
-_SLACK = 120.0  # s beyond the play time for start, discovery and reports
-_START = 60.0  # s until the node has opened its model and the recorder has found it
-_IDLE = 3.0  # s without flow that end the recording; three of the node's diagnostics
+_OVERHEAD = 120.0  # s beyond the play time for start, discovery and reports
+_START_TIMEOUT = 60.0  # s until the node has opened its model and the recorder has found it
+_IDLE = 3.0  # s without flow that end the recording; three diagnostics of the node
 _STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish')
 
 
 @dataclass(frozen=True)
 class Source:
-    """A bag, and what the node must be told about it.
+    """A bag, and the node's parameters for it.
 
-    odometry_topic: '' for registration or none. ego_motion: as the node's parameter.
-    odometry_T_lidar: 7 numbers, or empty. num_sweeps: in the bag. seconds: that it lasts.
+    odometry_topic: '' for registration or none. ego_motion, odometry_T_lidar: as the node's parameters; the latter has
+    7 numbers, or is empty. num_sweeps: number of sweeps in the bag. seconds: duration of the bag.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Source:
 
 
 def examine(path: Path, topic: str = '', ego_motion: str = 'auto') -> Source:
-    """Find out what a bag holds.
+    """Return the cloud, the ego motion and the size of a bag.
 
     Raises: DataError, EgoMotionError or ConfigError when it cannot be used.
     """
@@ -76,9 +76,9 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto') -> Source:
 
 
 def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Path:
-    """Make a simulated drive and return its bag.
+    """Simulate a drive and return its bag.
 
-    Raises: ConfigError where the simulator is not at hand; ProgramError when it fails.
+    Raises: ConfigError when there is no simulator; ProgramError when it fails.
     """
     if importlib.util.find_spec('training') is None and not (_ROOT / 'training').is_dir():
         raise ConfigError('The simulator is part of the checkout, not of the installed package. Give a bag with --bag.')
@@ -91,7 +91,7 @@ def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Pa
 
 
 def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> dict:
-    """Run the three programs; return what they report, and the memory of the node [MB] over time.
+    """Run the three programs; return their reports, and the memory of the node [MB] over time.
 
     Raises: ProgramError when one fails; StoppedError when stopped.
     """
@@ -103,36 +103,36 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
                                                          for number in source.odometry_T_lidar) + ']'  # fmt: skip
     if args.model:
         parameters['model_path'] = Path(args.model).absolute()
-    given = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
-    node = programs.start('node', 'zeroflow_ros.node', '--ros-args', *remaps, *given)
+    options = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
+    node = programs.start('node', 'zeroflow_ros.node', '--ros-args', *remaps, *options)
     programs.start('recorder', 'zeroflow_ros.recorder', '--out', out / 'flow.mcap', '--replace',
                    '--report', out / 'recorder.json', '--idle', _IDLE, '--most-flow', source.num_sweeps,
                    *(['--odometry-topic', source.odometry_topic] if source.odometry_topic else []))  # fmt: skip
     programs.wait_until(
         lambda: RECORDING_STARTED in programs.log('recorder').read_text(errors='replace'),
         'node and recorder',
-        timeout=_START,
+        timeout=_START_TIMEOUT,
     )
     print(f'Playing {source.path} at {args.rate:g}x, ego motion: {source.ego_motion} ...', flush=True)
     programs.start('replay', 'zeroflow_ros.replay', source.path, '--topic', source.topic, '--rate', args.rate,
                    '--times', args.times, '--wait-for-subscribers', 1, '--report', out / 'replay.json')  # fmt: skip
     memory: list[float] = []
 
-    def watched(name: str) -> bool:
-        held = resident_megabytes(node.pid)
-        if held is not None:
-            memory.append(held)
+    def has_ended(name: str) -> bool:  # and samples the node's memory
+        megabytes = resident_megabytes(node.pid)
+        if megabytes is not None:
+            memory.append(megabytes)
         if not programs.is_running('node'):
             raise programs.failure('node', 'ended before the bag did')
         return not programs.is_running(name)
 
-    programs.wait_until(lambda: watched('replay'), 'the end of the bag')
+    programs.wait_until(lambda: has_ended('replay'), 'the end of the bag')
     try:
-        programs.wait_until(lambda: watched('recorder'), 'the last flow', timeout=2 * _IDLE)
+        programs.wait_until(lambda: has_ended('recorder'), 'the last flow', timeout=2 * _IDLE)
     except ProgramError:
         if not programs.is_running('node') or not programs.is_running('recorder'):
             raise
-        programs.interrupt('recorder')  # it has seen no flow at all, and says so
+        programs.interrupt('recorder')  # it received no flow, and reports that as an error
         programs.wait_for_exit('recorder', 'the recording', timeout=60.0)
     programs.interrupt('node')
     programs.wait_for_exit('node', 'the end of the node', timeout=10.0)
@@ -140,11 +140,14 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
     return {**reports, 'memory': memory}
 
 
-def make_report(source: Source, found: dict, num_moving: list[int], rate: float, machine: dict) -> dict:
-    """Return the figures of a run; latencies in milliseconds."""
-    replay, recorder = found['replay'], found['recorder']
+def make_report(source: Source, reports: dict, num_moving: list[int], rate: float, machine: dict) -> dict:
+    """Return the report of a run; latencies in milliseconds.
+
+    reports: see `play_and_record`. machine: see `hardware`.
+    """
+    replay, recorder = reports['replay'], reports['recorder']
     timings = recorder['timings']
-    sent = defaultdict(list)  # a bag that is played several times repeats its stamps
+    sent = defaultdict(list)  # publishing times by stamp: a bag that is played several times repeats its stamps
     for sweep in replay['sweeps']:
         sent[sweep['stamp_ns']].append(sweep['published_wall_ns'])
     stages = {stage: timings.get(stage, []) for stage in _STAGES}
@@ -167,13 +170,13 @@ def make_report(source: Source, found: dict, num_moving: list[int], rate: float,
         'latency_ms': {stage: percentiles(values) for stage, values in stages.items()},
         'moving_points': sum(num_moving),
         'moving_points_per_sweep': percentiles(num_moving),
-        'node_memory_mb': _memory(found['memory']),
+        'node_memory_mb': _memory(reports['memory']),
         'hardware': machine,
     }
 
 
 def _memory(megabytes: list[float]) -> dict:
-    """Return the first, last and largest of the resident megabytes, and their medians in each quarter of the time."""
+    """Return the first, last and largest of the resident megabytes, and the median of each quarter of the time."""
     if not megabytes:
         return {}
     quarters = [round(float(np.median(part)), 1) for part in np.array_split(megabytes, 4) if len(part)]
@@ -181,7 +184,7 @@ def _memory(megabytes: list[float]) -> dict:
 
 
 def _dropped(num_played: int, recorder: dict) -> dict:
-    """Return why sweeps have no flow, by the node's count; the rest was lost between two processes."""
+    """Return the sweeps without flow by reason: as the node counts them, and those lost between two processes."""
     values = {}
     for status in recorder['diagnostics'].values():
         values.update(status['values'])
@@ -193,7 +196,7 @@ def _dropped(num_played: int, recorder: dict) -> dict:
 
 
 def print_report(report: dict) -> None:
-    """Print the figures for a person to read."""
+    """Print the report as text."""
     dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items()) or 'none'
     print(f'\n{report["sweeps_played"]} sweeps played, {report["flow_published"]} flow published, dropped: {dropped}')
     print(latency_table(report['latency_ms']))
@@ -207,7 +210,7 @@ def print_report(report: dict) -> None:
 
 
 def environment(domain_id: int) -> dict:
-    """Return the variables for processes that see each other and nothing else."""
+    """Return environment variables that isolate the processes from other ROS nodes."""
     added = {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
     profile = _shared_memory_profile()
     if profile is None:
@@ -236,7 +239,7 @@ def run(args, stop: threading.Event) -> None:
         raise ConfigError(f'--rate must be above 0 and --times at least 1, got {args.rate} and {args.times}.')
     out = Path(args.out).absolute()
     results = ('report.json', 'flow.mcap', 'flow.png', 'replay.json', 'recorder.json')
-    for name in results:  # what is there afterwards is of this run
+    for name in results:  # so that all results are of this run
         (out / name).unlink(missing_ok=True)
     machine = hardware()
     deadline = time.monotonic() + (args.timeout or 600.0)
@@ -244,10 +247,10 @@ def run(args, stop: threading.Event) -> None:
         bag = Path(args.bag) if args.bag else simulate(out, programs, seed=args.seed, sweeps=args.sweeps)
         source = examine(bag, args.topic, args.ego_motion)
         if not args.timeout:
-            programs.deadline = time.monotonic() + args.times * source.seconds / args.rate + _SLACK
-        found = play_and_record(source, out, programs, args)
+            programs.deadline = time.monotonic() + args.times * source.seconds / args.rate + _OVERHEAD
+        reports = play_and_record(source, out, programs, args)
     num_moving = count_moving(out / 'flow.mcap')
-    report = make_report(source, found, num_moving, args.rate, machine)
+    report = make_report(source, reports, num_moving, args.rate, machine)
     draw_busy_sweep(out / 'flow.mcap', num_moving, out / 'flow.png', f'Scene flow, {source.path.stem}')
     write_json(out / 'report.json', report)
     for name in ('replay.json', 'recorder.json'):
@@ -262,20 +265,20 @@ def main(args: list[str] | None = None) -> int:
         prog='demo', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--bag', default='', help='rosbag2 directory, or a .mcap, .db3 or .bag file')
-    parser.add_argument('--topic', default='', help='cloud to use; default: the only one')
+    parser.add_argument('--topic', default='', help='cloud to use; default: the only one in the bag')
     parser.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
                         help='auto: odometry when the bag has it, else registration')  # fmt: skip
     parser.add_argument('--out', default='out', help='folder for the results; default: out')
-    parser.add_argument('--rate', type=float, default=1.0, help='speed of play; default: 1')
-    parser.add_argument('--times', type=int, default=1, help='play the bag so many times; default: 1')
-    parser.add_argument('--model', default='', help='model file; default: the one in the package')
+    parser.add_argument('--rate', type=float, default=1.0, help='playback speed, 1 is real time; default: 1')
+    parser.add_argument('--times', type=int, default=1, help='number of times to play the bag; default: 1')
+    parser.add_argument('--model', default='', help='model file; default: the bundled model')
     parser.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
-    parser.add_argument('--seed', type=int, default=1, help='of the simulated drive; default: 1')
-    parser.add_argument('--sweeps', type=int, default=50, help='of the simulated drive; default: 50')
+    parser.add_argument('--seed', type=int, default=1, help='seed of the simulated drive; default: 1')
+    parser.add_argument('--sweeps', type=int, default=50, help='sweeps of the simulated drive; default: 50')
     parser.add_argument(
         '--domain-id', type=int, default=1 + os.getpid() % 100, help='ROS domain; default: a private one'
     )
-    parser.add_argument('--timeout', type=float, default=0.0, help='seconds for everything; default: by the bag')
+    parser.add_argument('--timeout', type=float, default=0.0, help='longest run of the demo [s]; default: from the bag')
     parsed = parser.parse_args(sys.argv[1:] if args is None else args)
     with stop_on_signals() as stop:
         try:

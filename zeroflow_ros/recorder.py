@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record the output of the flow node: flow, timings and diagnostics as a rosbag2 mcap, statistics as JSON.
 
-Stops on Ctrl-C or SIGTERM, or when no flow has come for --idle seconds after the first. Example:
+Stops on Ctrl-C or SIGTERM, or --idle seconds after the last flow cloud. Example:
 
   python3 -m zeroflow_ros.recorder --out flow.mcap --report flow.json --idle 5
 """
@@ -23,18 +23,18 @@ from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 from zeroflow_ros.views.recorded_flow import RECORDING_STARTED
 from zeroflow_ros.views.report import write_json
 
-_MOST_WAITING = 150_000_000  # bytes that wait for the disk: some 35 clouds of LiDAR size
-_MOST_EARLY = 100  # messages without a stamp that came before the first flow
+_MAX_QUEUED_BYTES = 150_000_000  # waiting for the disk: some 35 LiDAR clouds
+_MAX_EARLY = 100  # messages without a stamp, received before the first flow
 _LATENCY, _DT = 'pipeline_latency_ms', 'dt_s'
 _DIAGNOSTICS_TOPIC = '/diagnostics'
 
 
 class Recorder:
-    """Subscribes to a flow node and writes off the callback thread.
+    """Subscribes to a flow node, and writes the messages on a thread of its own.
 
     ros_node: an rclpy node. flow_node: absolute name of the node to record. odometry_topic: recorded too, when given.
-    markers: the arrows too, which the node makes only for those who listen. writer: gets the messages, at the times
-    of the sweeps' stamps. most_flow: write only so many flow clouds; stamps and timings are kept of all.
+    markers: record the arrows too; the node makes them only for subscribers. writer: gets the messages, with the stamps
+    of the sweeps as times. most_flow: largest number of flow clouds to write; stamps and timings are kept of all.
     """
 
     def __init__(self, ros_node, writer: BagWriter, *, flow_node: str = '/flow_node', odometry_topic: str = '',
@@ -48,14 +48,14 @@ class Recorder:
 
         self._node, self._writer, self._most_flow = ros_node, writer, most_flow
         self.flow_topic = f'{flow_node}/output/flow'
-        self.received: list[dict] = []  # one for each flow cloud: stamp_ns, received_wall_ns
-        self.last_flow: float | None = None  # steady seconds
-        self.num_lost = 0  # came in, but the disk was too slow
+        self.received: list[dict] = []  # for each flow cloud: stamp_ns, received_wall_ns
+        self.last_flow: float | None = None  # time.monotonic() of the last flow cloud [s]
+        self.num_lost = 0  # messages not written because the disk was too slow
         self._timings: dict[str, list[float]] = defaultdict(list)
         self._diagnostics: dict[str, dict] = {}
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
-        self._early: deque[tuple[str, str, bytes]] = deque(maxlen=_MOST_EARLY)
-        self._taken_bytes = self._written_bytes = 0  # each belongs to one thread
+        self._early: deque[tuple[str, str, bytes]] = deque(maxlen=_MAX_EARLY)
+        self._queued_bytes = self._written_bytes = 0  # totals, each changed by one thread only
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
@@ -80,12 +80,12 @@ class Recorder:
     def _subscribe_number(self, message_type, topic: str, key: str, qos) -> None:
         def on_number(cdr: bytes) -> None:
             self._timings[key].append(decode_message(cdr, NUMBER).data)
-            self._keep_beside(topic, NUMBER, cdr)
+            self._enqueue_at_last_stamp(topic, NUMBER, cdr)
 
         self._node.create_subscription(message_type, topic, on_number, qos, raw=True)
 
     def is_connected(self) -> bool:
-        """Return whether somebody publishes the flow."""
+        """Return whether the flow topic has a publisher."""
         return self._node.count_publishers(self.flow_topic) > 0
 
     def _on_flow(self, cdr: bytes) -> None:
@@ -93,38 +93,38 @@ class Recorder:
         self.received.append({'stamp_ns': header_stamp_ns(cdr), 'received_wall_ns': time.time_ns()})
         self._on_stamped(self.flow_topic, POINT_CLOUD, cdr)
         while self._early:
-            self._keep_beside(*self._early.popleft())
+            self._enqueue_at_last_stamp(*self._early.popleft())
 
     def _on_stamped(self, topic: str, msgtype: str, cdr: bytes) -> None:
-        if self._is_wanted():
-            self._keep(topic, msgtype, cdr, header_stamp_ns(cdr))
+        if self._is_below_limit():
+            self._enqueue(topic, msgtype, cdr, header_stamp_ns(cdr))
 
     def _on_diagnostics(self, cdr: bytes) -> None:
         for status in decode_message(cdr, DIAGNOSTICS).status:
-            before = self._diagnostics.get(status.name, {'worst_level': 0})
+            previous = self._diagnostics.get(status.name, {'worst_level': 0})
             self._diagnostics[status.name] = {
                 'level': int(status.level),
-                'worst_level': max(int(status.level), before['worst_level']),
+                'worst_level': max(int(status.level), previous['worst_level']),
                 'message': status.message,
                 'values': {item.key: item.value for item in status.values},
             }
-        self._keep_beside(_DIAGNOSTICS_TOPIC, DIAGNOSTICS, cdr)
+        self._enqueue_at_last_stamp(_DIAGNOSTICS_TOPIC, DIAGNOSTICS, cdr)
 
-    def _is_wanted(self) -> bool:
+    def _is_below_limit(self) -> bool:
         return self._most_flow is None or len(self.received) <= self._most_flow
 
-    def _keep_beside(self, topic: str, msgtype: str, cdr: bytes) -> None:
-        """Write what has no stamp, or one of another clock, at that of the last sweep: a bag has one time line."""
+    def _enqueue_at_last_stamp(self, topic: str, msgtype: str, cdr: bytes) -> None:
+        """Enqueue a message without a stamp of the sensor's clock at the stamp of the last sweep."""
         if not self.received:
             self._early.append((topic, msgtype, cdr))
-        elif self._is_wanted():
-            self._keep(topic, msgtype, cdr, self.received[-1]['stamp_ns'])
+        elif self._is_below_limit():
+            self._enqueue(topic, msgtype, cdr, self.received[-1]['stamp_ns'])
 
-    def _keep(self, topic: str, msgtype: str, cdr: bytes, time_ns: int) -> None:
-        if self._taken_bytes - self._written_bytes + len(cdr) > _MOST_WAITING:
+    def _enqueue(self, topic: str, msgtype: str, cdr: bytes, time_ns: int) -> None:
+        if self._queued_bytes - self._written_bytes + len(cdr) > _MAX_QUEUED_BYTES:
             self.num_lost += 1
             return
-        self._taken_bytes += len(cdr)
+        self._queued_bytes += len(cdr)
         self._queue.put((topic, msgtype, time_ns, cdr))
 
     def _write(self) -> None:
@@ -136,9 +136,9 @@ class Recorder:
             self._written_bytes += len(item[-1])
 
     def finish(self) -> None:
-        """Write what still waits.
+        """Write the messages that still wait.
 
-        Raises: DataError when the disk did not take everything.
+        Raises: DataError when a message could not be written.
         """
         self._queue.put(None)
         self._thread.join()
@@ -146,7 +146,7 @@ class Recorder:
             raise DataError(f'The recording is incomplete: {self._failure}. Is the disk full?')
 
     def report(self) -> dict:
-        """Return what came in: stamps, timings by stage [ms], the last diagnostics."""
+        """Return what was received: stamps, timings by stage [ms], the last diagnostics."""
         return {
             'flow_topic': self.flow_topic,
             'flow_received': len(self.received),
@@ -160,7 +160,7 @@ class Recorder:
 def record(args, ros_args: list[str], stop: threading.Event) -> None:
     """Record until `stop` is set or the flow ends.
 
-    Raises: DataError when no flow came.
+    Raises: DataError when no flow was received.
     """
     try:
         import rclpy
@@ -171,7 +171,7 @@ def record(args, ros_args: list[str], stop: threading.Event) -> None:
 
     try:
         rclpy.init(args=ros_args, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rcl has several types of error for arguments that it cannot read
+    except Exception as error:  # rcl raises several types for invalid arguments
         raise ConfigError(f'ROS refuses the arguments {" ".join(ros_args)}: {error}') from error
     writer = BagWriter(args.out, replace=args.replace)
     try:
@@ -214,13 +214,13 @@ def main(args: list[str] | None = None) -> int:
         prog='recorder', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--out', required=True, help='rosbag2 directory, or a file ending in .mcap')
-    parser.add_argument('--replace', action='store_true', help='replace it when it exists')
+    parser.add_argument('--replace', action='store_true', help='replace an existing recording')
     parser.add_argument('--report', default='', help='JSON file for stamps, timings and diagnostics')
-    parser.add_argument('--flow-node', default='/flow_node', help='name of the node; default: /flow_node')
-    parser.add_argument('--odometry-topic', default='', help='record this odometry, too')
-    parser.add_argument('--markers', action='store_true', help='record the arrows, too; the node then makes them')
-    parser.add_argument('--most-flow', type=int, help='write only so many flow clouds, but report on all')
-    parser.add_argument('--idle', type=float, default=0.0, help='stop so many seconds after the last flow')
+    parser.add_argument('--flow-node', default='/flow_node', help='name of the flow node; default: /flow_node')
+    parser.add_argument('--odometry-topic', default='', help='also record this odometry')
+    parser.add_argument('--markers', action='store_true', help='also record the arrows; the node then makes them')
+    parser.add_argument('--most-flow', type=int, help='largest number of flow clouds to write; the report covers all')
+    parser.add_argument('--idle', type=float, default=0.0, help='stop this many seconds after the last flow; 0: never')
     own, ros_args = split_ros_args(sys.argv[1:] if args is None else args)
     parsed = parser.parse_args(own)
     keep_freed_memory()

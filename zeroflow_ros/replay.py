@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Play a bag on ROS 2: its clouds, odometry, transforms and /clock; or, with --offline or --view, compute its flow.
+"""Play a bag on ROS 2 (clouds, odometry, transforms and /clock), or compute its flow with --offline or --view.
 
-Reads any rosbag1 or rosbag2 (sqlite3, mcap), and needs no rosbag2 installation. Examples:
+Reads rosbag1 and rosbag2 (sqlite3, mcap); rosbag2 need not be installed. Examples:
 
   python3 -m zeroflow_ros.replay drive.mcap --rate 0.5 --loop
   python3 -m zeroflow_ros.replay drive.bag --ros-args -r /velodyne_points:=/flow_node/input/pointcloud
@@ -28,18 +28,18 @@ from zeroflow_ros.views.report import percentiles, write_json
 
 _PLAYED_TYPES = (POINT_CLOUD, ODOMETRY, TRANSFORMS)
 _CLOCK_PERIOD = 0.01  # s of wall time
-_DEPTH = 10  # of the publishers: a subscriber may fall a second behind before it loses sweeps of 10 Hz
-_REMEMBERED = 100_000  # sweeps of a loop that plays for days; 3 h at 10 Hz
-_SETTLE = 0.2  # s between the first sign of a subscriber and its being ready for best-effort messages too
+_DEPTH = 10  # queue of the publishers: a subscriber loses sweeps when it is a second late at 10 Hz
+_MAX_REPORTED = 100_000  # sweeps in the report, 3 h at 10 Hz: a loop may play for days
+_SETTLE = 0.2  # s from the discovery of a subscriber until it gets best-effort messages too
 
 
 class Player:
-    """Publishes a bag in its own time.
+    """Publishes the messages of a bag at the times they were recorded.
 
-    node: an rclpy node. bag: opened. topics: the clouds to play; every cloud when empty.
-    rate: seconds of the bag per second of wall time. start, duration: seconds of the bag; duration 0 is all of it.
-    stop: ends play early.
-    Raises: DataError when the bag has no such cloud, or nothing in that time.
+    node: an rclpy node. bag: opened. topics: the clouds to play; all clouds if empty.
+    rate: seconds of the bag per second of wall time. start, duration: seconds of the bag; duration 0: to its end.
+    stop: ends play() early.
+    Raises: DataError when the bag has no such cloud, or ends before `start`.
     """
 
     def __init__(self, node, bag: Bag, *, topics=(), rate: float = 1.0, start: float = 0.0, duration: float = 0.0,
@@ -54,13 +54,13 @@ class Player:
         self.stop = stop or threading.Event()
         self.clouds = [bag.point_cloud_topic(topic) for topic in topics] or bag.topics_of(POINT_CLOUD)
         if not self.clouds:
-            bag.point_cloud_topic()  # raises, and says what there is
+            bag.point_cloud_topic()  # raises, and lists the topics of the bag
         self._start_ns = bag.start_ns + round(start * 1e9)
         self._end_ns = min(bag.end_ns, self._start_ns + round(duration * 1e9)) if duration else bag.end_ns
         self._publishers = self._make_publishers()
         self.num_sweeps = 0
-        self._sweeps: deque[dict] = deque(maxlen=_REMEMBERED)  # one for each: topic, stamp_ns, published_wall_ns
-        self._lateness_ms: deque[float] = deque(maxlen=_REMEMBERED)
+        self._sweeps: deque[dict] = deque(maxlen=_MAX_REPORTED)  # each: topic, stamp_ns, published_wall_ns
+        self._lateness_ms: deque[float] = deque(maxlen=_MAX_REPORTED)
 
     def _make_publishers(self) -> dict:
         from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -89,7 +89,7 @@ class Player:
         return publishers
 
     def wait_for_subscribers(self, count: int, timeout: float) -> bool:
-        """Wait until each cloud has `count` subscribers; return whether it has."""
+        """Wait until each cloud has `count` subscribers; return False on timeout."""
         deadline = time.monotonic() + timeout
         while any(self._publishers[topic].get_subscription_count() < count for topic in self.clouds):
             if time.monotonic() > deadline or self.stop.wait(0.02):
@@ -97,8 +97,8 @@ class Player:
         return not (count and self.stop.wait(_SETTLE))
 
     def play(self) -> None:
-        """Play the chosen part once; returns early when `stop` is set."""
-        if STATIC_TRANSFORMS_TOPIC in self._publishers:  # those from before the start hold, too
+        """Play the chosen part once; return early when `stop` is set."""
+        if STATIC_TRANSFORMS_TOPIC in self._publishers:  # static transforms from before the start are valid too
             for message in self._bag.messages([STATIC_TRANSFORMS_TOPIC], end_ns=self._start_ns):
                 self._publish(message)
         messages = ReadAhead(self._bag.messages(self._publishers, start_ns=self._start_ns, end_ns=self._end_ns))
@@ -106,28 +106,28 @@ class Player:
             start_wall = time.perf_counter()
             for i, message in enumerate(messages):
                 if i == 0:
-                    start_wall = time.perf_counter()  # opening a file and learning its types may take a while
+                    start_wall = time.perf_counter()  # opening a file and reading its types takes time
                 due = start_wall + (message.time_ns - self._start_ns) * 1e-9 / self._rate
                 if not self._wait_until(due, start_wall):
                     return
                 self._lateness_ms.append(max(0.0, (time.perf_counter() - due) * 1e3))
-                self._tell_time(message.time_ns)
+                self._publish_clock(message.time_ns)
                 self._publish(message)
             self._wait_until(start_wall + (self._end_ns - self._start_ns) * 1e-9 / self._rate, start_wall)
         finally:
             messages.close()
 
     def _wait_until(self, due: float, start_wall: float) -> bool:
-        """Wait until a wall time, publishing the time of the bag meanwhile; return False when stopped."""
+        """Wait until a wall time, and publish the bag's time on /clock meanwhile; return False when stopped."""
         while (remaining := due - time.perf_counter()) > 0:
             if self.stop.wait(min(remaining, _CLOCK_PERIOD)):
                 return False
             now = time.perf_counter()
-            if now < due:  # else the message that is due tells the time, and a late one must not set it back
-                self._tell_time(self._start_ns + max(0, round((now - start_wall) * self._rate * 1e9)))
+            if now < due:  # else the time of the next message is published, and a later one here would set it back
+                self._publish_clock(self._start_ns + max(0, round((now - start_wall) * self._rate * 1e9)))
         return not self.stop.is_set()
 
-    def _tell_time(self, now_ns: int) -> None:
+    def _publish_clock(self, now_ns: int) -> None:
         clock = self._make_clock()
         clock.clock.sec, clock.clock.nanosec = divmod(now_ns, 1_000_000_000)
         self._clock.publish(clock)
@@ -141,7 +141,7 @@ class Player:
         self._publishers[message.topic].publish(bytes(message.cdr))
 
     def report(self) -> dict:
-        """Return what was played: one entry for each sweep (the last 100,000), and how late messages were."""
+        """Return the played sweeps (the last 100,000) and how late the messages were."""
         return {
             'bag': str(self._bag.path),
             'rate': self._rate,
@@ -152,7 +152,7 @@ class Player:
 
 
 def play(args, ros_args: list[str], stop: threading.Event) -> None:
-    """Play the bag that the parsed command line names, until it ends or `stop` is set."""
+    """Play a bag, with the parsed command line, until it ends or `stop` is set."""
     if args.times < 1:
         raise ConfigError(f'--times must be at least 1, got {args.times}.')
     try:
@@ -164,7 +164,7 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
     with Bag(args.bag) as bag:
         try:
             rclpy.init(args=ros_args, signal_handler_options=SignalHandlerOptions.NO)
-        except Exception as error:  # rcl has several types of error for arguments that it cannot read
+        except Exception as error:  # rcl raises several types for invalid arguments
             raise ConfigError(f'ROS refuses the arguments {" ".join(ros_args)}: {error}') from error
         try:
             node = rclpy.create_node('replay', start_parameter_services=False)
@@ -182,14 +182,14 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
             log.info(f'Played {player.num_sweeps} sweeps.')
             if args.report:
                 write_json(args.report, player.report())
-            stop.wait(_SETTLE)  # the last messages are still on their way
+            stop.wait(_SETTLE)  # until the last messages are delivered
         finally:
             rclpy.try_shutdown()
 
 
 def _wait_for_subscribers(player: Player, args, log) -> None:
     required = args.wait_for_subscribers
-    if required is None:  # there may never be subscribers; those that exist should get the first sweep
+    if required is None:  # existing subscribers should get the first sweep; there may be none
         player.wait_for_subscribers(1, 2.0)
     elif not player.wait_for_subscribers(required, args.wait_timeout) and not player.stop.is_set():
         raise DataError(
@@ -203,19 +203,19 @@ def _parser() -> argparse.ArgumentParser:
         prog='replay', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('bag', help='rosbag2 directory, or a .mcap, .db3 or .bag file')
-    parser.add_argument('--topic', action='append', default=[], help='cloud to play, may be repeated; default: all')
-    parser.add_argument('--start', type=float, default=0.0, help='skip so many seconds of the bag')
-    parser.add_argument('--duration', type=float, default=0.0, help='play so many seconds of the bag; default: all')
-    parser.add_argument('--report', default='', help='write what was done as JSON to this file')
+    parser.add_argument('--topic', action='append', default=[], help='cloud to play, repeatable; default: all clouds')
+    parser.add_argument('--start', type=float, default=0.0, help='seconds of the bag to skip; default: 0')
+    parser.add_argument('--duration', type=float, default=0.0, help='seconds of the bag to play; default: to its end')
+    parser.add_argument('--report', default='', help='JSON file for a report of the run')
     live = parser.add_argument_group('on ROS 2')
-    live.add_argument('--rate', type=float, default=1.0, help='speed of play; default: 1')
-    live.add_argument('--loop', action='store_true', help='play again and again')
-    live.add_argument('--times', type=int, default=1, help='play so many times; default: 1')
+    live.add_argument('--rate', type=float, default=1.0, help='playback speed, 1 is real time; default: 1')
+    live.add_argument('--loop', action='store_true', help='repeat until stopped')
+    live.add_argument('--times', type=int, default=1, help='number of times to play; default: 1')
     live.add_argument('--wait-for-subscribers', type=int, metavar='N', default=None,
-                      help='start when each cloud has N; default: one, but only for 2 s')  # fmt: skip
-    live.add_argument('--wait-timeout', type=float, default=60.0, help='seconds to wait for them; default: 60')
+                      help='start when each cloud has N subscribers; default: wait up to 2 s for one')  # fmt: skip
+    live.add_argument('--wait-timeout', type=float, default=60.0, help='longest wait for them [s]; default: 60')
     offline = parser.add_argument_group('offline')
-    offline.add_argument('--offline', action='store_true', help='no ROS: compute flow at full speed, drop nothing')
+    offline.add_argument('--offline', action='store_true', help='no ROS: compute flow at full speed, drop no sweep')
     _add_offline_arguments(offline)
     return parser
 
@@ -224,21 +224,22 @@ def _add_offline_arguments(group) -> None:
     group.add_argument('--out', default='', help='rosbag2 directory to write flow to, or a file ending in .mcap')
     view = group.add_mutually_exclusive_group()
     view.add_argument('--view', action='store_true',
-                      help='show cloud, flow and trajectory in the Rerun viewer while they are computed; a bag that '
-                      'has flow is shown as it is, unless --out is given')  # fmt: skip
-    view.add_argument('--view-file', default='', metavar='FILE.rrd', help='the same into a file for that viewer')
-    group.add_argument('--replace', action='store_true', help='replace what exists')
+                      help='show cloud, flow and trajectory in the Rerun viewer while they are computed; if the bag '
+                      'contains flow and --out is not given, show the recorded flow')  # fmt: skip
+    view.add_argument('--view-file', default='', metavar='FILE.rrd', help='write a file for the Rerun viewer instead')
+    group.add_argument('--replace', action='store_true', help='replace an existing output')
     group.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
                        help='auto: odometry when the bag has it, else registration')  # fmt: skip
-    group.add_argument('--odometry-topic', default='', help='default: the only one')
+    group.add_argument('--odometry-topic', default='', help='odometry to use; default: the only one in the bag')
     group.add_argument('--odometry-T-lidar', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
-                       help='pose of the LiDAR in the frame that odometry moves; default: from /tf_static')  # fmt: skip
+                       help='pose of the LiDAR in the odometry child frame; default: from /tf_static')  # fmt: skip
     group.add_argument('--deskew', action='store_true',
-                       help='move points to the stamp of their sweep, by their times and the ego motion')  # fmt: skip
-    group.add_argument('--model', default='', help='model file, or tensorrt:FILE; default: the one in the package')
+                       help='move points to the stamp of the sweep, with their times and the ego motion')  # fmt: skip
+    group.add_argument('--model', default='', help='model file, or tensorrt:FILE; default: the bundled model')
     group.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
-    group.add_argument('--output-on', default='latest', help='the sweep that gets the velocities: latest, previous')
-    group.add_argument('--sensor-height', type=float, default=None, help='above ground [m]; default: as seen')
+    group.add_argument('--output-on', default='latest', help='sweep with the velocities: latest (default) or previous')
+    group.add_argument('--sensor-height', type=float, default=None,
+                       help='height above the ground [m]; default: estimated from the ground')  # fmt: skip
     group.add_argument('--refinements', type=int, default=0, help='extra inference passes; default: 0')
 
 
@@ -249,7 +250,7 @@ def main(args: list[str] | None = None) -> int:
     keep_freed_memory()
     try:
         if parsed.offline or parsed.view or parsed.view_file:
-            from zeroflow_ros.runtime import offline  # loads the engine, which playing has no need of
+            from zeroflow_ros.runtime import offline  # loads the engine, which playing does not need
 
             return offline.main(parsed)
         with stop_on_signals() as stop:

@@ -91,7 +91,7 @@ def test_what_moves_comes_out_as_markers_and_bad_clouds_do_no_harm():
         text, _ = tracker.communicate(timeout=10)
     assert tracker.returncode == 0 and 'Traceback' not in text, text
     assert 1 <= text.count('must have vx, vy and vz') <= 2, 'at most every five seconds'
-    assert f'Objects of /object_tracker/input/dynamic_points go to {OBJECTS}' in text
+    assert f'Publishing the objects in /object_tracker/input/dynamic_points on {OBJECTS}' in text
 
 
 @pytest.mark.parametrize(

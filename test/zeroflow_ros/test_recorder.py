@@ -8,7 +8,7 @@ from processes import DOMAIN_ID, started
 
 from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import decode_message
-from zeroflow_ros.recorder import _MOST_WAITING
+from zeroflow_ros.recorder import _MAX_QUEUED_BYTES
 from zeroflow_ros.views.recorded_flow import RECORDING_STARTED
 
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
@@ -157,7 +157,7 @@ def test_a_disk_that_is_too_slow_is_counted_and_a_full_one_is_an_error(tmp_path,
     with pytest.raises(DataError, match='incomplete: No space left on device'):
         recorder.finish()
     for _ in range(10 + 8):  # nobody empties the queue any more
-        recorder._on_flow(bytes(_MOST_WAITING // 10))
+        recorder._on_flow(bytes(_MAX_QUEUED_BYTES // 10))
     assert recorder.num_lost == 8
     writer.abort()
     assert list(tmp_path.iterdir()) == []
