@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Everything runs from this checkout, in its own virtual environment .venv; nothing is installed outside it.
+# Everything runs in the virtual environment .venv of this checkout; nothing is installed elsewhere.
 # PYTHON=python3.12 chooses the interpreter of a new .venv.
 
 PYTHON ?= python3
@@ -7,13 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := ros speed replay registration simulation
 TEST_EXTRAS := $(DEMO_EXTRAS) ground training export test
-# What our metrics are tested against; what they depend on (open3d, kornia, ...) is over 1 GB and not needed for that.
+# The tests compare our metrics with these. Their dependencies (open3d, kornia, ...; over 1 GB) are not needed for that.
 OFFICIAL_METRICS := av2==0.3.6 bucketed-scene-flow-eval==2.0.25
 
-# NVIDIA's parser and builder, which need no GPU: do they take what we export? The wheels of TensorRT itself do need one.
+# NVIDIA's parser and builder without a GPU: the tests check that they accept our models. TensorRT itself needs a GPU.
 TENSORRT_GATE := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 
-# The wheels in .venv bring a whole ROS 2; a sourced installation or its settings would mix with them.
+# The wheels in .venv contain ROS 2; a sourced ROS installation and its settings would conflict with them.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX_PATH \
 	RMW_IMPLEMENTATION FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,18 +23,18 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 .PHONY: help demo test lint format benchmark soak fuzz clean
 
 help:
-	@echo 'make demo [BAG=path]  watch a bag, or a simulated drive, turn into scene flow: table, out/flow.png, out/flow.mcap'
-	@echo "make test [ARGS=..]   linters and the whole test suite; ARGS go to pytest"
-	@echo 'make lint             linters only;  make format  lets them repair'
+	@echo 'make demo [BAG=path]  scene flow of a bag or a simulated drive: latency table, out/flow.png, out/flow.mcap'
+	@echo 'make test [ARGS=..]   linters and the whole test suite; ARGS go to pytest'
+	@echo 'make lint             linters only;  make format  fixes what they can fix'
 	@echo 'make benchmark        latency of the embedded model on this machine'
-	@echo "make soak [ARGS=..]   the node for an hour's worth of sweeps, or overloaded: does it stay as it was?"
-	@echo 'make fuzz [ARGS=..]   37,000 hostile clouds, model files, bags and YAML files, a quarter of an hour'
-	@echo 'make clean            remove what was made here, .venv too'
+	@echo "make soak [ARGS=..]   run the node on an hour's worth of sweeps, or under overload, and check memory and output"
+	@echo 'make fuzz [ARGS=..]   37,000 hostile clouds, model files, bags and YAML files; 15 minutes'
+	@echo 'make clean            remove all generated files, and .venv'
 
 demo: $(VENV)/.demo-ready
 	@$(BIN)/python -m zeroflow_ros.demo $(if $(BAG),--bag '$(BAG)')
 
-# Two processes, each in a ROS domain of its own: many tests wait for messages more than they compute.
+# Two processes, each in its own ROS domain: many tests spend more time waiting for messages than computing.
 test: lint
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10 $(ARGS)
 
@@ -82,5 +82,5 @@ $(VENV)/.test-ready: $(VENV)/.demo-ready setup.py
 	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(TENSORRT_GATE) || \
 		echo 'No $(TENSORRT_GATE) for this computer: the tests that build engines with it will skip.'
 	@$(BIN)/python -m pip install --quiet --only-binary :all: dufomap || \
-		echo 'No dufomap for this Python: no labels of what moves for SeFlow, and their tests will skip.'
+		echo 'No dufomap for this Python: no dynamic/static labels for SeFlow, and their tests will skip.'
 	@touch $@

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Neural Scene Flow Prior: a small network, optimised on one pair until its flow moves one cloud onto the other.
+"""Neural Scene Flow Prior: a small network, optimised on one pair so that its flow warps one cloud onto the other.
 
 Source: Li et al., NSFP (NeurIPS 2021), with the settings of ZeroFlow's pseudo-labels.
 """
@@ -24,7 +24,7 @@ class NSFPConfig:
     """Settings of NSFP; the defaults are ZeroFlow's.
 
     width: neurons per layer. depth: hidden layers. lr: learning rate of Adam. max_iterations: upper limit.
-    patience, min_delta: stop after `patience` iterations without a total loss lower by `min_delta` [m^2].
+    patience, min_delta: stop after `patience` iterations without an improvement of the total loss by `min_delta` [m^2].
     truncation: neighbours at this squared distance [m^2] or more count as 0; 2 is 1.414 m.
     backward: flow of points1 from a second run with swapped clouds ('swap'), or from the first run's 'inverse' network.
     seed: of the initial weights. device: 'cpu' or 'cuda'. num_threads: CPU cores to use.
@@ -48,14 +48,18 @@ class NSFPConfig:
             if getattr(self, name) < value:
                 raise ConfigError(f'{name} of NSFP should be at least {value}, got {getattr(self, name)}.')
         if self.lr <= 0 or self.truncation <= 0 or self.min_delta < 0:
-            raise ConfigError(f'NSFP needs lr and truncation above 0 and min_delta not below, got {self}.')
+            raise ConfigError(f'NSFP needs lr and truncation above 0 and min_delta of 0 or more, got {self}.')
         if self.backward not in ('swap', 'inverse'):
             raise ConfigError(f"backward of NSFP should be 'swap' or 'inverse', got {self.backward!r}.")
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Result of one optimisation: flow of points0 (N, 3) and flow of points1 (M, 3) by the inverse network [m]."""
+class FittedFlow:
+    """Result of one optimisation.
+
+    forward: (N, 3) float32 [m], flow of points0. inverse: (M, 3) float32 [m], flow of points1 by the inverse network;
+    zeros if the configuration does not use it. iterations: run until the stop. loss: lowest forward loss [m^2].
+    """
 
     forward: np.ndarray
     inverse: np.ndarray
@@ -104,15 +108,16 @@ class NSFP:
 
     def label(self, points0: np.ndarray, points1: np.ndarray, dt: float, *, times: Times | None = None) -> Flows:
         """Return the residual flow [m] of points0 (N, 3) to points1 (M, 3) and back; dt and times are not used."""
-        fit = self.fit(points0, points1)
+        result = self.fit(points0, points1)
         if self.config.backward == 'inverse':
-            return fit.forward, fit.inverse
-        return fit.forward, self.fit(points1, points0).forward
+            return result.forward, result.inverse
+        return result.forward, self.fit(points1, points0).forward
 
-    def fit(self, points0: np.ndarray, points1: np.ndarray, progress=None) -> Fit:
+    def fit(self, points0: np.ndarray, points1: np.ndarray, progress=None) -> FittedFlow:
         """Optimise one direction; `progress(iteration, forward loss, inverse loss)` is called after each iteration."""
         if len(points0) == 0 or len(points1) == 0:
-            return Fit(np.zeros((len(points0), 3), np.float32), np.zeros((len(points1), 3), np.float32), 0, 0.0)
+            zeros = [np.zeros((len(points), 3), np.float32) for points in (points0, points1)]
+            return FittedFlow(*zeros, 0, 0.0)
         orders = [cKDTree(points).indices for points in (points0, points1)]  # spatial neighbours get nearby rows
         clouds = [
             torch.from_numpy(points[order]).to(self.config.device)
@@ -121,21 +126,21 @@ class NSFP:
         stopping = EarlyStopping(self.config.patience, self.config.min_delta)
         best_loss, best = math.inf, [torch.zeros_like(cloud) for cloud in clouds]
         with cores(self.config.num_threads) as map_blocks:
-            for iteration, there, back, flow, inverse in self.steps(*clouds, map_blocks):
-                if there <= best_loss:
-                    best_loss, best[0] = there, flow
+            for iteration, forward_loss, inverse_loss, flow, inverse in self.steps(*clouds, map_blocks):
+                if forward_loss <= best_loss:
+                    best_loss, best[0] = forward_loss, flow
                     if self.config.backward == 'inverse':
                         with torch.no_grad():
                             best[1] = -inverse(clouds[1])
                 if progress:
-                    progress(iteration, there, back)
-                if stopping.done(there + back):
+                    progress(iteration, forward_loss, inverse_loss)
+                if stopping.done(forward_loss + inverse_loss):
                     break
         flows = []
         for flow, order in zip(best, orders, strict=True):
             flows.append(np.empty((len(order), 3), np.float32))
             flows[-1][order] = flow.cpu().numpy()
-        return Fit(*flows, iteration, best_loss)
+        return FittedFlow(*flows, iteration, best_loss)
 
     def steps(self, cloud0: torch.Tensor, cloud1: torch.Tensor, map_blocks=map):
         """Yield for each iteration its number, forward and inverse loss [m^2], the flow and the inverse network."""
@@ -149,9 +154,9 @@ class NSFP:
         for iteration in range(1, config.max_iterations + 1):
             flow = network(cloud0)
             warped = cloud0 + flow
-            there = to_cloud1(warped, cloud1)
-            back = to_cloud0(warped - inverse(warped), cloud0)
-            yield iteration, there.item(), back.item(), flow.detach(), inverse
+            forward_loss = to_cloud1(warped, cloud1)
+            inverse_loss = to_cloud0(warped - inverse(warped), cloud0)
+            yield iteration, forward_loss.item(), inverse_loss.item(), flow.detach(), inverse
             optimiser.zero_grad()
-            (there + back).backward()
+            (forward_loss + inverse_loss).backward()
             optimiser.step()

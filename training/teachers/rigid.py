@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our fast teacher: points that match the other sweep in place are static; other segments move as rigid bodies."""
+"""The fast teacher: points that match the other sweep in place are static; other segments move as rigid bodies."""
 
 from dataclasses import dataclass
 
@@ -15,21 +15,18 @@ from training.teachers.teacher import Flows
 from training.teachers.truncated_distance_field import TruncatedDistanceField, disc
 from zeroflow_ros.errors import ConfigError
 
-_LARGE = 1.5  # m: a segment this long may rotate; a shorter one does not show its heading
+_LARGE = 1.5  # m: segments from this length on may rotate; the heading of shorter ones is not visible
 _TALL = 1.7  # voxel height over its side: rings are farther apart than the points of one ring
 _STEPS = 6  # ICP iterations of the refinement
 _POLISH_STEPS, _POLISH_POINTS, _POLISH_KERNEL = 5, 300, 0.1  # of the last fit: iterations, points, kernel [m]
 _COARSE, _FINE, _AROUND = 0.4, 0.1, 0.3  # m: grid steps of the two searches, radius of the second
 _SEARCH_POINTS, _REVERSE_POINTS = 60, 150  # points used of a segment, and of the target sweep around it
 _NUM_STARTS, _APART = 4, 0.6  # starts of the refinement, and their least distance [m]
-_STANDS = 0.12  # m: a target point this near to a static segment belongs to that segment
+_STATIC_MATCH = 0.12  # m: a target point this near to a segment at rest matches that segment
 _BORDER = 0.3  # m around a moved segment: it must account for the target points in there
-_CUT_NEAR = 0.2  # m: source points this near to the origin of a target segment are split off for it
-_CUT_POINTS, _CUT_SHARE = (
-    100,
-    0.8,
-)  # points split off, share of the target segment: fewer match by chance
-_CUT_IMPROVEMENT = 0.5  # `improvement` for points that are split off: few of those truly move
+_SPLIT_NEAR = 0.2  # m: source points this near to the origin of a target segment are split off for it
+_SPLIT_POINTS, _SPLIT_SHARE = 100, 0.8  # fewest points split off, and share of the target segment: fewer are chance
+_SPLIT_IMPROVEMENT = 0.5  # `improvement` for points that are split off: few of those truly move
 _LAG = 2.0  # m/s: scales a difference in measurement time to a distance in the correspondence search
 _SHARPEN_FROM = 60  # points: larger segments are refined by `refine_by_sharpness`
 
@@ -39,7 +36,8 @@ class RigidConfig:
     """Settings of the rigid teacher.
 
     voxels: points in touching voxels of this side form one segment [m]. Each next size segments the points that are
-    still static: a person at a wall is one segment with it at 0.3 m. min_points: fewest points of a moving segment.
+    static so far: at 0.3 m, a person at a wall and the wall are one segment. min_points: fewest points of a moving
+    segment.
     max_extent: longer segments are static: buildings, hedges [m]. max_speed: [m/s].
     cut: nearest-neighbour distances are truncated at this [m]. kernel: distance at which a correspondence has a quarter
     of its weight in the refinement [m]; below 0.1, two LiDARs with a phase of 50 ms show a fast car twice and the two
@@ -98,20 +96,21 @@ class Rigid:
             np.column_stack([p, _LAG * t]).astype(np.float64) for p, t in zip((points0, points1), times, strict=True)
         ]
         trees = [cKDTree(sweep[:, :3]) for sweep in sweeps]
-        there, back = (
+        forward, backward = (
             _Direction(self.config, *sweeps[order], *trees[order], step)
             for order, step in ((slice(None), dt), (slice(None, None, -1), -dt))
         )
-        confirmed = there.consistent_flow(back), back.consistent_flow(there)
-        there.split_touching_segments(back, confirmed[0])
-        back.split_touching_segments(there, confirmed[1])
-        return there.consistent_flow(back).astype(np.float32), back.consistent_flow(there).astype(np.float32)
+        confirmed = forward.consistent_flow(backward), backward.consistent_flow(forward)
+        forward.split_touching_segments(backward, confirmed[0])
+        backward.split_touching_segments(forward, confirmed[1])
+        flow0, flow1 = forward.consistent_flow(backward), backward.consistent_flow(forward)
+        return flow0.astype(np.float32), flow1.astype(np.float32)
 
 
 class _Direction:
     """The flow of one sweep (`source`) to another (`target`), dt seconds later, or earlier.
 
-    A row of either sweep is x, y, z [m] and _LAG times the measurement time after the stamp of the sweep [m].
+    Rows of both sweeps: x, y, z [m], and _LAG times the measurement time after the stamp of the sweep [m].
     `tree` searches x, y, z; `timed_tree` searches all four columns.
     """
 
@@ -122,8 +121,9 @@ class _Direction:
         self.rng = np.random.default_rng(config.seed)
         cut = config.cut
         misfit = np.minimum(target_tree.query(source[:, :3], distance_upper_bound=cut)[0], cut)
-        back, nearest = source_tree.query(target[:, :3], distance_upper_bound=cut)
-        self.misfit, self.back, self.nearest = misfit, np.minimum(back, cut), nearest
+        target_misfit, nearest = source_tree.query(target[:, :3], distance_upper_bound=cut)
+        # Truncated nearest-neighbour distances at rest [m]: of source points (N,), and of target points (M,).
+        self.misfit, self.target_misfit, self.nearest = misfit, np.minimum(target_misfit, cut), nearest
         reach = config.max_speed * abs(dt)
         self.coarse, self.fine = disc(reach, _COARSE), disc(_AROUND, _FINE)
         self.field = TruncatedDistanceField(target[:, :3], reach + 1, cut)
@@ -145,18 +145,18 @@ class _Direction:
         for segment in np.unique(other.moving[other.moving >= 0]):
             theirs = np.flatnonzero(other.moving == segment)
             origin = other.source[theirs, :3] + other.flow[theirs]
-            low, high = origin.min(0) - _CUT_NEAR, origin.max(0) + _CUT_NEAR
+            low, high = origin.min(0) - _SPLIT_NEAR, origin.max(0) + _SPLIT_NEAR
             rows = np.flatnonzero(((self.source[:, :3] > low) & (self.source[:, :3] < high)).all(1))
-            distance, match = cKDTree(origin).query(self.source[rows, :3], distance_upper_bound=_CUT_NEAR)
+            distance, match = cKDTree(origin).query(self.source[rows, :3], distance_upper_bound=_SPLIT_NEAR)
             is_near = np.isfinite(distance)
-            mine, wanted = rows[is_near], -other.flow[theirs[match[is_near]]]
-            if len(mine) < _CUT_POINTS or flows_agree(confirmed[mine], wanted).mean() >= MIN_CONSISTENT_SHARE:
+            mine, reverse = rows[is_near], -other.flow[theirs[match[is_near]]]
+            if len(mine) < _SPLIT_POINTS or flows_agree(confirmed[mine], reverse).mean() >= MIN_CONSISTENT_SHARE:
                 continue
-            if np.isfinite(other.tree.query(origin, distance_upper_bound=_CUT_NEAR)[0]).mean() < _CUT_SHARE:
+            if np.isfinite(other.tree.query(origin, distance_upper_bound=_SPLIT_NEAR)[0]).mean() < _SPLIT_SHARE:
                 continue
             numbers, counts = np.unique(self.segment[mine], return_counts=True)
-            motion = self._motion(numbers[counts.argmax()], self.source[mine], _CUT_IMPROVEMENT)
-            if motion is not None and flows_agree(self._flow(mine, motion), wanted).mean() >= MIN_CONSISTENT_SHARE:
+            motion = self._motion(numbers[counts.argmax()], self.source[mine], _SPLIT_IMPROVEMENT)
+            if motion is not None and flows_agree(self._flow(mine, motion), reverse).mean() >= MIN_CONSISTENT_SHARE:
                 self._move(mine, motion)
 
     def _flow(self, rows: np.ndarray, motion) -> np.ndarray:
@@ -167,24 +167,25 @@ class _Direction:
         self.moving[rows] = self.moving.max() + 1
 
     def _move_segments(self, rows: np.ndarray, voxel: np.ndarray) -> None:
-        """Segment these rows of the source, and set the flow of each moving segment."""
+        """Segment these rows of the source, and set the flow of the moving segments."""
         config = self.config
         if len(rows) == 0:
             return
-        segment = np.full(len(self.source) + 1, -1)  # the last row stands for "no neighbour"
+        segment = np.full(len(self.source) + 1, -1)  # the last row is the index of "no neighbour" in KD-trees
         segment[rows] = _connected_components(self.source[rows, :3], voxel)
         self.segment = segment[:-1]
         order = rows[np.argsort(segment[rows], kind='stable')]
         starts = np.searchsorted(segment[order], np.arange(segment.max() + 2))
         near_segment = segment[self.nearest]
-        # Target points that match a static segment are no evidence for another segment that would move there.
-        self.stands_with = np.where(self.back < _STANDS, near_segment, -1)
+        # Target points that match a segment at rest are no evidence of another segment that would move there.
+        self.static_match = np.where(self.target_misfit < _STATIC_MATCH, near_segment, -1)
         count, num_segments = np.diff(starts), segment.max() + 1
         has_near = near_segment >= 0
         num_near = np.bincount(near_segment[has_near], minlength=num_segments)
-        mean_back = np.bincount(near_segment[has_near], self.back[has_near], num_segments) / np.maximum(num_near, 1)
-        both = np.bincount(segment[rows], self.misfit[rows]) / count + np.where(num_near > 0, mean_back, config.cut)
-        for number in np.flatnonzero((count >= config.min_points) & (both > config.min_misfit)):
+        target_sum = np.bincount(near_segment[has_near], self.target_misfit[has_near], num_segments)
+        target_mean = np.where(num_near > 0, target_sum / np.maximum(num_near, 1), config.cut)
+        misfit = np.bincount(segment[rows], self.misfit[rows]) / count + target_mean
+        for number in np.flatnonzero((count >= config.min_points) & (misfit > config.min_misfit)):
             mine = order[starts[number] : starts[number + 1]]
             motion = self._motion(number, self.source[mine], config.improvement)
             if motion is not None:
@@ -271,17 +272,17 @@ class _Direction:
             distance, index = self.timed_tree.query(
                 apply_motion(some, rotation, translation), distance_upper_bound=reach
             )
-            there = np.isfinite(distance)
+            has_match = np.isfinite(distance)
             around = self._subsample(
                 self._target_around(number, apply_motion(points, rotation, translation)), _POLISH_POINTS
             )
             back, back_index = tree.query(undo_motion(around, rotation, translation), distance_upper_bound=reach)
-            here = np.isfinite(back)
-            if min(there.sum(), here.sum()) < 5:
+            has_back = np.isfinite(back)
+            if min(has_match.sum(), has_back.sum()) < 5:
                 break
-            mine = np.concatenate([some[there], points[back_index[here]]])
-            match = np.concatenate([self.target[index[there]], around[here]])
-            weights = [geman_mcclure_weight(d, _POLISH_KERNEL) / len(d) for d in (distance[there], back[here])]
+            mine = np.concatenate([some[has_match], points[back_index[has_back]]])
+            match = np.concatenate([self.target[index[has_match]], around[has_back]])
+            weights = [geman_mcclure_weight(d, _POLISH_KERNEL) / len(d) for d in (distance[has_match], back[has_back])]
             rotation, translation = fit_motion(mine, match, np.concatenate(weights), self.lag, may_rotate)
         return rotation, translation
 
@@ -294,7 +295,7 @@ class _Direction:
     def _reverse_distance(
         self, number: int, points: np.ndarray, tree, rotation: np.ndarray, translation: np.ndarray
     ) -> float:
-        """Return the mean truncated distance [m] of the target's points around the moved segment to it."""
+        """Return the mean truncated distance [m] from the target's points around the moved segment to that segment."""
         cut = self.config.cut
         around = self._target_around(number, apply_motion(points, rotation, translation))
         if len(around) < 3:
@@ -303,12 +304,12 @@ class _Direction:
         return np.minimum(tree.query(back, distance_upper_bound=cut)[0], cut).mean()
 
     def _target_around(self, number: int, moved: np.ndarray) -> np.ndarray:
-        """Return the target's points around a moved segment, without those that match other static segments."""
+        """Return the target's points around a moved segment, without those that match another segment at rest."""
         low, high = moved[:, :3].min(0) - _BORDER, moved[:, :3].max(0) + _BORDER
         rows = np.array(self.tree.query_ball_point((low + high) / 2, np.linalg.norm(high - low) / 2), int)
-        around, stands_with = self.target[rows], self.stands_with[rows]
+        around, static_match = self.target[rows], self.static_match[rows]
         is_inside = ((around[:, :3] > low) & (around[:, :3] < high)).all(1)
-        return around[is_inside & ((stands_with < 0) | (stands_with == number))]
+        return around[is_inside & ((static_match < 0) | (static_match == number))]
 
     def _subsample(self, points: np.ndarray, most: int) -> np.ndarray:
         return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
