@@ -11,7 +11,7 @@ from training.simulation.clips import LIDAR_MODELS, Category, draw_lidar, read_g
 from training.simulation.sensors.lidar import Scene, SensorCondition, Surfaces
 from training.simulation.sensors.lidar_models import LidarModel
 from training.simulation.shapes.mesh import Material, box, join
-from training.simulation.streets.actor_motion import Occupancy, rounded_path, travelled
+from training.simulation.streets.actor_motion import Occupancy, rounded_path, travelled_distance
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 
@@ -271,7 +271,7 @@ def test_glass_lets_rays_through_or_loses_them():
 )
 def test_distance_travelled(speed, acceleration, expected):
     # 1 cm: integrated in steps of 1/60 of the clip.
-    np.testing.assert_allclose(travelled(np.array([0.0, 1.0, 2.0]), speed, acceleration), expected, atol=0.01)
+    np.testing.assert_allclose(travelled_distance(np.array([0.0, 1.0, 2.0]), speed, acceleration), expected, atol=0.01)
 
 
 def test_path_cuts_corners_smoothly():
@@ -285,5 +285,5 @@ def test_path_cuts_corners_smoothly():
 @pytest.mark.parametrize(('center', 'expected'), [((0.0, 0.0), False), ((1.0, 0.0), False), ((1.2, 0.0), True)])
 def test_occupancy_keeps_a_gap(center, expected):
     occupancy = Occupancy(num_sweeps=4)
-    assert occupancy.take(np.zeros((1, 1, 2)), 0.5)
-    assert occupancy.take(np.array([[center]]), 0.5, gap=0.15) is expected
+    assert occupancy.reserve_if_free(np.zeros((1, 1, 2)), 0.5)
+    assert occupancy.reserve_if_free(np.array([[center]]), 0.5, gap=0.15) is expected

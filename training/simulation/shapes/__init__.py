@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triangle meshes of what stands and moves in a street."""
+"""Triangle meshes of the objects in a street."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of which vehicle shapes are put together: bodies, windows, wheels."""
+"""Parts of vehicle shapes: bodies, windows, wheels."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from training.simulation.shapes.mesh import Material, Mesh, box, from_quads, joi
 def lower_body(
     size: np.ndarray, top: np.ndarray, axles: np.ndarray, wheel: float, sill: float, paint: Material
 ) -> Mesh:
-    """Return what is below the belt line: a skin over cross-sections with wheel arches.
+    """Return the body below the belt line: a skin over cross-sections, with wheel arches.
 
-    size: length, width, height [m]. top: (K, 2) its upper edge seen from the side, x rising. axles: x [m] of each.
-    wheel: radius [m]. sill: height of the lower edge [m].
+    size: length, width, height [m]. top: (K, 2) x and z of its upper edge seen from the side, x rising [m].
+    axles: x of each axle [m]. wheel: radius [m]. sill: height of the lower edge [m].
     """
     length, width, _ = size
     arch = wheel + 0.07
@@ -29,7 +29,7 @@ def lower_body(
     crown = np.interp(stations, top[:, 0], top[:, 1])
     square = np.clip(arch**2 - (stations[:, None] - axles) ** 2, 0, None)
     floor = np.maximum(sill, (np.sqrt(square) + wheel * (square > 0)).max(axis=1))
-    # Seen from above the corners are rounded; 0.35 m: a bumper's usual radius.
+    # The corners are rounded seen from above; 0.35 m: a usual radius of bumpers.
     inset = np.clip(1 - (length / 2 - np.abs(stations)) / 0.35, 0, 1) ** 2 * 0.2
     half = width / 2 - inset
     floor = np.minimum(floor + 0.12 * (inset > 0.05), crown - 0.1)
@@ -50,7 +50,7 @@ def greenhouse(
     rear_glass: bool = True,
     side_glass: bool = True,
 ) -> Mesh:
-    """Return what is above the belt line: windscreen, side windows between pillars, a domed roof.
+    """Return the body above the belt line: windscreen, side windows between pillars, a domed roof.
 
     outline: x [m] of windscreen foot, roof front, roof rear, rear-window foot.
     """
@@ -131,5 +131,5 @@ def coach_body(
 
 
 def wheel_at(x: float, y: float, radius: float, width: float) -> Mesh:
-    """Return a wheel that stands on the ground at (x, y) [m]."""
+    """Return a wheel on the ground at (x, y) [m]."""
     return tube([[x, y - width / 2, radius], [x, y + width / 2, radius]], radius, Material.RUBBER, sides=12)

@@ -12,7 +12,7 @@ def town_house(rng: np.random.Generator, length: float) -> Mesh:
     floor_height, depth = rng.uniform(2.8, 3.6), rng.uniform(8, 14)
     height = num_floors * floor_height + rng.uniform(0.3, 1.2)
     material = rng.choice([Material.BRICK, Material.CONCRETE, Material.LIGHT_PAINT], p=[0.4, 0.45, 0.15])
-    # 22 m: the steepest beam of any sensor (25 deg) seldom sees higher; floors above are one plain wall.
+    # 22 m: the steepest beam of all sensors (25 deg) seldom reaches higher; floors above are one plain wall.
     detailed = min(num_floors, int(22 / floor_height))
     parts = [_facade(rng, length, detailed, floor_height, material, shops=rng.random() < 0.45)]
     parts.append(_shell(length, depth, height, material))
@@ -33,7 +33,7 @@ def town_house(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def detached_house(rng: np.random.Generator, length: float) -> Mesh:
-    """Return a house of one or two floors with a pitched roof, a porch, perhaps a garage or a bay window."""
+    """Return a house of one or two floors with a pitched roof; some have a porch, a garage or a bay window."""
     num_floors, floor_height, depth = rng.integers(1, 3), rng.uniform(2.6, 3.0), rng.uniform(7, 11)
     eaves = num_floors * floor_height + rng.uniform(0.1, 0.6)
     ridge = eaves + rng.uniform(1.8, 4.0)
@@ -142,7 +142,7 @@ def _facade(rng, length: float, num_floors: int, floor_height: float, material: 
 
 
 def _shell(length: float, depth: float, height: float, material: Material) -> Mesh:
-    """Return the two sides, the back, the roof, and an inner wall that stops what passes through windows."""
+    """Return the two sides, the back, the roof, and an inner wall that stops rays through windows."""
     x, quads = length / 2, []
     for side in (-x, x):
         quads.append([[side, 0, 0], [side, depth, 0], [side, depth, height], [side, 0, height]])

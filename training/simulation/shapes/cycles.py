@@ -8,7 +8,7 @@ from training.simulation.shapes.people import pedestrian
 
 
 def cyclist(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
-    """Return a rider on a bicycle, e-scooter or motorcycle and the size."""
+    """Return a rider on a bicycle, e-scooter or motorcycle, and its length, width, height [m], (3,)."""
     kind = rng.choice(['bicycle', 'motorcycle', 'scooter'], p=[0.75, 0.15, 0.1])
     if kind == 'scooter':
         rider, size = pedestrian(rng)
@@ -49,7 +49,7 @@ def cyclist(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
 
 
 def bicycle(rng: np.random.Generator) -> Mesh:
-    """Return a bicycle with nobody on it."""
+    """Return a bicycle without a rider."""
     radius, base = rng.uniform(0.31, 0.36), rng.uniform(0.5, 0.56)
     parts = [_rim(x, radius, 0.02) for x in (-base, base)]
     crank, saddle, bar = [-0.05, 0, 0.3], [-0.2, 0, 0.92], [0.42, 0, 0.98]
@@ -70,7 +70,7 @@ def bicycle(rng: np.random.Generator) -> Mesh:
 
 
 def motorcycle(rng: np.random.Generator) -> Mesh:
-    """Return a motorcycle or scooter with nobody on it."""
+    """Return a motorcycle or scooter without a rider."""
     base = rng.uniform(0.62, 0.72)
     parts = [_rim(x, 0.3, 0.07) for x in (-base, base)]
     parts += [

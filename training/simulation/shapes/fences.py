@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of walls, fences and rails along x from 0, z up from the ground."""
+"""Shapes of walls, fences and rails: along x from x = 0, z up from the ground."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.simulation.shapes.mesh import Material, Mesh, box, from_quads, joi
 
 
 def wall(rng: np.random.Generator, length: float, height: float) -> Mesh:
-    """Return a garden wall along x from 0 to `length` with piers and perhaps a railing on top."""
+    """Return a garden wall along x from 0 to `length` with piers, some with a railing on top."""
     material = rng.choice([Material.BRICK, Material.CONCRETE])
     parts = [box([length, 0.2, height], [length / 2, 0, height / 2], material)]
     for x in np.arange(0, length + 0.1, rng.uniform(2.5, 5.0)):
@@ -41,7 +41,7 @@ def panel_fence(rng: np.random.Generator, length: float, height: float) -> Mesh:
 
 
 def mesh_fence(rng: np.random.Generator, length: float, height: float) -> Mesh:
-    """Return a wire fence along x from 0 to `length`: posts, and wires that few rays hit."""
+    """Return a wire fence along x from 0 to `length`: posts, and thin wires that few rays hit."""
     posts = [tube([[p, 0, 0], [p, 0, height]], 0.03, Material.METAL, 4) for p in np.arange(0, length + 0.1, 2.5)]
     count = int(length * height * 28)
     centers = rng.uniform([0, -0.01, 0.05], [length, 0.01, height], (count, 3))

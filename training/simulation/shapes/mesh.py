@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triangles with materials, and the solids that everything in a simulated street is made of."""
+"""Triangle meshes with materials, and the basic solids that all shapes are built from."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,7 +10,7 @@ _TAU = 2 * np.pi
 
 
 class Material(IntEnum):
-    """What a surface is made of: how much light it returns, and whether some of it passes through."""
+    """The material of a surface: it sets how much light returns, and whether some of it passes through."""
 
     ASPHALT = 0
     PAVING = 1
@@ -44,7 +44,7 @@ class Mesh:
         return len(self.triangles)
 
     def placed(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0, scale: float = 1.0) -> 'Mesh':
-        """Return the mesh scaled, turned by `yaw` [rad] about z, then moved to (x, y, z) [m]."""
+        """Return the mesh scaled, rotated by `yaw` [rad] about z, then moved to (x, y, z) [m]."""
         c, s = np.cos(yaw) * scale, np.sin(yaw) * scale
         rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, scale]])
         return Mesh(self.triangles @ rotation.T + [x, y, z], self.material)
@@ -86,7 +86,7 @@ def box(size, center, material: Material) -> Mesh:
 
 
 def loft(rings, material, capped: bool = True) -> Mesh:
-    """Return a skin over closed rings (K, M, 3); `material` is one or one per segment, (K - 1, M)."""
+    """Return a skin over closed rings (K, M, 3); `material`: one, or one per quadrilateral, (K - 1, M)."""
     rings = np.asarray(rings, np.float64)
     following = np.roll(rings, -1, axis=1)
     quads = np.stack([rings[:-1], following[:-1], following[1:], rings[1:]], axis=2)  # (K-1, M, 4, 3)
@@ -101,7 +101,7 @@ def loft(rings, material, capped: bool = True) -> Mesh:
 
 
 def tube(path, radius, material: Material, sides: int = 6) -> Mesh:
-    """Return a round tube along `path` (K, 3); radius [m] is one or one per path point."""
+    """Return a round tube along `path` (K, 3); radius [m]: one, or one per path point."""
     path = np.asarray(path, np.float64)
     radius = np.broadcast_to(radius, len(path))
     along = np.gradient(path, axis=0)
@@ -125,14 +125,14 @@ def ellipsoid(center, radii, material: Material, sides: int = 8) -> Mesh:
 
 
 def leaves(rng: np.random.Generator, centers, size: float, material: Material = Material.LEAF) -> Mesh:
-    """Return one randomly turned triangle of about `size` [m] at each of `centers` (L, 3): a porous cloud."""
+    """Return one randomly rotated triangle of about `size` [m] at each of `centers` (L, 3): a porous cloud."""
     centers = np.asarray(centers, np.float64)
     corners = rng.normal(0, 0.6 * size, (len(centers), 3, 3))
     return from_triangles(centers[:, None] + corners - corners.mean(axis=1, keepdims=True), material)
 
 
 def points_in_ellipsoid(rng: np.random.Generator, count: int, center, radii, shell: float = 0.5) -> np.ndarray:
-    """Return (count, 3) random points in an ellipsoid; a `shell` below 1/3 crowds them to its surface."""
+    """Return (count, 3) random points in an ellipsoid; with a `shell` below 1/3 they are denser near its surface."""
     direction = rng.normal(size=(count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     return np.asarray(center) + direction * rng.random((count, 1)) ** shell * np.asarray(radii)

@@ -7,7 +7,10 @@ from training.simulation.shapes.mesh import Material, Mesh, box, ellipsoid, join
 
 
 def pedestrian(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
-    """Return a person in mid-step (a rigid pose), perhaps with a bag, a pushchair or an umbrella, and the size."""
+    """Return a person in mid-step (a rigid pose) and the length, width, height [m], (3,).
+
+    Some have a bag, a pushchair or an umbrella.
+    """
     height = rng.uniform(1.0, 1.45) if rng.random() < 0.12 else np.clip(rng.normal(1.71, 0.09), 1.5, 2.0)
     build = rng.uniform(0.85, 1.25)
     hip, shoulder, stride = 0.5 * height, 0.82 * height, rng.uniform(0, 0.42)

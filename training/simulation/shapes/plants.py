@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of trees, bushes and hedges. Origin on the ground, z up."""
+"""Shapes of trees, bushes and hedges: origin on the ground, z up."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.simulation.shapes.mesh import Material, Mesh, box, join, leaves, p
 
 
 def tree(rng: np.random.Generator) -> Mesh:
-    """Return a tree: bent trunk, a few boughs, and a crown of clustered leaves (or bare twigs in winter)."""
+    """Return a tree: bent trunk, a few boughs, and a crown of clustered leaves."""
     height = rng.uniform(3.5, 13.0)
     clear = rng.uniform(1.5, 3.2) if height > 5 else rng.uniform(0.7, 1.8)
     girth = 0.025 * height * rng.uniform(0.7, 1.4)
@@ -56,7 +56,7 @@ def bush(rng: np.random.Generator) -> Mesh:
 
 
 def hedge(rng: np.random.Generator, length: float, height: float) -> Mesh:
-    """Return a clipped hedge along x from 0 to `length` [m]: an opaque core under a skin of leaves."""
+    """Return a hedge along x from 0 to `length` [m]: an opaque core under a skin of leaves."""
     depth = rng.uniform(0.4, 0.9)
     count = int(np.clip(45 * length * (0.6 + height), 20, 1500))
     centers = rng.uniform([0, -depth / 2, 0.02], [length, depth / 2, height], (count, 3))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of lamps, signs, signals and bollards. Origin on the ground, x along the street, z up."""
+"""Shapes of lamps, signs, signals and bollards: origin on the ground, x along the street, z up."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.simulation.shapes.mesh import Material, Mesh, box, join, loft, tub
 
 
 def lamp_post(rng: np.random.Generator) -> Mesh:
-    """Return a street lamp 4 to 10 m high; its arm reaches towards +y."""
+    """Return a street lamp 4 to 10 m high with its arm towards +y."""
     height, reach = rng.uniform(4, 10), rng.uniform(0.0, 2.0)
     radius = rng.uniform(0.06, 0.12)
     parts = [
@@ -22,7 +22,7 @@ def lamp_post(rng: np.random.Generator) -> Mesh:
 
 
 def traffic_sign(rng: np.random.Generator) -> Mesh:
-    """Return a sign plate, or two, on a thin post; it faces traffic along x."""
+    """Return one or two sign plates on a thin post that face along x."""
     height = rng.uniform(2.0, 3.2)
     parts = [tube([[0, 0, 0], [0, 0, height]], 0.032, Material.METAL, 6)]
     z = height - 0.35
@@ -36,7 +36,7 @@ def traffic_sign(rng: np.random.Generator) -> Mesh:
 
 
 def traffic_light(rng: np.random.Generator) -> Mesh:
-    """Return a signal on a post, perhaps with an arm over the road (+y)."""
+    """Return a traffic light on a post, some with an arm over the road (+y)."""
     parts = [
         tube([[0, 0, 0], [0, 0, 3.4]], 0.07, Material.METAL, 8),
         box([0.25, 0.3, 0.9], [0.1, 0, 2.7], Material.DARK_PAINT),

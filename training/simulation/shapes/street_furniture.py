@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of street furniture. Origin on the ground, x along the street, z up."""
+"""Shapes of street furniture: origin on the ground, x along the street, z up."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.simulation.shapes.mesh import Material, Mesh, box, ellipsoid, from
 from training.simulation.shapes.plants import bush
 
 
-def bin_(rng: np.random.Generator) -> Mesh:
+def waste_bin(rng: np.random.Generator) -> Mesh:
     """Return a wheeled bin, a litter bin or a large container."""
     kind = rng.random()
     if kind < 0.55:
@@ -75,7 +75,7 @@ def bus_shelter(rng: np.random.Generator) -> Mesh:
 
 
 def cafe_table(rng: np.random.Generator) -> Mesh:
-    """Return a table with chairs and perhaps a parasol."""
+    """Return a table with chairs, some with a parasol."""
     parts = [
         tube([[0, 0, 0.7], [0, 0, 0.74]], 0.4, Material.METAL, 10),
         tube([[0, 0, 0], [0, 0, 0.7]], 0.04, Material.METAL),

@@ -8,7 +8,10 @@ from training.simulation.shapes.mesh import Material, Mesh, box, join, tube
 
 
 def car(rng: np.random.Generator, *, height: float | None = None) -> tuple[Mesh, np.ndarray]:
-    """Return a car (hatchback, saloon, estate, SUV, pick-up or small van) and its length, width, height [m], (3,)."""
+    """Return a car (hatchback, saloon, estate, SUV, pick-up or small van) and its length, width, height [m], (3,).
+
+    height: of the car [m]; None: random.
+    """
     kind = rng.choice(['hatchback', 'saloon', 'estate', 'suv', 'pickup', 'van'], p=[0.3, 0.22, 0.18, 0.17, 0.05, 0.08])
     length = {'hatchback': 4.0, 'saloon': 4.7, 'estate': 4.7, 'suv': 4.65, 'pickup': 5.3, 'van': 4.6}[kind]
     tall = {'hatchback': 1.48, 'saloon': 1.44, 'estate': 1.5, 'suv': 1.72, 'pickup': 1.8, 'van': 1.85}[kind]
@@ -57,7 +60,7 @@ def car(rng: np.random.Generator, *, height: float | None = None) -> tuple[Mesh,
 
 
 def van(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
-    """Return a delivery van or minibus and its size."""
+    """Return a delivery van or minibus and its length, width, height [m], (3,)."""
     size = np.array([rng.uniform(4.9, 6.6), rng.uniform(1.9, 2.1), rng.uniform(1.95, 2.75)])
     length, width, height = size
     front, rear = length / 2, -length / 2
@@ -94,7 +97,7 @@ def van(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
 
 
 def truck(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
-    """Return a rigid lorry (box body, flat bed, tank or skip) and its size."""
+    """Return a rigid lorry (box body, flat bed, tank or skip) and its length, width, height [m], (3,)."""
     length, width = rng.uniform(6.5, 10.5), rng.uniform(2.2, 2.55)
     cab_length, cab_height, height = rng.uniform(1.7, 2.3), rng.uniform(2.5, 3.1), rng.uniform(2.9, 3.9)
     front, rear, deck = length / 2, -length / 2, rng.uniform(0.9, 1.15)
@@ -128,7 +131,7 @@ def truck(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
 
 
 def bus(rng: np.random.Generator) -> tuple[Mesh, np.ndarray]:
-    """Return a city bus and its size."""
+    """Return a city bus and its length, width, height [m], (3,)."""
     length, width, height = rng.uniform(8.5, 13.0), rng.uniform(2.4, 2.6), rng.uniform(2.9, 3.4)
     paint = Material.LIGHT_PAINT if rng.random() < 0.6 else Material.DARK_PAINT
     parts = [coach_body(-length / 2, length / 2, width, 0.32, height, paint, window=(1.25, height - 0.5))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How actors move: smooth paths over the terrain, speeds along them, and keeping out of each other's way."""
+"""Motion of actors: smooth paths over the terrain, distances travelled along them, and the ground that is occupied."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ _STEP = 0.25  # spacing of path points [m]
 
 
 def rounded_path(waypoints, radius: float) -> np.ndarray:
-    """Return a dense path (P, 2) through waypoints (K, 2), road coordinates, with corners cut over `radius` [m]."""
+    """Return a dense path (P, 2) along waypoints (K, 2), road coordinates, with corners rounded over `radius` [m]."""
     waypoints = np.asarray(waypoints, np.float64)
     pieces = [waypoints[:1]]
     for before, corner, after in zip(waypoints[:-2], waypoints[1:-1], waypoints[2:], strict=True):
@@ -24,21 +24,23 @@ def rounded_path(waypoints, radius: float) -> np.ndarray:
 
 
 def resample(path) -> np.ndarray:
-    """Return the polyline (P, 2) with a point about every quarter of a metre."""
+    """Return the polyline (P, 2) with a point about every 0.25 m."""
     path = np.asarray(path, np.float64)
     length = np.append(0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1)))
     at = np.linspace(0, length[-1], max(2, int(length[-1] / _STEP) + 1))
     return np.column_stack([np.interp(at, length, path[:, k]) for k in (0, 1)])
 
 
-def travelled(times: np.ndarray, speed: float, acceleration: float = 0.0, top_speed: float = 30.0) -> np.ndarray:
-    """Return distance gone [m] at `times` (S,) [s]: constant acceleration, never backwards, capped at `top_speed`."""
+def travelled_distance(
+    times: np.ndarray, speed: float, acceleration: float = 0.0, top_speed: float = 30.0
+) -> np.ndarray:
+    """Return the distance [m] at `times` (S,) [s]: constant acceleration, never backwards, at most `top_speed`."""
     if speed == 0 and acceleration <= 0:
         return np.zeros(len(times))
     fine = np.linspace(times[0], times[-1], 20 * len(times))
     velocity = np.clip(speed + acceleration * (fine - times[0]), 0, max(top_speed, speed))
-    gone = np.append(0, np.cumsum((velocity[1:] + velocity[:-1]) / 2 * np.diff(fine)))
-    return np.interp(times, fine, gone)
+    distance = np.append(0, np.cumsum((velocity[1:] + velocity[:-1]) / 2 * np.diff(fine)))
+    return np.interp(times, fine, distance)
 
 
 def poses_on_path(
@@ -46,8 +48,8 @@ def poses_on_path(
 ) -> np.ndarray:
     """Return odom_T_body (S, 4, 4) of a body of `length` [m] at `distance` (S,) [m] along a path (P, 2).
 
-    The body stands on the ground with its origin below its middle; `pitching` bodies follow the slope as on two axles.
-    Beyond the end of the path the body goes straight on.
+    The origin of the body is on the ground below its middle; `pitching` bodies follow the slope as on two axles.
+    Before and after the path the body moves along a straight line.
     """
     path_xy = terrain.to_odom(path[:, 0], path[:, 1])
     along = np.append(0, np.cumsum(np.linalg.norm(np.diff(path_xy, axis=0), axis=1)))
@@ -73,8 +75,8 @@ def poses_on_path(
     return poses
 
 
-def standing_pose(terrain: Terrain, s: float, t: float, yaw: float) -> np.ndarray:
-    """Return odom_T_body (4, 4) at road coordinates (s, t), turned by `yaw` [rad] from the road's direction."""
+def static_pose(terrain: Terrain, s: float, t: float, yaw: float) -> np.ndarray:
+    """Return odom_T_body (4, 4) at road coordinates (s, t), rotated by `yaw` [rad] from the road's direction."""
     heading = float(terrain.heading(s)) + yaw
     pose = np.eye(4)
     pose[:2, :2] = [[np.cos(heading), -np.sin(heading)], [np.sin(heading), np.cos(heading)]]
@@ -84,44 +86,47 @@ def standing_pose(terrain: Terrain, s: float, t: float, yaw: float) -> np.ndarra
 
 
 class Occupancy:
-    """Who covers which ground when, as discs in odom: things at rest, and tracks of what moves."""
+    """The ground that objects occupy over time, as discs in odom, so that no two objects overlap."""
 
     def __init__(self, num_sweeps: int):
-        self._resting = _Discs(1)
+        self._static = _Discs(1)
         self._moving = _Discs(num_sweeps)
 
     def is_free(self, centers: np.ndarray, radius: float, gap: float) -> bool:
-        """Return whether discs of `radius` [m] at centers (S or 1, C, 2) keep `gap` [m] from all others, always."""
-        return all(discs.are_clear_of(centers, radius + gap) for discs in (self._resting, self._moving))
+        """Return whether discs of `radius` [m] at centers (S or 1, C, 2) are `gap` [m] from all others at all times."""
+        return all(discs.are_clear_of(centers, radius + gap) for discs in (self._static, self._moving))
 
-    def claim(self, centers: np.ndarray, radius: float) -> None:
-        """Take discs of `radius` [m] at centers (S or 1, C, 2), free or not."""
-        (self._resting if len(centers) == 1 else self._moving).add(centers, radius)
+    def reserve(self, centers: np.ndarray, radius: float) -> None:
+        """Reserve discs of `radius` [m] at centers (S or 1, C, 2), free or not."""
+        (self._static if len(centers) == 1 else self._moving).add(centers, radius)
 
-    def take(self, centers: np.ndarray, radius: float, *, gap: float = 0.15) -> bool:
-        """Claim discs if all of them are free; return whether they were."""
+    def reserve_if_free(self, centers: np.ndarray, radius: float, *, gap: float = 0.15) -> bool:
+        """Reserve discs if all of them are free; return whether they were."""
         if not self.is_free(centers, radius, gap):
             return False
-        self.claim(centers, radius)
+        self.reserve(centers, radius)
         return True
 
-    def take_body(self, poses: np.ndarray, size, *, gap: float = 0.25) -> bool:
-        """Take the ground under a body of `size` (length, width, ...) [m] at odom_T_body (S or 1, 4, 4), if free."""
+    def reserve_body(self, poses: np.ndarray, size, *, gap: float = 0.25) -> bool:
+        """Reserve the ground under a body of `size` (length, width, ...) [m] at odom_T_body (S or 1, 4, 4), if free.
+
+        Returns whether it was free.
+        """
         length, width = size[:2]
         radius = 0.52 * width
         spread = max(length / 2 - 0.8 * radius, 0.0)
         offset = np.linspace(-spread, spread, max(1, int(np.ceil(length / width * 1.2))))
         centers = poses[:, None, :2, 3] + offset[None, :, None] * poses[:, None, :2, 0]
-        return self.take(centers, radius, gap=gap)
+        return self.reserve_if_free(centers, radius, gap=gap)
 
 
 class _Discs:
-    """Discs that are all at rest (one place each) or all moving (one place per sweep)."""
+    """Discs that are all static (one centre each) or all moving (one centre per sweep)."""
 
-    def __init__(self, num_places: int):
-        self._centers = np.zeros((num_places, 0, 2))
+    def __init__(self, num_times: int):
+        self._centers = np.zeros((num_times, 0, 2))
         self._radii = np.zeros(0)
-        self._low = self._high = np.zeros((0, 2))  # of each disc's centres over time
+        self._low = self._high = np.zeros((0, 2))  # bounds of each disc's centres over time
 
     def add(self, centers: np.ndarray, radius: float) -> None:
         self._centers = np.concatenate([self._centers, centers], axis=1)

@@ -15,8 +15,8 @@ _EGO_HALF_WIDTH = 1.0  # m
 def drive_alongside(rng: np.random.Generator, layout: StreetLayout, traffic: Traffic, ego: Actor) -> None:
     """Place one or two large vehicles 0.6 to 2.5 m beside the ego vehicle, at most one on each side.
 
-    Half of them drive at nearly its speed; the others overtake or are overtaken, come towards it, or stand. Where no
-    place is found in some tries, the side stays free.
+    Half of them drive at nearly its speed; the others overtake or are overtaken, come towards it, or stand still. If no
+    free place is found in some tries, the side stays empty.
     """
     ego_s, ego_t = _road_coordinates(layout, ego.odom_T_body[0, :2, 3])
     duration = traffic.times[-1] - traffic.times[0]
@@ -38,7 +38,8 @@ def drive_alongside(rng: np.random.Generator, layout: StreetLayout, traffic: Tra
             }[kind]
             direction = -1 if kind == 'towards' else 1
             path = along_road(t, s, s + direction * 150.0)
-            if traffic.move((mesh, size, Category.OTHER_VEHICLE), path, speed, rng.choice([0.0, rng.normal(0, 0.8)])):
+            acceleration = rng.choice([0.0, rng.normal(0, 0.8)])
+            if traffic.place_moving((mesh, size, Category.OTHER_VEHICLE), path, speed, acceleration):
                 break
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streets at random: the kind of place, its ground, what stands in it, who moves, and the ego vehicle's drive."""
+"""Random streets: layout, ground, static objects, traffic, and the drive of the ego vehicle."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,15 @@ from training.simulation.streets.alongside import drive_alongside
 from training.simulation.streets.ego_drive import make_ego
 from training.simulation.streets.parking import park_at_houses, park_vehicles
 from training.simulation.streets.roadside import Roadside
-from training.simulation.streets.scenery import line_street
+from training.simulation.streets.scenery import add_scenery
 from training.simulation.streets.street_layout import StreetLayout
 from training.simulation.streets.traffic import Actor, Traffic
-from training.simulation.streets.traffic_routes import drive_lanes, drive_side_roads, ride, walk
+from training.simulation.streets.traffic_routes import (
+    add_cyclists,
+    add_lane_traffic,
+    add_pedestrians,
+    add_side_road_traffic,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Street:
 
     kind: a key of street_kinds.KINDS.
     ground, background: static meshes in odom.
-    actors: everyone but the ego vehicle.
+    actors: all road users except the ego vehicle.
     ego: the vehicle that carries the LiDAR; its body frame lies on the ground below the LiDAR.
     """
 
@@ -42,11 +47,11 @@ def make_street(
 ) -> Street:
     """Return a random street over `times` (S,) [s] for a LiDAR `lidar_height` [m] above the ground.
 
-    Whoever comes first keeps its place; who would collide with it is left out.
+    Objects are placed in a fixed order. An actor that would collide with an object placed before it is not added.
 
     alongside: draws large vehicles beside the ego vehicle, see `drive_alongside`; None: there are none.
     """
-    layout = StreetLayout.draw(rng)
+    layout = StreetLayout.random(rng)
     occupancy = Occupancy(len(times))
     traffic = Traffic(rng, layout.terrain, times, occupancy)
     driven = 20.0 * (times[-1] - times[0])  # at most, by the ego vehicle
@@ -55,11 +60,11 @@ def make_street(
     if alongside is not None:
         drive_alongside(alongside, layout, traffic, ego)
     park_vehicles(rng, layout, traffic)
-    line_street(rng, layout, roadside)
+    add_scenery(rng, layout, roadside)
     park_at_houses(rng, layout, traffic)
-    drive_lanes(rng, layout, traffic)
-    drive_side_roads(rng, layout, traffic)
-    ride(rng, layout, traffic)
-    walk(rng, layout, traffic)
+    add_lane_traffic(rng, layout, traffic)
+    add_side_road_traffic(rng, layout, traffic)
+    add_cyclists(rng, layout, traffic)
+    add_pedestrians(rng, layout, traffic)
     ground = layout.terrain.mesh(rng, layout.half_width)
     return Street(layout.name, ground, roadside.mesh(), tuple(traffic.actors), ego)

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
+class StreetKind:
     """Ranges (low, high) from which a street of one kind is drawn; lengths [m], speeds [m/s], counts per clip.
 
     weight: relative frequency.
-    half_width: of the road. pavement: its width on either side. setback: from there to the fronts.
-    buildings: makers in building_shapes, one of which is drawn for each side; 'none' leaves it green.
+    half_width: half the width of the road. pavement: width on either side. setback: from the pavement to the buildings.
+    buildings: functions in shapes.buildings, one is drawn for each side; 'none': no buildings.
     boundary: share of plots with a hedge, wall or fence. greenery, furniture: relative amounts.
-    tree_gap, post_gap: between street trees, between lamps and signs.
+    tree_gap, post_gap: mean distance between street trees, and between lamps or signs.
     parking: share of road sides with parked cars.
-    side_roads: on either side.
-    vehicles, walkers, riders: tried, on top of parked vehicles; who would collide is left out.
+    side_roads: number on either side.
+    vehicles, walkers, riders: number of attempts to place one, besides parked vehicles; one that would collide with a
+    placed object is not added.
     speed: of vehicles. heavy: share of vans, lorries and buses among them.
     """
 
@@ -38,8 +39,8 @@ class Kind:
     heavy: float = 0.12
 
 
-KINDS: dict[str, Kind] = {
-    'residential': Kind(
+KINDS: dict[str, StreetKind] = {
+    'residential': StreetKind(
         weight=0.25,
         half_width=(3.0, 5.5),
         pavement=(1.2, 2.8),
@@ -57,7 +58,7 @@ KINDS: dict[str, Kind] = {
         riders=(2, 8),
         speed=(3, 11),
     ),
-    'urban': Kind(
+    'urban': StreetKind(
         weight=0.28,
         half_width=(4.5, 9.0),
         pavement=(2.2, 5.5),
@@ -75,7 +76,7 @@ KINDS: dict[str, Kind] = {
         riders=(4, 14),
         speed=(4, 14),
     ),
-    'arterial': Kind(
+    'arterial': StreetKind(
         weight=0.14,
         half_width=(8.0, 13.0),
         pavement=(2.0, 5.0),
@@ -94,7 +95,7 @@ KINDS: dict[str, Kind] = {
         speed=(8, 20),
         heavy=0.2,
     ),
-    'highway': Kind(
+    'highway': StreetKind(
         weight=0.08,
         half_width=(9.0, 14.0),
         pavement=(1.0, 1.5),
@@ -113,7 +114,7 @@ KINDS: dict[str, Kind] = {
         speed=(16, 25),
         heavy=0.3,
     ),
-    'car_park': Kind(
+    'car_park': StreetKind(
         weight=0.09,
         half_width=(18.0, 30.0),
         pavement=(1.0, 3.0),
@@ -131,7 +132,7 @@ KINDS: dict[str, Kind] = {
         riders=(0, 5),
         speed=(1, 6),
     ),
-    'plaza': Kind(
+    'plaza': StreetKind(
         weight=0.16,
         half_width=(7.0, 18.0),
         pavement=(1.5, 5.0),

@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a street: how wide it is, where side roads leave it, how busy it is, and the lie of its land."""
+"""The layout of a street: its width, side roads, frontages, amount of traffic, and terrain."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from training.simulation.streets.roadside import Frontage
-from training.simulation.streets.street_kinds import KINDS, Kind
+from training.simulation.streets.street_kinds import KINDS, StreetKind
 from training.simulation.streets.terrain import S_RANGE, T_LIMIT, Block, Terrain
 
 
 @dataclass(frozen=True)
 class StreetLayout:
-    """What is settled before anything is put into a street; sides are 1 (left, t > 0) and -1 (right).
+    """The choices made before objects are placed; sides are 1 (left, t > 0) and -1 (right).
 
     name, kind: a key of street_kinds.KINDS and its value.
-    half_width: of the road [m]. pavement: its width [m] on each side.
+    half_width: half the width of the road [m]. pavement: width [m] on each side.
     parked: whether vehicles are parked along the road, on each side.
-    driving_side: of those who drive the ego vehicle's way.
-    clutter, busyness: relative amounts of things and of traffic; busyness 0: nobody moves.
-    frontages: how each side looks.
+    driving_side: side of the vehicles that drive in the ego vehicle's direction.
+    clutter, busyness: relative amounts of objects and of traffic; busyness 0: no actor moves.
+    frontages: appearance of each side.
     side_roads: (side, s [m], half width [m]) of each.
-    blocks: what lies between the roads.
-    terrain: the ground.
+    blocks: the ground between the roads.
+    terrain: the shape of the ground.
     """
 
     name: str
-    kind: Kind
+    kind: StreetKind
     half_width: float
     pavement: dict[int, float]
     parked: dict[int, bool]
@@ -39,8 +39,8 @@ class StreetLayout:
     terrain: Terrain
 
     @staticmethod
-    def draw(rng: np.random.Generator) -> 'StreetLayout':
-        """Return a random layout: choices are made in the order in which they depend on each other."""
+    def random(rng: np.random.Generator) -> 'StreetLayout':
+        """Return a random layout. Later choices depend on earlier ones."""
         weights = np.array([kind.weight for kind in KINDS.values()])
         name = str(rng.choice(list(KINDS), p=weights / weights.sum()))
         kind = KINDS[name]
@@ -48,7 +48,7 @@ class StreetLayout:
         pavement = {side: rng.uniform(*kind.pavement) for side in (-1, 1)}
         parked = {side: rng.random() < kind.parking and half_width > 3.2 for side in (-1, 1)}
         driving_side = -1 if rng.random() < 0.75 else 1  # right-hand traffic keeps to t < 0
-        # Domain randomisation: how much of everything there is, and whether anybody moves at all.
+        # Domain randomisation: the amount of objects, and whether any actor moves.
         clutter, busyness = rng.uniform(0.5, 1.6), 0.0 if rng.random() < 0.06 else rng.uniform(0.35, 1.4)
         frontages = {side: _frontage(rng, kind, clutter) for side in (-1, 1)}
         count = rng.integers(kind.side_roads[0], kind.side_roads[1] + 1)
@@ -86,12 +86,12 @@ class StreetLayout:
         return rows, aisles
 
 
-def draw_count(rng: np.random.Generator, limits: tuple[int, int], factor: float) -> int:
-    """Return how many of something there are: between the limits, times `factor`."""
+def random_count(rng: np.random.Generator, limits: tuple[int, int], factor: float) -> int:
+    """Return a random number of objects: between the limits, times `factor`."""
     return round(rng.uniform(*limits) * factor)
 
 
-def _frontage(rng: np.random.Generator, kind: Kind, clutter: float) -> Frontage:
+def _frontage(rng: np.random.Generator, kind: StreetKind, clutter: float) -> Frontage:
     return Frontage(
         building=str(rng.choice(kind.buildings)),
         built=rng.uniform(0.45, 0.97),
@@ -121,7 +121,7 @@ def _blocks(side: int, half_width: float, side_roads: list[tuple[int, float, flo
 
 
 def _terrain(rng: np.random.Generator, name: str, blocks: tuple[Block, ...], pavement_end: float) -> Terrain:
-    """Return the ground of a street of kind `name`; pavement_end: of the wider one, from the road's middle [m]."""
+    """Return the ground of a street of kind `name`; pavement_end: distance of the wider one from the road's middle."""
     is_straight = name in ('car_park', 'plaza') or rng.random() < 0.4
     bend = 0.0 if is_straight else rng.choice([-1, 1]) / rng.uniform(90, 500)
     angle = rng.uniform(0, 2 * np.pi, 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ground of a street: where a road coordinate (s along, t to the left) lies, how high, and its triangles."""
+"""The ground of a street in road coordinates (s along the road, t to the left): position, height and triangles."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ import numpy as np
 from training.simulation.shapes.mesh import Material, Mesh, from_quads, join
 
 S_RANGE = (-110.0, 150.0)  # the street's extent along the road [m]; the ego starts at s = 0
-T_LIMIT = 75.0  # and to either side
+T_LIMIT = 75.0  # its extent to either side [m]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A raised rectangle of pavement and what lies behind it, in road coordinates [m]."""
+    """A raised rectangle in road coordinates [m]: the pavement and the ground behind it."""
 
     s0: float
     s1: float
@@ -28,11 +28,11 @@ class Terrain:
     curvature: of the main road [1/m]; side roads leave it at right angles and are straight.
     slope: rise per metre along x and y in odom, (2,).
     waves: (W, 4) rows of amplitude [m], wave vector x and y [rad/m], phase [rad].
-    blocks: raised by `curb` [m] over the road.
+    blocks: areas raised by `curb` [m] above the road.
     bank: rise per metre beyond `bank_start` [m] from the road's middle, left and right, (2,).
     camber: fall of the road from its middle [m/m].
-    roughness: of road and of soft ground, standard deviations [m], (2,).
-    soft_start: from this distance [m] off the middle the ground is grass instead of paving.
+    roughness: standard deviations of the height of road and of soft ground [m], (2,).
+    soft_start: distance from the road's middle [m] beyond which the ground is grass instead of paving.
     """
 
     curvature: float
@@ -72,13 +72,13 @@ class Terrain:
         raised = np.zeros_like(z)
         for b in self.blocks:
             inside = np.minimum(np.minimum(s - b.s0, b.s1 - s), np.minimum(t - b.t0, b.t1 - t))
-            raised = np.maximum(raised, np.clip(inside / 0.04, 0, 1))  # 4 cm: a curb leans a little
+            raised = np.maximum(raised, np.clip(inside / 0.04, 0, 1))  # 4 cm: a curb is not quite vertical
         return z + self.curb * raised
 
     def mesh(self, rng: np.random.Generator, half_width: float) -> Mesh:
-        """Return the ground: fine near the road, coarse far off, with a pair of grid lines at every curb."""
-        s = _stations(S_RANGE, 0.0, 35.0, (0.7, 4.0), [e for b in self.blocks for e in (b.s0, b.s1)])
-        t = _stations(
+        """Return the ground: fine near the road, coarse far from it, with grid lines on both sides of every curb."""
+        s = _grid_lines(S_RANGE, 0.0, 35.0, (0.7, 4.0), [e for b in self.blocks for e in (b.s0, b.s1)])
+        t = _grid_lines(
             (-T_LIMIT, T_LIMIT), 0.0, half_width + 6.0, (0.5, 3.0), [e for b in self.blocks for e in (b.t0, b.t1)]
         )
         grid_s, grid_t = np.meshgrid(s, t, indexing='ij')
@@ -97,12 +97,12 @@ class Terrain:
         return join([from_quads(quads.reshape(-1, 4, 3), material.ravel())])
 
 
-def _stations(limits, middle: float, near: float, spacing, edges) -> np.ndarray:
+def _grid_lines(limits, middle: float, near: float, spacing, edges) -> np.ndarray:
     """Return sorted grid lines: `spacing` (fine, coarse) within and beyond `near` of `middle`, doubled at edges."""
     fine = np.arange(max(limits[0], middle - near), min(limits[1], middle + near), spacing[0])
     coarse = np.arange(limits[0], limits[1] + spacing[1], spacing[1])
     lines = np.concatenate([fine, coarse[np.abs(coarse - middle) > near]])
     edges = np.unique([e for e in edges if limits[0] < e < limits[1]])
-    if len(edges):  # no grid line within 10 cm of a curb but its own two
+    if len(edges):  # within 10 cm of a curb there are only its own grid lines
         lines = lines[np.abs(lines[:, None] - edges).min(axis=1) > 0.1]
     return np.unique(np.concatenate([lines, edges, edges + 0.04, edges - 0.04]))
