@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenSceneFlow's scene: one HDF5 file <scene>.h5, in which a group for each sweep is named by its stamp.
+"""OpenSceneFlow's scene: one HDF5 file <scene>.h5 with a group for each sweep, named by its stamp.
 
-| in a group              | rows | type        | holds                                                           |
+| dataset in a group      | rows | type        | content                                                         |
 |-------------------------|------|-------------|-----------------------------------------------------------------|
-| `lidar`                 | N    | float32, 3+ | x, y, z [m], then whatever the source had                       |
-| `ground_mask`           | N    | bool        | on the ground                                                   |
+| `lidar`                 | N    | float32, 3+ | x, y, z [m], then other columns of the source                   |
+| `ground_mask`           | N    | bool        | whether the point is on the ground                              |
 | `pose`                  |      | 4 x 4       | world_T_ego, float32 from Argoverse 2, float64 from others      |
-| `ego_motion`            |      | 4 x 4       | ego1_T_ego0 to the next sweep, where there is true flow         |
-| `lidar_dt`              | N    | float32     | seconds after the stamp that it was measured; may be absent     |
-| `flow`                  | N    | float32, 3  | total flow [m] to the next sweep; may be absent, as the next two |
-| `flow_is_valid`         | N    | bool        | the flow is known                                               |
-| `flow_category_indices` | N    | uint8       | 0 for the background, else a category of Argoverse 2, from 1    |
-| `eval_mask`             | N    | bool        | scored by the first board; may be absent, or N x 1              |
+| `ego_motion`            |      | 4 x 4       | ego1_T_ego0 to the next sweep; only with ground-truth flow      |
+| `lidar_dt`              | N    | float32     | measurement time after the stamp [s]; optional                  |
+| `flow`                  | N    | float32, 3  | total flow to the next sweep [m]; optional, as the next two     |
+| `flow_is_valid`         | N    | bool        | whether the flow is known                                       |
+| `flow_category_indices` | N    | uint8       | 0: background, else a category of Argoverse 2, from 1           |
+| `eval_mask`             | N    | bool        | whether board v1 scores the point; optional, or N x 1           |
 
-Other datasets are results that were written back, or belong to a method. Source: OpenSceneFlow's process scripts.
+Other datasets are results that were written back, or belong to one method. Source: OpenSceneFlow's process scripts.
 """
 
 from contextlib import contextmanager
