@@ -74,12 +74,12 @@ class Rigid:
     """A Teacher; see training/teachers/teacher.py.
 
     Each sweep is divided into segments (connected components of voxels). A segment that does not match the other sweep
-    in place searches for the planar motion (x, y, and yaw if it is long) with the lowest mean distance in both senses:
-    its points to the other sweep, and the other sweep's points around the moved segment back to it. Without the second,
-    a partly visible wall slides along itself. The motion of a large segment is refined on its surface, see
-    `refine_by_sharpness`: the rings of a LiDAR do not move with a car. A segment is static unless the search backward
-    in time found the same motion, see `keep_consistent_motion`. Objects that touch in one sweep form one segment; it is
-    split as in the other sweep and searched again.
+    in place searches for the planar motion (x, y, and yaw if it is long) with the lowest mean distance in both
+    directions: from its points to the other sweep, and from the other sweep's points around the moved segment to it.
+    Without the second, a partly visible wall slides along itself. The motion of a large segment is refined on its
+    surface, see `refine_by_sharpness`: the rings of a LiDAR do not move with a car. A segment is static unless the
+    search backward in time found the same motion, see `keep_consistent_motion`. Objects that touch in one sweep form
+    one segment; it is split as in the other sweep and searched again.
     """
 
     name = 'rigid'
@@ -265,7 +265,7 @@ class _Direction:
     def _polish(
         self, number: int, points: np.ndarray, tree, rotation: np.ndarray, translation: np.ndarray, may_rotate: bool
     ):
-        """Return (rotation, translation) after some ICP steps in both senses: partial views then bias less."""
+        """Return (rotation, translation) after some ICP steps in both directions: partial views then bias less."""
         some = self._subsample(points, _POLISH_POINTS)
         for step in range(_POLISH_STEPS):
             reach = max(0.4 * 0.8**step, 2 * _POLISH_KERNEL)

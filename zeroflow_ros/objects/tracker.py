@@ -20,7 +20,7 @@ _GATE, _GATE_LENGTH, _GATE_SECONDS = 1.0, 0.25, 0.05
 _VELOCITY_GATE, _VELOCITY_SHARE = 1.5, 0.4  # m/s, share of the speed: largest change of a track's flow
 _BOX_MARGIN = 0.5  # m: clusters this near to an object's box are parts of the object
 _MAX_OCCUPIED = 0.4  # share of a track's cells that may have been occupied before it came
-_MAX_OVERLAP = 0.9  # of its cells with its own earlier ones: beyond that, free space cannot be told
+_MAX_OVERLAP = 0.9  # share of its cells that it still occupied itself: a higher one is no evidence of free space
 _EVIDENCE_HOLD = 0.2  # s that a track stays confirmed without evidence: two sweeps
 
 
@@ -108,21 +108,21 @@ class Tracker:
         self._world_T_ego = self._world_T_ego @ ego0_T_ego1
         surfaces = np.flatnonzero(above_ground(points, p.ground_clearance))
         moving = surfaces[moving_rows(velocity[surfaces], p.min_speed)]
-        places = transforms.apply(self._world_T_ego, points[moving].astype(np.float64))  # (M, 3) in the world
+        points_world = transforms.apply(self._world_T_ego, points[moving].astype(np.float64))  # (M, 3) in the world
         flow = velocity[moving] @ self._world_T_ego[:3, :3].T
         labels = cluster_moving(points[moving], velocity[moving], reach=p.cluster_reach,
                                 velocity_gap=p.cluster_velocity_gap, min_points=p.cluster_min_points)  # fmt: skip
-        boxes = fit_boxes(places, flow, labels)
+        boxes = fit_boxes(points_world, flow, labels)
         usable = boxes.size[:, 2] >= p.min_height
         box_of_track = self._associate(boxes, usable)
         yaw = boxes.yaw.copy()
         for track, box in box_of_track.items():  # the heading of a track is steadier than that of one sweep
             yaw[box] = track.yaw
-        boxes = fit_boxes(places, flow, labels, yaw)
+        boxes = fit_boxes(points_world, flow, labels, yaw)
         for track, box in box_of_track.items():
             track.add_detection(self._time, boxes.center[box], boxes.size[box], boxes.velocity[box])
             if track.num_hits >= p.confirm_hits:
-                self._update_confirmation(track, places[labels == box])
+                self._update_confirmation(track, points_world[labels == box])
         self._begin_tracks(boxes, usable, set(box_of_track.values()))
         self._tracks = [track for track in self._tracks if self._time - track.last_seen <= self._max_unseen(track, dt)]
         self._occupancy.add(self._time, self._world_T_ego, points[surfaces])
@@ -150,17 +150,17 @@ class Tracker:
                 taken.add(box)
         return box_of_track
 
-    def _update_confirmation(self, track: Track, places: np.ndarray) -> None:
-        """Confirm a track that moved along its flow into free space; places: (K, 3) its points in the world [m]."""
-        has_evidence = track.moved_along_flow(self.options.min_travel) and self._entered_free_space(track, places)
+    def _update_confirmation(self, track: Track, points_world: np.ndarray) -> None:
+        """Confirm a track that moved along its flow into free space; points_world: its points (K, 3) [m]."""
+        has_evidence = track.moved_along_flow(self.options.min_travel) and self._entered_free_space(track, points_world)
         if has_evidence:
             track.last_evidence = self._time
         track.confirmed = has_evidence or (track.confirmed and self._time - track.last_evidence < _EVIDENCE_HOLD)
 
-    def _entered_free_space(self, track: Track, places: np.ndarray) -> bool:
+    def _entered_free_space(self, track: Track, points_world: np.ndarray) -> bool:
         """Return whether the cells of a track were free before it came, except for cells it occupied itself."""
         seconds = (track.size[0] + CELL) / max(track.speed, 0.1)  # to leave the cells that it is in
-        share, then = self._occupancy.occupied_fraction(places, self._time - seconds)
+        share, then = self._occupancy.occupied_fraction(points_world, self._time - seconds)
         overlap = max(0.0, 1 - (self._time - then) / seconds)
         if overlap >= _MAX_OVERLAP:
             return False

@@ -29,12 +29,12 @@ def drive_alongside(rng: np.random.Generator, layout: StreetLayout, traffic: Tra
             mesh, size = make(rng)
             t = ego_t + side * (_EGO_HALF_WIDTH + rng.uniform(0.6, 2.5) + size[1] / 2)
             s = ego_s + rng.uniform(-8, 8)
-            kind = rng.choice(['with', 'faster_or_slower', 'towards', 'stands'], p=[0.5, 0.2, 0.15, 0.15])
+            kind = rng.choice(['with', 'faster_or_slower', 'towards', 'static'], p=[0.5, 0.2, 0.15, 0.15])
             speed = {
                 'with': max(0.0, ego_speed + rng.normal(0, 1.0)),
                 'faster_or_slower': max(0.0, ego_speed + rng.uniform(-6, 6)),
                 'towards': rng.uniform(2, 12),
-                'stands': 0.0,
+                'static': 0.0,
             }[kind]
             direction = -1 if kind == 'towards' else 1
             path = along_road(t, s, s + direction * 150.0)

@@ -32,7 +32,7 @@ def add_scenery(rng: np.random.Generator, layout: StreetLayout, road: Roadside) 
             road.plant(tree, rng.uniform(-40, 60), rng.uniform(-half, half), solid=0.35)
     elif layout.half_width > 8 and rng.random() < 0.5:
         _plant_median(rng, road)
-    if rng.random() < 0.25:  # road works: cones, boards and a heap beside a lane
+    if rng.random() < 0.25:  # road works: cones and barrier boards beside a lane
         s, t = rng.uniform(5, 40), rng.choice([-1, 1]) * (layout.half_width - 0.8)
         for k in range(rng.integers(4, 12)):
             road.put(road.random_variant(cone), s + 1.8 * k, t + rng.normal(0, 0.15), solid=0.3)

@@ -74,17 +74,17 @@ def add_pedestrians(rng: np.random.Generator, layout: StreetLayout, traffic: Tra
     for _ in range(random_count(rng, layout.kind.walkers, max(layout.busyness, 0.4))):
         direction, side = rng.choice([-1, 1], 2)
         width = layout.pavement[side]
-        place = rng.random()
-        if layout.name in ('plaza', 'car_park') and place < 0.7:
+        route = rng.random()
+        if layout.name in ('plaza', 'car_park') and route < 0.7:
             start = rng.uniform([-30, -half], [45, half])
             end = start + rng.normal(0, 25, 2)
             traffic.add_pedestrian_group(resample([start, end]), skip=0.0, walking=walking)
-        elif place < 0.15 and layout.side_roads:
+        elif route < 0.15 and layout.side_roads:
             at, s, road_half = layout.side_roads[rng.integers(len(layout.side_roads))]
             edge = s + direction * (road_half + 0.5 * width)
             path = resample([[edge, at * (half + 1)], [edge, at * T_LIMIT]][:: rng.choice([-1, 1])])
             traffic.add_pedestrian_group(path, skip=rng.uniform(0, 35), walking=walking)
-        elif place < 0.33:  # crossing
+        elif route < 0.33:  # crossing
             s = rng.uniform(-25, 45)
             path = resample([[s, -side * (half + 1.5)], [s + rng.normal(0, 3), side * (half + 1.5)]])
             traffic.add_pedestrian_group(path, skip=rng.uniform(0, 1.8 * half), walking=walking)
