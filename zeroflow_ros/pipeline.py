@@ -9,7 +9,8 @@ from zeroflow_ros import transforms
 from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError
-from zeroflow_ros.lidar.ground import SensorHeight, is_ground
+from zeroflow_ros.lidar.ground import is_ground
+from zeroflow_ros.lidar.level import Level, SensorLevel
 from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.sweep import SweepPair
 
@@ -26,7 +27,8 @@ class FlowEstimate:
     velocity: (N, 3) float32 [m/s], ego motion removed, axes of that sweep's frame; NaN where there is none.
     flow_valid: (N,) uint8, 0 where velocity is NaN, else VALID | EGO_MOTION_REMOVED.
     output_on: 'latest' or 'previous', the sweep that the rows belong to.
-    dt: seconds between the sweeps. sensor_height: height above ground [m] used for this pair.
+    dt: seconds between the sweeps. level: roll, pitch and height by which the input of the model was levelled.
+    network_T_points: (4, 4) float64, maps the points of that sweep into the frame of the network.
     stages_ms: milliseconds per stage.
     """
 
@@ -34,22 +36,30 @@ class FlowEstimate:
     flow_valid: np.ndarray
     output_on: str
     dt: float
-    sensor_height: float
+    level: Level
+    network_T_points: np.ndarray
     stages_ms: dict
+
+    @property
+    def sensor_height(self) -> float:
+        """Height of the frame's origin above the ground [m] for this pair; NaN: not known, the model saw z as it is."""
+        return self.level.height
 
 
 class FlowPipeline:
-    """Transform both sweeps to one frame, apply the ground policy, run the engine, convert flow to velocity; no ROS.
+    """Transform the sweeps to one level frame, apply the ground policy, run the engine, compute velocities; no ROS.
 
     engine: runs the model. output_on: the sweep that gets the velocities.
     sensor_height: height of the points' frame above the ground [m]; None: estimated from the sweeps.
+    mount: base_T_sensor, (4, 4) or its rotation, of a base frame whose z is up; None: roll and pitch are estimated from
+        the sweeps alone. See `SensorLevel`.
     ego_motion_removed: False when the caller passes identity because it has no ego motion; written to flow_valid.
     refinements: extra inference passes. Each one warps the moving points by the flow so far and adds the residual that
         the network then predicts: a network is more accurate for a small remaining motion than for a large one.
     """
 
     def __init__(self, engine: Engine, *, output_on: str = 'latest', sensor_height: float | None = None,
-                 ego_motion_removed: bool = True, refinements: int = 0):  # fmt: skip
+                 mount: np.ndarray | None = None, ego_motion_removed: bool = True, refinements: int = 0):  # fmt: skip
         if output_on not in OUTPUT_ON:
             raise ConfigError(f'output_on must be one of {OUTPUT_ON}, got {output_on!r}.')
         if output_on == 'latest' and engine.card.direction == 'forward':
@@ -63,11 +73,15 @@ class FlowPipeline:
         self.output_on = output_on
         self.refinements = refinements
         self._flags = VALID | (EGO_MOTION_REMOVED if ego_motion_removed else 0)
-        self._sensor_height = SensorHeight(sensor_height)
+        self._level = SensorLevel(mount, height=sensor_height)
+
+    def set_mount(self, mount: np.ndarray | None) -> None:
+        """Use another mount of the sensor; None: not known."""
+        self._level.set_mount(mount)
 
     def reset(self) -> None:
-        """Forget the sensor height estimated from past sweeps."""
-        self._sensor_height.reset()
+        """Forget roll, pitch and height estimated from past sweeps."""
+        self._level.reset()
 
     def estimate(self, pair: SweepPair) -> FlowEstimate:
         """Return the velocity of every row of the pair's latest (or previous) sweep.
@@ -83,26 +97,28 @@ class FlowPipeline:
             source, target, sign = pair.points0, pair.points1, 1.0
             source_T_target = pair.ego0_T_ego1
         with watch('prepare'):
-            height = self._sensor_height.update(source) if card.z_origin == 'ground' or card.ground == 'remove' else 0.0
-            network_T_vehicle = np.eye(4)
-            if card.z_origin == 'ground':
-                network_T_vehicle[2, 3] = height
-            network_T_source, network_T_target = network_T_vehicle, network_T_vehicle @ source_T_target
+            level = self._level.update(source)
+            network_T_sensor = level.level_T_sensor.copy()
+            if card.z_origin != 'ground':
+                network_T_sensor[2, 3] = 0.0
+            network_T_source, network_T_target = network_T_sensor, network_T_sensor @ source_T_target
             if card.network_frame == 'target':
                 network_T_source, network_T_target = (
-                    network_T_vehicle @ transforms.invert(source_T_target),
-                    network_T_vehicle,
+                    network_T_sensor @ transforms.invert(source_T_target),
+                    network_T_sensor,
                 )
             if card.ground == 'remove':
-                source, target = (_without_ground(points, height) for points in (source, target))
+                source, target = (_without_ground(points, level) for points in (source, target))
+
+        source_R_network = np.eye(4)
+        source_R_network[:3, :3] = network_T_source[:3, :3].T
+        turned = not np.array_equal(source_R_network, np.eye(4))
 
         def infer(points: np.ndarray) -> np.ndarray:
             flow = self.engine.infer(
                 points, target, watch, network_T_source=network_T_source, network_T_target=network_T_target
             )
-            if card.network_frame == 'target':
-                source_R_network = np.eye(4)
-                source_R_network[:3, :3] = network_T_source[:3, :3].T
+            if turned:
                 with watch('finish'), np.errstate(invalid='ignore'):  # infinity becomes NaN, as does its row
                     flow = transforms.apply(source_R_network, flow)
             return flow
@@ -122,7 +138,7 @@ class FlowPipeline:
                 )  # NaN: warped out of the grid of the model
         with watch('finish'):
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
-        return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, height, watch.stages_ms)
+        return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, level, network_T_source, watch.stages_ms)
 
     def _to_velocity(self, flow: np.ndarray, per_second: float) -> tuple[np.ndarray, np.ndarray]:
         """Return (velocity (N, 3) [m/s], flow_valid (N,)); a row with any non-finite number is all NaN."""
@@ -136,6 +152,8 @@ class FlowPipeline:
         return velocity, valid * np.uint8(self._flags)
 
 
-def _without_ground(points: np.ndarray, height: float) -> np.ndarray:
-    """Return the points with ground rows set to NaN; the ground lies `height` [m] below the origin."""
-    return np.where(is_ground(points, height)[:, None], np.float32(np.nan), points)
+def _without_ground(points: np.ndarray, level: Level) -> np.ndarray:
+    """Return the points with ground rows set to NaN; all of them where no ground was found."""
+    if not np.isfinite(level.height):
+        return points
+    return np.where(is_ground(points, level.level_T_sensor)[:, None], np.float32(np.nan), points)

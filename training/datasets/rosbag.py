@@ -22,7 +22,8 @@ from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
 from zeroflow_ros.errors import CloudError, DataError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
-from zeroflow_ros.lidar.ground import SensorHeight, is_ground
+from zeroflow_ros.lidar.ground import is_ground
+from zeroflow_ros.lidar.level import Level, SensorLevel
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
 from zeroflow_ros.lidar.sweep import DropReason, Sweep, SweepBuffer, SweepPair
@@ -66,7 +67,7 @@ class BagPairs:
 
     skipped: number of clouds without a pair with the previous one, by reason. The first cloud is not counted; clouds
         in another frame than the first make no pair. boxes: tracked boxes for ground-truth flow, or None.
-    ego_motion, note: the source of ego motion, and why it is not odometry. sensor_height: [m].
+    ego_motion, note: the source of ego motion, and why it is not odometry. level: of the cloud frame over the ground.
     has_times, times_note: whether pairs have point times, and why the times in the clouds are not used.
     Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks the chosen ego motion.
     """
@@ -81,6 +82,11 @@ class BagPairs:
         with Bag(path) as bag:
             self.topic = bag.point_cloud_topic(options.topic)
             self._index(bag, options)
+
+    @property
+    def sensor_height(self) -> float:
+        """Height of the cloud frame above the ground [m]."""
+        return self.level.height
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -102,7 +108,7 @@ class BagPairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, _ = self._pairs[index]
-        read = (self.path, self.topic, self.sensor_height, self.has_times)
+        read = (self.path, self.topic, self.level, self.has_times)
         (sweep0, is_ground0), (sweep1, is_ground1) = _read_sweep(place0, *read), _read_sweep(place1, *read)
         pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), *self.motion(index))
         truth = self.boxes and self.boxes.ground_truth_flow(pair, place0.number, place1.number)
@@ -130,7 +136,8 @@ class BagPairs:
         if deskewing and (motion.source == 'none' or not self.has_times):
             raise DataError(f'{self.path} cannot be deskewed: {NO_TIMES if not self.has_times else "no ego motion."}')
         self.ego_motion, self.note = motion.source, motion.note
-        buffer, height, last, reason = SweepBuffer(_DT_RANGE), SensorHeight(options.sensor_height or None), None, ''
+        buffer, level = SweepBuffer(_DT_RANGE), SensorLevel(height=options.sensor_height or None)
+        last, reason = None, ''
         title = f'{self.name}, ego motion by {motion.source}'
         in_order = _in_order(bag, self.topic, motion, round(LONGEST_SWEEP * 1e9) if deskewing else 0)
         for number, recorded, ordinal in tqdm(in_order, title, total, delay=2, disable=None):
@@ -149,7 +156,7 @@ class BagPairs:
             if sweep.frame_id != frame_id:  # another sensor, whose mounting pose is unknown
                 drop = drop or DropReason.FRAME_CHANGED
             else:
-                self.sensor_height = height.update(sweep.points)
+                self.level = level.update(sweep.points)
             if drop is None:
                 try:
                     if deskewing:
@@ -165,9 +172,10 @@ class BagPairs:
         if not self._pairs:
             skipped = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'too few clouds'
             raise DataError(f'{self.path}: {total} clouds on {self.topic} make no pair ({skipped}). {reason}'.rstrip())
-        if self.sensor_height == 0:
+        if not np.isfinite(self.sensor_height):
             raise DataError(
-                f'{self.path}: no sweep shows enough ground to estimate the sensor height. Set it, in metres: '
+                f'{self.path}: no sweep shows enough ground to estimate the sensor height ({self.level.reason}). Set '
+                'it, in metres: '
                 f'bag:{self.path}?sensor_height=1.7'
             )
 
@@ -214,9 +222,9 @@ def _split_boxes(text: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next
 def _read_sweep(
-    place: _SweepLocation, path: Path, topic: str, height: float, has_times: bool
+    place: _SweepLocation, path: Path, topic: str, level: Level, has_times: bool
 ) -> tuple[Sweep, np.ndarray]:
-    """Return a sweep and its ground mask (N,) bool; height: sensor height [m]."""
+    """Return a sweep and its ground mask (N,) bool; level: of the cloud frame."""
     with Bag(path) as bag:  # reopened: processes must not share an open file
         messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
         recorded = next(islice(messages, place.ordinal, None), None)
@@ -227,7 +235,7 @@ def _read_sweep(
     sweep = with_times(message, sweep) if has_times else sweep
     if place.motion is not None:
         sweep = replace(sweep, points=deskew(sweep.points, sweep.times, place.motion))
-    return sweep, is_ground(sweep.points, height)
+    return sweep, is_ground(sweep.points, level.level_T_sensor)
 
 
 def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | TfMotion:

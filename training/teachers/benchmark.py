@@ -22,7 +22,8 @@ from training.teachers.coordinate_network import CoordinateNetwork, cores
 from training.teachers.nsfp import NSFP, NSFPConfig, TruncatedChamfer
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ZeroFlowError
-from zeroflow_ros.lidar.ground import SensorHeight, is_ground
+from zeroflow_ros.lidar.ground import is_ground
+from zeroflow_ros.lidar.level import SensorLevel
 
 _REACH = 51.2  # m
 
@@ -59,7 +60,7 @@ def non_ground_clouds(log: Path) -> tuple[np.ndarray, np.ndarray, tuple]:
     """
     labelled = read_labelled_pair(log)
     pair = labelled.pair
-    ground1 = is_ground(pair.points1, SensorHeight().update(pair.points1))
+    ground1 = is_ground(pair.points1, SensorLevel().update(pair.points1).level_T_sensor)
     points1 = transforms.apply(pair.ego0_T_ego1, pair.points1).astype(np.float32)
     rows0, rows1 = (
         ~ground & (np.abs(points[:, :2]) < _REACH).all(1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from zeroflow_ros import transforms
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.lidar.point_times import NO_TIMES, time_field
 from zeroflow_ros.lidar.sweep import Sweep
@@ -68,19 +69,22 @@ class InputChecks:
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
     def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
-        """Check points (N, 3) and their velocities: dt, non-finite model output, points outside the grid."""
+        """Check points (N, 3) and their velocities: dt, level, non-finite model output, points outside the grid."""
         card = self._card
         if abs(estimate.dt / card.nominal_dt - 1) > _NEAR_DT:
             text = f'{estimate.dt:.3f} s between sweeps; the model was trained on {card.nominal_dt} s.'
             self._health.log_once('other dt', text)
             self._health.report_issue('other dt', 'input', Level.WARN, text, log='debug')
         num_valid = int(np.count_nonzero(estimate.flow_valid))
+        level = estimate.level
         self.facts = {**self.facts, 'valid_points': num_valid, 'dt_s': f'{estimate.dt:.4f}',
-                      'sensor_height_m': f'{estimate.sensor_height:.2f}'}  # fmt: skip
+                      'sensor_height_m': f'{level.height:.2f}', 'roll_deg': f'{np.degrees(level.roll):.1f}',
+                      'pitch_deg': f'{np.degrees(level.pitch):.1f}', 'tilt_from': level.tilt_from}  # fmt: skip
+        self._check_level(estimate)
         # Rows inside the grid without a velocity: the output of the network is not finite.
         step = max(1, len(points) // _SAMPLE)
-        height = estimate.sensor_height if card.z_origin == 'ground' else 0.0
-        inside = card.grid.assign(points[::step] + np.array([0, 0, height], np.float32)) >= 0
+        with np.errstate(invalid='ignore', over='ignore'):  # rows that are infinite or huge are outside
+            inside = card.grid.assign(transforms.apply(estimate.network_T_points, points[::step])) >= 0
         failed = np.count_nonzero(inside & (estimate.flow_valid[::step] == 0))
         if failed and card.ground == 'keep':
             level = Level.ERROR if failed > 0.01 * np.count_nonzero(inside) else Level.WARN
@@ -89,3 +93,28 @@ class InputChecks:
         elif num_valid == 0:
             text = f'No point is {card.grid.z_min} to {card.grid.z_max} m high above the ground. Check that z is up.'
             self._health.report_issue('out of range', 'input', Level.WARN, text)
+
+    def _check_level(self, estimate: FlowEstimate) -> None:
+        """Report a ground that was not found, and a tilt that is too large to be corrected."""
+        level, card = estimate.level, self._card
+        frame_id, told = self.facts.get('frame_id', ''), level.tilt_from == 'mount'
+        used = f'roll {np.degrees(level.roll):.0f} and pitch {np.degrees(level.pitch):.0f} degrees, from {{}}'.format(
+            {'mount': 'its mount', 'ground': 'the ground', 'nothing': 'nothing: z is taken to be up'}[level.tilt_from]
+        )
+        if np.isfinite(level.seen_tilt):
+            text = (
+                f'The ground is tilted by {np.degrees(level.seen_tilt):.0f} degrees against '
+                f"{'the mount of' if told else 'z of'} '{frame_id}', more than can be corrected, so the flow is wrong. "
+            )
+            text += (
+                'Correct the transform on /tf_static, or the parameter base_frame.' if told else
+                'Publish how the sensor is mounted on /tf_static, see the parameter base_frame.'
+            )  # fmt: skip
+            self._health.report_issue('tilt', 'input', Level.WARN, text)
+        elif not np.isfinite(level.height) and (card.z_origin == 'ground' or card.ground == 'remove'):
+            text = (
+                f'The ground below the sensor is not found ({level.reason}). The model sees z as it is, with {used}. '
+                f"Set sensor_height to the height of '{frame_id}' above the ground [m]; without ground in the clouds, "
+                'publish how the sensor is mounted on /tf_static too.'
+            )
+            self._health.report_issue('no ground', 'input', Level.WARN, text)
