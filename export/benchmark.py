@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import count, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,45 +30,60 @@ import numpy as np
 from export.revisions import RevisionRun
 from training.datasets import split_options
 from training.scoring.estimators import ModelOptions
-from zeroflow_ros.engines.engine import Engine
+from zeroflow_ros.engines.engine import IDENTITY, Engine
 from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import DataError, ZeroFlowError
-from zeroflow_ros.lidar.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import Sweep, SweepPair
+from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
 
 RANDOM_POINTS = 120_000
 
 
-def random_pairs(num_pairs: int, num_points: int) -> Iterator[SweepPair]:
-    """Yield pairs of random clouds; like sweeps, they are denser near the vehicle."""
+def random_pairs(num_pairs: int, num_points: int, num_sweeps: int) -> Iterator[SweepPair]:
+    """Yield pairs of random clouds with full history; like sweeps, they are denser near the vehicle.
+
+    num_sweeps: sweeps of a pair and its history.
+    """
     rng = np.random.default_rng(0)
 
-    def cloud() -> np.ndarray:
+    def sweep(number: int) -> Sweep:
         angle, radius = rng.uniform(-np.pi, np.pi, num_points), 50 * rng.beta(1, 3, num_points) + 1
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle), rng.normal(-1, 0.5, num_points)], 1)
+        cloud = np.stack([radius * np.cos(angle), radius * np.sin(angle), rng.normal(-1, 0.5, num_points)], 1)
+        return Sweep(cloud.astype(np.float32), (number + 1) * 100_000_000)
 
-    for _ in range(num_pairs):
-        yield SweepPair(cloud().astype(np.float32), cloud().astype(np.float32), np.eye(4), 0.1)
+    return islice(_pairs(map(sweep, count()), num_sweeps), num_sweeps - 2, num_sweeps - 2 + num_pairs)
 
 
-def bag_pairs(path: Path, num_pairs: int) -> Iterator[SweepPair]:
-    """Yield consecutive sweeps of a bag as pairs with identity ego motion; restart the bag as often as needed."""
+def _pairs(sweeps: Iterator[Sweep], num_sweeps: int) -> Iterator[SweepPair]:
+    """Yield consecutive sweeps as pairs with identity ego motion and their history."""
+    history = SweepHistory(num_sweeps)
+    for previous, latest in pairwise(sweeps):
+        yield history.pair(previous, latest, np.eye(4))
+
+
+def bag_pairs(path: Path, num_pairs: int, num_sweeps: int) -> Iterator[SweepPair]:
+    """Yield consecutive sweeps of a bag as pairs with identity ego motion; restart the bag as often as needed.
+
+    num_sweeps: sweeps of a pair and its history, where the bag has them before it.
+    """
     from zeroflow_ros.bags.bag import Bag
     from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
     from zeroflow_ros.lidar.point_cloud import decode_cloud
 
-    yielded = 0
-    while yielded < num_pairs:
-        previous, before = None, yielded
+    def sweeps() -> Iterator[Sweep]:
         with Bag(path) as bag:
             for message in bag.messages([bag.point_cloud_topic()]):
-                points = decode_cloud(decode_message(message.cdr, POINT_CLOUD)).points
-                if previous is not None and yielded < num_pairs:
-                    yielded += 1
-                    yield SweepPair(previous, points, np.eye(4), 0.1)
-                previous = points
+                yield decode_cloud(decode_message(message.cdr, POINT_CLOUD))
+
+    yielded = 0
+    while yielded < num_pairs:
+        before = yielded
+        for pair in islice(_pairs(sweeps(), num_sweeps), num_pairs - yielded):
+            yielded += 1
+            yield pair
         if yielded == before:
             raise DataError(f'{path} has fewer than two sweeps, so no pair.')
 
@@ -82,10 +98,12 @@ class TorchRun:
 
         self._engine = checkpoint_engine(path, device='cuda' if torch.cuda.is_available() else 'cpu')
         self.name, self.runs_on = f'torch {path}', self._engine.runs_on
+        self.num_sweeps = self._engine.card.num_sweeps
 
     def __call__(self, pair: SweepPair) -> dict[str, float]:
         start = time.perf_counter()
-        self._engine.infer(pair.points1, pair.points0, Stopwatch())
+        older = [(sweep.points, IDENTITY) for sweep in pair.history]
+        self._engine.infer(pair.points1, pair.points0, Stopwatch(), older=older)
         return {'total': (time.perf_counter() - start) * 1e3}
 
 
@@ -93,7 +111,7 @@ class PipelineRun:
     """A model file in the pipeline, timed by stage."""
 
     def __init__(self, name: str, engine: Engine, refinements: int = 0):
-        self.name, self.runs_on = name, engine.runs_on
+        self.name, self.runs_on, self.num_sweeps = name, engine.runs_on, engine.card.num_sweeps
         output_on = 'latest' if engine.card.direction == 'both' else 'previous'
         self._pipeline = FlowPipeline(engine, output_on=output_on, refinements=refinements)
 
@@ -191,10 +209,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as cleanup:
             runs = open_runs(options, cleanup)
-            num_pairs = options.warm_up + options.pairs
+            num_pairs, num_sweeps = options.warm_up + options.pairs, max(run.num_sweeps for run in runs)
             inputs = (
-                {str(options.bag): bag_pairs(options.bag, num_pairs)} if options.bag
-                else {f'random, {num} points': random_pairs(num_pairs, num) for num in options.points}
+                {str(options.bag): bag_pairs(options.bag, num_pairs, num_sweeps)} if options.bag
+                else {f'random, {num} points': random_pairs(num_pairs, num, num_sweeps) for num in options.points}
             )  # fmt: skip
             samples = {name: measure(runs, pairs, options.warm_up) for name, pairs in inputs.items()}
     except ZeroFlowError as error:

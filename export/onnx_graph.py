@@ -107,7 +107,7 @@ def _gather(student, dtype):
 def _images(student):
     import torch
 
-    return torch.zeros(1, 2 * student.num_channels, student.grid.cells, student.grid.cells)
+    return torch.zeros(1, student.num_sweeps * student.num_channels, student.grid.cells, student.grid.cells)
 
 
 def _full(student, dtype):
@@ -115,9 +115,12 @@ def _full(student, dtype):
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    arguments = {name: torch.rand(num, 3, generator=generator) for name, num in (('points0', 1000), ('points1', 900))}
-    dynamic = {name: {0: torch.export.Dim(f'num_{name}', min=1, max=MAX_POINTS)} for name in arguments}
-    return student.eval(), arguments, dynamic
+    sizes = {f'points{k}': 1000 - 100 * k for k in range(student.num_sweeps)}
+    arguments = {name: torch.rand(num, 3, generator=generator) for name, num in sizes.items()}
+    axes = [{0: torch.export.Dim(f'num_{name}', min=1, max=MAX_POINTS)} for name in arguments]
+    older = (tuple(axes[2:]),) if axes[2:] else ()  # as `forward` takes them: points0, points1, *older
+    dynamic = (*axes[:2], *older)
+    return student.eval(), arguments, dynamic  # as the arguments of `forward`: points0, points1, *older
 
 
 def _vehicle_weights(student) -> dict:
@@ -150,7 +153,7 @@ def _card(checkpoint, student, proto, form: str, precision: str, name: str, besi
         grid=student.grid,
         nominal_dt=0.1,
         dt_range=(0.04, 0.25),
-        num_sweeps=2,
+        num_sweeps=student.num_sweeps,
         inputs=shapes(proto.graph.input),
         outputs=shapes(proto.graph.output),
         training={key: value for key, value in checkpoint.provenance.items() if key not in policies},

@@ -19,6 +19,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from zeroflow_ros.engines.engine import IDENTITY
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
-from zeroflow_ros.lidar.pillars import PillarImagePair
+from zeroflow_ros.lidar.pillars import PillarImages
 
 _PERCENTILE = 99.999  # of the activations; clipping the few larger ones gives finer steps
 
@@ -36,35 +37,38 @@ _PERCENTILE = 99.999  # of the activations; clipping the few larger ones gives f
 class PillarRecorder:
     """An engine that computes only the pillar images of a dense model, and no flow.
 
-    images: (1, 2C, G, G), of the latest two clouds; overwritten by the next call.
+    images: (1, S * C, G, G), of the latest clouds; overwritten by the next call.
     """
 
     def __init__(self, card: ModelCard):
         self.card, self.runs_on = card, 'nothing'
-        self._pillars = PillarImagePair(card.encoder)
+        self._pillars = PillarImages(card.encoder, card.num_sweeps)
         self.images = self._pillars.images
+        self._other_core = ThreadPoolExecutor(1)
 
-    def infer(self, source, target, watch=None, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
-        """Compute the images of two clouds; return NaN for every point. See `zeroflow_ros.engines.engine.Engine`."""
-        self._pillars.source.update(source, network_T_source)
-        self._pillars.target.update(target, network_T_target)
+    def infer(
+        self, source, target, watch=None, *, network_T_source=IDENTITY, network_T_target=IDENTITY, older=()
+    ) -> np.ndarray:
+        """Compute the images of the clouds; return NaN for every point. See `zeroflow_ros.engines.engine.Engine`."""
+        clouds = [(source, network_T_source), (target, network_T_target), *older][: self.card.num_sweeps]
+        self._pillars.update(clouds, self._other_core)
         return np.full_like(source, np.nan)
 
 
 def simulated_images(card: ModelCard, clips: Path, num_pairs: int) -> Iterator[np.ndarray]:
-    """Yield pillar images (1, 2C, G, G) of simulated pairs, one per clip, alternating forward and backward in time."""
+    """Yield pillar images (1, S * C, G, G) of simulated sweeps, one per clip, in turn forward and backward in time."""
     from training.datasets.clip_store import ClipStore
 
-    recorder, store = PillarRecorder(card), ClipStore(clips, num_sweeps=4)
+    recorder, store = PillarRecorder(card), ClipStore(clips, num_sweeps=max(4, card.num_sweeps))
+    first = (store.num_sweeps - card.num_sweeps) // 2
     for seed in range(num_pairs):
-        pair = store.window(seed, 1)
-        clouds = (pair.points0, pair.points1) if seed % 2 else (pair.points1, pair.points0)
-        recorder.infer(*clouds)
+        source, target, *older = store.window(seed, first, card.num_sweeps).clouds[:: 1 if seed % 2 else -1]
+        recorder.infer(source, target, older=[(points, IDENTITY) for points in older])
         yield recorder.images.copy()
 
 
 def bag_images(card: ModelCard, bags: list[Path], num_pairs: int) -> Iterator[np.ndarray]:
-    """Yield pillar images (1, 2C, G, G) of sweep pairs spread over bags, with the ego motion of the node.
+    """Yield pillar images (1, S * C, G, G) of sweeps spread over bags, with the ego motion of the node.
 
     Raises: DataError when a bag has no pair.
     """

@@ -26,6 +26,7 @@ class RevisionRun:
 
     def __init__(self, revision: str, model: str, num_threads: int):
         self.name = f'{revision}: {model or "embedded"}'
+        self.num_sweeps = 2  # that every revision takes
         self.runs_on = f'zeroflow_ros of {revision}, {num_threads} CPU threads'
         self._folder = tempfile.TemporaryDirectory(prefix='revision-')
         archive = subprocess.run(

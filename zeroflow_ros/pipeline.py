@@ -29,7 +29,7 @@ class FlowEstimate:
     output_on: 'latest' or 'previous', the sweep that the rows belong to.
     dt: seconds between the sweeps. level: roll, pitch and height by which the input of the model was levelled.
     network_T_points: (4, 4) float64, maps the points of that sweep into the frame of the network.
-    stages_ms: milliseconds per stage.
+    stages_ms: milliseconds per stage. num_sweeps: sweeps that the model saw.
     """
 
     velocity: np.ndarray
@@ -39,6 +39,7 @@ class FlowEstimate:
     level: Level
     network_T_points: np.ndarray
     stages_ms: dict
+    num_sweeps: int = 2
 
     @property
     def sensor_height(self) -> float:
@@ -107,8 +108,12 @@ class FlowPipeline:
                     network_T_sensor @ transforms.invert(source_T_target),
                     network_T_sensor,
                 )
+            beyond = pair.history if self.output_on == 'latest' else pair.future  # the target, seen from the source
+            network_T_ego0 = network_T_target if self.output_on == 'latest' else network_T_source
+            older = [(sweep.points, network_T_ego0 @ sweep.ego0_T_ego) for sweep in beyond[: card.num_sweeps - 2]]
             if card.ground == 'remove':
                 source, target = (_without_ground(points, level) for points in (source, target))
+                older = [(_without_ground(points, level), pose) for points, pose in older]
 
         source_R_network = np.eye(4)
         source_R_network[:3, :3] = network_T_source[:3, :3].T
@@ -116,7 +121,7 @@ class FlowPipeline:
 
         def infer(points: np.ndarray) -> np.ndarray:
             flow = self.engine.infer(
-                points, target, watch, network_T_source=network_T_source, network_T_target=network_T_target
+                points, target, watch, network_T_source=network_T_source, network_T_target=network_T_target, older=older
             )
             if turned:
                 with watch('finish'), np.errstate(invalid='ignore'):  # infinity becomes NaN, as does its row
@@ -138,7 +143,9 @@ class FlowPipeline:
                 )  # NaN: warped out of the grid of the model
         with watch('finish'):
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
-        return FlowEstimate(velocity, flow_valid, self.output_on, pair.dt, level, network_T_source, watch.stages_ms)
+        return FlowEstimate(
+            velocity, flow_valid, self.output_on, pair.dt, level, network_T_source, watch.stages_ms, 2 + len(older)
+        )
 
     def _to_velocity(self, flow: np.ndarray, per_second: float) -> tuple[np.ndarray, np.ndarray]:
         """Return (velocity (N, 3) [m/s], flow_valid (N,)); a row with any non-finite number is all NaN."""

@@ -86,7 +86,7 @@ def test_calibration_on_simulated_clips_sees_both_directions_of_time(tmp_path, m
     rng = np.random.default_rng(0)
     clouds = [rng.uniform(-5, 5, (500, 3)).astype(np.float32) * np.float32([1, 1, 0.1]) for _ in range(2)]
     pair = clip_store.TrainingPair(*clouds, *clouds, 0.1)
-    monkeypatch.setattr(clip_store.ClipStore, 'pair', lambda *_: pair)
+    monkeypatch.setattr(clip_store.ClipStore, 'window', lambda *_: pair)
     first, second = quantize.simulated_images(load_engine(FLOAT).card, tmp_path, 2)
     num_channels = first.shape[1] // 2
     np.testing.assert_array_equal(first[:, :num_channels], second[:, num_channels:])

@@ -40,6 +40,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_a_student_of_five_sweeps_keeps_its_flow_with_two_and_with_five(tmp_path, capsys):
+    torch.manual_seed(0)
+    Checkpoint('fastflow3d_lite_5', build_student('fastflow3d_lite_5').state_dict(), ABOUT).save(tmp_path / 'c.pt')
+    assert to_onnx.main([str(tmp_path / 'c.pt'), '--out', str(tmp_path / 'm.onnx')]) == 0
+    assert {load_engine(tmp_path / name).card.num_sweeps for name in ('m.onnx', 'm_full.onnx')} == {5}
+    capsys.readouterr()
+    for other in ('c.pt', 'm_full.onnx'):
+        assert parity.main([str(tmp_path / 'm.onnx'), str(tmp_path / other)]) == 0
+        assert '5 sweeps' in capsys.readouterr().out
+
+
 def test_both_forms_carry_the_card(folder):
     dense, full = load_engine(folder / 'm.onnx').card, load_engine(folder / 'm_full.onnx').card
     assert (dense.form, full.form) == ('dense', 'full')

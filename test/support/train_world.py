@@ -46,7 +46,7 @@ class Labels:
 
 def make_labels(clips):
     """Return ten labels of one pair, whose first cloud has flow near the sensor only."""
-    pair = ClipStore(clips, 2).pair(0, 0, 1)
+    pair = ClipStore(clips, 2).window(0, 0)
     flow0 = pair.flow0.copy()
     flow0[np.linalg.norm(pair.points0[:, :2], axis=1) > 4] = np.nan
     return Labels({f'drive/{k:02d}': dataclasses.replace(pair, flow0=flow0) for k in range(10)})

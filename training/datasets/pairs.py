@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.lidar.sweep import SweepPair
 
 Times = tuple[np.ndarray, np.ndarray]  # (N,) and (M,): seconds from the stamp to the measurement of each point
+HISTORY = 3  # sweeps beside a pair, before it and after it, that datasets give where they have them
 LATEST = '_latest'  # ends the key of a pair seen from its newer sweep: labels of the pair are not labels of that
 
 
@@ -56,6 +56,7 @@ class DatasetPair:
     is_ground0 (N,), is_ground1 (M,): bool.
     truth: ground truth of sweep 0, or None.
     times: (N,) and (M,) float32, seconds after the stamp of its sweep that each point was measured; None if unknown.
+    mount: (4, 4), base_T_sensor of a base frame whose z is up; None: not known, then z of the points is about up.
     """
 
     key: str
@@ -64,6 +65,7 @@ class DatasetPair:
     is_ground1: np.ndarray
     truth: GroundTruthFlow | None = None
     times: Times | None = None
+    mount: np.ndarray | None = None
 
     def __post_init__(self):
         n, m = len(self.pair.points0), len(self.pair.points1)
@@ -80,10 +82,10 @@ class DatasetPair:
 
 def from_latest(item: DatasetPair) -> DatasetPair:
     """Return a pair seen from its newer sweep, which becomes sweep 0; without ground truth, which is of the older."""
-    pair = item.pair
-    reverse = SweepPair(pair.points1, pair.points0, transforms.invert(pair.ego0_T_ego1), pair.dt)
     times = item.times and (item.times[1], item.times[0])
-    return DatasetPair(item.key + LATEST, reverse, item.is_ground1, item.is_ground0, None, times)
+    return DatasetPair(
+        item.key + LATEST, item.pair.reversed(), item.is_ground1, item.is_ground0, None, times, item.mount
+    )
 
 
 class PairDataset(Protocol):

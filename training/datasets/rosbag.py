@@ -4,9 +4,10 @@
 Opening reads the bag once in order, to find the pairs and their ego motion. After that, pairs are read in any order.
 """
 
+import copy
 from collections import Counter, deque
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import islice
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets import split_options
-from training.datasets.pairs import DatasetPair, from_latest
+from training.datasets.pairs import HISTORY, DatasetPair, from_latest
 from training.datasets.tf_motion import TfMotion
 from training.datasets.tracked_boxes import TrackedBoxes
+from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag, BagMessage
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
@@ -26,7 +28,7 @@ from zeroflow_ros.lidar.ground import is_ground
 from zeroflow_ros.lidar.level import Level, SensorLevel
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
-from zeroflow_ros.lidar.sweep import DropReason, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, Sweep, SweepBuffer, SweepPair
 
 _DT_RANGE = (0.04, 0.25)  # s: one or two sweep periods at 10 to 20 Hz, the range of the models
 _MAX_WAITING = 20  # sweeps that wait for later odometry in the bag: 2 s at 10 Hz
@@ -110,16 +112,55 @@ class BagPairs:
         place0, place1, _ = self._pairs[index]
         read = (self.path, self.topic, self.level, self.has_times)
         (sweep0, is_ground0), (sweep1, is_ground1) = _read_sweep(place0, *read), _read_sweep(place1, *read)
-        pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), *self.motion(index))
+        history, future = self._beside(index, read)
+        pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), *self.motion(index), history, future)
         truth = self.boxes and self.boxes.ground_truth_flow(pair, place0.number, place1.number)
         times = (sweep0.times.copy(), sweep1.times.copy()) if self.has_times else None
         return DatasetPair(self.key(index), pair, is_ground0.copy(), is_ground1.copy(), truth, times)
+
+    def _beside(self, index: int, read: tuple) -> tuple[tuple[PosedSweep, ...], tuple[PosedSweep, ...]]:
+        """Return the sweeps before and after a pair, as far as each makes a pair with the next."""
+        history, ego0_T_ego = [], np.eye(4)
+        for k in range(index - 1, max(index - 1 - HISTORY, -1), -1):
+            older, newer, older_T_newer = self._pairs[k]
+            if newer.number != self._pairs[k + 1][0].number:
+                break
+            ego0_T_ego = ego0_T_ego @ transforms.invert(older_T_newer)
+            history.append(PosedSweep(_read_sweep(older, *read)[0].points, ego0_T_ego))
+        future, ego0_T_ego = [], self._pairs[index][2]
+        for k in range(index + 1, min(index + 1 + HISTORY, len(self._pairs))):
+            older, newer, older_T_newer = self._pairs[k]
+            if older.number != self._pairs[k - 1][1].number:
+                break
+            ego0_T_ego = ego0_T_ego @ older_T_newer
+            future.append(PosedSweep(_read_sweep(newer, *read)[0].points, ego0_T_ego))
+        return tuple(history), tuple(future)
 
     def latest(self, index: int) -> DatasetPair:
         """Return a pair seen from its newer sweep, with the ground truth of that sweep; see `from_latest`."""
         item = from_latest(self[index])
         number0, number1 = self.numbers(index)
         return replace(item, truth=self.boxes and self.boxes.ground_truth_flow(item.pair, number1, number0))
+
+    def every(self, step: int) -> 'BagPairs':
+        """Return the pairs of every step-th sweep, as from a sensor of a lower rate; none across a gap.
+
+        Raises: DataError when no pair is left.
+        """
+        pairs, first = [], 0
+        while first + step <= len(self._pairs):
+            chain = self._pairs[first : first + step]
+            gaps = [k for k in range(1, step) if chain[k][0].number != chain[k - 1][1].number]
+            if not gaps:
+                pairs.append((chain[0][0], chain[-1][1], reduce(np.matmul, (motion for _, _, motion in chain))))
+            first += gaps[0] if gaps else step
+        if not pairs:
+            raise DataError(
+                f'{self.path} has no {step + 1} consecutive sweeps, from which every {step}th makes a pair.'
+            )
+        thinned = copy.copy(self)
+        thinned._pairs = pairs
+        return thinned
 
     def _index(self, bag: Bag, options: BagOptions) -> None:
         total = next(topic.num_messages for topic in bag.topics if topic.name == self.topic)
@@ -220,7 +261,7 @@ def _split_boxes(text: str) -> tuple[str, str]:
     return (path, boxes) if plus and boxes.endswith('.json') else (text, '')
 
 
-@lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next
+@lru_cache(maxsize=2 * HISTORY + 4)  # consecutive pairs share most of their sweeps
 def _read_sweep(
     place: _SweepLocation, path: Path, topic: str, level: Level, has_times: bool
 ) -> tuple[Sweep, np.ndarray]:

@@ -9,11 +9,11 @@ import numpy as np
 
 from training.datasets import split_options
 from training.datasets.clip_store import ClipStore
-from training.datasets.pairs import LATEST, DatasetPair, GroundTruthFlow, MetaClass
+from training.datasets.pairs import HISTORY, LATEST, DatasetPair, GroundTruthFlow, MetaClass
 from training.simulation.sensors.lidar import Category
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.lidar.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import PosedSweep, SweepPair
 
 META_CLASS = {
     Category.BACKGROUND: MetaClass.BACKGROUND,
@@ -28,16 +28,17 @@ _BY_CATEGORY = np.array([META_CLASS[category] for category in Category], np.uint
 
 
 class SimulatedPairs:
-    """The first two sweeps of each clip, in the LiDAR's frame, without returns from the vehicle itself.
+    """Two sweeps of each clip, in the LiDAR's frame, without returns from the vehicle itself.
 
     seeds: first and last, both included. store: a folder of clips, to which missing ones are added; None: each clip
     is simulated on every access, which takes seconds. A seed gives a different clip for each length.
+    at: number of the older sweep of the pair.
     """
 
-    def __init__(self, first: int, last: int, store: ClipStore | None = None):
+    def __init__(self, first: int, last: int, store: ClipStore | None = None, at: int = 0):
         if not 0 <= first <= last:
             raise DataError(f'Seeds of simulated clips go from FIRST to LAST, 0 <= FIRST <= LAST, got {first}-{last}.')
-        self.seeds, self.store = range(first, last + 1), store
+        self.seeds, self.store, self._at = range(first, last + 1), store, at
         self.name = f'simulation_{first}-{last}'
 
     def __len__(self) -> int:
@@ -48,11 +49,11 @@ class SimulatedPairs:
         return f'clip_{self.seeds[index]:06d}'
 
     def __getitem__(self, index: int) -> DatasetPair:
-        return self._pair(index, self.key(index), 0, 1)
+        return self._pair(index, self.key(index), self._at, self._at + 1)
 
     def latest(self, index: int) -> DatasetPair:
         """Return a pair seen from its newer sweep, with the flow of that sweep back in time."""
-        return self._pair(index, self.key(index) + LATEST, 1, 0)
+        return self._pair(index, self.key(index) + LATEST, self._at + 1, self._at)
 
     def _pair(self, index: int, key: str, first: int, second: int) -> DatasetPair:
         seed = self.seeds[index]
@@ -86,16 +87,22 @@ class ClipDrive:
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """Options. num_sweeps: sweeps per clip in the folder; 0: the only length there, 2 if the folder is empty."""
+    """Options.
+
+    num_sweeps: sweeps per clip in the folder; 0: the only length there, 2 if the folder is empty. at: number of the
+    older sweep of the pair, from 0. alongside: 1 for clips with a large vehicle beside the ego vehicle.
+    """
 
     num_sweeps: int = 0
+    at: int = 0
+    alongside: int = 0
 
 
 def open_pairs(text: str) -> SimulatedPairs:
-    """Open SEED, FIRST-LAST, FIRST-LAST@FOLDER or FIRST-LAST@FOLDER?num_sweeps=4.
+    """Open SEED, FIRST-LAST, FIRST-LAST@FOLDER or FIRST-LAST@FOLDER?num_sweeps=6&at=4.
 
-    The pair is always the first two sweeps. A seed gives a different street for each clip length, because more is
-    built along a longer drive, so clips of different lengths are not interchangeable.
+    A seed gives a different street for each clip length, because more is built along a longer drive, so clips of
+    different lengths are not interchangeable.
     Raises: DataError for any other text, or when the folder holds clips of several lengths and none is named.
     """
     text, options = split_options(text, SimulationOptions)
@@ -106,15 +113,23 @@ def open_pairs(text: str) -> SimulatedPairs:
     first, last = int(match[1]), int(match[2] or match[1])
     if options.num_sweeps and (options.num_sweeps < 2 or not folder):
         raise DataError(f'num_sweeps is of the clips in a folder, 2 or more, got {options.num_sweeps} for {text!r}.')
+    if not folder and (options.at or options.alongside):
+        raise DataError(f'at and alongside are of the clips in a folder: simulation:{seeds}@FOLDER?num_sweeps=6&at=4.')
     if not folder:
         return SimulatedPairs(first, last)
-    lengths = sorted({int(path.stem.rpartition('_')[2]) for path in Path(folder).glob('clip_[0-9]*_[0-9]*.npz')})
+    if options.alongside not in (0, 1):
+        raise DataError(f'alongside is 0 or 1, got {options.alongside}.')
+    kind = 'alongside' if options.alongside else 'clip'
+    lengths = sorted({int(path.stem.rpartition('_')[2]) for path in Path(folder).glob(f'{kind}_[0-9]*_[0-9]*.npz')})
     if len(lengths) > 1 and not options.num_sweeps:
         raise DataError(
             f'{folder} holds clips of {lengths} sweeps, which are different drives. Say which to use: '
             f'simulation:{text}?num_sweeps={lengths[0]}'
         )
-    return SimulatedPairs(first, last, ClipStore(Path(folder), options.num_sweeps or (lengths or [2])[0]))
+    store = ClipStore(Path(folder), options.num_sweeps or (lengths or [2])[0], bool(options.alongside))
+    if not 0 <= options.at < store.num_sweeps - 1:
+        raise DataError(f'at goes from 0 to {store.num_sweeps - 2} in clips of {store.num_sweeps} sweeps.')
+    return SimulatedPairs(first, last, store, options.at)
 
 
 def recognises(text: str) -> bool:
@@ -137,12 +152,23 @@ def _clip_pair(key: str, clip, first: int, second: int) -> DatasetPair:
 
 def _stored_pair(key: str, arrays, first: int, second: int) -> DatasetPair:
     points, category = ([arrays[f'{name}_{k}'] for k in (first, second)] for name in ('points', 'category'))
+    odom_T_lidar, step = arrays['odom_T_lidar'], second - first
     poses, stamps = ([arrays[name][k] for k in (first, second)] for name in ('odom_T_lidar', 'stamp_ns'))
-    return _dataset_pair(key, points, category, arrays[f'flow_{first}_{second}'], poses, stamps)
+
+    def beside(numbers) -> tuple[PosedSweep, ...]:
+        known = [k for k in numbers if 0 <= k < len(odom_T_lidar)]
+        return tuple(PosedSweep(arrays[f'points_{k}'], transforms.invert(poses[0]) @ odom_T_lidar[k]) for k in known)
+
+    history = beside(first - step * k for k in range(1, HISTORY + 1))
+    future = beside(second + step * k for k in range(1, HISTORY + 1))
+    return _dataset_pair(key, points, category, arrays[f'flow_{first}_{second}'], poses, stamps, history, future)
 
 
-def _dataset_pair(key: str, points, category, flow: np.ndarray, odom_T_lidar, stamp_ns) -> DatasetPair:
+def _dataset_pair(
+    key: str, points, category, flow: np.ndarray, odom_T_lidar, stamp_ns, history=(), future=()
+) -> DatasetPair:
     ego0_T_ego1 = transforms.invert(odom_T_lidar[0]) @ odom_T_lidar[1]
-    pair = SweepPair(points[0], points[1], ego0_T_ego1, abs(float(stamp_ns[1] - stamp_ns[0])) * 1e-9)
+    dt = abs(float(stamp_ns[1] - stamp_ns[0])) * 1e-9
+    pair = SweepPair(points[0], points[1], ego0_T_ego1, dt, history, future)
     truth = GroundTruthFlow(flow.astype(np.float32), _BY_CATEGORY[category[0]], np.ones(len(flow), bool))
     return DatasetPair(key, pair, *(of_sweep == Category.GROUND for of_sweep in category), truth)

@@ -16,6 +16,7 @@ from zeroflow_ros.engines.engine import IDENTITY, Engine
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.selection import ENGINES, engine_from_spec, load_engine
 from zeroflow_ros.errors import ConfigError, DataError
+from zeroflow_ros.lidar.sweep import SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
 
 KINDS = 'zero, nearest, embedded, MODEL.onnx, tensorrt:MODEL.onnx, CHECKPOINT.pt, teacher:NAME, labels:STORE'
@@ -71,15 +72,23 @@ class ModelEstimator:
     def __init__(self, name: str, engine: Engine, refinements: int = 0):
         self.name = name
         self._pipeline = FlowPipeline(engine, output_on='previous', refinements=refinements)
-        self._last_sweep = np.zeros((0, 3), np.float32)
+        self._last_pair: SweepPair | None = None
 
     def flow(self, item: DatasetPair) -> np.ndarray:
-        """Return the flow of the pipeline; its estimated sensor height persists over consecutive pairs of a drive."""
+        """Return the flow of the pipeline; its estimated level persists over consecutive pairs of a drive."""
         pair = item.pair
-        if not np.array_equal(pair.points0, self._last_sweep, equal_nan=True):
+        if self._last_pair is None or not _continues(pair, self._last_pair):
             self._pipeline.reset()
-        self._last_sweep = pair.points1
+        self._last_pair = pair
+        self._pipeline.set_mount(item.mount)
         return self._pipeline.estimate(pair).velocity * np.float32(pair.dt)
+
+
+def _continues(pair: SweepPair, last: SweepPair) -> bool:
+    """Return whether a pair follows the last one, both seen from their older or both from their newer sweep."""
+    return np.array_equal(pair.points0, last.points1, equal_nan=True) or np.array_equal(
+        pair.points1, last.points0, equal_nan=True
+    )
 
 
 class PointEstimator:
@@ -156,11 +165,14 @@ class TorchEngine:
         self.card, self.runs_on = card, f'torch {torch.__version__} on {device}, {torch.get_num_threads()} CPU threads'
         self._student, self._device = student.to(device), device
 
-    def infer(self, source, target, watch, *, network_T_source=IDENTITY, network_T_target=IDENTITY) -> np.ndarray:
+    def infer(
+        self, source, target, watch, *, network_T_source=IDENTITY, network_T_target=IDENTITY, older=()
+    ) -> np.ndarray:
         """See `Engine.infer`."""
         import torch
 
-        clouds = transforms.apply(network_T_source, source), transforms.apply(network_T_target, target)
+        clouds = [(source, network_T_source), (target, network_T_target), *older][: self.card.num_sweeps]
+        clouds = [transforms.apply(network_T_points, points) for points, network_T_points in clouds]
         inside = [self.card.grid.assign(points) >= 0 for points in clouds]
         flow = np.full_like(source, np.nan)
         with watch('inference'), torch.inference_mode():
@@ -180,7 +192,8 @@ def checkpoint_engine(path: Path, device: str = 'cpu') -> TorchEngine:
 
     checkpoint = load_checkpoint(path)
     student = checkpoint.build()
-    card = partial(ModelCard, form='full', precision='float32', nominal_dt=0.1, dt_range=(0.04, 0.25), num_sweeps=2)
+    card = partial(ModelCard, form='full', precision='float32', nominal_dt=0.1, dt_range=(0.04, 0.25),
+                   num_sweeps=student.num_sweeps)  # fmt: skip
     return TorchEngine(
         card(name=path.stem, student=checkpoint.student, grid=student.grid, inputs={}, outputs={}, training={},
              versions={}, **checkpoint.policies),

@@ -14,7 +14,8 @@ from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.point_cloud import decode_cloud
-from zeroflow_ros.lidar.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import Sweep
+from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.runtime.offline import OfflineFlow
 
@@ -51,13 +52,15 @@ class SimulatedDrive:
         self._objects = actor_objects(clip)
         pipeline = FlowPipeline(self._engine)
         points = [sweep.points[sweep.category != Category.EGO] for sweep in clip.sweeps]
+        history = SweepHistory(self._engine.card.num_sweeps)
         for number in range(1, len(clip.sweeps)):
             before, now = clip.sweeps[number - 1 : number + 1]
             ego0_T_ego1 = transforms.invert(before.odom_T_lidar) @ now.odom_T_lidar
-            dt = (now.stamp_ns - before.stamp_ns) * 1e-9
-            estimate = pipeline.estimate(SweepPair(points[number - 1], points[number], ego0_T_ego1, dt))
+            sweeps = (Sweep(points[k], clip.sweeps[k].stamp_ns) for k in (number - 1, number))
+            pair = history.pair(*sweeps, ego0_T_ego1)
+            estimate = pipeline.estimate(pair)
             time = (now.stamp_ns - clip.sweeps[0].stamp_ns) * 1e-9
-            yield FlowSweep(number, time, points[number], estimate.velocity, ego0_T_ego1, dt)
+            yield FlowSweep(number, time, points[number], estimate.velocity, ego0_T_ego1, pair.dt)
 
     def objects(self) -> dict[int, list[GroundTruthObject]]:
         """Return the ground-truth objects by sweep number; valid after iterating `sweeps`."""

@@ -64,7 +64,7 @@ class SimulatedClip:
     """Consecutive sweeps of one drive through one street.
 
     seed: seed of simulate_clip.
-    street: kind of street, a key of street.KINDS.
+    street: kind of street, a key of street_kinds.KINDS.
     lidar, lidar_height: the sensor, and its height above the ground [m].
     sweeps: S sweeps, 1 / lidar.rate_hz apart.
     odom_T_actors: (S, A, 4, 4) float64; the last actor is the ego vehicle, visible in some clips (roof, bonnet).

@@ -37,7 +37,7 @@ class GpuSession:
         self.num_bytes = 0
         self._allocations, self._zeroed, self._per_point = [], [], {}
         self._launches_before, self._launches_after = [], []
-        self._clouds = [_Cloud(self, max_points) for _ in range(2)]
+        self._clouds = [_Cloud(self, max_points) for _ in range(card.num_sweeps)]
         self._flow = self._allocate(3 * max_points)
         self._host_flow = driver.pagelocked_empty((max_points, 3), np.float32)
         tensors = {'images': self._add_pillars(card)}
@@ -46,7 +46,7 @@ class GpuSession:
             if not self._context.set_tensor_address(tensor, address):
                 raise ModelError(f'The engine has no tensor {tensor!r}: {library.take_errors()}.')
         self._launch_all, self.no_graph_reason = self._launch, 'no CUDA graph: the shapes change with the points'
-        self.run([(np.zeros((1, 3), np.float32), np.eye(4))] * 2, Stopwatch())  # allocates and compiles
+        self.run([(np.zeros((1, 3), np.float32), np.eye(4))] * card.num_sweeps, Stopwatch())  # allocates and compiles
         if not self._per_point:
             self._launch_all, self.no_graph_reason = device.record(self._stream, self._launch)
 
@@ -55,12 +55,16 @@ class GpuSession:
         self.__dict__.clear()
 
     def run(self, clouds, watch: Stopwatch) -> np.ndarray:
-        """Return the flow from the first cloud to the second; each is (points (N, 3), network_T_points)."""
+        """Return the flow from the first cloud to the second.
+
+        clouds: (points (N, 3), network_T_points) of 2 to num_sweeps sweeps; the images of the others are 0.
+        """
         num_points = len(clouds[0][0])
         if not num_points:
             return np.empty((0, 3), np.float32)
         with watch('pillars'):
-            for cloud, (points, network_T_points) in zip(self._clouds, clouds, strict=True):
+            missing = [(np.zeros((0, 3), np.float32), np.eye(4))] * (len(self._clouds) - len(clouds))
+            for cloud, (points, network_T_points) in zip(self._clouds, [*clouds, *missing], strict=True):
                 cloud.fill(points, network_T_points, self._stream)
         with watch('inference'):
             for tensor, shape in self._per_point.items():
@@ -107,10 +111,11 @@ class GpuSession:
         return kernel
 
     def _add_pillars(self, card: ModelCard) -> int:
-        """Add the pillar encoder of both clouds to the launches; return the address of the images."""
+        """Add the pillar encoder of all clouds to the launches; return the address of the images."""
         grid, num_channels, num_cells = card.grid, len(card.encoder_weight), card.grid.cells**2
-        images, weight, bias = self._allocate(2 * num_channels * num_cells), card.encoder_weight, card.encoder_bias
-        self._zeroed.append((images, 2 * num_channels * num_cells))
+        num_words = card.num_sweeps * num_channels * num_cells
+        images, weight, bias = self._allocate(num_words), card.encoder_weight, card.encoder_bias
+        self._zeroed.append((images, num_words))
         # The centres of the columns, which are also those of the rows: the grid is square.
         line, weight, bias = (self._upload(values) for values in (grid.centres[: grid.cells, 0], weight, bias))
         self._in_grid = grid.cells, float(grid.centres[0, 2]), line

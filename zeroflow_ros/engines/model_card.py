@@ -20,7 +20,9 @@ METADATA_KEY = 'zeroflow_ros.model_card'
 SCHEMA = 2
 REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
 NO_CHECKSUM = '0' * 64
-_SINCE_SCHEMA_2 = {'network_frame': 'source'}  # fields missing in the first files of schema 2, and their values there
+# Fields that some files of schema 2 lack, and their values there.
+_SINCE_SCHEMA_2 = {'network_frame': 'source', 'num_sweeps': 2}
+MAX_SWEEPS = 32
 POINTS_AXIS = 'num_points'  # dynamic axis of a gather model
 _CHOICES = {
     'form': ('dense', 'gather', 'full'),
@@ -53,7 +55,8 @@ class ModelCard:
     direction: 'both' when trained forward and backward in time, so that it can estimate flow for the latest sweep, else
         'forward'.
     nominal_dt: seconds between the sweeps in training. dt_range: allowed seconds between sweeps.
-    num_sweeps: number of input sweeps.
+    num_sweeps: sweeps that the model takes: the one that gets the flow, its neighbour in time, and those beyond. Any
+        model works with two.
     encoder_weight (C, 9), encoder_bias (C,): the pillar encoder that runs before the network; empty for a full model.
     head_offset_weight (H, 3), head_weight (3, H), head_bias (3,), head_activation: the point head that runs after a
         dense network; empty for other forms.
@@ -102,8 +105,10 @@ class ModelCard:
             raise ModelError(
                 f'The model card has dt_range {self.dt_range} around nominal_dt {self.nominal_dt}. {REMEDY}'
             )
-        if self.num_sweeps != 2:
-            raise ModelError(f'The model takes {self.num_sweeps} sweeps; this version runs models that take 2.')
+        if not 2 <= self.num_sweeps <= MAX_SWEEPS:
+            raise ModelError(
+                f'The model takes {self.num_sweeps} sweeps; this version runs models that take 2 to {MAX_SWEEPS}.'
+            )
         if self.form == 'dense' and not (len(self.encoder_weight) and len(self.head_offset_weight)):
             raise ModelError(
                 f'A dense model needs the weights of its pillar encoder and point head in the card. {REMEDY}'
@@ -182,11 +187,12 @@ class ModelCard:
             if not isinstance(shape, list) or not all(type(size) in (int, str) for size in shape):
                 raise ValueError(f'the shape of a tensor is a list of numbers and names, not {reprlib.repr(shape)}')
         if self.form == 'full':
-            if self.inputs.keys() != {'points0', 'points1'} or self.outputs.keys() != {'flow'}:
-                raise ValueError("a full model has the inputs 'points0' and 'points1' and the output 'flow'")
+            names = [f'points{k}' for k in range(self.num_sweeps)]
+            if self.inputs.keys() != set(names) or self.outputs.keys() != {'flow'}:
+                raise ValueError(f"a full model has the inputs {', '.join(names)} and the output 'flow'")
             return
         cells = self.grid.cells
-        inputs = {'images': [1, 2 * len(self.encoder.weight), cells, cells]}
+        inputs = {'images': [1, self.num_sweeps * len(self.encoder.weight), cells, cells]}
         if self.form == 'gather':
             inputs |= {'cell_index': [POINTS_AXIS], 'offsets': [POINTS_AXIS, 3]}
             outputs = {'flow': [POINTS_AXIS, 3]}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model with ONNX Runtime on the CPU, with the pillar encoder before it and the point head after it."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from zeroflow_ros.engines.engine import IDENTITY
 from zeroflow_ros.engines.model_card import METADATA_KEY, REMEDY, ModelCard, verify_checksum
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ModelError
-from zeroflow_ros.lidar.pillars import PillarImagePair
+from zeroflow_ros.lidar.pillars import PillarImages
 from zeroflow_ros.transforms import apply
 
 _FLOAT, _INDEX = 'tensor(float)', 'tensor(int32)'  # types of inputs and outputs, whatever the precision inside
@@ -72,17 +73,19 @@ class OnnxRuntimeEngine:
         *,
         network_T_source: np.ndarray = IDENTITY,
         network_T_target: np.ndarray = IDENTITY,
+        older: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     ) -> np.ndarray:
         """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""
-        return self._form.infer(source, target, network_T_source, network_T_target, watch)
+        clouds = [(source, network_T_source), (target, network_T_target), *older][: self.card.num_sweeps]
+        return self._form.infer(clouds, watch)
 
 
 class _Dense:
-    """Runs a dense model: two pillar images in one buffer, the network, the head; large buffers are reused."""
+    """Runs a dense model: pillar images in one buffer, the network, the head; large buffers are reused."""
 
     def __init__(self, session, card: ModelCard):
         self._session, self._head = session, card.head
-        self._pillars = PillarImagePair(card.encoder)
+        self._pillars = PillarImages(card.encoder, card.num_sweeps)
         images = self._pillars.images
         self._hidden = np.zeros(card.outputs['hidden'], np.float32)
         self._binding = session.io_binding()
@@ -90,13 +93,12 @@ class _Dense:
         self._binding.bind_output('hidden', 'cpu', 0, np.float32, self._hidden.shape, self._hidden.ctypes.data)
         self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
 
-    def infer(self, source, target, network_T_source, network_T_target, watch):
+    def infer(self, clouds, watch):
         with watch('pillars'):
-            target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
-            cell_index = self._pillars.source.update(source, network_T_source)
-            target_half.result()
+            cell_index = self._pillars.update(clouds, self._other_core)
         with watch('inference'):
             self._session.run_with_iobinding(self._binding)
+            source, network_T_source = clouds[0]
             flow = np.empty((len(source), 3), np.float32)
             halves = slice(0, len(source) // 2), slice(len(source) // 2, None)
 
@@ -110,22 +112,21 @@ class _Dense:
 
 
 class _Gather:
-    """Runs a gather model; its inputs are two pillar images, and cells and offsets of the source points in the grid."""
+    """Runs a gather model; its inputs are pillar images, and cells and offsets of the source points in the grid."""
 
     def __init__(self, session, card: ModelCard):
         self._session, self._grid = session, card.grid
-        self._pillars = PillarImagePair(card.encoder)
+        self._pillars = PillarImages(card.encoder, card.num_sweeps)
         self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
 
-    def infer(self, source, target, network_T_source, network_T_target, watch):
+    def infer(self, clouds, watch):
+        source, network_T_source = clouds[0]
         with watch('pillars'):
-            target_half = self._other_core.submit(self._pillars.target.update, target, network_T_target)
-            cell_index = self._pillars.source.update(source, network_T_source)
+            cell_index = self._pillars.update(clouds, self._other_core)
             rows = np.flatnonzero(cell_index >= 0)
             cell_index = np.take(cell_index, rows)
             points = apply(network_T_source, np.take(source, rows, axis=0))
             inputs = {'cell_index': cell_index, 'offsets': self._grid.centre_offsets(points, cell_index)}
-            target_half.result()
             inputs['images'] = self._pillars.images
         flow = np.full((len(source), 3), np.nan, np.float32)
         with watch('inference'):
@@ -138,19 +139,21 @@ class _Full:
     """Runs a full model; its inputs are the points inside the grid."""
 
     def __init__(self, session, card: ModelCard):
-        self._session, self._grid = session, card.grid
+        self._session, self._grid, self._num_sweeps = session, card.grid, card.num_sweeps
 
-    def infer(self, source, target, network_T_source, network_T_target, watch):
-        flow = np.full((len(source), 3), np.nan, np.float32)
+    def infer(self, clouds, watch):
+        flow = np.full((len(clouds[0][0]), 3), np.nan, np.float32)
+        # A missing sweep is one point outside the grid: the dynamic axes begin at 1.
+        inputs = {f'points{k}': np.full((1, 3), 1e6, np.float32) for k in range(2, self._num_sweeps)}
         with watch('pillars'):
-            rows, points0 = self._inside(source, network_T_source)
-            _, points1 = self._inside(target, network_T_target)
+            for k, (points, network_T_points) in enumerate(clouds):
+                moved = apply(network_T_points, points)
+                inside = np.flatnonzero(self._grid.assign(moved) >= 0)
+                if k == 0:
+                    rows = inside
+                if k < 2 or len(inside):
+                    inputs[f'points{k}'] = np.take(moved, inside, axis=0)
         if len(rows):
             with watch('inference'):
-                flow[rows] = self._session.run(['flow'], {'points0': points0, 'points1': points1})[0]
+                flow[rows] = self._session.run(['flow'], inputs)[0]
         return flow
-
-    def _inside(self, points, network_T_points):
-        moved = apply(network_T_points, points)
-        rows = np.flatnonzero(self._grid.assign(moved) >= 0)
-        return rows, np.take(moved, rows, axis=0)

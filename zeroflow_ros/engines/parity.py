@@ -5,24 +5,41 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from zeroflow_ros.engines.engine import IDENTITY, Engine
+from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.lidar.pillars import PillarGrid
 
 SIZES = ((0, 0), (0, 333), (1, 1), (333, 0), (333, 334), (90_000, 90_000))
 
 
-def parity_clouds(grid: PillarGrid) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (name, source, target), clouds (N, 3) float32 [m]: random ones, and points on cell borders.
+def parity_clouds(grid: PillarGrid, num_sweeps: int = 2) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yield (name, clouds), (N, 3) float32 [m] each: random ones, and points on cell borders.
 
-    The largest pair exists because some scatter kernels were wrong only above 20,000 points.
+    Two clouds, and with a larger num_sweeps also that many. The largest pair exists because some scatter kernels were
+    wrong only above 20,000 points.
     """
     rng = np.random.default_rng(0)
     reach = np.array([grid.half_extent, grid.half_extent, grid.z_max]) * 1.05  # some fall outside
-    for num_source, num_target in SIZES:
-        pair = [(rng.uniform(-1, 1, (n, 3)) * reach).astype(np.float32) for n in (num_source, num_target)]
-        yield f'random {num_source} + {num_target}', *pair
+    pairs = []
+    for sizes in SIZES:
+        pair = [(rng.uniform(-1, 1, (n, 3)) * reach).astype(np.float32) for n in sizes]
+        pairs.append((f'random {sizes[0]} + {sizes[1]}', pair))
     lines = (np.arange(grid.cells + 1) - grid.cells / 2) * grid.cell
     border = np.stack([lines, rng.permutation(lines), np.zeros_like(lines)], axis=1).astype(np.float32)
-    yield 'cell borders', border, border[::-1].copy()
+    pairs.append(('cell borders', [border, border[::-1].copy()]))
+    for name, pair in pairs:
+        yield name, pair
+        if num_sweeps > 2:
+            yield (
+                f'{name}, {num_sweeps} sweeps',
+                [*pair, *(pair[k % 2] + np.float32(0.1 * k) for k in range(2, num_sweeps))],
+            )
+
+
+def flow_of_clouds(engine: Engine, clouds: list[np.ndarray]) -> np.ndarray:
+    """Return the flow (N, 3) [m] of the first cloud towards the second; the others lie beyond, all in one frame."""
+    source, target, *older = clouds
+    return engine.infer(source, target, Stopwatch(), older=[(points, IDENTITY) for points in older])
 
 
 def largest_difference(first: np.ndarray, second: np.ndarray) -> float:

@@ -18,8 +18,7 @@ from pathlib import Path
 from zeroflow_ros.engines.cuda_device import CudaDevice, compile_kernels, kernels_checksum
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine
-from zeroflow_ros.engines.parity import largest_difference, parity_clouds
-from zeroflow_ros.engines.stopwatch import Stopwatch
+from zeroflow_ros.engines.parity import flow_of_clouds, largest_difference, parity_clouds
 from zeroflow_ros.engines.tensorrt_engine import TensorRtEngine
 from zeroflow_ros.engines.tensorrt_library import TensorRt
 from zeroflow_ros.errors import ModelError
@@ -115,8 +114,8 @@ def check_parity(engine, reference) -> float:
     Raises: ModelError when it is larger than the tolerance for the precision of the model.
     """
     card, worst = reference.card, 0.0
-    for name, source, target in parity_clouds(card.grid):
-        difference = largest_difference(*(each.infer(source, target, Stopwatch()) for each in (engine, reference)))
+    for name, clouds in parity_clouds(card.grid, card.num_sweeps):
+        difference = largest_difference(*(flow_of_clouds(each, clouds) for each in (engine, reference)))
         if difference > TOLERANCES[card.precision]:
             raise ModelError(
                 f'The engine of {card.name} is {difference:.4f} m from ONNX Runtime on {name} points, more than '

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model with TensorRT on an NVIDIA GPU; only points and flow are copied between CPU and GPU."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from zeroflow_ros.errors import ModelError
 class TensorRtEngine:
     """Runs an engine that `tensorrt_build.open_engine` built or loaded; see `Engine`.
 
-    A sweep is two copies to the GPU, one launch of a CUDA graph (pillars of both clouds, network, point head), and one
+    A sweep is two copies to the GPU, one launch of a CUDA graph (pillars of all clouds, network, point head), and one
     copy back. Memory is allocated once for max_points; a larger cloud makes it grow. When the GPU fails during a sweep,
     its state is rebuilt once and the sweep is repeated; a second failure is a ModelError.
     The stage 'pillars' is the CPU work before the launch, 'inference' all work on the GPU.
@@ -45,13 +46,14 @@ class TensorRtEngine:
         *,
         network_T_source: np.ndarray = IDENTITY,
         network_T_target: np.ndarray = IDENTITY,
+        older: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     ) -> np.ndarray:
         """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid.
 
         Raises: ModelError when the GPU fails twice.
         """
-        clouds = (source, network_T_source), (target, network_T_target)
-        num_points = max(len(source), len(target))
+        clouds = [(source, network_T_source), (target, network_T_target), *older][: self.card.num_sweeps]
+        num_points = max(len(points) for points, _ in clouds)
         if num_points > self._max_points:
             self._max_points = num_points + num_points // 4
             self._close()

@@ -2,6 +2,7 @@
 """Pillar grid and pillar encoder: assign points to cells and compute the pseudo-image (CPU)."""
 
 import math
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -193,14 +194,34 @@ class PillarImage:
         return cell_index
 
 
-class PillarImagePair:
-    """The pseudo-images of two clouds side by side, as a dense network reads them.
+class PillarImages:
+    """The pseudo-images of a sweep and of those before it side by side, as a dense network reads them.
 
-    images: (1, 2C, G, G) float32. source, target: PillarImage of the first and the second half.
+    images: (1, S * C, G, G) float32. num_sweeps: S.
     """
 
-    def __init__(self, encoder: PillarEncoder):
+    def __init__(self, encoder: PillarEncoder, num_sweeps: int):
         cells, num_channels = encoder.grid.cells, len(encoder.weight)
-        self.images = np.zeros((1, 2 * num_channels, cells, cells), np.float32)
-        self.source = PillarImage(encoder, self.images[0, :num_channels])
-        self.target = PillarImage(encoder, self.images[0, num_channels:])
+        self.images = np.zeros((1, num_sweeps * num_channels, cells, cells), np.float32)
+        self._slots = [
+            PillarImage(encoder, self.images[0, k * num_channels : (k + 1) * num_channels]) for k in range(num_sweeps)
+        ]
+        self._num_used = 0
+
+    def update(self, clouds, other_core: Executor) -> np.ndarray:
+        """Write the images of new clouds; return the cell index of each point of the first, (N,) int32, -1 outside.
+
+        clouds: (points (N, 3) float32 [m], network_T_points (4, 4)) of each sweep, 2 to S; images beyond them become 0.
+        other_core: runs half of the work.
+        """
+        nowhere = np.zeros((0, 3), np.float32), np.eye(4)
+        jobs = [*enumerate(clouds), *((k, nowhere) for k in range(len(clouds), self._num_used))]
+        self._num_used = len(clouds)
+
+        def write(some) -> list[np.ndarray]:
+            return [self._slots[k].update(points, network_T_points) for k, (points, network_T_points) in some]
+
+        others = other_core.submit(write, jobs[1::2])
+        cell_index = write(jobs[::2])[0]
+        others.result()
+        return cell_index

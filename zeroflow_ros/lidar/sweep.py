@@ -6,6 +6,8 @@ from enum import Enum
 
 import numpy as np
 
+from zeroflow_ros.transforms import invert
+
 
 class DropReason(str, Enum):
     """Why a sweep got no flow; the value is the name of its counter."""
@@ -57,19 +59,43 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class PosedSweep:
+    """A sweep beside a pair.
+
+    points: (N, 3) float32 [m], in its own ego frame. ego0_T_ego: (4, 4) float64, maps them into ego0 of the pair.
+    """
+
+    points: np.ndarray
+    ego0_T_ego: np.ndarray
+
+
+@dataclass(frozen=True)
 class SweepPair:
-    """Two consecutive sweeps and the ego motion between them.
+    """Two consecutive sweeps, the ego motion between them, and the sweeps before.
 
     points0: (N, 3) float32 [m], older sweep, in ego0.
     points1: (M, 3) float32 [m], newer sweep, in ego1.
     ego0_T_ego1: (4, 4) float64, maps ego1 points into ego0.
     dt: seconds from sweep 0 to sweep 1, positive.
+    history: sweeps before sweep 0, the nearest first; as many as are known.
+    future: sweeps after sweep 1, the nearest first; known offline only.
     """
 
     points0: np.ndarray
     points1: np.ndarray
     ego0_T_ego1: np.ndarray
     dt: float
+    history: tuple[PosedSweep, ...] = ()
+    future: tuple[PosedSweep, ...] = ()
+
+    def reversed(self) -> 'SweepPair':
+        """Return the pair seen backwards in time: sweep 1 becomes sweep 0, and what came before comes after."""
+        ego1_T_ego0 = invert(self.ego0_T_ego1)
+        history, future = (
+            tuple(PosedSweep(sweep.points, ego1_T_ego0 @ sweep.ego0_T_ego) for sweep in beside)
+            for beside in (self.future, self.history)
+        )
+        return SweepPair(self.points1, self.points0, ego1_T_ego0, self.dt, history, future)
 
     def __post_init__(self):
         for name in ('points0', 'points1'):

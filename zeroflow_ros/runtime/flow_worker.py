@@ -16,7 +16,8 @@ from zeroflow_ros.errors import CloudError, EgoMotionError, ModelError
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import with_times
-from zeroflow_ros.lidar.sweep import DropReason, SkipReason, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, SkipReason, Sweep, SweepBuffer
+from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.runtime.health import Health, Level
 from zeroflow_ros.runtime.input_checks import InputChecks
@@ -57,15 +58,17 @@ class FlowWorker:
     expensive; it is then decoded only if the newest and the last sweep are too far apart to make a pair.
 
     sink: receives the results. parameters: returns the current parameters. now_ns: the clock that the clouds are
-    stamped by.
+    stamped by. mount: returns base_T_sensor of the frame of a cloud, or None; see `FlowPipeline`.
     """
 
     def __init__(self, pipeline: FlowPipeline, ego_motion, health: Health, sink: FlowSink, *,
-                 parameters: Callable, now_ns: Callable[[], int]):  # fmt: skip
+                 parameters: Callable, now_ns: Callable[[], int],
+                 mount: Callable[[str], np.ndarray | None] = lambda frame_id: None):  # fmt: skip
         self._pipeline, self._ego_motion, self._health, self._sink = pipeline, ego_motion, health, sink
-        self._parameters, self._now_ns = parameters, now_ns
+        self._parameters, self._now_ns, self._mount = parameters, now_ns, mount
         self._mailbox = Mailbox()
         self._buffer = SweepBuffer(pipeline.engine.card.dt_range)
+        self._history = SweepHistory(pipeline.engine.card.num_sweeps)
         self._last_msg = None  # the message of self._buffer.last
         self._clock_jumped = False
         self._deskew = Deskew() if parameters().deskew else None
@@ -185,8 +188,8 @@ class FlowWorker:
         except EgoMotionError as error:
             health.record_dropped(DropReason.EGO_MOTION, str(error))
             return
-        pair = SweepPair(previous.points, sweep.points, ego0_T_ego1, dt)
-        estimate = self._pipeline.estimate(pair)
+        self._pipeline.set_mount(self._mount(sweep.frame_id))
+        estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))
         self.num_failures = 0
         carrier, points = (msg, sweep.points) if estimate.output_on == 'latest' else (last_msg, previous.points)
         with self._publishing:

@@ -14,7 +14,7 @@ import numpy as np
 
 from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagWriter
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
-from zeroflow_ros.ego_motion.bag_motion import BagMotion
+from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
 from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
@@ -22,7 +22,8 @@ from zeroflow_ros.errors import CloudError, ConfigError, DataError, EgoMotionErr
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
-from zeroflow_ros.lidar.sweep import DropReason, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, SweepBuffer
+from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.transforms import from_quaternion
 from zeroflow_ros.views import rerun_view
@@ -34,6 +35,7 @@ _NOT_KEPT = (
     DropReason.MALFORMED, DropReason.EMPTY, DropReason.ZERO_STAMP, DropReason.DUPLICATE, DropReason.OUT_OF_ORDER,
     DropReason.TOO_CLOSE,
 )  # fmt: skip
+BASE_FRAME = 'base_link'
 _MAX_WAITING = 20  # sweeps that wait for odometry later in the bag: 2 s at 10 Hz
 
 
@@ -60,15 +62,17 @@ class OfflineFlow:
 
     topic: of the clouds; '' if the bag has only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
     deskew: motion-compensate points to the stamps of their sweeps, if clouds have point times.
-    output_on, sensor_height, refinements: see `FlowPipeline`. start, duration: part of the bag in seconds;
-    duration 0 is up to its end.
+    base_frame: frame whose z is up; /tf_static of the bag says how the sensor is mounted on it; '': do not look.
+    base_T_lidar: (4, 4), instead of /tf_static. output_on, sensor_height, refinements: see `FlowPipeline`.
+    start, duration: part of the bag in seconds; duration 0 is up to its end.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for an unknown choice.
     """
 
     def __init__(self, bag: Bag, engine: Engine, *, topic: str = '', ego_motion: str = 'auto',
                  odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, output_on: str = 'latest',
-                 sensor_height: float | None = None, refinements: int = 0, deskew: bool = False, start: float = 0.0,
-                 duration: float = 0.0):  # fmt: skip
+                 sensor_height: float | None = None, base_frame: str = BASE_FRAME,
+                 base_T_lidar: np.ndarray | None = None, refinements: int = 0, deskew: bool = False,
+                 start: float = 0.0, duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
         first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
         self.motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'),
@@ -78,9 +82,11 @@ class OfflineFlow:
         self._deskew = Deskew() if deskew else None
         self.has_times = time_field(first) is not None
         self._bag, self._engine = bag, engine
-        self._buffer = SweepBuffer(engine.card.dt_range)
+        self._buffer, self._history = SweepBuffer(engine.card.dt_range), SweepHistory(engine.card.num_sweeps)
         self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height, refinements=refinements,
                                       ego_motion_removed=self.motion.source != 'none')  # fmt: skip
+        self._base_frame, self._base_T_lidar = base_frame.lstrip('/'), base_T_lidar
+        self._static_transforms = static_transforms(bag)
         self._start_ns = bag.start_ns + round(start * 1e9)
         self._end_ns = self._start_ns + round(duration * 1e9) if duration else bag.end_ns
         self._last: tuple | None = None  # message and time of the buffer's last sweep
@@ -133,13 +139,16 @@ class OfflineFlow:
                 ego0_T_ego1 = self.motion.between(previous, sweep)
         except EgoMotionError as error:
             return dropped(DropReason.EGO_MOTION, str(error))
-        estimate = self._estimate(previous, sweep, ego0_T_ego1)
+        self._pipeline.set_mount(self._mount(sweep.frame_id))
+        estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))
         carrier, time_ns = before if estimate.output_on == 'previous' else self._last
         return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, {**watch.stages_ms, **estimate.stages_ms})
 
-    def _estimate(self, sweep0: Sweep, sweep1: Sweep, ego0_T_ego1: np.ndarray) -> FlowEstimate:
-        dt = (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9
-        return self._pipeline.estimate(SweepPair(sweep0.points, sweep1.points, ego0_T_ego1, dt))
+    def _mount(self, frame_id: str) -> np.ndarray | None:
+        """Return base_T_sensor, (4, 4), of a cloud's frame; None where it is not known."""
+        if self._base_T_lidar is not None or not self._base_frame:
+            return self._base_T_lidar
+        return self._static_transforms.lookup(self._base_frame, frame_id)
 
 
 def estimate_flow(bag: Bag, engine: Engine, **options) -> Iterator[tuple[object, FlowEstimate]]:
@@ -212,13 +221,15 @@ def main(args) -> int:
     if has_view:
         if not args.out and rerun_view.has_flow(args.bag, ''.join(args.topic)):
             return rerun_view.show_file(args)
-    pose = args.odometry_T_lidar
+    pose, mount = args.odometry_T_lidar, args.base_T_lidar
     engine = engine_from_spec(args.model, num_threads=args.threads)
     with Bag(args.bag) as bag:
         flow = OfflineFlow(
             bag, engine, topic=''.join(args.topic), ego_motion=args.ego_motion, odometry_topic=args.odometry_topic,
             odometry_T_lidar=from_quaternion(pose[:3], pose[3:]) if pose else None, output_on=args.output_on,
-            sensor_height=args.sensor_height, refinements=args.refinements, deskew=args.deskew, start=args.start,
+            sensor_height=args.sensor_height, base_frame=args.base_frame,
+            base_T_lidar=from_quaternion(mount[:3], mount[3:]) if mount else None,
+            refinements=args.refinements, deskew=args.deskew, start=args.start,
             duration=args.duration,
         )  # fmt: skip
         if flow.motion.note:

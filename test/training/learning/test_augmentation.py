@@ -34,6 +34,21 @@ def test_an_error_of_the_ego_motion_moves_one_cloud_and_no_flow():
     assert np.ptp(shift, axis=0).max() < 1e-3
 
 
+def test_the_sweeps_of_a_window_move_together_and_drift_apart():
+    """The same static points seen five times: without errors they stay in one place, with errors they drift."""
+    points = np.random.default_rng(0).uniform(-20, 20, (300, 3)).astype(np.float32)
+    flow = np.zeros_like(points)
+    tilted = dataclasses.replace(EXACT, tilt=0.05)
+    clouds, flows, rows = tilted([points] * 5, (flow, flow), np.random.default_rng(0))
+    assert (len(clouds), len(flows), len(rows)) == (5, 2, 5)
+    for other in clouds[1:]:
+        np.testing.assert_allclose(other, clouds[0], atol=1e-4)
+    wrong = dataclasses.replace(tilted, ego_translation=0.05)
+    clouds, _, _ = wrong([points] * 5, (flow, flow), np.random.default_rng(0))
+    drift = [np.linalg.norm((other - clouds[0]).mean(0)) for other in clouds]
+    assert drift[0] == 0 and len(set(drift)) == 5 and max(drift) < 0.6
+
+
 def test_thinned_rows_go_together():
     thin = dataclasses.replace(EXACT, thin=0.9)
     for seed in range(6):

@@ -6,10 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 from train_world import GRID, TINY, Labels, source
 
 from training.datasets.clip_store import ClipStore
-from training.learning.pair_sources import split_labels
+from training.learning.batch import collate
+from training.learning.disturbances import Disturbances
+from training.learning.pair_sources import ClipSource, split_labels
 from training.learning.samples import PairSamples
 from training.learning.train_config import TrainPhase
 from zeroflow_ros.errors import ConfigError, DataError
@@ -53,6 +56,45 @@ def test_flow_of_a_crop_leads_to_the_other_cloud(clips):
     assert nearest(moved[moving][:200]) < 0.5 * nearest(still[moving][:200])
 
 
+@pytest.fixture(scope='module')
+def windows(tmp_path_factory):
+    """Windows of three sweeps of one clip."""
+    return ClipSource(ClipStore(tmp_path_factory.mktemp('windows'), 3), 1, window=3)
+
+
+def test_a_window_leads_from_both_ends_to_the_neighbours(windows):
+    window = windows[0]
+    assert len(windows) == 1 and len(window.clouds) == 3
+    for points, flow, neighbour in (
+        (window.points0, window.flow0, window.between[0]), (window.points1, window.flow1, window.between[-1])
+    ):  # fmt: skip
+        moving = np.linalg.norm(flow, axis=1) > 0.1
+        tree = cKDTree(neighbour)
+        moved, left = (np.median(tree.query(at[moving])[0]) for at in (points + flow, points))
+        assert moving.sum() > 50 and moved < 0.5 * left
+
+
+def test_samples_of_windows_are_disturbed_and_sometimes_short(windows):
+    disturbances = Disturbances(stray=0.5, rings=0.5, sector=0.5, ground_removed=0.5)
+    config = dataclasses.replace(TINY, num_sweeps=3, disturbances=disturbances, short_history=0.5)
+    samples = PairSamples(config, windows, GRID)
+    drawn = [samples[step, k] for step in (0, 2, 3) for k in range(4)]
+    assert {sample.used for sample in drawn} == {2, 3}
+    for sample in drawn:
+        assert (len(sample.clouds), len(sample.rows), len(sample.flows)) == (3, 2, 2)
+        for points, rows, flow in zip((sample.clouds[0], sample.clouds[-1]), sample.rows, sample.flows, strict=True):
+            assert rows.max() < len(points) and len(rows) == len(flow) and np.isfinite(flow).all()
+    batch = collate(drawn)
+    assert batch.used == [sample.used for sample in drawn] and len(batch.flow) == sum(
+        len(rows) for sample in drawn for rows in sample.rows
+    )
+
+
+def test_clips_shorter_than_a_window_are_refused(clips):
+    with pytest.raises(ConfigError, match='takes 5 sweeps and the clips have 2'):
+        ClipSource(ClipStore(clips, 2), 1, window=5)
+
+
 def test_pairs_are_read_once_as_long_as_there_is_room(clips):
     class Counting:
         def __init__(self):
@@ -66,7 +108,7 @@ def test_pairs_are_read_once_as_long_as_there_is_room(clips):
 
         def __getitem__(self, index):
             self.read.append(index)
-            return ClipStore(clips, 2).pair(0, 0, 1)
+            return ClipStore(clips, 2).window(0, 0)
 
     for room, num_read in ((3, 3), (0, 6)):
         counting = Counting()
@@ -84,8 +126,8 @@ def test_a_damaged_clip_is_simulated_again(clips, tmp_path):
     path = store.ensure(0)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    pair = store.pair(0, 0, 1)
-    again = ClipStore(clips, 2).pair(0, 0, 1)
+    pair = store.window(0, 0)
+    again = ClipStore(clips, 2).window(0, 0)
     np.testing.assert_array_equal(pair.points0, again.points0)
     np.testing.assert_array_equal(pair.flow1, again.flow1)
 

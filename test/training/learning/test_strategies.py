@@ -154,7 +154,7 @@ def test_drives_in_which_nothing_moves_train_all_the_same(label, tmp_path):
 
 
 def test_clips_know_their_ground(clips):
-    pair = ClipStore(clips, 2).pair(0, 0, 1)
+    pair = ClipStore(clips, 2).window(0, 0)
     assert 0.2 < pair.is_ground0.mean() < 0.95 and np.median(np.abs(pair.points0[pair.is_ground0, 2])) < 0.2
     assert not pair.flow0[pair.is_ground0].any() and len(pair.is_ground1) == len(pair.points1)
 

@@ -287,3 +287,19 @@ def test_occupancy_keeps_a_gap(center, expected):
     occupancy = Occupancy(num_sweeps=4)
     assert occupancy.reserve_if_free(np.zeros((1, 1, 2)), 0.5)
     assert occupancy.reserve_if_free(np.array([[center]]), 0.5, gap=0.15) is expected
+
+
+def test_a_large_vehicle_drives_close_beside_the_ego_vehicle():
+    """Alongside means: one tenth of the sweep or more, nearer than 4 m, and it moves in most clips."""
+    moves = []
+    for seed in (1, 3, 6):
+        clip = simulate_clip(seed, lidar='hdl32_20hz', num_sweeps=2, alongside=True)
+        sweep = clip.sweeps[1]
+        large = (sweep.category == Category.OTHER_VEHICLE) & (np.abs(sweep.points[:, 1]) < 6)
+        assert large.mean() > 0.1 and np.linalg.norm(sweep.points[large, :2], axis=1).min() < 4
+        moves.append(np.linalg.norm(clip.flow(1, 0)[large], axis=1).max() > 0.05)
+    assert sum(moves) >= 2
+    assert (
+        simulate_clip(1, lidar='hdl32_20hz', num_sweeps=1).street
+        == simulate_clip(1, lidar='hdl32_20hz', num_sweeps=1, alongside=True).street
+    )

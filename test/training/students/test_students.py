@@ -64,6 +64,29 @@ def test_lite_is_small():
     assert sum(parameter.numel() for parameter in build_student('fastflow3d_lite').parameters()) < 800_000
 
 
+@pytest.fixture(scope='module')
+def lite_5():
+    torch.manual_seed(0)
+    return FastFlow3DLite(num_sweeps=5, grid=SMALL).eval()
+
+
+def test_both_ends_of_a_window_see_it_from_their_side(lite_5):
+    window, short = [cloud(100 + k, seed=k) for k in range(5)], [cloud(90, seed=8), cloud(80, seed=9)]
+    rows = torch.arange(100), torch.arange(104)
+    short_rows = torch.arange(90), torch.arange(80)
+    with torch.no_grad():
+        [(first, last), (short_first, _), (first_of_3, last_of_3)] = lite_5.forward_both(
+            [window, short, window], [rows, short_rows, rows], [5, 2, 3]
+        )
+        close = dict(atol=1e-5, rtol=0)
+        torch.testing.assert_close(first, lite_5(*window)[rows[0]], **close)
+        torch.testing.assert_close(last, lite_5(*window[::-1])[rows[1]], **close)
+        torch.testing.assert_close(short_first, lite_5(*short), **close)
+        torch.testing.assert_close(first_of_3, lite_5(*window[:3])[rows[0]], **close)
+        torch.testing.assert_close(last_of_3, lite_5(*window[:1:-1])[rows[1]], **close)
+    assert not torch.allclose(first, first_of_3, atol=1e-3)  # the older sweeps count
+
+
 def test_unknown_student_is_named():
     with pytest.raises(ConfigError, match='fastflow3d_lite'):
         build_student('fastflow4d')

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zeroflow_ros.engines.cuda_device import CudaDevice
-from zeroflow_ros.engines.parity import largest_difference, parity_clouds
+from zeroflow_ros.engines.parity import flow_of_clouds, largest_difference, parity_clouds
 from zeroflow_ros.engines.selection import DEFAULT_MODELS, load_engine
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.engines.tensorrt_build import TOLERANCES, open_engine
@@ -29,8 +29,8 @@ def engine(gpu, tmp_path_factory):
 def test_flow_is_that_of_onnx_runtime_sweep_after_sweep(engine):
     reference = load_engine(DEFAULT_MODELS['tensorrt'])
     for _ in range(2):  # the second time nothing of the first may be left
-        for name, source, target in parity_clouds(engine.card.grid):
-            flows = [each.infer(source, target, Stopwatch()) for each in (engine, reference)]
+        for name, clouds in parity_clouds(engine.card.grid, engine.card.num_sweeps):
+            flows = [flow_of_clouds(each, clouds) for each in (engine, reference)]
             assert largest_difference(*flows) < TOLERANCES['float32'], name
 
 

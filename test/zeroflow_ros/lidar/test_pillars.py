@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,19 @@ def test_nothing_of_the_cloud_before_stays_in_the_image(compiled_or_not):
         points = rng.uniform(-2, 2, (num_points, 3)).astype(np.float32)
         cells = pillar_image.update(points, np.eye(4))
         np.testing.assert_allclose(image, encoder(GRID).encode_plain(points[cells >= 0], cells[cells >= 0]), atol=1e-5)
+
+
+def test_images_of_missing_sweeps_are_empty(compiled_or_not):
+    rng, encoder_ = np.random.default_rng(0), encoder(GRID)
+    images = pillars.PillarImages(encoder_, 4)
+    with ThreadPoolExecutor(1) as other_core:
+        for num_sweeps in (2, 4, 3, 2, 4):
+            clouds = [rng.uniform(-2, 2, (50, 3)).astype(np.float32) for _ in range(num_sweeps)]
+            cells = images.update([(points, IDENTITY) for points in clouds], other_core)
+            np.testing.assert_array_equal(cells, GRID.assign(clouds[0]))
+            for k, found in enumerate(images.images[0].reshape(4, 5, 8, 8)):
+                expected = written(encoder_, clouds[k])[0] if k < num_sweeps else np.zeros((5, 8, 8))
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_points_are_moved_into_the_frame_of_the_grid_first(compiled_or_not):
