@@ -6,10 +6,16 @@ usage:
   python3 -m training.evaluate --estimator zero nearest model.onnx runs/lite/last.pt teacher:nsfp labels:out/labels \
       --dataset av2:LOG bag:BAG+BOXES.json --json out/scores.json --picture out/scores.png
 
+  python3 -m training.evaluate --estimator embedded --dataset bag:BAG+BOXES.json --sweep latest \
+      --perturb stray:0.01 stray:0.05 pitch:10 upside_down ground_removed decimate:0.5 --picture out/robustness.png
+
 estimators: zero, nearest (nearest neighbour), embedded (the bundled model), a model file, a checkpoint,
   teacher:NAME, labels:STORE
 datasets: simulation:FIRST-LAST (seeds; seeds from 1000000 on are never trained on), av2:LOG_OR_SPLIT,
   osf:SCENES, bag:BAG+BOXES.json
+perturbations, of any strength: stray:0.01, pitch:10, roll:10, yaw:20, upside_down, ground_removed, rings:0.5,
+  decimate:0.5, voxel:0.1, range_noise:0.05, odometry:1.05 (or 0.5m/s or 2deg/s), rate:5;
+  the mount of a turned sensor is told, except in pitch:10,untold and upside_down:untold
 
 Flow is residual: ego motion removed. Points without flow count as zero flow. docs/evaluation.md explains the scores.
 """
@@ -19,8 +25,9 @@ import sys
 from pathlib import Path
 
 from training.scoring.estimators import build_estimator
-from training.scoring.evaluation import SCOPES, SWEEPS, evaluate, without_nan
-from training.scoring.score_text import score_text
+from training.scoring.evaluation import SCOPES, SWEEPS, evaluate, evaluate_perturbed, without_nan
+from training.scoring.perturbations import parse_perturbation
+from training.scoring.score_text import perturbation_text, score_text
 from training.scoring.scores import Scope
 from zeroflow_ros.errors import ZeroFlowError
 from zeroflow_ros.views.report import write_json
@@ -42,29 +49,39 @@ def main(arguments: list[str] | None = None) -> int:
         '--sweep', choices=SWEEPS, default='older',
         help='sweep of each pair whose points are scored; the node publishes on the latest one (default: older)',
     )  # fmt: skip
+    parser.add_argument(
+        '--perturb', nargs='+', default=[], metavar='KIND', help='perturbations to score under, beside the clean data'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of random perturbations (default: 0)')
     parser.add_argument('--json', type=Path, help='write all scores to this file, with every class and speed bucket')
     parser.add_argument('--picture', type=Path, help='write plots of the scores to this file')
     options = parser.parse_args(arguments)
     try:
         from training.datasets import open_dataset
 
+        perturbations = [parse_perturbation(text) for text in dict.fromkeys(options.perturb)]
         estimators = [build_estimator(spec) for spec in dict.fromkeys(options.estimator)]
         reports = {}
         for spec in dict.fromkeys(options.dataset):
             scope = SCOPES.get(spec.partition(':')[0], Scope())
-            reports[spec] = evaluate(
-                open_dataset(spec), estimators, scope, num_pairs=options.pairs, sweep=options.sweep
-            )
-            print(score_text(spec, reports[spec]), flush=True)
+            dataset, chosen = open_dataset(spec), {'num_pairs': options.pairs, 'sweep': options.sweep}
+            if perturbations:
+                reports[spec] = evaluate_perturbed(
+                    dataset, estimators, scope, perturbations, seed=options.seed, **chosen
+                )
+                print(perturbation_text(spec, reports[spec]), flush=True)
+            else:
+                reports[spec] = evaluate(dataset, estimators, scope, **chosen)
+                print(score_text(spec, reports[spec]), flush=True)
     except ZeroFlowError as error:
         print(f'training.evaluate: {error}', file=sys.stderr)
         return 1
     if options.json:
         write_json(options.json, without_nan(reports))
     if options.picture:
-        from training.scoring.score_picture import draw_scores
+        from training.scoring.score_picture import draw_perturbations, draw_scores
 
-        draw_scores(reports, options.picture)
+        (draw_perturbations if perturbations else draw_scores)(reports, options.picture)
     for path in filter(None, (options.json, options.picture)):
         print(f'Written to {path}')
     return 0

@@ -186,6 +186,28 @@ def test_program_scores_the_simulation_and_writes_json_and_a_picture(tmp_path, c
     assert all(word in text for word in ('3-way', 'embedded', 'by class', 'by distance', str(picture)))
 
 
+def test_program_scores_under_perturbations_and_writes_one_table_and_one_picture(clips, tmp_path, capsys):
+    spec, out, picture = f'simulation:0@{clips}', tmp_path / 'p.json', tmp_path / 'p.png'
+    arguments = ['--estimator', 'zero', 'embedded', '--dataset', spec, '--json', str(out)]
+    arguments += ['--picture', str(picture), '--perturb', 'stray:0.3', 'decimate:0.5', 'stray:0.3']
+    assert evaluate.main(arguments) == 0
+    scores = json.loads(out.read_text(), parse_constant=pytest.fail)[spec]
+    assert list(scores) == ['clean', 'stray:0.3', 'decimate:0.5']
+    assert scores['stray:0.3']['zero']['dynamic_normalised_epe'] == pytest.approx(1)
+    embedded = {name: scores[name]['embedded']['dynamic_normalised_epe'] for name in scores}
+    assert embedded['stray:0.3'] > embedded['clean'] != embedded['decimate:0.5']
+    assert picture.read_bytes().startswith(b'\x89PNG')
+    text = capsys.readouterr().out
+    assert text.count('stray:0.3  ') == 1 and 'norm. EPE   / clean   >0.5m/s' in text
+    assert '3-way' not in text
+
+
+def test_a_bad_perturbation_is_refused_with_the_list_of_kinds(capsys):
+    assert evaluate.main(['--dataset', 'simulation:0', '--perturb', 'pitch:10', 'snow:0.1']) == 1
+    said = capsys.readouterr().err
+    assert "Unknown perturbation 'snow:0.1'" in said and '  stray:0.01 ' in said and '  rate:5 ' in said
+
+
 def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
     assert evaluate.main(['--dataset', f'av2:{tmp_path}']) == 1
     assert evaluate.main(['--dataset', 'simulation:0-0', '--estimator', str(tmp_path / 'none.onnx')]) == 1

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score estimators on a dataset."""
+"""Score estimators on a dataset, as it is or under perturbations."""
 
 import math
 import sys
 
+import numpy as np
 from tqdm import tqdm
 
-from training.datasets.pairs import PairDataset, evenly_spread
+from training.datasets.pairs import DatasetPair, PairDataset, evenly_spread
 from training.scoring.estimators import Estimator
+from training.scoring.perturbations import Perturbation, perturbed
 from training.scoring.scores import FlowScores, Scope
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.errors import DataError, ZeroFlowError
 
 # Box ground truth excludes ground by itself; the grid of the lite model ends at 51.2 m.
 SCOPES = {
@@ -17,6 +19,7 @@ SCOPES = {
     'simulation': Scope(),
 }  # fmt: skip
 SWEEPS = ('older', 'latest')
+CLEAN = 'clean'  # name of the unperturbed dataset
 
 
 def evaluate(dataset: PairDataset, estimators: list[Estimator], scope: Scope, *,
@@ -48,6 +51,45 @@ def evaluate(dataset: PairDataset, estimators: list[Estimator], scope: Scope, *,
             'a bag with boxes: bag:BAG+BOXES.json.'
         )
     return {name: score.report() for name, score in scores.items()}
+
+
+def evaluate_perturbed(dataset: PairDataset, estimators: list[Estimator], scope: Scope,
+                       perturbations: list[Perturbation], *, num_pairs: int = 0, sweep: str = 'older',
+                       seed: int = 0) -> dict[str, dict[str, dict]]:  # fmt: skip
+    """Return the reports of `evaluate` by the name of the perturbation, first CLEAN, and by the name of the estimator.
+
+    Where an estimator gives no flow under a perturbation, its report is {'error': the reason}. seed: of the random
+    numbers. Raises: DataError when there is nothing to score, or the dataset cannot give a rate.
+    """
+    datasets = {change.name: perturbed(dataset, change, scope, seed) for change in perturbations}
+    reports = {CLEAN: evaluate(dataset, estimators, scope, num_pairs=num_pairs, sweep=sweep)}
+    for name, changed in datasets.items():
+        lenient = [_LenientEstimator(estimator) for estimator in estimators]
+        # The truth is valid where the scope of the unperturbed pair is: no second selection by the changed points.
+        found = evaluate(changed, lenient, Scope(with_ground=True), num_pairs=num_pairs, sweep=sweep)
+        reports[name] = {
+            estimator.name: {'error': estimator.error} if estimator.error else found[estimator.name] | {
+                'scope': reports[CLEAN][estimator.name]['scope']
+            }
+            for estimator in lenient
+        }  # fmt: skip
+    return reports
+
+
+class _LenientEstimator:
+    """An estimator that gives no flow from its first error on. error: its text, or ''."""
+
+    def __init__(self, estimator: Estimator):
+        self.name, self.error, self._estimator = estimator.name, '', estimator
+
+    def flow(self, item: DatasetPair) -> np.ndarray:
+        """See `Estimator.flow`."""
+        try:
+            if not self.error:
+                return self._estimator.flow(item)
+        except ZeroFlowError as error:
+            self.error = str(error)
+        return np.full_like(item.pair.points0, np.nan)
 
 
 def without_nan(value):

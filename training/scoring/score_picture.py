@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of scores by class, speed and distance, one row of panels per dataset."""
+"""Plots of scores by class, speed and distance, or by perturbation, one row of panels per dataset."""
 
 import os
 from pathlib import Path
@@ -25,6 +25,48 @@ def draw_scores(reports: dict[str, dict[str, dict]], path: Path) -> None:
         _by_speed(speeds, by_estimator)
         _by_range(ranges, by_estimator)
         part.legend(*classes.get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False)
+    _save(figure, path)
+
+
+def draw_perturbations(reports: dict[str, dict[str, dict[str, dict]]], path: Path) -> None:
+    """Write plots of the reports by dataset, perturbation and estimator; the first perturbation is clean."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    most = max(len(by_perturbation) for by_perturbation in reports.values())
+    num_bars = most * max(len(by_estimator) for part in reports.values() for by_estimator in part.values())
+    figure = Figure(figsize=(14, (1.2 + 0.2 * num_bars + 0.15 * most) * len(reports)), layout='constrained')
+    FigureCanvasAgg(figure)
+    rows = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
+    for part, (dataset, by_perturbation) in zip(rows, reports.items(), strict=True):
+        first = next(iter(next(iter(by_perturbation.values())).values()))
+        part.suptitle(f'{dataset}: {first["pairs"]} pairs, {first["points"]:,} points')
+        errors, shares = part.subplots(1, 2, sharey=True)
+        _by_perturbation(errors, by_perturbation, 'dynamic_normalised_epe', 1, '%.2f')
+        _by_perturbation(shares, by_perturbation, 'moving_share', 100, '%.1f')
+        errors.set(title='dynamic points; lines: clean', xlabel='normalised EPE')
+        shares.set(title='points predicted to be faster than 0.5 m/s; lines: clean', xlabel='share of all points [%]')
+        part.legend(*errors.get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False)
+    _save(figure, path)
+
+
+def _by_perturbation(axes, reports: dict[str, dict[str, dict]], score: str, factor: float, label: str) -> None:
+    """Draw one bar per perturbation and estimator; no bar where the estimator gave no flow."""
+    clean = next(iter(reports.values()))
+    height = 0.8 / len(clean)
+    for k, name in enumerate(clean):
+        values = [factor * by_estimator[name].get(score, np.nan) for by_estimator in reports.values()]
+        bars = axes.barh(np.arange(len(reports)) + (k + 0.5) * height - 0.4, values, height, label=short_name(name))
+        axes.bar_label(bars, ['' if np.isnan(value) else label % value for value in values], fontsize=7, padding=2)
+        axes.axvline(values[0], color=bars[0].get_facecolor(), linestyle=':', linewidth=1)
+    axes.set_yticks(range(len(reports)), reports)
+    axes.set_ylim(len(reports) - 0.5, -0.5)
+    axes.set_xlim(0, None)
+    axes.margins(x=0.1)  # room for the numbers
+
+
+def _save(figure, path: Path) -> None:
+    """Write a figure, complete or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.stem}.partial{path.suffix}')

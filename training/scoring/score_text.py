@@ -50,6 +50,35 @@ def score_text(name: str, reports: dict[str, dict]) -> str:
     return '\n'.join(lines)
 
 
+def perturbation_text(name: str, reports: dict[str, dict[str, dict]]) -> str:
+    """Return the reports by perturbation and estimator as one table, one line per perturbation, the first is clean."""
+    clean = next(iter(reports.values()))
+    first = next(iter(clean.values()))
+    width = max(len(perturbation) for perturbation in reports)
+    names = {estimator: short_name(estimator) for estimator in clean}
+    columns = {estimator: max(32, len(short) + 2) for estimator, short in names.items()}
+    lines = [
+        f'{name}: {first["pairs"]} pairs, {first["points"]:,} points',
+        '  norm. EPE: of dynamic points; / clean: its ratio to that of the first line; >0.5m/s: share of all points',
+        ' ' * (width + 12) + ''.join(f'{names[estimator]:>{column}}' for estimator, column in columns.items()),
+        ' ' * (width + 4) + '  points' + ''.join(f'{"norm. EPE   / clean   >0.5m/s":>{c}}' for c in columns.values()),
+    ]
+    errors = []
+    for perturbation, by_estimator in reports.items():
+        points = next((f'{report["points"]:,}' for report in by_estimator.values() if 'points' in report), '-')
+        line = f'    {perturbation:{width}}{points:>8}'
+        for estimator, column in columns.items():
+            report = by_estimator[estimator]
+            error, share = (report.get(key, math.nan) for key in ('dynamic_normalised_epe', 'moving_share'))
+            ratio = error / clean[estimator]['dynamic_normalised_epe'] if 'error' not in report else math.nan
+            values = f'{_number(error):>9}{_number(ratio, 2):>10}{_number(100 * share, 1, " %"):>10}'
+            line += f'{values:>{column}}'
+            if 'error' in report:
+                errors.append(f'  {names[estimator]}, {perturbation}: {report["error"]}')
+        lines.append(line)
+    return '\n'.join(lines + errors)
+
+
 def _table(title: str, columns, reports: dict[str, dict]) -> list[str]:
     if not columns:
         return []
@@ -72,5 +101,5 @@ def short_name(name: str) -> str:
     return '/'.join(Path(name).parts[-2:]) if '/' in name else name
 
 
-def _number(value: float) -> str:
-    return '-' if math.isnan(value) else f'{value:.4f}'
+def _number(value: float, digits: int = 4, unit: str = '') -> str:
+    return '-' if math.isnan(value) else f'{value:.{digits}f}{unit}'

@@ -152,6 +152,28 @@ def test_what_makes_no_pair_is_counted(tmp_path, edit, skipped, pairs):
         np.testing.assert_array_equal(item.pair.points1, street(int(newer) + moved)[:, :3])
 
 
+@pytest.mark.parametrize(
+    'edit, step, expected',
+    [
+        (untouched, 1, ['01', '12', '23', '34', '45']),
+        (untouched, 2, ['02', '24']),
+        (untouched, 5, ['05']),
+        (no_points, 2, ['03', '35']),  # the empty cloud is no sweep
+        (other_frame, 2, ['35']),  # no pair across a gap
+    ],
+)
+def test_every_nth_sweep_makes_pairs_that_do_not_cross_a_gap(tmp_path, edit, step, expected):
+    dataset = open_dataset(f'bag:{edited(tmp_path, edit)}')
+    thinned = dataset.every(step)
+    assert [thinned.numbers(k) for k in range(len(thinned))] == [(int(older), int(newer)) for older, newer in expected]
+    item, (older, newer) = thinned[-1 + len(thinned)], expected[-1]
+    periods = int(newer) - int(older)
+    assert item.pair.dt == pytest.approx(0.1 * periods)
+    np.testing.assert_allclose(item.pair.ego0_T_ego1[:3, 3], [EGO_SPEED * 0.1 * periods, 0, 0], atol=1e-9)
+    np.testing.assert_array_equal(item.pair.points1, street(int(newer))[:, :3])
+    assert len(dataset) == len(dataset.every(1))  # the dataset itself is as it was
+
+
 @pytest.mark.parametrize('storage', FORMATS)
 def test_pairs_are_read_in_any_order(tmp_path, storage, capfd):
     dataset = open_dataset(str(write_bag(tmp_path / 'street', storage, 4, num_points=NUM_POINTS)))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that gives flow gives it for the older sweep, in its frame, with a row for every point."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,9 +122,21 @@ def test_the_sensor_height_is_remembered_within_a_drive_only(monkeypatch):
     monkeypatch.setattr(estimator._pipeline, 'reset', lambda: resets.append(True))
     first = drive()
     second = DatasetPair('drive/1', SweepPair(first.pair.points1, CLOUD, np.eye(4), 0.1), GROUND, GROUND)
-    for item, expected in ((first, 1), (second, 1), (second, 2)):
+    seen_from_newer = [replace(item, pair=item.pair.reversed()) for item in (first, second)]
+    for item, expected in ((first, 1), (second, 1), (second, 2), (seen_from_newer[0], 3), (seen_from_newer[1], 3)):
         estimator.flow(item)
         assert len(resets) == expected
+
+
+def test_a_model_is_told_the_mount():
+    tilt = np.eye(4)
+    tilt[:3, :3] = transforms.rotation_matrix([0, 0.5, 0])  # 29 degrees
+    engine = Shift(load_engine().card)
+    estimator = ModelEstimator('shift', engine)
+    for mount in (tilt, None):
+        estimator.flow(replace(drive(), mount=mount))
+    heights = [source[:4, 2] for source, _ in engine.calls]
+    np.testing.assert_allclose(heights, [CLOUD[:4] @ tilt[2, :3], CLOUD[:4, 2]], atol=1e-5)
 
 
 @pytest.fixture(scope='module')
