@@ -199,8 +199,11 @@ class FlowWorker:
             with watch('publish'):
                 self._sink.publish_flow(carrier, estimate.velocity, estimate.flow_valid)
             stages_ms = {**watch.stages_ms, **estimate.stages_ms, 'total': (time.perf_counter() - received) * 1e3}
-            health.record_published(stages_ms, max_ms=parameters.max_processing_time_ms,
-                          max_consecutive_ms=parameters.max_consecutive_delay_ms)  # fmt: skip
+            health.record_published(
+                stages_ms, max_ms=parameters.max_processing_time_ms,
+                max_consecutive_ms=parameters.max_consecutive_delay_ms,
+                short_history=estimate.num_sweeps < self._pipeline.engine.card.num_sweeps,
+            )  # fmt: skip
             self._sink.publish_dynamic_points(carrier, points, estimate.velocity)
             self._sink.publish_debug(carrier, stages_ms, dt)
             self._sink.publish_arrows(carrier, measured[estimate.output_on], estimate.velocity)

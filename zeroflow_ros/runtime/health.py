@@ -90,7 +90,7 @@ class Health:
     def __init__(self, log: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic):
         self._log, self._clock = log, clock
         self._lock = threading.RLock()
-        self.received = self.published = 0
+        self.received = self.published = self.short_history = 0
         self.skips: Counter[SkipReason] = Counter()
         self.drops: Counter[DropReason] = Counter()
         self._outcomes: deque[DropReason | None] = deque(maxlen=200)
@@ -126,13 +126,17 @@ class Health:
                 level = Level.ERROR if self._ego_failures >= _EGO_FAILURES else level
             self.report_issue(reason.value, severity.part, level, text, log=severity.log)
 
-    def record_published(self, stages_ms: Mapping[str, float], *, max_ms: float, max_consecutive_ms: float) -> None:
+    def record_published(
+        self, stages_ms: Mapping[str, float], *, max_ms: float, max_consecutive_ms: float, short_history: bool = False
+    ) -> None:
         """Count a sweep whose flow was published; 'total' of stages_ms [ms] is the input-to-output latency.
 
         max_ms: a longer total is a warning. max_consecutive_ms: an error if every total is longer for this long.
+        short_history: the model saw fewer sweeps than it takes, as after a start or a gap.
         """
         with self._lock:
             self.published += 1
+            self.short_history += short_history
             self._outcomes.append(None)
             self._ego_failures = 0
             for stage, ms in stages_ms.items():
@@ -224,7 +228,7 @@ class Health:
             outcomes = Counter(self._outcomes)
             facts['input'] |= {'received': self.received, 'rate_hz': f'{self.rate():.1f}'}
             facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
-            facts['inference'] |= {'published': self.published}
+            facts['inference'] |= {'published': self.published, 'short_history': self.short_history}
             facts['inference'] |= {reason.value: self.skips[reason] for reason in SkipReason}
             for reason in DropReason:
                 facts[DROPS[reason].part][f'dropped.{reason.value}'] = self.drops[reason]

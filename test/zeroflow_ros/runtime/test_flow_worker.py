@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 import time
 
@@ -136,6 +137,24 @@ def test_a_static_world_has_less_speed_when_deskewed():
     assert speeds['deskewed'] < 0.003 * speeds['skewed'], speeds  # poses between those of the odometry are on chords
     # Arrows begin where the cloud shows the points.
     np.testing.assert_array_equal(points['deskewed'], points['skewed'])
+
+
+@pytest.mark.parametrize('deskew', [False, True])
+def test_the_history_has_its_poses_and_starts_over_after_a_gap(deskew):
+    """The static world of the drive lies in one place in all sweeps that the network sees."""
+    worker, health, _, _ = deskewing_worker(
+        Driven(until=1.3), deskew=deskew, make_engine=lambda card: RowByRow(dataclasses.replace(card, num_sweeps=4))
+    )
+    for k in (0, 1, 2, 3, 4, 8, 9, 10):
+        worker.process(timed_cloud(k, skewed=deskew), time.perf_counter())
+    engine = worker._pipeline.engine
+    assert [len(older) for older in engine.older] == [0, 1, 2, 2, 0, 1]
+    for (source, _), older in zip(engine.calls, engine.older, strict=True):
+        for points in older:
+            np.testing.assert_allclose(points, source, atol=0.02)  # m: poses between those of the odometry
+    values = next(s for s in health.statuses() if s.part == 'inference').values
+    assert (values['published'], values['short_history']) == ('6', '4')
+    assert health.drops == {DropReason.FIRST: 1, DropReason.GAP: 1}
 
 
 def test_clouds_without_times_are_taken_as_they_are_with_a_warning():
