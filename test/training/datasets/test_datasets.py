@@ -119,6 +119,34 @@ def test_longer_clips_give_their_first_two_sweeps(tmp_path):
     assert again.store == dataset.store
 
 
+def test_a_pair_of_a_clip_knows_the_sweeps_beside_it(tmp_path):
+    spec = f'simulation:1@{tmp_path}?num_sweeps=5&at=2'
+    first, clips = open_dataset(spec)[0], open_dataset(spec)
+    assert [len(beside) for beside in (first.pair.history, first.pair.future)] == [2, 1]
+    with np.load(next(tmp_path.glob('clip_*_5.npz'))) as arrays:
+        poses = arrays['odom_T_lidar']
+        for k, sweep in {**dict(zip((1, 0), first.pair.history, strict=True)), 4: first.pair.future[0]}.items():
+            np.testing.assert_array_equal(sweep.points, arrays[f'points_{k}'])
+            np.testing.assert_allclose(sweep.ego0_T_ego, np.linalg.inv(poses[2]) @ poses[k], atol=1e-9)
+        latest = clips.latest(0)
+        np.testing.assert_array_equal(latest.pair.points0, arrays['points_3'])
+        np.testing.assert_array_equal(latest.pair.future[0].points, arrays['points_1'])
+        np.testing.assert_allclose(latest.pair.future[0].ego0_T_ego, np.linalg.inv(poses[3]) @ poses[1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    'spec, said',
+    [
+        ('simulation:1@{}?num_sweeps=3&at=2', 'at goes from 0 to 1'),
+        ('simulation:1@{}?num_sweeps=3&alongside=2', 'alongside is 0 or 1'),
+        ('simulation:1?at=1', 'of the clips in a folder'),
+    ],
+)
+def test_a_place_that_no_clip_has_is_refused(tmp_path, spec, said):
+    with pytest.raises(DataError, match=said):
+        open_dataset(spec.format(tmp_path))
+
+
 def test_a_seed_gives_another_street_for_each_number_of_sweeps():
     """Why clips of one length must not stand in for those of another."""
     from training.simulation.clips import simulate_clip

@@ -312,3 +312,24 @@ def test_an_organised_cloud_keeps_its_rows_without_a_return(shared_data):
     assert len(dataset) == 29 and dataset.sensor_height == pytest.approx(1.9, abs=0.1)
     assert np.isnan(item.pair.points0).any() and 0.5 < item.is_ground0.mean() < 0.9
     assert np.linalg.norm(item.pair.ego0_T_ego1[:3, 3]) == pytest.approx(1.4, abs=0.2)  # 14 m/s
+
+
+def test_a_pair_knows_the_sweeps_beside_it_up_to_a_gap(tmp_path):
+    path = write_bag(tmp_path / 'drive', num_sweeps=9)
+    pairs = rosbag.BagPairs(path)
+    pair = pairs[5].pair
+    assert [len(beside) for beside in (pair.history, pair.future)] == [3, 2]
+    ego0_T_ego = np.eye(4)
+    for k, sweep in enumerate(pair.history, start=1):
+        before = pairs[5 - k].pair
+        ego0_T_ego = ego0_T_ego @ np.linalg.inv(before.ego0_T_ego1)
+        np.testing.assert_array_equal(sweep.points, before.points0)
+        np.testing.assert_allclose(sweep.ego0_T_ego, ego0_T_ego, atol=1e-9)
+    np.testing.assert_array_equal(pair.future[1].points, pairs[7].pair.points1)
+    np.testing.assert_allclose(
+        pair.future[1].ego0_T_ego, pair.ego0_T_ego1 @ pairs[6].pair.ego0_T_ego1 @ pairs[7].pair.ego0_T_ego1, atol=1e-9
+    )
+    latest = pairs.latest(5).pair
+    assert [len(beside) for beside in (latest.history, latest.future)] == [2, 3]
+    del pairs._pairs[4]  # sweeps 4 and 5 make no pair
+    assert [len(beside) for beside in (pairs[4].pair.history, pairs[3].pair.future)] == [0, 0]
