@@ -137,4 +137,4 @@ def test_every_ros_package_in_use_is_a_dependency():
 
     wheels = run_setup(str(ROOT / 'setup.py'), stop_after='init').extras_require['ros']
     missing = {name for name in used if f'ros-jazzy-{name.replace("_", "-")}' not in wheels}
-    assert missing <= {'tf2_ros'}, f'the extra ros of setup.py lacks {missing}'
+    assert missing <= {'tf2_ros', 'tf2_msgs'}, f'the extra ros of setup.py lacks {missing}'

@@ -37,6 +37,7 @@ from zeroflow_ros.ros.messages import diagnostic_array
 from zeroflow_ros.ros.parameters import apply_live_changes, read_parameters
 from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, FlowPublishers
 from zeroflow_ros.ros.ros_program import node_log, run_node
+from zeroflow_ros.ros.sensor_mount import SensorMount
 from zeroflow_ros.runtime.flow_worker import FlowWorker
 from zeroflow_ros.runtime.health import Health, Level
 
@@ -135,13 +136,15 @@ class FlowNode(LifecycleNode):
         }  # fmt: skip
         self._ego_motion = open_ego_motion(self, p, self.health)
         self._undo.append(self._ego_motion.close)
+        mount = SensorMount(self, p.base_frame, p.mount())
+        self._undo.append(mount.close)
         publishers = FlowPublishers(self)
         self._undo.append(publishers.close)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._undo.append(lambda: self.destroy_publisher(self._diagnostics))
         self._worker = FlowWorker(
             pipeline, self._ego_motion, self.health, publishers, parameters=lambda: self.parameters,
-            now_ns=lambda: self.get_clock().now().nanoseconds,
+            now_ns=lambda: self.get_clock().now().nanoseconds, mount=mount.lookup,
         )  # fmt: skip
         self._engine_failed = False
         self._worker.start()

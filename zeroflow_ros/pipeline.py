@@ -43,7 +43,7 @@ class FlowEstimate:
 
     @property
     def sensor_height(self) -> float:
-        """Height of the frame's origin above the ground [m] for this pair; NaN: not known, the model saw z as it is."""
+        """Height of the frame's origin above the ground [m] for this pair; NaN: not known, see `Level`."""
         return self.level.height
 
 

@@ -240,6 +240,11 @@ def _add_offline_arguments(group) -> None:
     group.add_argument('--output-on', default='latest', help='sweep with the velocities: latest (default) or previous')
     group.add_argument('--sensor-height', type=float, default=None,
                        help='height above the ground [m]; default: estimated from the ground')  # fmt: skip
+    group.add_argument('--base-frame', default='base_link',
+                       help="frame whose z is up and that /tf_static of the bag connects with the LiDAR; '': do not "
+                       'look; default: base_link')  # fmt: skip
+    group.add_argument('--base-T-lidar', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
+                       help='pose of the LiDAR in such a frame, instead of /tf_static')  # fmt: skip
     group.add_argument('--refinements', type=int, default=0, help='extra inference passes; default: 0')
 
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ego motion between the sweeps of a bag, from odometry, from registration, or none; without ROS."""
 
-from collections import deque
-
 import numpy as np
 
 from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag
 from zeroflow_ros.bags.cdr import ODOMETRY, TRANSFORMS, decode_message
+from zeroflow_ros.ego_motion.static_transforms import StaticTransforms
 from zeroflow_ros.ego_motion.trajectory import Trajectory, check_plausible
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
 from zeroflow_ros.lidar.sweep import Sweep
@@ -112,27 +111,21 @@ def static_transform(bag: Bag, target: str, source: str) -> np.ndarray:
     """
     if not target or not source or target == source:
         return np.eye(4)
-    neighbours: dict[str, dict[str, np.ndarray]] = {}
-    for recorded in bag.messages([STATIC_TRANSFORMS_TOPIC]):
-        for transform in decode_message(recorded.cdr, TRANSFORMS).transforms:
-            t, q = transform.transform.translation, transform.transform.rotation
-            parent_T_child = from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
-            parent, child = transform.header.frame_id.lstrip('/'), transform.child_frame_id.lstrip('/')
-            neighbours.setdefault(parent, {})[child] = parent_T_child
-            neighbours.setdefault(child, {})[parent] = invert(parent_T_child)
-    target_T_frame = {target: np.eye(4)}
-    frontier = deque([target])
-    while frontier:
-        frame = frontier.popleft()
-        for neighbour, frame_T_neighbour in neighbours.get(frame, {}).items():
-            if neighbour not in target_T_frame:
-                target_T_frame[neighbour] = target_T_frame[frame] @ frame_T_neighbour
-                frontier.append(neighbour)
-    if source not in target_T_frame:
-        known = ', '.join(sorted(neighbours)) or 'nothing'
+    transforms = static_transforms(bag)
+    target_T_source = transforms.lookup(target, source)
+    if target_T_source is None:
+        known = ', '.join(transforms.frames) or 'nothing'
         raise EgoMotionError(
             f'The odometry moves the frame {target!r}, the clouds are in {source!r}, and {STATIC_TRANSFORMS_TOPIC} of '
             f'{bag.path} does not connect them (it has {known}). Say how the LiDAR is mounted with '
             '--odometry-T-lidar X Y Z QX QY QZ QW, or use --ego-motion registration.'
         )
-    return target_T_frame[source]
+    return target_T_source
+
+
+def static_transforms(bag: Bag) -> StaticTransforms:
+    """Return all transforms on /tf_static of a bag."""
+    transforms = StaticTransforms()
+    for recorded in bag.messages([STATIC_TRANSFORMS_TOPIC]):
+        transforms.add(decode_message(recorded.cdr, TRANSFORMS))
+    return transforms

@@ -4,6 +4,7 @@
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,8 @@ _NUM_SAMPLES = 256  # planes through three points; 30 % of the cells on the grou
 _ON, _BELOW = 0.25, 0.4  # m: cells that support a plane, and cells that no ground has below it
 _MIN_SCORE = 20  # cells, 80 m^2
 _SEARCH_TILT = np.radians(25.0)  # a plane beyond MAX_TILT is found, to be reported
+_MAX_LOWEST = 3.5  # m, of a sensor on a vehicle
+_LEVEL_SURFACE = np.radians(5.0)  # tilt of a lowest surface that stands for a removed ground
 _LAYER, _MIN_LAYER_SHARE = 0.15, 0.35  # m; share of the points in ground cells that lie on the ground
 _RING_SLOPE, _RING_NOISE = 0.005, 0.05  # half a level beam: 0.3 degrees and range noise [m]
 _SECTORS, _RANGES, _MIN_RANGES, _SURFACE_SHARE = 90, 8, 3, 0.5  # a surface is seen at several ranges in one direction
@@ -33,6 +36,8 @@ class Level:
     tilt_from: 'ground', 'mount' or 'nothing' (z is taken to be up).
     reason: why the last sweep that was looked at gave no ground; '' where it gave a level. seen_tilt: of its
     ground against the mount, or z [rad], where that is too large to be corrected; else NaN.
+    lowest: height of the frame's origin above the lowest surface seen [m], which is no ground (a filter removed that);
+    NaN where there is none or the height is known.
     """
 
     up: np.ndarray
@@ -40,16 +45,18 @@ class Level:
     tilt_from: str
     reason: str = ''
     seen_tilt: float = float('nan')
+    lowest: float = float('nan')
 
     @cached_property
     def level_T_sensor(self) -> np.ndarray:
         """(4, 4) float64: z up, x the horizontal part of the sensor's x, z = 0 on the ground below the sensor.
 
-        Where the height is not known, the origin stays where it is.
+        Where the height is not known, z = 0 is on the lowest surface: a few decimetres off the ground is better than
+        metres. Without one, the origin stays where it is.
         """
         level_T_sensor = np.eye(4)
         level_T_sensor[:3, :3] = level_rotation(self.up)
-        level_T_sensor[2, 3] = self.height if np.isfinite(self.height) else 0.0
+        level_T_sensor[2, 3] = next((z for z in (self.height, self.lowest) if np.isfinite(z)), 0.0)
         return level_T_sensor
 
     @property
@@ -77,8 +84,21 @@ def level_rotation(up: np.ndarray) -> np.ndarray:
     return np.stack([x, np.cross(up, x), up])
 
 
-def find_ground(points: np.ndarray, up: np.ndarray | None = None) -> tuple[np.ndarray | None, float, str]:
-    """Return (up (3,), height [m], '') of the ground in a sweep, or (None, NaN, reason).
+class Ground(NamedTuple):
+    """The ground in one sweep.
+
+    up: (3,) unit vector in the frame of the points, None where no ground was found. height: of the origin above the
+    ground [m]. reason: why it was not found; else ''. lowest: height above a lowest surface that is no ground [m].
+    """
+
+    up: np.ndarray | None = None
+    height: float = float('nan')
+    reason: str = ''
+    lowest: float = float('nan')
+
+
+def find_ground(points: np.ndarray, up: np.ndarray | None = None) -> Ground:
+    """Return the ground of a sweep.
 
     points: (N, 3) float [m]; NaN rows are ignored. up: (3,) where the mount says up is; None: z. The ground may be
     tilted by 25 degrees against it. Three steps:
@@ -94,21 +114,23 @@ def find_ground(points: np.ndarray, up: np.ndarray | None = None) -> tuple[np.nd
     xyz = xyz[:: 1 + len(xyz) // _MAX_POINTS]
     plane = _best_plane(lowest_per_cell(xyz))
     if plane is None:
-        return None, float('nan'), 'too few points between 2.5 and 25 m'
+        return Ground(reason='too few points between 2.5 and 25 m')
     start_R_level = level_rotation(_normal(plane)).T
     levelled = _crop(xyz @ start_R_level)
     fit = fit_ground_plane(levelled)
     if fit is None:
-        return None, float('nan'), 'no plane holds enough of the lowest points'
+        return Ground(reason='no plane holds enough of the lowest points')
     normal = _normal(fit)
     height = float(-fit[2] * normal[2])
     if height < -_MAX_ABOVE:
-        return None, float('nan'), f'the only plane found is {-height:.1f} m above the sensor'
+        return Ground(reason=f'the only plane found is {-height:.1f} m above the sensor')
     share = _layer_share(levelled, fit)
     if share < _MIN_LAYER_SHARE:
-        return None, float('nan'), f'only {share:.0%} of the points near the lowest ones lie on a plane'
+        level = 0 < height < _MAX_LOWEST and (start_R_level @ normal)[2] > np.cos(_LEVEL_SURFACE)
+        reason = f'only {share:.0%} of the points near the lowest ones lie on a plane'
+        return Ground(reason=reason, lowest=height if level else float('nan'))
     found = sensor_R_start @ start_R_level @ normal
-    return found / np.linalg.norm(found), height, ''
+    return Ground(found / np.linalg.norm(found), height)
 
 
 def _crop(xyz: np.ndarray) -> np.ndarray:
@@ -195,6 +217,7 @@ class SensorLevel:
     def __init__(self, mount: np.ndarray | None = None, *, height: float | None = None, memory: int = 10):
         self.height = height
         self._found: deque[tuple[float, ...]] = deque(maxlen=memory)  # up and height
+        self._lowest: deque[float] = deque(maxlen=memory)
         self.mount = None
         self.set_mount(mount)
 
@@ -211,6 +234,7 @@ class SensorLevel:
     def reset(self) -> None:
         """Forget the levels of past sweeps."""
         self._found.clear()
+        self._lowest.clear()
         self._sweeps = 0
         self._level: Level | None = None
 
@@ -218,7 +242,9 @@ class SensorLevel:
         """Add a sweep (N, 3) [m] and return the level."""
         # The mount is constant: once the memory is full, one sweep in ten is enough.
         if self._level is None or len(self._found) < self._found.maxlen or self._sweeps % 10 == 0:
-            up, height, reason = find_ground(points, None if self.mount is None else self._mount_up)
+            up, height, reason, lowest = find_ground(points, None if self.mount is None else self._mount_up)
+            if np.isfinite(lowest):
+                self._lowest.append(lowest)
             seen_tilt = float('nan')
             if up is not None:
                 tilt = float(np.arccos(np.clip(up @ self._mount_up, -1, 1)))
@@ -234,7 +260,8 @@ class SensorLevel:
         told = self.mount is not None
         if not self._found:
             height = float('nan') if self.height is None else self.height
-            return Level(self._mount_up, height, 'mount' if told else 'nothing', reason, seen_tilt)
+            lowest = np.median(self._lowest) if self._lowest and self.height is None else float('nan')
+            return Level(self._mount_up, height, 'mount' if told else 'nothing', reason, seen_tilt, float(lowest))
         *up, height = np.median(self._found, axis=0)
         up = np.array(up) / np.linalg.norm(up)
         height = float(height) if self.height is None else self.height

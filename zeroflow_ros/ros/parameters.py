@@ -57,6 +57,14 @@ class Parameters:
     sensor_height: float = _parameter(
         math.nan, "Height of the cloud frame's origin above the ground [m]; .nan: estimate it from the ground."
     )
+    base_frame: str = _parameter(
+        'base_link', 'Frame of the vehicle whose z is up. If /tf_static connects it with the frame of the clouds, the '
+        'sensor may be mounted in any orientation; else its z axis may be tilted by 15 degrees. Empty: do not look.'
+    )  # fmt: skip
+    base_T_lidar: tuple = _parameter(
+        (), 'Pose [x, y, z, qx, qy, qz, qw] of the cloud frame in a frame whose z is up, instead of /tf_static; only '
+        'its rotation is used.'
+    )  # fmt: skip
     ego_motion: str = _parameter('odometry', 'Source of the ego motion.', choices=EGO_MOTION)
     fixed_frame: str = _parameter(
         'odom', 'With ego_motion tf: a frame fixed in the world, whose transforms do not jump.'
@@ -114,6 +122,7 @@ class Parameters:
     def __post_init__(self):
         check_fields(self)
         check_ego_motion(self)
+        check_pose(self.base_T_lidar, 'base_T_lidar')
         if self.engine != 'tensorrt' and (self.build_only or self.cpu_fallback):
             raise ConfigError('build_only and cpu_fallback are for engine tensorrt; onnxruntime needs neither.')
         if self.deskew and self.ego_motion == 'none':
@@ -124,26 +133,42 @@ class Parameters:
 
     def extrinsic(self):
         """Return odometry_T_lidar as (4, 4); None when it is not set."""
-        if not self.odometry_T_lidar:
-            return None
-        x, y, z, *quaternion = self.odometry_T_lidar
-        if len(quaternion) != 4:
-            raise ValueError(f'expected 7 numbers, got {len(self.odometry_T_lidar)}')
-        return transforms.from_quaternion((x, y, z), quaternion)
+        return pose_matrix(self.odometry_T_lidar)
+
+    def mount(self):
+        """Return base_T_lidar as (4, 4); None when it is not set."""
+        return pose_matrix(self.base_T_lidar)
 
 
 def check_ego_motion(parameters) -> None:
     """Raise ConfigError where ego_motion, fixed_frame and odometry_T_lidar contradict each other."""
     if parameters.ego_motion == 'tf' and not parameters.fixed_frame:
         raise ConfigError("With ego_motion 'tf', fixed_frame must name a frame such as 'odom'; it is empty.")
-    if parameters.odometry_T_lidar:
-        try:
-            parameters.extrinsic()
-        except (EgoMotionError, ValueError) as error:
-            raise ConfigError(
-                'odometry_T_lidar must be [x, y, z, qx, qy, qz, qw] with a quaternion of length 1, got '
-                f'{short_repr(list(parameters.odometry_T_lidar))}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
-            ) from error
+    check_pose(parameters.odometry_T_lidar, 'odometry_T_lidar')
+
+
+def pose_matrix(numbers: tuple[float, ...]):
+    """Return [x, y, z, qx, qy, qz, qw] as (4, 4); None for no numbers.
+
+    Raises: EgoMotionError or ValueError when it is no pose.
+    """
+    if not numbers:
+        return None
+    x, y, z, *quaternion = numbers
+    if len(quaternion) != 4:
+        raise ValueError(f'expected 7 numbers, got {len(numbers)}')
+    return transforms.from_quaternion((x, y, z), quaternion)
+
+
+def check_pose(numbers: tuple[float, ...], name: str) -> None:
+    """Raise ConfigError unless a parameter is not set or a pose."""
+    try:
+        pose_matrix(numbers)
+    except (EgoMotionError, ValueError) as error:
+        raise ConfigError(
+            f'{name} must be [x, y, z, qx, qy, qz, qw] with a quaternion of length 1, got '
+            f'{short_repr(list(numbers))}. Identity is [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].'
+        ) from error
 
 
 def _python_value(parameter: Parameter):

@@ -7,6 +7,7 @@ import numpy as np
 
 from zeroflow_ros import transforms
 from zeroflow_ros.engines.model_card import ModelCard
+from zeroflow_ros.lidar.level import Level as SensorLevel
 from zeroflow_ros.lidar.point_times import NO_TIMES, time_field
 from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.pipeline import FlowEstimate
@@ -80,7 +81,9 @@ class InputChecks:
         self.facts = {**self.facts, 'valid_points': num_valid, 'dt_s': f'{estimate.dt:.4f}',
                       'sensor_height_m': f'{level.height:.2f}', 'roll_deg': f'{np.degrees(level.roll):.1f}',
                       'pitch_deg': f'{np.degrees(level.pitch):.1f}', 'tilt_from': level.tilt_from}  # fmt: skip
-        self._check_level(estimate)
+        kind, text = level_problem(level, card, self.facts.get('frame_id', ''))
+        if kind:
+            self._health.report_issue(kind, 'input', Level.WARN, text)
         # Rows inside the grid without a velocity: the output of the network is not finite.
         step = max(1, len(points) // _SAMPLE)
         with np.errstate(invalid='ignore', over='ignore'):  # rows that are infinite or huge are outside
@@ -94,27 +97,25 @@ class InputChecks:
             text = f'No point is {card.grid.z_min} to {card.grid.z_max} m high above the ground. Check that z is up.'
             self._health.report_issue('out of range', 'input', Level.WARN, text)
 
-    def _check_level(self, estimate: FlowEstimate) -> None:
-        """Report a ground that was not found, and a tilt that is too large to be corrected."""
-        level, card = estimate.level, self._card
-        frame_id, told = self.facts.get('frame_id', ''), level.tilt_from == 'mount'
-        used = f'roll {np.degrees(level.roll):.0f} and pitch {np.degrees(level.pitch):.0f} degrees, from {{}}'.format(
-            {'mount': 'its mount', 'ground': 'the ground', 'nothing': 'nothing: z is taken to be up'}[level.tilt_from]
+
+def level_problem(level: SensorLevel, card: ModelCard, frame_id: str) -> tuple[str, str]:
+    """Return (kind, sentences) about a ground that was not found or is tilted too far; ('', '') where all is well.
+
+    card: of the model. frame_id: of the clouds.
+    """
+    if np.isfinite(level.seen_tilt):
+        return 'tilt', (
+            f'The ground is tilted by {np.degrees(level.seen_tilt):.0f} degrees against the mount of the sensor, or '
+            f"against the xy plane of '{frame_id}' where no mount is known. This is more than can be corrected, so "
+            'velocities are wrong. Publish the mount on /tf_static (parameter base_frame) or set base_T_lidar, or '
+            'correct what they say.'
         )
-        if np.isfinite(level.seen_tilt):
-            text = (
-                f'The ground is tilted by {np.degrees(level.seen_tilt):.0f} degrees against '
-                f"{'the mount of' if told else 'z of'} '{frame_id}', more than can be corrected, so the flow is wrong. "
-            )
-            text += (
-                'Correct the transform on /tf_static, or the parameter base_frame.' if told else
-                'Publish how the sensor is mounted on /tf_static, see the parameter base_frame.'
-            )  # fmt: skip
-            self._health.report_issue('tilt', 'input', Level.WARN, text)
-        elif not np.isfinite(level.height) and (card.z_origin == 'ground' or card.ground == 'remove'):
-            text = (
-                f'The ground below the sensor is not found ({level.reason}). The model sees z as it is, with {used}. '
-                f"Set sensor_height to the height of '{frame_id}' above the ground [m]; without ground in the clouds, "
-                'publish how the sensor is mounted on /tf_static too.'
-            )
-            self._health.report_issue('no ground', 'input', Level.WARN, text)
+    if np.isfinite(level.height) or (card.z_origin == 'sensor' and card.ground == 'keep'):
+        return '', ''
+    up = {'mount': 'by its mount', 'ground': 'from the ground', 'nothing': 'assumed: z is up'}[level.tilt_from]
+    shift = f'z raised by {level.lowest:.2f} m, on the lowest surface' if np.isfinite(level.lowest) else 'z as it is'
+    return 'no ground', (
+        f'The ground below the sensor is not found: {level.reason}. The model sees {shift} (roll '
+        f'{np.degrees(level.roll):.0f}, pitch {np.degrees(level.pitch):.0f} degrees, {up}), so velocities may be '
+        f"wrong. Set sensor_height to the height of '{frame_id}' above the ground [m]."
+    )

@@ -16,6 +16,7 @@ from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagW
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
 from zeroflow_ros.engines.engine import Engine
+from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import CloudError, ConfigError, DataError, EgoMotionError
@@ -25,6 +26,7 @@ from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, 
 from zeroflow_ros.lidar.sweep import DropReason, SweepBuffer
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
+from zeroflow_ros.runtime.input_checks import level_problem
 from zeroflow_ros.transforms import from_quaternion
 from zeroflow_ros.views import rerun_view
 from zeroflow_ros.views.report import latency_table, percentiles, write_json
@@ -90,6 +92,11 @@ class OfflineFlow:
         self._start_ns = bag.start_ns + round(start * 1e9)
         self._end_ns = self._start_ns + round(duration * 1e9) if duration else bag.end_ns
         self._last: tuple | None = None  # message and time of the buffer's last sweep
+
+    @property
+    def card(self) -> ModelCard:
+        """Card of the model."""
+        return self._engine.card
 
     @property
     def window_ns(self) -> tuple[int, int]:
@@ -271,6 +278,7 @@ def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
             reason = result.reason or reason
         else:
             num_points += len(result.estimate.velocity)
+            level, frame_id = result.estimate.level, result.message.header.frame_id.lstrip('/')
             for stage, value in result.stages_ms.items():
                 stages_ms.setdefault(stage, []).append(value)
         if sys.stderr.isatty():
@@ -282,8 +290,15 @@ def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
     if num_flow == 0:
         reasons = ', '.join(f'{count} {name}' for name, count in dropped.items()) or 'none in that time'
         raise DataError(f'No sweep of {flow.topic} got flow ({reasons}). {reason}'.rstrip())
+    _, problem = level_problem(level, flow.card, frame_id)
+    if problem:
+        print(problem.replace('sensor_height to', '--sensor-height to'), file=sys.stderr)
     return {
         'ego_motion': flow.motion.source,
+        'sensor_height': None if np.isnan(level.height) else round(level.height, 3),
+        'roll_deg': round(float(np.degrees(level.roll)), 2),
+        'pitch_deg': round(float(np.degrees(level.pitch)), 2),
+        'tilt_from': level.tilt_from,
         'sweeps_played': num_sweeps,
         'flow_published': num_flow,
         'dropped': dict(dropped),

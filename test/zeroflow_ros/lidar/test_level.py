@@ -138,12 +138,13 @@ UNKNOWN = [
 @pytest.mark.parametrize(('points', 'reason'), [row[1:] for row in UNKNOWN], ids=[row[0] for row in UNKNOWN])
 @pytest.mark.parametrize('mount', [None, np.eye(4)], ids=['untold', 'told'])
 def test_what_is_not_found_is_not_zero(points, reason, mount):
-    up, height, why = find_ground(points)
+    up, height, why, _ = find_ground(points)
     assert up is None and np.isnan(height) and reason in why
     level = SensorLevel(mount).update(points)
     assert np.isnan(level.height) and level.reason == why
     assert level.tilt_from == ('nothing' if mount is None else 'mount')
-    np.testing.assert_array_equal(level.level_T_sensor, np.eye(4))
+    np.testing.assert_array_equal(level.level_T_sensor[:3, :3], np.eye(3))
+    assert level.level_T_sensor[2, 3] == 0 or reason.startswith('near')  # the lowest surface that a filter left
 
 
 def test_without_ground_the_tilt_is_that_of_the_mount(street):
@@ -151,7 +152,10 @@ def test_without_ground_the_tilt_is_that_of_the_mount(street):
     level = SensorLevel(sensor_R_level.T).update(scan(cut=0.3, sensor_R_level=sensor_R_level))
     assert np.isnan(level.height) and tilt_error(level, sensor_R_level) < 1e-5
     for points in street:  # a filter that removes the ground of a real sweep
-        assert np.isnan(SensorLevel().update(points[points[:, 2] > -1.4]).height)
+        filtered = SensorLevel().update(points[points[:, 2] > -1.4])
+        assert np.isnan(filtered.height) and filtered.lowest == pytest.approx(1.35, abs=0.05)
+        assert filtered.level_T_sensor[2, 3] == filtered.lowest
+        assert np.isnan(SensorLevel(height=1.75).update(points[points[:, 2] > -1.4]).lowest)
 
 
 @pytest.mark.parametrize('height', [0.4, 1.73, 3.0])

@@ -21,7 +21,7 @@ from zeroflow_ros.lidar.sweep import DropReason, SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.replay import main
 from zeroflow_ros.runtime.offline import FLOW_TOPIC, OfflineFlow, estimate_flow
-from zeroflow_ros.transforms import yaw_translation
+from zeroflow_ros.transforms import apply, invert, rotation_matrix, to_quaternion, yaw_translation
 
 NUM_SWEEPS = 5
 
@@ -208,6 +208,69 @@ def test_odometry_of_another_frame_goes_through_static_transforms(engine, tmp_pa
     assert main([str(path), '--offline', '--out', str(tmp_path / 'flow.mcap')]) == 0
     with Bag(tmp_path / 'flow.mcap') as bag:
         assert len(list(bag.messages(['/tf_static']))) == 2
+
+
+def tilted(path, pitch, mount=None):
+    """Write a bag of a sensor that is pitched [degrees]; mount: pitch on /tf_static, None: none."""
+    sensor_T_level, base_T_sensor = np.eye(4), np.eye(4)
+    sensor_T_level[:3, :3] = rotation_matrix([0, np.radians(pitch), 0])
+    base_T_sensor[:3, :3] = rotation_matrix([0, -np.radians(mount or 0), 0])
+
+    def change(topic, index, message):
+        if topic == ODOMETRY_TOPIC:
+            x = message.pose.pose.position.x
+            pose = yaw_translation(0, x, 0) @ invert(sensor_T_level)
+            q = message.pose.pose.orientation
+            q.x, q.y, q.z, q.w = to_quaternion(pose).tolist()
+        if topic == CLOUD_TOPIC:
+            rows = message.data.view(np.float32).reshape(-1, 4).copy()
+            rows[:, :3] = apply(sensor_T_level, rows[:, :3])
+            message.data = rows.view(np.uint8).reshape(-1)
+        if topic == '/tf':
+            if mount is None or index:
+                return []
+            transform = message.transforms[0]
+            transform.header.frame_id = 'base_link'
+            q = transform.transform.rotation
+            q.x, q.y, q.z, q.w = to_quaternion(base_T_sensor).tolist()
+            return [('/tf_static', TRANSFORMS, message)]
+        return None
+
+    return rewrite(write_bag(path / 'plain', num_sweeps=4), path / 'tilted', change), sensor_T_level
+
+
+@pytest.mark.parametrize(
+    ('pitch', 'mount', 'tilt_from'),
+    [(12, None, 'ground'), (30, 30, 'mount'), (180, 180, 'mount'), (25, 20, 'ground'), (1, None, 'nothing')],
+)
+def test_a_tilted_sensor_gives_the_flow_of_a_level_one(engine, bag_path, tmp_path, pitch, mount, tilt_from):
+    path, sensor_T_level = tilted(tmp_path, pitch, mount)
+    with Bag(bag_path) as bag:
+        expected = [estimate.velocity for _, estimate in estimate_flow(bag, engine)]
+    with Bag(path) as bag:
+        estimates = [estimate for _, estimate in estimate_flow(bag, engine)]
+    assert len(estimates) == 3 and estimates[-1].level.tilt_from == tilt_from
+    assert estimates[-1].sensor_height == pytest.approx(1.8, abs=0.03)
+    for estimate, level in zip(estimates, expected, strict=False):
+        velocity = apply(invert(sensor_T_level), estimate.velocity)
+        both = np.isfinite(velocity).all(1) & np.isfinite(level).all(1)
+        assert both.mean() > 0.9
+        # m/s, 5 cm a pair; pitched by 180 degrees, the network sees the street from the other end
+        assert np.linalg.norm(velocity - level, axis=1)[both].mean() < 0.5
+
+
+def test_a_tilt_that_is_not_told_is_said(tmp_path, capsys):
+    path, _ = tilted(tmp_path, 22, 22)
+    command = [str(path), '--offline', '--out', str(tmp_path / 'flow.mcap'), '--report', str(tmp_path / 'report.json')]
+    assert main([*command, '--base-frame', '']) == 0
+    assert 'tilted by 22 degrees' in capsys.readouterr().err
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert (report['sensor_height'], report['tilt_from']) == (None, 'nothing')
+    quaternion = ['0', str(np.sin(np.radians(-11))), '0', str(np.cos(np.radians(-11)))]
+    assert main([*command, '--replace', '--base-T-lidar', '0', '0', '0', *quaternion]) == 0
+    assert 'tilted' not in capsys.readouterr().err
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert report['sensor_height'] == pytest.approx(1.8, abs=0.03) and report['pitch_deg'] == pytest.approx(-22)
 
 
 def test_odometry_of_an_unknown_frame_is_refused_and_auto_does_without(engine, tmp_path):

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mount of the sensor over real DDS."""
+
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
+
+from flow_node import NodeProcess, Vehicle, cloud, column, scene  # noqa: E402
+
+from zeroflow_ros import transforms  # noqa: E402
+from zeroflow_ros.ros.sensor_mount import SensorMount  # noqa: E402
+
+S = 1_000_000_000
+ROLL = np.radians(150)  # nearly upside down
+SENSOR_R_LEVEL = transforms.rotation_matrix([-ROLL, 0, 0]).astype(np.float32)
+BASE_T_LIDAR = [0.0, 0.0, 1.8, float(np.sin(ROLL / 2)), 0.0, 0.0, float(np.cos(ROLL / 2))]
+
+
+def drive_past(vehicle, turn):
+    """Send two sweeps of a car that moves 1 m in 0.1 s; return the flow of the second, its first row a point of it."""
+    stamp_ns = time.time_ns() - S // 10
+    for k in range(2):
+        points = scene(num_points=6000)
+        car = points[:, 1] > 1.9
+        car &= points[:, 1] < 4.1
+        car[:4000] = False
+        points[car, 0] += k
+        vehicle.send(cloud(points @ turn.T, stamp_ns + k * S // 10))
+        vehicle.spin(0.1)
+    flow = vehicle.flow_of(stamp_ns + S // 10)
+    assert flow is not None
+    velocity = np.stack([column(flow, name) for name in ('vx', 'vy', 'vz')], axis=1) @ turn
+    return velocity, velocity[car].mean(axis=0)
+
+
+def facts_when(vehicle, predicate):
+    status = vehicle.status('input', lambda status, values: predicate(values))
+    assert status, vehicle.statuses.get('input')
+    return {v.key: v.value for v in status.values}, status
+
+
+def test_a_sensor_that_hangs_upside_down_sees_what_a_level_one_sees():
+    pose = f'[{",".join(map(str, BASE_T_LIDAR))}]'
+    with NodeProcess('-p', 'ego_motion:=none', '-p', f'base_T_lidar:={pose}') as node, Vehicle() as vehicle:
+        vehicle.connect(node)
+        tilted, of_car = drive_past(vehicle, SENSOR_R_LEVEL)
+        facts, _ = facts_when(vehicle, lambda values: 'tilt_from' in values)
+    assert (facts['tilt_from'], facts['roll_deg'], float(facts['pitch_deg'])) == ('mount', '150.0', 0)
+    assert float(facts['sensor_height_m']) == pytest.approx(1.8, abs=0.05)
+    with NodeProcess('-p', 'ego_motion:=none') as node, Vehicle() as vehicle:
+        vehicle.connect(node)
+        level, of_level_car = drive_past(vehicle, np.eye(3, dtype=np.float32))
+    np.testing.assert_allclose(of_car, of_level_car, atol=0.3)  # m/s, 3 cm a pair
+    assert np.linalg.norm(tilted - level, axis=1).mean() < 0.2
+
+
+def test_a_sensor_upside_down_without_a_mount_is_a_warning_with_the_remedy():
+    with NodeProcess('-p', 'ego_motion:=none') as node, Vehicle() as vehicle:
+        vehicle.connect(node)
+        drive_past(vehicle, SENSOR_R_LEVEL)
+        facts, status = facts_when(vehicle, lambda values: 'tilt_from' in values)
+    assert (facts['tilt_from'], facts['sensor_height_m']) == ('nothing', 'nan')
+    assert status.level == b'\x01' and 'Set sensor_height' in status.message
+
+
+def mounted(node, base_frame='base_link', base_T_lidar=None):
+    return SensorMount(node, base_frame, base_T_lidar)
+
+
+@pytest.fixture
+def context():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def ros_node(context):
+    node = rclpy.create_node('mount', context=context)
+    yield node
+    node.destroy_node()
+
+
+def test_what_is_known_without_tf(ros_node):
+    told = mounted(ros_node, base_T_lidar=np.diag([1.0, -1.0, -1.0, 1.0]))
+    assert told.lookup('lidar')[2, 2] == -1
+    none = mounted(ros_node, '')
+    assert none.lookup('lidar') is None and none.lookup('') is None
+    looks = mounted(ros_node, '/base_link')
+    assert looks.lookup('lidar') is None and looks.lookup('') is None
+    np.testing.assert_array_equal(looks.lookup('base_link'), np.eye(4))  # clouds in the base frame
+    for mount in (told, none, looks):
+        mount.close()
+
+
+def test_the_mount_is_found_on_tf_static(context, ros_node):
+    pytest.importorskip('tf2_msgs', reason='needs tf2_msgs, which comes with a ROS installation')
+    from geometry_msgs.msg import TransformStamped
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from tf2_msgs.msg import TFMessage
+
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    out = ros_node.create_publisher(TFMessage, '/tf_static', qos)
+    transform = TransformStamped(child_frame_id='lidar')
+    transform.header.frame_id = 'base_link'
+    q = transform.transform.rotation
+    *_, q.x, q.y, q.z, q.w = BASE_T_LIDAR
+    out.publish(TFMessage(transforms=[transform]))  # before the node listens
+    mount, executor = mounted(ros_node), SingleThreadedExecutor(context=context)
+    executor.add_node(ros_node)
+    deadline = time.monotonic() + 10
+    while mount.lookup('lidar') is None and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.05)
+    np.testing.assert_allclose(mount.lookup('lidar')[:3, :3], SENSOR_R_LEVEL.T, atol=1e-6)
+    mount.close()
