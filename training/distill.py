@@ -3,7 +3,11 @@
 
 usage: python3 -m training.distill drives/*.mcap --out model.onnx
        python3 -m training.distill drives/*.mcap --strategy seflow --out model.onnx
+       python3 -m training.distill drives/*.mcap --start embedded --out mine.onnx
        python3 -m training.distill simulation:0-99 --teacher fast_nsf --steps 500 --work out/try --out out/try.onnx
+
+--start adapts a trained model to the drives in about half an hour on two cores: it labels 240 pairs instead of all, in
+one process per core, and trains a few hundred steps (config/finetune.yaml).
 
 Run the same command again after any interruption: a finished stage with the same inputs is not repeated, and an
 interrupted stage resumes. Drives: rosbags, or any dataset spec of training.datasets. To use several computers, run
@@ -13,22 +17,31 @@ interrupted stage resumes. Drives: rosbags, or any dataset spec of training.data
 import argparse
 import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from training.config import load_config
 from training.learning.stage_cache import Checksums, lock_work_folder, run_cached_stage, run_program
-from training.learning.strategies import STRATEGIES, build_strategy
+from training.learning.strategies import STRATEGIES, build_strategy, sweeps_per_sample
 from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import DataError, ZeroFlowError
 from zeroflow_ros.views.report import write_json
 
+if TYPE_CHECKING:
+    from training.learning.start_model import StartModel
+
 _MOST_FAILED = 0.1  # accepted share of pairs without label, e.g. the first sweeps of a drive or gaps in odometry
+_PAIRS_TO_ADAPT = 240  # ten minutes of labelling on two cores
+_MOST_PROCESSES = 4  # one takes up to 1 GB
+_CONFIG = Path(__file__).parents[1] / 'config' / 'train_lite.yaml'
+_RUN = 12  # consecutive pairs: nine full windows of five sweeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +51,8 @@ class Distillation:
     drives: paths, or dataset specs. out: the model file; its 8-bit form is written beside it. work: folder of all
     intermediate results. teacher, teacher_config: as in training.label. config: of the training. processes: number of
     labelling processes. devices: GPUs to train on. calibration_pairs: sweep pairs that calibrate the 8-bit form; 0: no
-    8-bit form.
+    8-bit form. pairs: most pairs to label, evenly spread over the drives; 0: all. start: model to adapt; None: random
+    weights.
     """
 
     drives: tuple[str, ...]
@@ -50,6 +64,8 @@ class Distillation:
     processes: int = 1
     devices: str = 'auto'
     calibration_pairs: int = 32
+    pairs: int = 0
+    start: 'StartModel | None' = None
 
     @property
     def drives_are_paths(self) -> bool:
@@ -69,16 +85,18 @@ def distill(job: Distillation, program: Callable[..., int] = run_program) -> lis
             job.work, 'label', _label_inputs(job, checksum), lambda folder: _label(job, folder, program),
             results=('store.json', '*.label'),
         )  # fmt: skip
-        config = dataclasses.asdict(job.config)
+        inputs = {'labels': labels.checksum, 'config': dataclasses.asdict(job.config)}
+        if job.start:
+            inputs['start'] = job.start.sha256
         trained = run_cached_stage(
-            job.work, 'train', {'labels': labels.checksum, 'config': config},
+            job.work, 'train', inputs,
             lambda folder: _train(job, labels.folder, folder, program), results=('last.pt',),
         )  # fmt: skip
         last = trained.folder / 'last.pt'
         if job.config.held_out:
             scored = run_cached_stage(
                 job.work, 'evaluate', {'labels': labels.checksum, 'checkpoint': trained.checksum},
-                lambda folder: _evaluate(last, labels.folder, job.config.held_out, folder),
+                lambda folder: _evaluate(job, last, labels.folder, folder),
                 results=('agreement.json',),
             )  # fmt: skip
             print((scored.folder / 'agreement.json').read_text(), end='')
@@ -101,13 +119,22 @@ def distill(job: Distillation, program: Callable[..., int] = run_program) -> lis
 def _label_inputs(job: Distillation, checksum: Checksums) -> dict:
     drives = [[drive, checksum(Path(drive)) if Path(drive).exists() else ''] for drive in job.drives]
     settings = job.teacher_config.read_text() if job.teacher_config else ''
-    return {'drives': drives, 'teacher': job.teacher, 'teacher_config': settings}
+    inputs = {'drives': drives, 'teacher': job.teacher, 'teacher_config': settings}
+    return inputs | ({'pairs': _pairs_to_label(job)} if job.pairs else {})
+
+
+def _pairs_to_label(job: Distillation) -> list[str]:
+    """Return the words for training.label that limit its pairs; windows of more sweeps need consecutive ones."""
+    if not job.pairs:
+        return []
+    words = ['--pairs', str(math.ceil(job.pairs / len(job.drives)))]
+    return words if sweeps_per_sample(job.config) == 2 else [*words, '--consecutive', str(_RUN)]
 
 
 def _label(job: Distillation, folder: Path, program: Callable[..., int]) -> None:
     config = ['--config', job.teacher_config] if job.teacher_config else []
     status = program('training.label', *job.drives, '--teacher', job.teacher, *config, '--out', folder,
-                     '--processes', job.processes)  # fmt: skip
+                     '--processes', job.processes, *_pairs_to_label(job))  # fmt: skip
     if not status:
         return
     report = folder / 'jobs' / 'shard_1_of_1.json'
@@ -121,18 +148,22 @@ def _label(job: Distillation, folder: Path, program: Callable[..., int]) -> None
 def _train(job: Distillation, labels: Path, folder: Path, program: Callable[..., int]) -> None:
     config = folder / 'config.yaml'
     config.write_text(yaml.safe_dump(dataclasses.asdict(job.config), sort_keys=False))
+    start = ['--start', job.start.path] if job.start else []
     _check_status(program('training.train', '--labels', labels, '--config', config, '--out', folder,
-                  '--devices', job.devices), 'Training')  # fmt: skip
+                  '--devices', job.devices, *start), 'Training')  # fmt: skip
 
 
-def _evaluate(last: Path, labels: Path, held_out: float, folder: Path) -> None:
+def _evaluate(job: Distillation, last: Path, labels: Path, folder: Path) -> None:
     from training.labels.label_store import LabelStore
     from training.learning.checkpoint import load_checkpoint
     from training.learning.pair_sources import split_labels
     from training.scoring.label_metrics import score_against_labels
 
-    _, source = split_labels(LabelStore(labels), held_out)
-    write_json(folder / 'agreement.json', score_against_labels(load_checkpoint(last).build(), source))
+    _, source = split_labels(LabelStore(labels), job.config.held_out, sweeps_per_sample(job.config))
+    report = score_against_labels(load_checkpoint(last).build(), source)
+    if job.start:
+        report = {'adapted': report, 'start': score_against_labels(job.start.checkpoint.build(), source)}
+    write_json(folder / 'agreement.json', report)
 
 
 def _export(job: Distillation, last: Path, folder: Path, program: Callable[..., int]) -> None:
@@ -163,24 +194,39 @@ def _parser() -> argparse.ArgumentParser:
         '--teacher', help='labelling method (default: rigid; with seflow: dufomap, dynamic/static labels)'
     )
     parser.add_argument('--teacher-config', type=Path, help='YAML with teacher settings')
-    parser.add_argument('--config', type=Path, default=Path(__file__).parents[1] / 'config' / 'train_lite.yaml',
-                        help='YAML with training settings (default: config/train_lite.yaml)')  # fmt: skip
+    parser.add_argument('--start', metavar='MODEL', default='', help='model to adapt, of any sensor: an .onnx file, a '
+                        'checkpoint, or embedded (default: random weights)')  # fmt: skip
+    parser.add_argument('--config', type=Path, help='YAML with training settings (default: config/train_lite.yaml; '
+                        'with --start config/finetune.yaml)')  # fmt: skip
+    parser.add_argument('--pairs', type=int, help='most pairs to label, evenly spread over the drives; 0: all '
+                        f'(default: all; with --start {_PAIRS_TO_ADAPT})')  # fmt: skip
     parser.add_argument('--steps', type=int, help='training steps in total; the phases keep their shares')
     parser.add_argument(
         '--held-out', type=float, metavar='SHARE', help='share of the pairs held out of training, for scoring'
     )
-    parser.add_argument('--processes', type=int, default=1, help='number of labelling processes (default: 1)')
+    parser.add_argument('--processes', type=int, help='number of labelling processes (default: 1; with --start one per '
+                        f'core, at most {_MOST_PROCESSES})')  # fmt: skip
     parser.add_argument('--devices', default='auto', help='GPUs to train on (default: all)')
     parser.add_argument('--calibration-pairs', type=int, default=32, metavar='PAIRS',
                         help='sweep pairs to calibrate the 8-bit form; 0: no 8-bit form (default: 32)')  # fmt: skip
     return parser
 
 
+def _start_and_config(options: argparse.Namespace) -> tuple['StartModel | None', TrainConfig]:
+    """Return the start model and the training settings of the command line."""
+    if not options.start:
+        return None, load_config(TrainConfig, options.config or _CONFIG)
+    from training.learning.start_model import load_start, start_config
+
+    start = load_start(options.start)
+    return start, start_config(start, options.config)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        config = load_config(TrainConfig, options.config)
+        start, config = _start_and_config(options)
         if options.steps is not None:
             config = config.with_steps(options.steps)
         if options.held_out is not None:
@@ -190,7 +236,9 @@ def main(arguments: list[str] | None = None) -> int:
         teacher = options.teacher or build_strategy(config).teacher
         models = distill(Distillation(
             tuple(options.drives), options.out, options.work, teacher, options.teacher_config, config,
-            options.processes, options.devices, options.calibration_pairs,
+            options.processes or (min(_MOST_PROCESSES, len(os.sched_getaffinity(0))) if start else 1),
+            options.devices, options.calibration_pairs,
+            options.pairs if options.pairs is not None else _PAIRS_TO_ADAPT if start else 0, start,
         ))  # fmt: skip
     except (ZeroFlowError, OSError) as error:
         print(f'training.distill: {error}', file=sys.stderr)

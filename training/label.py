@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--pairs', type=int, default=0, help='largest number of pairs per dataset, evenly spread (default: all)'
     )
+    parser.add_argument('--consecutive', type=int, default=1, metavar='N', help='with --pairs: spread runs of N '
+                        'consecutive pairs, for students that take more than two sweeps (default: 1)')  # fmt: skip
     parser.add_argument(
         '--shard', type=_shard, default=(1, 1), metavar='K/N', help='label the K-th of N parts (default: 1/1)'
     )
@@ -114,8 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
         settings = json.dumps(read_settings(options.config), sort_keys=True)
         specs = tuple(options.datasets)
         job = LabelJob(
-            specs, options.teacher, options.out, settings, crop, options.shard, options.verify, options.pairs
-        )
+            specs, options.teacher, options.out, settings, crop, options.shard, options.verify, options.pairs,
+            options.consecutive,
+        )  # fmt: skip
         return run_job(job, processes=options.processes, on_ray=options.ray, gpus=options.gpus)
     except (ZeroFlowError, OSError) as error:
         print(f'training.label: {error}', file=sys.stderr)

@@ -4,10 +4,12 @@
 usage: python3 -m training.train --config config/train_lite.yaml --labels out/labels --out runs/distilled
        python3 -m training.train --out runs/supervised
        python3 -m training.train --config config/train_zeroflow.yaml --labels LABELS --out runs/zeroflow --devices 8
+       python3 -m training.train --start embedded --labels out/labels --out runs/mine
 
 Clips are simulated when first needed. A stopped training resumes from its last checkpoint with the same samples: run
-the same command again. Several GPUs share each batch; for several computers, start it with torchrun or SLURM and
---nodes. Monitor it with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it with
+the same command again. --start adapts a trained model, with the settings in config/finetune.yaml unless --config names
+others. Several GPUs share each batch; for several computers, start it with torchrun or SLURM and --nodes. Monitor it
+with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it with
 `python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
 """
 
@@ -18,9 +20,9 @@ from pathlib import Path
 from training.config import load_config
 from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import ClipSource, split_labels
+from training.learning.strategies import sweeps_per_sample
 from training.learning.train_config import TrainConfig
 from training.learning.training_run import TrainerDevices, train
-from training.students import build_student
 from zeroflow_ros.errors import ZeroFlowError
 
 
@@ -32,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--config', type=Path, help='YAML with the fields of TrainConfig that differ from the defaults')
     parser.add_argument(
         '--out', type=Path, required=True, help='folder for the checkpoint, the log and the effective config'
+    )
+    parser.add_argument(
+        '--start', metavar='MODEL', help='.onnx file, checkpoint, or embedded; ignored when resuming (default: none)'
     )
     parser.add_argument('--labels', type=Path, help='folder of pseudo-labels (default: train on simulated clips)')
     parser.add_argument(
@@ -49,18 +54,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--nodes', type=int, default=1, help='number of computers (default: 1)')
     options = parser.parse_args(arguments)
     try:
-        config = load_config(TrainConfig, options.config)
+        start = None
+        if options.start:
+            from training.learning.start_model import load_start, start_config
+
+            start = load_start(options.start)
+        config = start_config(start, options.config) if start else load_config(TrainConfig, options.config)
+        window = sweeps_per_sample(config)
         if options.labels:
             from training.labels.label_store import LabelStore
 
-            source, _ = split_labels(LabelStore(options.labels), config.held_out)
+            source, _ = split_labels(LabelStore(options.labels), config.held_out, window)
+            print(f'Training on {source.about["data"]}.', file=sys.stderr)
         else:
             source = ClipSource(
                 ClipStore(options.clips, config.num_sweeps), config.num_clips, config.first_seed,
-                window=build_student(config.student).num_sweeps, alongside_every=config.alongside_every,
+                window=window, alongside_every=config.alongside_every,
             )  # fmt: skip
         devices = TrainerDevices(options.accelerator, options.devices, options.nodes)
-        last = train(config, options.out, source, change_config=options.change_config, devices=devices)
+        last = train(config, options.out, source, change_config=options.change_config, devices=devices,
+                     start_model=start)  # fmt: skip
     except ZeroFlowError as error:
         print(f'training.train: {error}', file=sys.stderr)
         return 1

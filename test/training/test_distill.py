@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a drive to a model file; the teacher alone is a stand-in, with the true flow of a box over a plane."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import yaml
@@ -13,9 +16,10 @@ pytest.importorskip('onnxscript', reason='export needs onnxscript')
 from training.distill import Distillation, distill, main
 from training.labels.label_store import LabelStore
 from training.learning.pair_sources import split_labels
+from training.learning.start_model import load_start
 from training.scoring.label_metrics import score_against_labels
 from training.students import build_student
-from zeroflow_ros.engines.selection import load_engine
+from zeroflow_ros.engines.selection import DEFAULT_MODEL, load_engine
 from zeroflow_ros.errors import DataError, ZeroFlowError
 
 
@@ -49,6 +53,53 @@ def test_from_a_drive_to_a_model_and_nothing_twice(job, capsys):
     damaged.write_bytes(whole[:100])
     distill(job, programs)
     assert damaged.read_bytes() == whole and programs.ran[5:] == ['label']
+
+
+def test_a_model_is_adapted_and_another_start_trains_again(job):
+    start = load_start('embedded')
+    config = dataclasses.replace(TINY, student=start.checkpoint.student)
+    job = dataclasses.replace(job, config=config, start=start, pairs=30)
+    programs = ProcessGroup()
+    [model] = distill(job, programs)
+    assert load_engine(model).card.training['start'] == start.about
+    assert programs.ran == ['label', 'train', 'to_onnx']
+    [path] = job.work.glob('evaluate_*/agreement.json')
+    agreement = json.loads(path.read_text())
+    assert agreement.keys() == {'adapted', 'start'} and agreement['start'].keys() == {'still', 'fast'}
+    distill(dataclasses.replace(job, start=dataclasses.replace(start, sha256='0' * 64)), programs)
+    assert programs.ran[3:] == ['train', 'to_onnx']
+    distill(job, programs)
+    assert len(programs.ran) == 5
+    distill(dataclasses.replace(job, pairs=40), programs)
+    assert programs.ran[5] == 'label'
+
+
+@pytest.mark.parametrize('words, says', [
+    (['--start', 'none.onnx'], 'No model file at none.onnx'),
+    (['--start', str(DEFAULT_MODEL)], 'int8 weights'),
+    (['--start', 'embedded', '--config', '{deflow}'], "Write 'student: fastflow3d_lite"),
+])  # fmt: skip
+def test_what_cannot_be_adapted_says_what_to_do(words, says, tmp_path, capsys):
+    deflow = tmp_path / 'deflow.yaml'
+    deflow.write_text('student: deflow_lite')
+    words = [word.format(deflow=deflow) for word in words]
+    assert main(['drive', *words, '--out', str(tmp_path / 'm.onnx'), '--work', str(tmp_path / 'work')]) == 1
+    assert says in capsys.readouterr().err and not (tmp_path / 'work').exists()
+
+
+def test_limits_of_an_adaptation_reach_the_label_job(job):
+    ran = []
+
+    def refuse(module, *words):
+        ran.append([module, *map(str, words)])
+        return 2
+
+    for student, runs in (('fastflow3d_lite', []), ('fastflow3d_lite_5', ['--consecutive', '12'])):
+        config = dataclasses.replace(TINY, student=student)
+        with pytest.raises(DataError, match='Labelling ended'):
+            distill(dataclasses.replace(job, config=config, pairs=30), refuse)
+        words = ran[-1]
+        assert words[words.index('--pairs') :] == ['--pairs', '30', *runs]
 
 
 @pytest.mark.parametrize('failed_pairs, goes_on', [(0, True), (1, False)])

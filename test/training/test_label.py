@@ -17,7 +17,7 @@ from label_world import WALL_FLOW, WallConfig, WorldJob
 pytest.importorskip('torch', reason='training needs torch')
 
 from training import label
-from training.labels.label_job import run
+from training.labels.label_job import pairs_to_label, run
 from training.labels.label_store import LabelStore
 from training.teachers.teacher_input import Crop
 from zeroflow_ros.errors import ConfigError, DataError
@@ -89,6 +89,22 @@ def test_a_few_pairs_first_and_the_others_later(job):
     assert states(run(dataclasses.replace(job, most_pairs=2))) == ['done'] * 2
     assert LabelStore(job.out).keys() == ['drive/000000', 'drive/000005']
     assert states(run(job)) == ['kept', 'done', 'done', 'done', 'done', 'kept']
+
+
+@pytest.mark.parametrize('total, most, consecutive, expected', [
+    (0, 0, 1, []), (0, 5, 4, []), (3, 0, 4, [0, 1, 2]), (3, 3, 2, [0, 1, 2]), (9, 3, 1, [0, 4, 8]),
+    (20, 6, 3, [0, 1, 2, 17, 18, 19]), (20, 7, 3, [0, 1, 2, 17, 18, 19]), (20, 2, 3, [0, 1]),
+    (5, 4, 2, [0, 1, 3, 4]), (4, 3, 3, [0, 1, 2]),
+])  # fmt: skip
+def test_few_pairs_come_in_runs_for_longer_windows(total, most, consecutive, expected):
+    assert pairs_to_label(total, most, consecutive) == expected
+
+
+def test_a_run_without_pairs_is_refused(job):
+    with pytest.raises(ConfigError, match='length of 1 or more, got 0'):
+        dataclasses.replace(job, consecutive=0)
+    assert states(run(dataclasses.replace(job, most_pairs=4, consecutive=2))) == ['done'] * 4
+    assert LabelStore(job.out).keys() == [f'drive/{k:06d}' for k in (0, 1, 4, 5)]
 
 
 def test_a_damaged_label_is_redone_and_no_other(job):

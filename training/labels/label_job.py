@@ -33,7 +33,8 @@ class LabelJob:
 
     datasets: specs for `open_dataset`. teacher, config: name and settings (as JSON) for `build_teacher`. out: folder of
     the store. shard: (k, n), the k-th of n parts, counted from 1. verify: compare existing labels with their pairs, and
-    redo those made from other data. most_pairs: pairs to label per dataset, evenly spread; 0: all.
+    redo those made from other data. most_pairs: pairs to label per dataset, evenly spread; 0: all. consecutive: length
+    of the runs in which they are spread, for students that take more than two sweeps.
     """
 
     datasets: tuple[str, ...]
@@ -44,11 +45,14 @@ class LabelJob:
     shard: tuple[int, int] = (1, 1)
     verify: bool = False
     most_pairs: int = 0
+    consecutive: int = 1
 
     def __post_init__(self):
         k, n = self.shard
         if not 1 <= k <= n:
             raise ConfigError(f'A shard is K/N with 1 <= K <= N, got {k}/{n}.')
+        if self.consecutive < 1:
+            raise ConfigError(f'Runs of pairs have a length of 1 or more, got {self.consecutive}.')
 
     def open_datasets(self) -> list[PairDataset]:
         """Return the datasets."""
@@ -61,6 +65,15 @@ class LabelJob:
         from training.teachers import build_teacher
 
         return build_teacher(self.teacher, json.loads(self.config))
+
+
+def pairs_to_label(total: int, most: int, consecutive: int = 1) -> list[int]:
+    """Return at most `most` of the numbers below `total`, in evenly spread runs of `consecutive`; all for 0."""
+    if not most or most >= total:
+        return evenly_spread(total, most)
+    consecutive = min(consecutive, most)
+    starts = evenly_spread(total - consecutive + 1, most // consecutive)
+    return sorted({start + k for start in starts for k in range(consecutive)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +92,9 @@ class _LabelWorker:
         self.job = job
         self.sources = job.open_datasets()
         self.pairs = [
-            (source, index) for source in self.sources for index in evenly_spread(len(source), job.most_pairs)
+            (source, index)
+            for source in self.sources
+            for index in pairs_to_label(len(source), job.most_pairs, job.consecutive)
         ]
         self._teacher: Teacher | None = None
         self._store: LabelStore | None = None

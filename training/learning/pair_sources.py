@@ -9,6 +9,7 @@ from typing import Protocol
 
 from training.datasets.clip_store import ClipStore
 from training.datasets.training_pair import TrainingPair
+from training.labels.label_windows import LabelChain
 from zeroflow_ros.errors import ConfigError, DataError
 
 
@@ -84,14 +85,17 @@ class ClipSource:
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Pairs of a store of pseudo-labels.
+    """Pairs of a store of pseudo-labels, or windows that end with a labelled pair.
 
-    store: training.labels.label_store.LabelStore. keys: keys of the pairs to use.
+    store: training.labels.label_store.LabelStore. keys: keys of the pairs to use. window: most sweeps of a sample.
+    chain: of these keys; None: pairs only.
     """
 
     store: object
     keys: tuple[str, ...]
     about: dict[str, str]
+    window: int = 2
+    chain: LabelChain | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -101,14 +105,18 @@ class LabelSource:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> TrainingPair:
-        return self.store.training_pair(self.keys[index])
+        if self.chain is None:
+            return self.store.training_pair(self.keys[index])
+        return self.chain.training_pair(self.keys[index], self.window)
 
 
-def split_labels(store, held_out: float) -> tuple[LabelSource, LabelSource]:
-    """Return the training pairs and the held-out pairs.
+def split_labels(store, held_out: float, window: int = 2) -> tuple[LabelSource, LabelSource]:
+    """Return the training pairs and the held-out pairs, or windows that end with them.
 
-    The last pairs are held out, not random ones, because pairs close in time are nearly identical.
-    held_out: share of the pairs to hold out.
+    The last pairs are held out, not random ones, because pairs close in time are nearly identical. No window of one
+    part reaches into the other.
+    held_out: share of the pairs to hold out. window: most sweeps of a sample; windows are shorter where labels do not
+    continue each other.
     Raises: DataError when no pair is left to train on.
     """
     keys = sorted(store.keys())
@@ -119,14 +127,18 @@ def split_labels(store, held_out: float) -> tuple[LabelSource, LabelSource]:
             'train on. Label some with: python3 -m training.label'
         )
     parts = {'to train on': keys[:num_train], 'held out': keys[num_train:]}
+    return tuple(_label_source(store, tuple(part), what, len(keys), window) for what, part in parts.items())
+
+
+def _label_source(store, part: tuple[str, ...], what: str, total: int, window: int) -> LabelSource:
     name = ', '.join(store.about.get('datasets', [Path(store.folder).name]))
-    return tuple(
-        LabelSource(store, tuple(part), {
-            'data': f'{len(part)} pairs {what}, of {len(keys)} of {name}, the first {part[0] if part else None}',
-            'supervision': supervision(store),
-        })
-        for what, part in parts.items()
-    )  # fmt: skip
+    data = f'{len(part)} pairs {what}, of {total} of {name}, the first {part[0] if part else None}'
+    chain = None
+    if window > 2:
+        chain = LabelChain(store, part)
+        full = sum(len(chain.window(key, window)) == window - 1 for key in part)
+        data += f'; {full} with {window - 2} sweeps before them, {len(part) - full} with fewer'
+    return LabelSource(store, part, {'data': data, 'supervision': supervision(store)}, window, chain)
 
 
 def supervision(store) -> str:

@@ -6,12 +6,19 @@ import json
 import logging
 import sys
 import warnings
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.learning.pair_sources import PairSource
 from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.views.report import write_json
+
+if TYPE_CHECKING:
+    from training.learning.start_model import StartModel
+
+_BATCHES_OF_STATISTICS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +41,15 @@ def train(
     *,
     change_config: bool = False,
     devices: TrainerDevices | None = None,
+    start_model: 'StartModel | None' = None,
 ) -> Path:
     """Train to the end, resuming from the last checkpoint in `out` if there is one; return the last checkpoint's path.
 
+    start_model: its weights are the initial ones, unless the training resumes; None: random weights.
     change_config: allow a configuration or data that differ from the checkpoint's; the change is recorded in the next
         checkpoints.
-    Raises: ConfigError when that checkpoint has another configuration; ZeroFlowError when training diverges.
+    Raises: ConfigError when that checkpoint has another configuration, or the start model is another student;
+        ZeroFlowError when training diverges.
     """
     import torch
     from pytorch_lightning import Trainer
@@ -62,15 +72,26 @@ def train(
     }  # fmt: skip
     start = 0
     if last.is_file():
-        start, about['history'] = _continued(last, about, change_config)
+        start, from_checkpoint = _continued(last, about, change_config)
+        about |= from_checkpoint
         if start >= config.steps:
             return last
+    elif start_model:
+        from training.learning.start_model import check_start
+
+        check_start(start_model, config)
+        about['start'] = start_model.about
+    if 'start' in about and config.licence == TrainConfig.licence:
+        about['licence'] = about['start']['licence']
     logging.getLogger('pytorch_lightning').setLevel(logging.WARNING)
     devices = devices or TrainerDevices()
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
     student = build_student(config.student)
-    training = StudentModule(config, student, PairSamples(config, source, student.grid))
+    samples = PairSamples(config, source, student.grid)
+    if start_model and not start:
+        _load_weights(start_model, student, samples)
+    training = StudentModule(config, student, samples)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='pytorch_lightning|lightning_fabric')  # tuning advice
         trainer = Trainer(
@@ -89,8 +110,23 @@ def train(
     return last
 
 
-def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, list]:
-    """Return the step of a checkpoint and the history of its configurations. Raises: ConfigError as `train` does."""
+def _load_weights(start_model: 'StartModel', student, samples) -> None:
+    """Load the weights of a start model into the student, and the norm statistics of the first batches of samples."""
+    from training.learning.batch import collate
+    from training.learning.start_model import set_norm_statistics
+
+    student.load_state_dict(start_model.checkpoint.state_dict)
+    grid, student.grid = student.grid, samples.config.phase(0).grid(samples.grid)
+    batches = islice(samples.batches(0), _BATCHES_OF_STATISTICS)
+    set_norm_statistics(student, (collate([samples[number] for number in numbers]) for numbers in batches))
+    student.grid = grid
+
+
+def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, dict]:
+    """Return the step of a checkpoint, and its provenance that stays: the history of its configurations, and its start.
+
+    Raises: ConfigError as `train` does.
+    """
     from training.learning.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(last)
@@ -113,4 +149,5 @@ def _continued(last: Path, about: dict, change_config: bool) -> tuple[int, list]
                 'another --out, or add --change-config to resume with the new one.'
             )
         history = [*history, {'until_step': before['step'], **{part: before.get(part) for part in parts}}]
-    return before['step'], history
+    kept = {name: before[name] for name in ('start',) if name in before}
+    return before['step'], {'history': history, **kept}

@@ -24,11 +24,9 @@ def score_against_labels(student, source: PairSource) -> dict[str, dict]:
     flows, labels, speeds, gaps = [], [], [], []
     for index in tqdm(range(len(source)), unit='pair', disable=None):
         pair = source[index]
-        clouds, wanted = [], []
-        for points, flow in ((pair.points0, pair.flow0), (pair.points1, pair.flow1)):
-            inside = student.grid.assign(points) >= 0
-            clouds.append(points[inside])
-            wanted.append(flow[inside])
+        inside = [student.grid.assign(points) >= 0 for points in pair.clouds]
+        clouds = [points[kept] for points, kept in zip(pair.clouds, inside, strict=True)]
+        wanted = pair.flow0[inside[0]], pair.flow1[inside[-1]]
         rows = [np.flatnonzero(np.isfinite(flow).all(axis=1)) for flow in wanted]
         with torch.inference_mode():
             [predicted] = student.forward_both(

@@ -15,6 +15,7 @@ class Distillation:
     """A Strategy with config.loss between the student's flow and the label flow. Source: ZeroFlow."""
 
     teacher = 'rigid'
+    pairs_only = False
 
     def __init__(self, config):
         self.config = config

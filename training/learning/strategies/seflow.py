@@ -20,6 +20,7 @@ class SeFlow:
     """
 
     teacher = 'dufomap'
+    pairs_only = True
 
     def __init__(self, config):
         self.config = config

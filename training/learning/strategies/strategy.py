@@ -13,10 +13,12 @@ from training.learning.batch import Batch
 class Strategy(Protocol):
     """A learning strategy, constructed from a TrainConfig.
 
-    teacher: name of the default teacher for its labels.
+    teacher: name of the default teacher for its labels. pairs_only: whether it learns from pairs of sweeps, not from
+    longer windows.
     """
 
     teacher: str
+    pairs_only: bool
 
     def supervision(self, labels: str) -> str:
         """Return the `supervision` entry of the student's provenance. labels: description of the labels."""
