@@ -87,7 +87,7 @@ class BagPairs:
 
     @property
     def sensor_height(self) -> float:
-        """Height of the cloud frame above the ground [m]."""
+        """Height of the cloud frame above the ground [m]; NaN where a filter removed the ground."""
         return self.level.height
 
     def __len__(self) -> int:
@@ -213,7 +213,7 @@ class BagPairs:
         if not self._pairs:
             skipped = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'too few clouds'
             raise DataError(f'{self.path}: {total} clouds on {self.topic} make no pair ({skipped}). {reason}'.rstrip())
-        if not np.isfinite(self.sensor_height):
+        if not (np.isfinite(self.level.height) or np.isfinite(self.level.lowest)):
             raise DataError(
                 f'{self.path}: no sweep shows enough ground to estimate the sensor height ({self.level.reason}). Set '
                 'it, in metres: '
@@ -276,6 +276,8 @@ def _read_sweep(
     sweep = with_times(message, sweep) if has_times else sweep
     if place.motion is not None:
         sweep = replace(sweep, points=deskew(sweep.points, sweep.times, place.motion))
+    if not np.isfinite(level.height):  # a filter removed the ground
+        return sweep, np.zeros(len(sweep.points), bool)
     return sweep, is_ground(sweep.points, level.level_T_sensor)
 
 

@@ -10,7 +10,7 @@ from training.datasets.pairs import DatasetPair, Times
 from training.teachers.pseudo_label import PseudoLabel
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError, DataError
-from zeroflow_ros.lidar.ground import ground_height
+from zeroflow_ros.lidar.level import SensorLevel
 
 _NEAR = 25.0  # m: ground points this near give the ground height if no plane can be fitted
 
@@ -86,18 +86,20 @@ class TeacherInput:
 def teacher_input(item: DatasetPair, crop: Crop) -> TeacherInput:
     """Return both sweeps in ego0, shifted onto the ground, with the rows that a teacher labels.
 
+    The crop is level, also where ego0 is not.
+
     Raises: DataError when there are points but the ground height cannot be estimated.
     """
     pair = item.pair
     clouds = [pair.points0.copy(), transforms.apply(pair.ego0_T_ego1, pair.points1)]
     finite = [np.isfinite(points).all(axis=1) for points in clouds]
     grounds = [flags & known for flags, known in zip((item.is_ground0, item.is_ground1), finite, strict=True)]
-    height = np.float32(_height(np.concatenate(clouds), np.concatenate(grounds), item.key))
+    ground_z, level_R_ego0 = _ground(np.concatenate(clouds), np.concatenate(grounds), item.key)
     rows = []
     for points, known, is_ground in zip(clouds, finite, grounds, strict=True):
-        points[:, 2] -= height
+        points[:, 2] -= np.float32(ground_z)
         points[~known] = np.nan
-        rows.append(np.flatnonzero(crop.contains(points) & ~is_ground))
+        rows.append(np.flatnonzero(crop.contains(transforms.apply(level_R_ego0, points)) & ~is_ground))
     return TeacherInput(item.key, *clouds, *grounds, *rows, pair.dt, item.times, checksum(item))
 
 
@@ -111,17 +113,23 @@ def checksum(item: DatasetPair) -> str:
     return digest.hexdigest()
 
 
-def _height(points: np.ndarray, is_ground: np.ndarray, key: str) -> float:
-    """Return z [m] of the ground below the vehicle: by a plane, else the median of the ground points near it."""
-    height = ground_height(points)
-    if np.isfinite(height):
-        return height
+def _ground(points: np.ndarray, is_ground: np.ndarray, key: str) -> tuple[float, np.ndarray]:
+    """Return z [m] of the ground below the vehicle, by a plane, else the median of the ground points near it.
+
+    The second item turns points (4, 4) so that the ground is level; identity for a tilt of slopes and springs.
+    """
+    level, level_R_points = SensorLevel().update(points), np.eye(4)
+    if np.isfinite(level.height):
+        level_R_points[:3, :3] = level.level_T_sensor[:3, :3]
+        return -level.height / level.up[2], level_R_points  # along z of the points, down to the plane
+    if np.isfinite(level.lowest):  # a filter removed the ground
+        return -level.lowest, level_R_points
     near = is_ground & (np.hypot(points[:, 0], points[:, 1]) < _NEAR)
     if near.any():
-        return float(np.median(points[near, 2]))
+        return float(np.median(points[near, 2])), level_R_points
     if np.isfinite(points).all(axis=1).any():
         raise DataError(
-            f'{key}: the ground height below the vehicle cannot be estimated: no ground plane and no ground point '
+            f'{key}: the ground height below the vehicle cannot be estimated: {level.reason}, and no ground point '
             f'within {_NEAR:g} m. Check the sweep: z must point up, and the ground must be visible.'
         )
-    return 0.0
+    return 0.0, level_R_points

@@ -21,6 +21,7 @@ from tiny_bag import (
 
 from training.datasets import open_dataset, rosbag
 from training.datasets.pairs import MetaClass
+from training.teachers.teacher_input import Crop, teacher_input
 from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import POINT_CLOUD, TRANSFORMS, decode_message, encode_message
 from zeroflow_ros.errors import DataError, EgoMotionError, ZeroFlowError
@@ -277,6 +278,24 @@ def test_without_ground_the_height_of_the_sensor_must_be_said(tmp_path):
     with pytest.raises(DataError, match=r'sensor_height=1\.7'):
         open_dataset(f'bag:{bag}')
     assert open_dataset(f'bag:{bag}?sensor_height=1.5').sensor_height == 1.5
+
+
+def test_a_drive_whose_ground_was_removed_has_no_ground_points(tmp_path):
+    rng = np.random.default_rng(0)
+    hedges = np.c_[rng.uniform(-20, 20, (3000, 2)), rng.uniform(0.3, 1.5, 3000) - SENSOR_HEIGHT]
+
+    @cloud_edit(*range(3))
+    def filtered(message):
+        data = message.data.copy()
+        rows = data.view(np.float32).reshape(-1, 4)
+        rows[:3000, :3], rows[3000:, :3] = hedges, np.nan
+        return replace(message, data=data)
+
+    dataset = open_dataset(f'bag:{edited(tmp_path, filtered, 3)}?ego_motion=odometry')
+    assert np.isnan(dataset.sensor_height) and dataset.level.lowest == pytest.approx(SENSOR_HEIGHT - 0.3, abs=0.2)
+    assert not dataset[0].is_ground0.any() and not dataset[0].is_ground1.any()
+    seen = teacher_input(dataset[0], Crop())
+    assert len(seen.rows0) == 3000
 
 
 def test_boxes_must_be_those_of_the_bag(tmp_path):

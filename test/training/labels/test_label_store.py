@@ -261,6 +261,22 @@ def test_a_teacher_hears_when_the_points_that_it_sees_were_measured():
         dataclasses.replace(item, times=(times[0][1:], times[1]))
 
 
+@pytest.mark.parametrize('pitch', [0, 10])
+@pytest.mark.parametrize('height', [0.0, 1.73, 2.5])
+def test_what_a_teacher_sees_does_not_depend_on_how_the_sensor_is_mounted(height, pitch):
+    rng = np.random.default_rng(0)
+    ground = np.c_[rng.uniform(-50, 50, (8000, 2)), rng.normal(0, 0.01, 8000)]
+    walls = np.c_[rng.uniform(-50, 50, 2000), rng.choice([-12.0, 12.0], 2000), rng.uniform(0, 2.9, 2000)]
+    is_ground, frame = np.arange(10_000) < 8000, transforms.yaw_translation(0, 0, 0, height)
+    frame[:3, :3] = transforms.rotation_matrix([0, np.radians(-pitch), 0])  # level_T_sensor
+    points = transforms.apply(transforms.invert(frame), np.concatenate([ground, walls])).astype(np.float32)
+    item = DatasetPair('street', SweepPair(points, points, np.eye(4), 0.1), is_ground, is_ground)
+    seen = teacher_input(item, Crop())
+    assert len(seen.rows0) > 0.99 * len(walls) and not seen.is_ground0[seen.rows0].any()
+    near = np.hypot(*seen.points0[:, :2].T) < 3
+    assert np.abs(seen.points0[is_ground & near][:, 2]).max() < 0.7  # m: 10 degrees at 3 m
+
+
 def test_the_crop_takes_the_lower_edge_and_leaves_the_upper():
     points = np.float32(
         [[-51.2, 0, 0], [51.2, 0, 0], [0, -51.2, 0], [0, 51.2, 0], [0, 0, -3], [0, 0, 3], [np.nan, 0, 0]]
@@ -289,6 +305,6 @@ def test_sweeps_without_points_without_ground_and_of_ground_alone():
     assert len(teacher_input(bare(NONE, plane, True), Crop()).points1) == len(plane)
     with pytest.raises(
         DataError,
-        match='bare: the ground height below the vehicle cannot be estimated: no ground plane and no ground point',
+        match=r'bare: the ground height below the vehicle cannot be estimated: too few points.*, and no ground point',
     ):
         teacher_input(bare(few, few, False), Crop())
