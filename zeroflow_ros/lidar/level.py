@@ -19,6 +19,7 @@ _MAX_ABOVE = 0.5  # m: a ground farther above the frame's origin is no ground be
 _NUM_SAMPLES = 256  # planes through three points; 30 % of the cells on the ground make 7 good ones
 _ON, _BELOW = 0.25, 0.4  # m: cells that support a plane, and cells that no ground has below it
 _MIN_SCORE = 20  # cells, 80 m^2
+_SEARCHED = 3  # times the memory: sweeps that are all looked at after the start, 3 s
 _SEARCH_TILT = np.radians(25.0)  # a plane beyond MAX_TILT is found, to be reported
 _MAX_LOWEST = 3.5  # m, of a sensor on a vehicle
 _LEVEL_SURFACE = np.radians(5.0)  # tilt of a lowest surface that stands for a removed ground
@@ -240,8 +241,9 @@ class SensorLevel:
 
     def update(self, points: np.ndarray) -> Level:
         """Add a sweep (N, 3) [m] and return the level."""
-        # The mount is constant: once the memory is full, one sweep in ten is enough.
-        if self._level is None or len(self._found) < self._found.maxlen or self._sweeps % 10 == 0:
+        # The mount is constant: once the memory is full, or nothing was found for a while, one sweep in ten is enough.
+        searching = len(self._found) < self._found.maxlen and self._sweeps < _SEARCHED * self._found.maxlen
+        if searching or self._sweeps % 10 == 0:
             up, height, reason, lowest = find_ground(points, None if self.mount is None else self._mount_up)
             if np.isfinite(lowest):
                 self._lowest.append(lowest)

@@ -5,6 +5,7 @@ import pytest
 from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.lidar import level as level_module
 from zeroflow_ros.lidar.level import Level, SensorLevel, find_ground, level_rotation
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 
@@ -230,3 +231,17 @@ def test_every_direction_can_be_up(up):
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(rotation @ up, [0, 0, 1], atol=1e-12)
     assert np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_a_ground_that_never_comes_is_not_searched_in_every_sweep(monkeypatch):
+    """The search takes 5 ms; a node over water or with a ground filter must not pay it in every sweep."""
+    searched = []
+    monkeypatch.setattr(
+        level_module, 'find_ground', lambda points, up: searched.append(len(points)) or find_ground(points, up)
+    )
+    sensor = SensorLevel(memory=5)
+    for _ in range(100):
+        sensor.update(FLAT[:0])
+    assert len(searched) < 30
+    found = [np.isfinite(sensor.update(FLAT).height) for _ in range(10)]
+    assert any(found)  # and it is found when it comes
