@@ -34,6 +34,9 @@ RUN_BY = {
     '.venv/bin/python -m training.distill drives/*.mcap --out model.onnx': (
         'test_distill.py::test_a_recorded_drive_becomes_models_by_the_programs_themselves'
     ),
+    '.venv/bin/python -m training.distill drives/*.mcap --start embedded --out mine.onnx': (
+        'test_distill.py::test_the_embedded_model_is_adapted_to_a_recorded_drive_by_the_programs_themselves'
+    ),
     '.venv/bin/python -m training.distill simulation:0-399 --out model.onnx --processes 2': (
         'test_distill.py::test_a_recorded_drive_becomes_models_by_the_programs_themselves'
     ),

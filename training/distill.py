@@ -6,8 +6,8 @@ usage: python3 -m training.distill drives/*.mcap --out model.onnx
        python3 -m training.distill drives/*.mcap --start embedded --out mine.onnx
        python3 -m training.distill simulation:0-99 --teacher fast_nsf --steps 500 --work out/try --out out/try.onnx
 
---start adapts a trained model to the drives in about half an hour on two cores: it labels 240 pairs instead of all, in
-one process per core, and trains a few hundred steps (config/finetune.yaml).
+--start adapts a trained model to the drives; plan half an hour on two cores. It labels 240 pairs instead of all, in one
+process per core, and trains 400 steps (config/finetune.yaml).
 
 Run the same command again after any interruption: a finished stage with the same inputs is not repeated, and an
 interrupted stage resumes. Drives: rosbags, or any dataset spec of training.datasets. To use several computers, run

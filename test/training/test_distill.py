@@ -169,3 +169,23 @@ def test_a_recorded_drive_becomes_models_by_the_programs_themselves(tmp_path, ca
     label = store.read(store.keys()[0])
     moves = np.nan_to_num(label.flow0[:, 0]) > 0.05
     assert moves.sum() > 500 and np.median(label.flow0[moves, 0]) == pytest.approx(0.1 * BOX_SPEED, abs=0.05)
+
+
+def test_the_embedded_model_is_adapted_to_a_recorded_drive_by_the_programs_themselves(tmp_path, capsys):
+    drive = write_bag(tmp_path / 'drive', num_sweeps=6)
+    start = load_start('embedded')
+    config = tmp_path / 'tiny.yaml'
+    phase = {'steps': 1, 'batch': 2, 'cells': 48}
+    config.write_text(yaml.safe_dump({
+        'student': start.checkpoint.student, 'warm_up': phase, 'crops': phase, 'full': phase, 'num_workers': 0,
+        'held_out': 0.25,
+    }))  # fmt: skip
+    out, work = tmp_path / 'mine.onnx', tmp_path / 'work'
+    arguments = [drive, '--start', 'embedded', '--out', out, '--work', work, '--config', config, '--pairs', 4,
+                 '--calibration-pairs', 0, '--processes', 1]  # fmt: skip
+    assert main([str(word) for word in arguments]) == 0
+    training = load_engine(out).card.training
+    assert training['start'] == start.about and training['step'] == 3
+    [folder] = work.glob('label_*')
+    assert len(LabelStore(folder).keys()) == 4
+    assert '"adapted"' in capsys.readouterr().out
