@@ -158,11 +158,11 @@ def make_flow_points(num_hidden, leak):
 
 @_compiled
 def read_xyz(rows, columns, points):
-    """Write x, y and z of rows (N, W) float32 into points (N, 3); NaN where any of them is not finite."""
+    """Write x, y and z of rows (N, W) float32 into points (N, 3); NaN where one is not finite, or all are 0."""
     x_column, y_column, z_column = columns
     for i in range(len(rows)):
         x, y, z = rows[i, x_column], rows[i, y_column], rows[i, z_column]
-        if np.isfinite(x) and np.isfinite(y) and np.isfinite(z):
+        if np.isfinite(x) and np.isfinite(y) and np.isfinite(z) and (x != 0 or y != 0 or z != 0):
             points[i, 0], points[i, 1], points[i, 2] = x, y, z
         else:
             points[i, 0] = points[i, 1] = points[i, 2] = np.nan

@@ -52,8 +52,8 @@ def decode_cloud(msg) -> Sweep:
     """Read x, y and z of every row of a PointCloud2.
 
     Accepts any order and offsets of fields, float32 or float64, row and point padding, either byte order. Rows keep
-    their order (row-major). A row with a coordinate that is not finite or too large for float32 becomes all NaN,
-    whatever is_dense says. An empty cloud gives an empty sweep.
+    their order (row-major). A row without a return becomes all NaN, whatever is_dense says: one with a coordinate that
+    is not finite or too large for float32, or 0 0 0, which Livox, SICK and Ouster drivers and simulators write. An empty cloud gives an empty sweep.
 
     Raises: CloudError when header and data contradict each other. This is checked before memory is allocated, and the
     allocation is bounded by the length of msg.data, not by the sizes in the header.
@@ -73,10 +73,12 @@ def decode_cloud(msg) -> Sweep:
     with np.errstate(over='ignore', invalid='ignore'):  # float64 beyond float32 becomes inf, then NaN
         for axis, (offset, dtype) in enumerate(columns):
             points[:, axis].reshape(rows.shape)[...] = rows.view(dtype, offset)
-        # One sum finds every bad row, and a few good ones whose sum overflows; the next line checks them again.
-        suspects = np.flatnonzero(~np.isfinite(points[:, 0] + points[:, 1] + points[:, 2]))
+        # One sum finds every bad row, and a few good ones whose sum overflows or is 0; they are checked again below.
+        total = points[:, 0] + points[:, 1] + points[:, 2]
+        suspects = np.flatnonzero(~np.isfinite(total) | (total == 0))
     if len(suspects):
-        points[suspects[~np.isfinite(points[suspects]).all(1)]] = np.nan
+        some = points[suspects]
+        points[suspects[~np.isfinite(some).all(axis=1) | ~some.any(axis=1)]] = np.nan
     return Sweep(points, stamp_ns, frame_id)
 
 

@@ -54,7 +54,7 @@ class InputChecks:
             health.report_issue('no frame_id', 'input', Level.WARN, text)
         num_nan = int(np.count_nonzero(np.isnan(sweep.points[:, 0])))
         if 2 * num_nan > len(sweep.points):
-            text = f'{num_nan} of {len(sweep.points)} points are NaN or infinite.'
+            text = f'{num_nan} of {len(sweep.points)} points have no return (NaN, infinite, or 0 0 0).'
             health.report_issue('nan', 'input', Level.WARN, text)
         now_ns = self._now_ns()
         behind = (now_ns - sweep.stamp_ns) * 1e-9

@@ -24,7 +24,8 @@ def decode_plain(msg):
                 point.append(struct.unpack_from(code, msg.data, start + layout[name].offset)[0])
             with np.errstate(over='ignore'):
                 point = np.array(point).astype(np.float32)
-            points.append(point if np.isfinite(point).all() else np.full(3, np.nan, np.float32))
+            has_return = np.isfinite(point).all() and point.any()
+            points.append(point if has_return else np.full(3, np.nan, np.float32))
     return np.array(points, np.float32).reshape(-1, 3)
 
 
@@ -199,6 +200,10 @@ LEGAL = [
     ('64-bit time', message(ONE + ONE[:8], [*XYZ, ('t', 16, 10, 1)], point_step=24), [[1, 2, 3]]),
     ('NaN in y', message(struct.pack('<4f', 1, np.nan, 3, 4)), [[np.nan] * 3]),
     ('inf in z', message(struct.pack('<4f', 1, 2, -np.inf, 4)), [[np.nan] * 3]),
+    ('0 0 0', message(struct.pack('<4f', 0, 0, 0, 4)), [[np.nan] * 3]),
+    ('-0 0 0', message(struct.pack('<4f', -0.0, 0, 0, 4)), [[np.nan] * 3]),
+    ('1 -1 0, whose sum is 0', message(struct.pack('<4f', 1, -1, 0, 4)), [[1, -1, 0]]),
+    ('tiny, whose squares are 0', message(struct.pack('<4f', 1e-40, 0, 0, 4)), [[1e-40, 0, 0]]),
     ('inf - inf', message(struct.pack('<4f', np.inf, -np.inf, 3, 4)), [[np.nan] * 3]),
     ('sum overflows, point does not', message(struct.pack('<4f', 3e38, 3e38, 0, 4)), [[3e38, 3e38, 0]]),
     ('float64 beyond float32', message(struct.pack('<3d', 1e39, 2, 3), [('x', 0, 8, 1), ('y', 8, 8, 1),
