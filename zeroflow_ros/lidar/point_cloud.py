@@ -53,7 +53,8 @@ def decode_cloud(msg) -> Sweep:
 
     Accepts any order and offsets of fields, float32 or float64, row and point padding, either byte order. Rows keep
     their order (row-major). A row without a return becomes all NaN, whatever is_dense says: one with a coordinate that
-    is not finite or too large for float32, or 0 0 0, which Livox, SICK and Ouster drivers and simulators write. An empty cloud gives an empty sweep.
+    is not finite or too large for float32, or 0 0 0, which many drivers and simulators write. An empty cloud gives an
+    empty sweep.
 
     Raises: CloudError when header and data contradict each other. This is checked before memory is allocated, and the
     allocation is bounded by the length of msg.data, not by the sizes in the header.
