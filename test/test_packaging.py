@@ -46,7 +46,7 @@ def test_colcon_installs_the_vehicle_package_and_no_other(workspace):
     done = workspace.run_sourced(f'python -c "{WHERE}"')
     assert done.returncode == 0, done.stderr
     model, *origins = done.stdout.split()
-    assert model == 'fastflow3d_lite'
+    assert model == 'fastflow3d_lite_5'
     assert Path(origins[0]).is_relative_to(workspace.path)
     assert origins[1:] == ['None', 'None', 'None']
 
@@ -95,7 +95,7 @@ def test_wheel_names_every_extra_and_only_the_vehicle_package(tmp_path):
     assert {name.split('/')[0] for name in names} == {
         'zeroflow_ros', 'zeroflow_ros-0.1.0.dist-info', 'zeroflow_ros-0.1.0.data'
     }  # fmt: skip
-    assert {'zeroflow_ros/models/fastflow3d_lite.onnx', 'zeroflow_ros/engines/pillars.cu'} <= set(names)
+    assert {'zeroflow_ros/models/fastflow3d_lite_5.onnx', 'zeroflow_ros/engines/pillars.cu'} <= set(names)
     assert set(metadata.get_all('Provides-Extra')) == {
         'ros', 'speed', 'replay', 'registration', 'ground', 'simulation', 'training', 'export', 'tensorrt', 'ray',
         'test', 'view', 'dynamic',

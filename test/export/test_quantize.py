@@ -17,7 +17,7 @@ from export import quantize
 from zeroflow_ros.engines.selection import MODELS, load_engine
 from zeroflow_ros.engines.stopwatch import Stopwatch
 
-FLOAT = MODELS / 'fastflow3d_lite.onnx'
+FLOAT = MODELS / 'fastflow3d_lite_5.onnx'
 
 
 def street_flow(path):
@@ -61,10 +61,10 @@ def test_memory_does_not_grow_with_the_pairs_to_calibrate_on(tmp_path):
 
 
 def test_the_embedded_8_bit_model_comes_from_the_embedded_model_and_flows_like_it():
-    ours, source = (load_engine(path).card for path in (MODELS / 'fastflow3d_lite_int8.onnx', FLOAT))
+    ours, source = (load_engine(path).card for path in (MODELS / 'fastflow3d_lite_5_int8.onnx', FLOAT))
     assert {**source.training, 'calibration': ours.training['calibration']} == ours.training
     np.testing.assert_array_equal(ours.encoder_weight, source.encoder_weight)
-    flows = [street_flow(MODELS / 'fastflow3d_lite_int8.onnx'), street_flow(FLOAT)]
+    flows = [street_flow(MODELS / 'fastflow3d_lite_5_int8.onnx'), street_flow(FLOAT)]
     error = np.linalg.norm(flows[0] - flows[1], axis=1)
     assert np.median(error) < 0.02 and np.percentile(error, 99) < 0.15  # m
 
@@ -88,16 +88,18 @@ def test_calibration_on_simulated_clips_sees_both_directions_of_time(tmp_path, m
     pair = clip_store.TrainingPair(*clouds, *clouds, 0.1)
     monkeypatch.setattr(clip_store.ClipStore, 'window', lambda *_: pair)
     first, second = quantize.simulated_images(load_engine(FLOAT).card, tmp_path, 2)
-    num_channels = first.shape[1] // 2
-    np.testing.assert_array_equal(first[:, :num_channels], second[:, num_channels:])
-    np.testing.assert_array_equal(first[:, num_channels:], second[:, :num_channels])
+    num_sweeps = load_engine(FLOAT).card.num_sweeps
+    slots = [images.reshape(num_sweeps, -1) for images in (first, second)]
+    np.testing.assert_array_equal(slots[0][0], slots[1][1])
+    np.testing.assert_array_equal(slots[0][1], slots[1][0])
+    assert not slots[0][2:].any()  # of sweeps that the window lacks
     assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize(
     'label, model, bag, says',
     [
-        ('already 8 bits', MODELS / 'fastflow3d_lite_int8.onnx', 6, 'int8; only a dense or gather float32 model'),
+        ('already 8 bits', MODELS / 'fastflow3d_lite_5_int8.onnx', 6, 'int8; only a dense or gather float32 model'),
         ('no model', 'none.onnx', 6, 'No model file'),
         ('no pair', FLOAT, 1, 'no pair of sweeps'),
         ('none asked for', FLOAT, 6, '--pairs must be 1 or more'),

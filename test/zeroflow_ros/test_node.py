@@ -104,7 +104,7 @@ def test_debug_topics_and_diagnostics_tell_the_truth(vehicle):
     assert {name: vehicle.statuses[name].level for name in ('ego_motion', 'model')} == {
         'ego_motion': b'\x00', 'model': b'\x00'}  # fmt: skip
     model = {v.key: v.value for v in vehicle.statuses['model'].values}
-    assert model['name'] == 'fastflow3d_lite' and len(model['checksum']) == 64
+    assert model['name'] == 'fastflow3d_lite_5' and len(model['checksum']) == 64
     facts = {v.key: v.value for v in vehicle.statuses['input'].values}
     assert (facts['topic'], facts['reliability']) == ('/front/flow_node/input/pointcloud', 'reliable')
     assert (facts['frame_id'], facts['points'], facts['dropped.malformed_cloud']) == ('lidar', '3000', '0')

@@ -147,7 +147,7 @@ def test_mostly_nan_is_served_with_a_warning(drive):
     drive.send(cloud(points, stamp_ns))
     flow = drive.vehicle.flow_of(stamp_ns)
     np.testing.assert_array_equal(column(flow, 'flow_valid') > 0, np.isfinite(points[:, 0]))
-    assert drive.vehicle.status('input', lambda s, _: '1000 of 1500 points are NaN' in s.message)
+    assert drive.vehicle.status('input', lambda s, _: '1000 of 1500 points have no return' in s.message)
     drive.serve()
 
 

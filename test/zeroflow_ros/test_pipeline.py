@@ -94,7 +94,7 @@ def test_the_sweeps_beside_a_pair_reach_the_network_in_its_frame(card, output_on
 def test_a_model_of_two_sweeps_gets_no_history(card):
     pair = world_pair()
     pair = dataclasses.replace(pair, history=(PosedSweep(pair.points0, np.eye(4)),))
-    engine = NearestNeighbour(card)
+    engine = NearestNeighbour(dataclasses.replace(card, num_sweeps=2))
     assert FlowPipeline(engine, sensor_height=1.0).estimate(pair).num_sweeps == 2 and engine.older == [[]]
 
 

@@ -14,9 +14,9 @@ from zeroflow_ros.errors import ConfigError, ModelError
 
 MODELS = Path(__file__).parents[1] / 'models'
 ENGINES = ('onnxruntime', 'tensorrt')
-DEFAULT_MODEL = MODELS / 'fastflow3d_lite_int8.onnx'  # twice as fast on a CPU as fastflow3d_lite.onnx, its source
+DEFAULT_MODEL = MODELS / 'fastflow3d_lite_5_int8.onnx'  # twice as fast on a CPU as fastflow3d_lite_5.onnx, its source
 # TensorRT does not support the 8-bit format that is fast in ONNX Runtime.
-DEFAULT_MODELS = {'onnxruntime': DEFAULT_MODEL, 'tensorrt': MODELS / 'fastflow3d_lite.onnx'}
+DEFAULT_MODELS = {'onnxruntime': DEFAULT_MODEL, 'tensorrt': MODELS / 'fastflow3d_lite_5.onnx'}
 
 
 class FallbackEngine:

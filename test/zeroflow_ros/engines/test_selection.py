@@ -17,7 +17,7 @@ def engine():
 
 def test_default_model_is_small_and_has_a_card(engine):
     assert DEFAULT_MODEL.stat().st_size < 5e6
-    assert engine.card.student == 'fastflow3d_lite'
+    assert engine.card.student == 'fastflow3d_lite_5'
     assert engine.card.form == 'dense'
     assert engine.card.licence == 'Apache-2.0'
     assert engine.card.training['supervision']

@@ -158,7 +158,7 @@ def test_the_cache_is_the_users_not_the_packages(monkeypatch, tmp_path):
 
 
 def test_a_file_that_tensorrt_does_not_take_is_a_clear_error(computer):
-    with pytest.raises(ModelError, match=r'does not take fastflow3d_lite_int8.onnx.*float32.*export.quantize'):
+    with pytest.raises(ModelError, match=r'does not take fastflow3d_lite_5_int8.onnx.*float32.*export.quantize'):
         computer.open(DEFAULT_MODEL)
 
 

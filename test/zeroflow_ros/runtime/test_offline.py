@@ -17,7 +17,8 @@ from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transform
 from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
 from zeroflow_ros.lidar.point_cloud import decode_cloud
-from zeroflow_ros.lidar.sweep import DropReason, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason
+from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.replay import main
 from zeroflow_ros.runtime.offline import FLOW_TOPIC, OfflineFlow, estimate_flow
@@ -96,10 +97,11 @@ def test_velocities_are_those_of_the_pipeline(engine, bag_path):
     with Bag(bag_path) as bag:
         found = list(estimate_flow(bag, engine))
         sweeps = [decode_cloud(decode_message(m.cdr, POINT_CLOUD)) for m in bag.messages([CLOUD_TOPIC])]
-    pipeline = FlowPipeline(engine)
+    pipeline, history = FlowPipeline(engine), SweepHistory(engine.card.num_sweeps)
     ego0_T_ego1 = yaw_translation(0, EGO_SPEED * 0.1, 0)
     for (message, estimate), before, after in zip(found, sweeps, sweeps[1:], strict=False):
-        expected = pipeline.estimate(SweepPair(before.points, after.points, ego0_T_ego1, 0.1))
+        expected = pipeline.estimate(history.pair(before, after, ego0_T_ego1))
+        assert estimate.num_sweeps == expected.num_sweeps
         assert decode_cloud(message).stamp_ns == after.stamp_ns
         np.testing.assert_allclose(estimate.velocity, expected.velocity, atol=1e-3)  # m/s; poses are float64 of 0.1 s
         np.testing.assert_array_equal(estimate.flow_valid, expected.flow_valid)
