@@ -108,7 +108,7 @@ def test_configured_over_and_over_it_does_not_grow():
             assert manager.change(CONFIGURE) and manager.change(ACTIVATE)
             assert manager.change(DEACTIVATE) and manager.change(CLEANUP)
             resident.append(node.resident_mb())
-        assert resident[-1] < resident[3] + 40, resident  # MB: an engine that stayed each time would be over 100
+        assert resident[-1] < resident[3] + 80, resident  # MB: an engine that stayed each time would be over 250
 
 
 def test_two_nodes_in_two_namespaces_keep_apart():
