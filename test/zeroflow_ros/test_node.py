@@ -100,7 +100,7 @@ def test_debug_topics_and_diagnostics_tell_the_truth(vehicle):
     parts = sum(latest[f'processing_time/{stage}_ms'] for stage in STAGES[:-1])
     assert 0 < parts <= total + 1 and latest['pipeline_latency_ms'] >= total - 1  # ms: clocks of two kinds
     status = vehicle.status('inference', lambda _, values: int(values['published']) > published)
-    assert status.level == b'\x00' or 'took' in status.message  # a busy machine may be slow
+    assert status.level == b'\x00' or 'input-to-output latency is' in status.message  # a busy machine may be slow
     assert {name: vehicle.statuses[name].level for name in ('ego_motion', 'model')} == {
         'ego_motion': b'\x00', 'model': b'\x00'}  # fmt: skip
     model = {v.key: v.value for v in vehicle.statuses['model'].values}
@@ -253,7 +253,7 @@ def test_stops_at_once_on_sigint(node, vehicle):
         vehicle.send(cloud(scene(), stamp_ns + k * S // 10))
     code, seconds = node.stop(signal.SIGINT)
     assert (code, 'Traceback' in node.log) == (0, False), node.log
-    assert seconds < 3  # about 0.5 s on an idle machine
+    assert seconds < 5  # about 0.5 s on an idle machine
 
 
 TRY_OUT = """
