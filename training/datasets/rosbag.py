@@ -110,8 +110,9 @@ class BagPairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, _ = self._pairs[index]
-        read = (self.path, self.topic, self.level, self.has_times)
-        (sweep0, is_ground0), (sweep1, is_ground1) = _read_sweep(place0, *read), _read_sweep(place1, *read)
+        read = (self.path, self.topic, self.has_times)
+        sweep0, sweep1 = (_read_sweep(place, *read) for place in (place0, place1))
+        is_ground0, is_ground1 = (_ground_of(place, read, self.level) for place in (place0, place1))
         history, future = self._beside(index, read)
         pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), *self.motion(index), history, future)
         truth = self.boxes and self.boxes.ground_truth_flow(pair, place0.number, place1.number)
@@ -126,14 +127,14 @@ class BagPairs:
             if newer.number != self._pairs[k + 1][0].number:
                 break
             ego0_T_ego = ego0_T_ego @ transforms.invert(older_T_newer)
-            history.append(PosedSweep(_read_sweep(older, *read)[0].points, ego0_T_ego))
+            history.append(PosedSweep(_read_sweep(older, *read).points, ego0_T_ego))
         future, ego0_T_ego = [], self._pairs[index][2]
         for k in range(index + 1, min(index + 1 + HISTORY, len(self._pairs))):
             older, newer, older_T_newer = self._pairs[k]
             if older.number != self._pairs[k - 1][1].number:
                 break
             ego0_T_ego = ego0_T_ego @ older_T_newer
-            future.append(PosedSweep(_read_sweep(newer, *read)[0].points, ego0_T_ego))
+            future.append(PosedSweep(_read_sweep(newer, *read).points, ego0_T_ego))
         return tuple(history), tuple(future)
 
     def latest(self, index: int) -> DatasetPair:
@@ -262,10 +263,8 @@ def _split_boxes(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=2 * HISTORY + 4)  # consecutive pairs share most of their sweeps
-def _read_sweep(
-    place: _SweepLocation, path: Path, topic: str, level: Level, has_times: bool
-) -> tuple[Sweep, np.ndarray]:
-    """Return a sweep and its ground mask (N,) bool; level: of the cloud frame."""
+def _read_sweep(place: _SweepLocation, path: Path, topic: str, has_times: bool) -> Sweep:
+    """Return a sweep, deskewed if its motion is known."""
     with Bag(path) as bag:  # reopened: processes must not share an open file
         messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
         recorded = next(islice(messages, place.ordinal, None), None)
@@ -276,9 +275,16 @@ def _read_sweep(
     sweep = with_times(message, sweep) if has_times else sweep
     if place.motion is not None:
         sweep = replace(sweep, points=deskew(sweep.points, sweep.times, place.motion))
+    return sweep
+
+
+@lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next; those beside a pair need no mask
+def _ground_of(place: _SweepLocation, read: tuple, level: Level) -> np.ndarray:
+    """Return the ground mask (N,) bool of a sweep; read: see `_read_sweep`. level: of the cloud frame."""
+    points = _read_sweep(place, *read).points
     if not np.isfinite(level.height):  # a filter removed the ground
-        return sweep, np.zeros(len(sweep.points), bool)
-    return sweep, is_ground(sweep.points, level.level_T_sensor)
+        return np.zeros(len(points), bool)
+    return is_ground(points, level.level_T_sensor)
 
 
 def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | TfMotion:
