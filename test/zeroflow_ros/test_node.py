@@ -253,7 +253,7 @@ def test_stops_at_once_on_sigint(node, vehicle):
         vehicle.send(cloud(scene(), stamp_ns + k * S // 10))
     code, seconds = node.stop(signal.SIGINT)
     assert (code, 'Traceback' in node.log) == (0, False), node.log
-    assert seconds < 5  # about 0.5 s on an idle machine
+    assert seconds < 3  # about 0.5 s on an idle machine
 
 
 TRY_OUT = """

@@ -41,6 +41,11 @@ def test_a_card_from_before_there_were_two_network_frames():
     assert ModelCard.from_json(text).network_frame == 'source'
 
 
+def test_a_card_without_a_number_of_sweeps_takes_two():
+    text = json.dumps({k: v for k, v in json.loads(CARD.to_json()).items() if k != 'num_sweeps'})
+    assert ModelCard.from_json(text).num_sweeps == 2
+
+
 def changed(**values):
     card = json.loads(CARD.to_json())
     for name, value in values.items():
