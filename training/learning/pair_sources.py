@@ -37,7 +37,7 @@ class ClipSource:
 
     clips: the store. num_clips: number of clips, with seeds from first_seed. clips_at_first: number of clips that the
     first step may sample from; the others are simulated during training. window: sweeps of a sample, as many as the
-    student takes. alongside_every: every so manieth clip has a large vehicle beside the ego vehicle; 0: none.
+    student takes. alongside_every: N: every N-th clip has a large vehicle beside the ego vehicle; 0: none.
     """
 
     clips: ClipStore

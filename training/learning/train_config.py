@@ -69,7 +69,7 @@ class TrainConfig:
         per pair of 120,000 points); 0: none. seed: seed of all random numbers.
     licence: licence of the student.
     augmentation, disturbances: see there. short_history: share of the samples of which a student that takes more than
-        two sweeps sees only some. alongside_every: every so manieth simulated clip has a large vehicle beside the ego
+        two sweeps sees only some. alongside_every: N: every N-th simulated clip has a large vehicle beside the ego
         vehicle; 0: none.
     """
 
