@@ -20,7 +20,7 @@ from zeroflow_ros.lidar.sweep import DropReason, SkipReason, Sweep, SweepBuffer
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.runtime.health import Health, Level
-from zeroflow_ros.runtime.input_checks import InputChecks
+from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text
 from zeroflow_ros.runtime.mailbox import Mailbox
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
@@ -152,7 +152,7 @@ class FlowWorker:
                 return
             _keep_every_nth(sweep.points, parameters.max_points)
             health.report_issue('subsampled', 'input', Level.WARN, f'{text} Only every n-th point gets a velocity.')
-        if not _any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
+        if not any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
             # No point on the grid: treated as empty, because flow from or to an empty sweep is unknown.
             sweep = replace(sweep, points=sweep.points[:0], times=None)
         last, last_msg = self._buffer.last, self._last_msg
@@ -211,25 +211,7 @@ class FlowWorker:
 
     def _handle_drop(self, reason: DropReason, msg, sweep: Sweep, last: Sweep | None) -> None:
         """Count a sweep that makes no pair, with the reason, and reset the state that it invalidates."""
-        dt = (sweep.stamp_ns - last.stamp_ns) * 1e-9 if last is not None else 0.0
-        low, high = self._buffer.dt_range
-        reach = self._pipeline.engine.card.grid.half_extent
-        text = {
-            DropReason.FIRST: 'The first sweep waits for the second.',
-            DropReason.EMPTY: f'A cloud without a point within {reach:.0f} m is published without flow. Check the '
-            'sensor and its filters, and that clouds are in metres, x forward, z up.',
-            DropReason.ZERO_STAMP: 'A cloud is stamped 0, so the time between sweeps is unknown. Make the driver '
-            'stamp its clouds.',
-            DropReason.DUPLICATE: f'Two clouds have the stamp {sweep.stamp_ns * 1e-9:.6f} s; the second is dropped.',
-            DropReason.OUT_OF_ORDER: f'A cloud is {-dt:.3f} s older than the one before; it is dropped.',
-            DropReason.TIME_RESET: f'Time went back by {-dt:.3f} s, as when a bag loops: starting over.',
-            DropReason.FRAME_CHANGED: f"The frame_id changed from '{last.frame_id if last else ''}' to "
-            f"'{sweep.frame_id}': no flow across the change. Two sensors on one topic need a topic each.",
-            DropReason.GAP: f'{dt:.3f} s from one sweep to the next; this model works up to {high} s. Sweeps are lost, '
-            "or the sensor's rate is too low for the model.",
-            DropReason.TOO_CLOSE: f'{dt:.3f} s from one sweep to the next; this model works from {low} s. It is '
-            'dropped.',
-        }[reason]
+        text = drop_text(reason, sweep, last, self._pipeline.engine.card)
         self._health.record_dropped(reason, text)
         if reason is DropReason.EMPTY:
             self._publish_without_flow(msg)
@@ -254,11 +236,6 @@ class FlowWorker:
             return False
         self._clock_jumped = False
         return last.stamp_ns > ahead_ns
-
-
-def _any_within(points: np.ndarray, reach: float) -> bool:
-    """Return whether any of points (N, 3) has all coordinates within reach [m]; a sample is tried first."""
-    return any(bool((np.abs(some) < reach).all(axis=1).any()) for some in (points[::64], points))
 
 
 def _keep_every_nth(points: np.ndarray, max_points: int) -> None:

@@ -4,8 +4,8 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -65,11 +65,27 @@ DROPS = {
     DropReason.OVERTAKEN: Severity('inference', Level.OK, 'debug'),  # a warning when frequent
     DropReason.ENGINE: Severity('inference', Level.ERROR, 'error'),
 }
+_DROP_KINDS = frozenset(reason.value for reason in DropReason)
+_LOG_LEVELS = {'warning': Level.WARN, 'error': Level.ERROR}
 _FREQUENT = {
     DropReason.DUPLICATE: 'repeat the stamp of the one before: two publishers, or a driver that stamps coarsely',
     DropReason.OVERTAKEN: 'were overtaken: the model is slower than the sensor, give it more threads or a smaller '
     'model',
 }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An issue that was seen since the start, for the summary of a run.
+
+    kind: names the rule that was broken. level: the worst one seen. text: of the first report. count: of reports.
+    """
+
+    kind: str
+    part: str
+    level: Level
+    text: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,8 @@ class Health:
         self._issues: dict[str, _Issue] = {}
         self._logged: dict[str, tuple[float, int]] = {}  # kind -> last log time, repeats suppressed since
         self._logged_once: set[str] = set()
+        self._findings: dict[str, Finding] = {}
+        self._drop_examples: dict[DropReason, str] = {}
         self._ego_failures = 0
         self._slow_since: float | None = None
         self._started = clock()
@@ -119,6 +137,7 @@ class Health:
         severity = DROPS[reason]
         with self._lock:
             self.drops[reason] += 1
+            self._drop_examples.setdefault(reason, text)
             self._outcomes.append(reason)
             level = severity.level
             if reason is DropReason.EGO_MOTION:
@@ -166,6 +185,7 @@ class Health:
             now = self._clock()
             if level > Level.OK:
                 self._issues[kind] = _Issue(part, level, text, now)
+                self._find(kind, part, level, text)
             last, held_back = self._logged.get(kind, (-LOG_EVERY_S, 0))
             if kind in self._logged and now - last < LOG_EVERY_S:
                 self._logged[kind] = (last, held_back + 1)
@@ -179,7 +199,26 @@ class Health:
             if kind in self._logged_once:
                 return
             self._logged_once.add(kind)
+            if log in _LOG_LEVELS:
+                self._findings.setdefault(kind, Finding(kind, 'input', _LOG_LEVELS[log], text, 0))
         self._log(log, text)
+
+    def _find(self, kind: str, part: str, level: Level, text: str) -> None:
+        found = self._findings.get(kind) or Finding(kind, part, level, text, 0)
+        self._findings[kind] = replace(found, level=max(level, found.level), count=found.count + 1)
+
+    def findings(self) -> list[Finding]:
+        """Return every warning and error since the start, the worst first; dropped sweeps are in `dropped`."""
+        with self._lock:
+            found = [f for kind, f in self._findings.items() if kind not in _DROP_KINDS]
+            frequent = list(_frequent_drops(self.drops, sum(self.drops.values()) + self.published))
+        found += [Finding(f'frequent {reason.value}', part, Level.WARN, text, 1) for reason, part, text in frequent]
+        return sorted(found, key=lambda finding: -finding.level)
+
+    def dropped(self) -> dict[DropReason, tuple[int, str]]:
+        """Return the number of dropped sweeps and the first sentence about them, by reason, the most frequent first."""
+        with self._lock:
+            return {reason: (count, self._drop_examples[reason]) for reason, count in self.drops.most_common()}
 
     def check_input_timeout(self, timeout: float, describe: Callable[[], str]) -> None:
         """Report missing clouds: a warning after timeout seconds, an error after five times that.
@@ -197,6 +236,7 @@ class Health:
                 return
             text = f'No cloud for {silent:.0f} s. {describe()}'
             self._issues['silence'] = _Issue('input', level, text, self._clock())
+            self._find('silence', 'input', level, text)
         if level != was:
             self._log('warning' if level == Level.WARN else 'error', text)
 
@@ -235,10 +275,8 @@ class Health:
         for stage, (p50, p95, p99) in self.percentiles().items():
             part = stage if stage in PARTS else 'inference'
             facts[part][f'{stage}_ms.p50_p95_p99'] = f'{p50:.1f} {p95:.1f} {p99:.1f}'
-        for reason, text in _FREQUENT.items():
-            if outcomes[reason] > _FREQUENT_SHARE * outcomes.total():
-                sentence = f'{outcomes[reason]} of the last {outcomes.total()} clouds {text}.'
-                issues.append(_Issue(DROPS[reason].part, Level.WARN, sentence, now))
+        for _, part, sentence in _frequent_drops(outcomes, outcomes.total(), 'the last '):
+            issues.append(_Issue(part, Level.WARN, sentence, now))
         statuses = []
         for part in PARTS:
             own = sorted((t for t in issues if t.part == part), key=lambda t: (-t.level, -t.seen))
@@ -253,3 +291,10 @@ class Health:
         if part == 'inference':
             return f'{self.published} sweeps with flow' if self.published else 'waiting for a pair of sweeps'
         return 'ready'
+
+
+def _frequent_drops(counts: Mapping, total: int, which: str = '') -> Iterator[tuple[DropReason, str, str]]:
+    """Yield (reason, part, sentence) of drops that are harmless unless frequent; counts: by reason, of total clouds."""
+    for reason, text in _FREQUENT.items():
+        if counts[reason] > _FREQUENT_SHARE * total:
+            yield reason, DROPS[reason].part, f'{counts[reason]} of {which}{total} clouds {text}.'

@@ -9,7 +9,7 @@ from zeroflow_ros import transforms
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.lidar.level import Level as SensorLevel
 from zeroflow_ros.lidar.point_times import NO_TIMES, time_field
-from zeroflow_ros.lidar.sweep import Sweep
+from zeroflow_ros.lidar.sweep import DropReason, Sweep
 from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
 
@@ -119,3 +119,33 @@ def level_problem(level: SensorLevel, card: ModelCard, frame_id: str) -> tuple[s
         f'{np.degrees(level.roll):.0f}, pitch {np.degrees(level.pitch):.0f} degrees, {up}), so velocities may be '
         f"wrong. Set sensor_height to the height of '{frame_id}' above the ground [m]."
     )
+
+
+def any_within(points: np.ndarray, reach: float) -> bool:
+    """Return whether any of points (N, 3) has all coordinates within reach [m]; a sample is tried first."""
+    return any(bool((np.abs(some) < reach).all(axis=1).any()) for some in (points[::64], points))
+
+
+def drop_text(reason: DropReason, sweep: Sweep, last: Sweep | None, card: ModelCard) -> str:
+    """Return what to say of a sweep that makes no pair with the one before.
+
+    reason: of `SweepBuffer`. last: the last sweep that was kept, or None. card: of the model.
+    """
+    dt = (sweep.stamp_ns - last.stamp_ns) * 1e-9 if last is not None else 0.0
+    low, high = card.dt_range
+    return {
+        DropReason.FIRST: 'The first sweep waits for the second.',
+        DropReason.EMPTY: f'A cloud without a point within {card.grid.half_extent:.0f} m is published without flow. '
+        'Check the sensor and its filters, and that clouds are in metres, x forward, z up.',
+        DropReason.ZERO_STAMP: 'A cloud is stamped 0, so the time between sweeps is unknown. Make the driver '
+        'stamp its clouds.',
+        DropReason.DUPLICATE: f'Two clouds have the stamp {sweep.stamp_ns * 1e-9:.6f} s; the second is dropped.',
+        DropReason.OUT_OF_ORDER: f'A cloud is {-dt:.3f} s older than the one before; it is dropped.',
+        DropReason.TIME_RESET: f'Time went back by {-dt:.3f} s, as when a bag loops: starting over.',
+        DropReason.FRAME_CHANGED: f"The frame_id changed from '{last.frame_id if last else ''}' to "
+        f"'{sweep.frame_id}': no flow across the change. Two sensors on one topic need a topic each.",
+        DropReason.GAP: f'{dt:.3f} s from one sweep to the next; this model works up to {high} s. Sweeps are lost, '
+        "or the sensor's rate is too low for the model.",
+        DropReason.TOO_CLOSE: f'{dt:.3f} s from one sweep to the next; this model works from {low} s. It is '
+        'dropped.',
+    }[reason]  # fmt: skip
