@@ -8,6 +8,7 @@ from hostile_examples import Examples
 
 from zeroflow_ros.errors import CloudError
 from zeroflow_ros.lidar import point_cloud
+from zeroflow_ros.lidar.cloud_layout import check_rows
 from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 
@@ -33,8 +34,7 @@ class Clouds:
         try:
             points = self._serve(self._msg)
         except CloudError:
-            num_points = self._msg.height * self._msg.width
-            if 0 <= num_points <= _MOST:
+            if (num_points := _num_points(self._msg)) <= _MOST:
                 self._refuse(num_points)
             raise
         finally:
@@ -60,3 +60,12 @@ class Clouds:
 
     def finish(self):
         return {}
+
+
+def _num_points(msg):
+    """Return the rows of a cloud, by its header where that is too broken to be read."""
+    try:
+        rows = check_rows(msg)
+    except CloudError:
+        return max(msg.height * msg.width, 0)
+    return rows.height * rows.width

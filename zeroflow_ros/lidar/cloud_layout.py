@@ -23,15 +23,18 @@ Field = tuple[str, int, int, int]  # name, offset, datatype, count
 
 
 class Rows(SimpleNamespace):
-    """The point rows of a cloud whose size was checked against its header."""
+    """The point rows of a cloud whose size was checked against its header.
 
-    def __init__(self, data, height, width, point_step, row_step, is_bigendian):
+    correction: what of the header was wrong and how it was read instead; '' where it was right.
+    """
+
+    def __init__(self, data, height, width, point_step, row_step, is_bigendian, correction=''):
         # Without row padding the cloud is one long row, so that numpy's inner loop covers all points.
         shape = (height * width,) if row_step == width * point_step else (height, width)
         strides = (point_step,) if len(shape) == 1 else (row_step, point_step)
         order = '>' if is_bigendian else '<'
         super().__init__(data=data, height=height, width=width, point_step=point_step, is_bigendian=is_bigendian,
-                         order=order, shape=shape, strides=strides)  # fmt: skip
+                         order=order, shape=shape, strides=strides, correction=correction)  # fmt: skip
 
     def words(self) -> np.ndarray | None:
         """Return the points as (N, point_step / 4) uint32; None where the compiled loops cannot read them."""
@@ -48,6 +51,9 @@ class Rows(SimpleNamespace):
 def check_rows(msg) -> Rows:
     """Return the rows of a message whose header agrees with the length of its data.
 
+    Two contradictions are corrected, because the data leaves one reading only: a wrong row_step where the points
+    without row padding are exactly the data, and a height or width of 0 where the other number of points is. The last
+    row may lack its padding. All else is an error.
     Raises: CloudError.
     """
     height, width, point_step, row_step = int(msg.height), int(msg.width), int(msg.point_step), int(msg.row_step)
@@ -60,9 +66,11 @@ def check_rows(msg) -> Rows:
         problem = 'a negative number'
     elif height and width and point_step == 0:
         problem = 'points of 0 bytes'
+    elif corrected := _corrected(height, width, point_step, row_step, len(data)):
+        return Rows(data, *corrected, bool(msg.is_bigendian), _correction(msg, len(data)))
     elif row_step < width * point_step and height:
         problem = f'rows shorter than their points ({width} x {point_step} = {width * point_step} bytes)'
-    elif height * row_step != len(data):
+    elif height * row_step != len(data) and not _lacks_last_padding(height, width, point_step, row_step, len(data)):
         longer = 'less' if len(data) < height * row_step else 'more'
         problem = f'{longer} data than the header says ({height} x {row_step} = {height * row_step} bytes)'
     if problem:
@@ -72,6 +80,32 @@ def check_rows(msg) -> Rows:
             'must set row_step >= width * point_step and send height * row_step bytes.'
         )
     return Rows(data, height, width, point_step, row_step, bool(msg.is_bigendian))
+
+
+def _corrected(height: int, width: int, point_step: int, row_step: int, num_bytes: int) -> tuple | None:
+    """Return (height, width, point_step, row_step) where the data contradicts the header but has one reading."""
+    if not point_step or not num_bytes or (height * row_step == num_bytes and row_step >= width * point_step):
+        return None
+    if height * width * point_step == num_bytes:
+        return height, width, point_step, width * point_step
+    num_points = max(height, width)
+    if min(height, width) == 0 and num_points > 1 and num_points * point_step == num_bytes:
+        return 1, num_points, point_step, num_bytes
+    return None
+
+
+def _lacks_last_padding(height: int, width: int, point_step: int, row_step: int, num_bytes: int) -> bool:
+    return height > 1 and width > 0 and num_bytes == (height - 1) * row_step + width * point_step
+
+
+def _correction(msg, num_bytes: int) -> str:
+    height, width, point_step, row_step = int(msg.height), int(msg.width), int(msg.point_step), int(msg.row_step)
+    said = f'height {height}, width {width}, point_step {point_step} and row_step {row_step}'
+    return (
+        f'The header of the clouds does not agree with their {num_bytes} bytes of data: {said}. They are read as '
+        f'{num_bytes // point_step} points without padding between rows. Make the publisher set row_step = width * '
+        'point_step, and height 1 for an unorganised cloud.'
+    )
 
 
 def read_frame_id(msg) -> str:

@@ -28,7 +28,7 @@ from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.sweep import Sweep
 
 _MAX_UINT32 = 2**32 - 1
-_FLOW_FIELDS = ('vx', 'vy', 'vz', 'speed', 'flow_valid')
+FLOW_FIELDS = ('vx', 'vy', 'vz', 'speed', 'flow_valid')
 _FLOW_BYTES = 20  # four float32, one uint8 and three bytes of padding, so that the next row is aligned
 
 
@@ -51,10 +51,10 @@ class FlowCloud:
 def decode_cloud(msg) -> Sweep:
     """Read x, y and z of every row of a PointCloud2.
 
-    Accepts any order and offsets of fields, float32 or float64, row and point padding, either byte order. Rows keep
-    their order (row-major). A row without a return becomes all NaN, whatever is_dense says: one with a coordinate that
-    is not finite or too large for float32, or 0 0 0, which many drivers and simulators write. An empty cloud gives an
-    empty sweep.
+    Accepts any order and offsets of fields, float32 or float64, row and point padding, either byte order, and a wrong
+    row_step where the points fill the data exactly (see `check_rows`). Rows keep their order (row-major). A row
+    without a return becomes all NaN, whatever is_dense says: one with a coordinate that is not finite or too large for
+    float32, or 0 0 0, which many drivers and simulators write. An empty cloud gives an empty sweep.
 
     Raises: CloudError when header and data contradict each other. This is checked before memory is allocated, and the
     allocation is bounded by the length of msg.data, not by the sizes in the header.
@@ -89,7 +89,7 @@ def decode_velocity(msg) -> np.ndarray:
     Raises: CloudError when header and data contradict each other or the fields are missing.
     """
     rows, by_name = check_rows(msg), {field[0]: field for field in read_fields(msg)}
-    found = [by_name.get(name, (name, 0, 0, 0)) for name in _FLOW_FIELDS[:3]]
+    found = [by_name.get(name, (name, 0, 0, 0)) for name in FLOW_FIELDS[:3]]
     for field in found:
         if field[2] not in NUMPY_FLOAT or field[3] != 1 or field[1] + num_bytes(field) > rows.point_step:
             raise CloudError(
@@ -107,9 +107,10 @@ def decode_velocity(msg) -> np.ndarray:
 def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: array.array | None = None) -> FlowCloud:
     """Return the cloud of `msg` with vx vy vz speed (float32, m/s) and flow_valid (uint8) appended to every row.
 
-    velocity: (N, 3) float32 [m/s], NaN where there is none. flow_valid: (N,) uint8. N is width * height of msg.
-    Every input row and field stays byte for byte, in the same order, width, height and byte order; row padding
-    (row_step) is removed. The new fields replace input fields of the same name.
+    velocity: (N, 3) float32 [m/s], NaN where there is none. flow_valid: (N,) uint8. N is the number of rows of msg.
+    Every input row and field stays byte for byte, in the same order, width, height and byte order; row padding is
+    removed, and row_step is right even where that of msg is wrong. The new fields replace input fields of the same
+    name.
     reuse: data of an earlier cloud that is no longer needed; overwritten if its length matches.
 
     Raises: CloudError as decode_cloud does, and when the result does not fit a PointCloud2 (4 GiB a row).
@@ -132,9 +133,9 @@ def flow_cloud(msg, velocity: np.ndarray, flow_valid: np.ndarray, *, reuse: arra
     fields_in = read_fields(msg)
     if num_points:
         xyz_columns(fields_in, rows.is_bigendian, rows.point_step)
-    fields = [field for field in fields_in if field[0] not in _FLOW_FIELDS]
-    fields += [(name, start + 4 * i, FLOAT32, 1) for i, name in enumerate(_FLOW_FIELDS[:4])]
-    fields.append((_FLOW_FIELDS[4], start + 16, UINT8, 1))
+    fields = [field for field in fields_in if field[0] not in FLOW_FIELDS]
+    fields += [(name, start + 4 * i, FLOAT32, 1) for i, name in enumerate(FLOW_FIELDS[:4])]
+    fields.append((FLOW_FIELDS[4], start + 16, UINT8, 1))
 
     num_bytes = num_points * point_step
     data = reuse if reuse is not None and len(reuse) == num_bytes else array.array('B', bytes(num_bytes))

@@ -8,7 +8,8 @@ import pytest
 from cloud_messages import ONE, SIZES, XYZ, message
 
 from zeroflow_ros.errors import CloudError
-from zeroflow_ros.lidar.point_cloud import FlowCloud, decode_cloud, flow_cloud
+from zeroflow_ros.lidar.cloud_layout import check_rows
+from zeroflow_ros.lidar.point_cloud import FlowCloud, decode_cloud, flow_cloud, read_field
 
 
 def decode_plain(msg):
@@ -160,7 +161,11 @@ MALFORMED = [
     ('data one byte short', message(ONE[:-1], width=1), '15 bytes of data has less data'),
     ('data long', message(ONE * 2, width=1), r'32 bytes of data has more data.*\(1 x 16 = 16 bytes\)'),
     ('data of no points', message(ONE, width=0), 'more data than the header says'),
-    ('row_step short', message(ONE * 2, width=2, row_step=31), r'rows shorter than their points \(2 x 16 = 32 bytes\)'),
+    ('row_step short', message(ONE * 3, width=2, row_step=31), r'rows shorter than their points \(2 x 16 = 32 bytes\)'),
+    ('row_step 0 and data long', message(ONE * 3, width=2, row_step=0), 'rows shorter than their points'),
+    ('row_step of padding that is not there', message(ONE * 5, height=2, width=2, row_step=52), 'less data'),
+    ('height and width 0 with data', message(ONE * 2, height=0, width=0), 'more data'),
+    ('width 0, height 2, data of 3', message(ONE * 3, height=2, width=0), 'more data'),
     ('four billion points', message(ONE, width=GIANT, row_step=16), 'rows shorter'),
     ('four billion rows', message(ONE, height=GIANT, width=1, row_step=16), 'less data'),
     ('no data', message(b'', width=GIANT, height=GIANT, row_step=GIANT * 16), 'less data'),
@@ -209,6 +214,46 @@ LEGAL = [
     ('float64 beyond float32', message(struct.pack('<3d', 1e39, 2, 3), [('x', 0, 8, 1), ('y', 8, 8, 1),
                                ('z', 16, 8, 1)], point_step=24), [[np.nan] * 3]),
 ]  # fmt: skip
+
+
+_HEADERS = [  # label, height, width, row_step of a cloud of 6 points; height and width of the output
+    ('row_step 0', 1, 6, 0, (1, 6)),
+    ('row_step 0, organised', 2, 3, 0, (2, 3)),
+    ('row_step is point_step', 1, 6, 16, (1, 6)),
+    ('row_step is width', 2, 3, 3, (2, 3)),
+    ('row_step of the whole cloud', 2, 3, 96, (2, 3)),
+    ('row_step is garbage', 2, 3, GIANT, (2, 3)),
+    ('a column, row_step of a row', 6, 1, 96, (6, 1)),
+    ('height 0', 0, 6, 96, (1, 6)),
+    ('height 0, row_step 0', 0, 6, 0, (1, 6)),
+    ('width 0', 6, 0, 0, (1, 6)),
+]
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'row_step', 'size'), [row[1:] for row in _HEADERS], ids=[row[0] for row in _HEADERS]
+)
+def test_wrong_row_step_is_corrected_where_the_points_fill_the_data(height, width, row_step, size, compiled_or_not):
+    data = np.arange(24, dtype=np.float32)
+    msg = message(data.tobytes(), height=height, width=width, row_step=row_step)
+    np.testing.assert_array_equal(decode_cloud(msg).points, data.reshape(6, 4)[:, :3])
+    np.testing.assert_array_equal(read_field(msg, 'intensity'), data[3::4])
+    assert 'row_step = width * point_step' in check_rows(msg).correction
+    cloud = flow_cloud(msg, np.zeros((6, 3), np.float32), np.ones(6, np.uint8))
+    assert (cloud.height, cloud.width, cloud.row_step) == (*size, size[1] * cloud.point_step)
+    assert len(cloud.data) == cloud.height * cloud.row_step and not check_rows(_as_message(cloud)).correction
+
+
+def test_last_row_without_its_padding_is_read(compiled_or_not):
+    msg = message(ONE + b'junk' + ONE, height=2, width=1, row_step=20)
+    np.testing.assert_array_equal(decode_cloud(msg).points, [[1, 2, 3]] * 2)
+    cloud = flow_cloud(msg, np.zeros((2, 3), np.float32), np.ones(2, np.uint8))
+    np.testing.assert_array_equal(decode_cloud(_as_message(cloud)).points, [[1, 2, 3]] * 2)
+
+
+def test_right_header_is_not_corrected():
+    for msg in (message(ONE), message(b'', width=0), message(ONE + b'junk' + ONE + b'junk', height=2, row_step=20)):
+        assert not check_rows(msg).correction
 
 
 @pytest.mark.parametrize(('msg', 'points'), [row[1:] for row in LEGAL], ids=[row[0] for row in LEGAL])
