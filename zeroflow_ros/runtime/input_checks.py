@@ -15,6 +15,7 @@ from zeroflow_ros.runtime.health import Health, Level
 
 _OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
 _NEAR_DT = 0.3  # a dt within 30 % of the trained one gets no warning
+_NODE_CLOCK = 'the clock of this node'
 _SAMPLE = 8192  # rows that are checked for non-finite model output
 
 
@@ -60,15 +61,16 @@ class InputChecks:
         behind = (now_ns - sweep.stamp_ns) * 1e-9
         if now_ns and sweep.stamp_ns and abs(behind) > _OTHER_CLOCK_S:
             text = (
-                f'Clouds are stamped {behind:.1f} s before the clock of this node: the sensor has another clock, or '
-                'a bag is played and use_sim_time is not set (or set without need). Flow needs differences of stamps '
-                'only, but tf will fail.'
+                f'Clouds are stamped {behind:.1f} s before {self._clock}: the sensor has another clock{played}. Flow '
+                'needs differences of stamps only, but tf will fail.'
             )
             health.log_once('other clock', text)
             health.report_issue('other clock', 'input', Level.WARN, text, log='debug')
         self.facts = {'frame_id': sweep.frame_id, 'points': len(sweep.points), 'nan_points': num_nan,
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
+            live = self._clock == _NODE_CLOCK
+            played = ', or a bag is played and use_sim_time is not set (or set without need)' if live else ''
     def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Check points (N, 3) and their velocities: dt, level, non-finite model output, points outside the grid."""
         card = self._card

@@ -5,9 +5,9 @@ import contextlib
 import heapq
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,17 @@ from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
-from zeroflow_ros.errors import CloudError, ConfigError, DataError, EgoMotionError
+from zeroflow_ros.errors import CloudError, ConfigError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew
+from zeroflow_ros.lidar.level import Level
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
-from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
+from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, time_field, with_times
 from zeroflow_ros.lidar.sweep import DropReason, SweepBuffer
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
-from zeroflow_ros.runtime.input_checks import level_problem
+from zeroflow_ros.runtime.health import Health
+from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text
+from zeroflow_ros.runtime.run_summary import RunSummary, option_names
 from zeroflow_ros.transforms import from_quaternion
 from zeroflow_ros.views import rerun_view
 from zeroflow_ros.views.report import latency_table, percentiles, write_json
@@ -91,6 +94,11 @@ class OfflineFlow:
         self._static_transforms = static_transforms(bag)
         self._start_ns = bag.start_ns + round(start * 1e9)
         self._end_ns = self._start_ns + round(duration * 1e9) if duration else bag.end_ns
+        self.health = Health(lambda level, text: None)  # what a live node would show in its diagnostics
+        self._recorded_ns = 0  # when the current cloud was recorded
+        self.input_checks = InputChecks(self.health, engine.card, deskews=deskew, now_ns=lambda: self._recorded_ns,
+                                        clock='they were recorded')  # fmt: skip
+        self._num_points = self._num_valid = 0
         self._last: tuple | None = None  # message and time of the buffer's last sweep
 
     @property
@@ -120,9 +128,12 @@ class OfflineFlow:
 
     def _process(self, recorded: BagMessage) -> SweepResult:
         watch = Stopwatch()
+        self.health.record_received()
+        self._recorded_ns = recorded.time_ns
         message = decode_message(recorded.cdr, POINT_CLOUD)
 
-        def dropped(drop: DropReason, reason: str = '') -> SweepResult:
+        def dropped(drop: DropReason, reason: str) -> SweepResult:
+            self.health.record_dropped(drop, reason)
             return SweepResult(message, recorded.time_ns, None, drop, reason, None, watch.stages_ms)
 
         try:
@@ -130,6 +141,10 @@ class OfflineFlow:
                 sweep = decode_cloud(message)
                 sweep = with_times(message, sweep) if self._deskew else sweep
         except CloudError as error:
+        self.input_checks.check_cloud(message, sweep)
+        if not any_within(sweep.points, self.card.grid.half_extent):  # as the node does
+            sweep = replace(sweep, points=sweep.points[:0], times=None)
+        last = self._buffer.last
             return dropped(DropReason.MALFORMED, str(error))
         previous, drop = self._buffer.push(sweep)
         if drop in (DropReason.TIME_RESET, DropReason.FRAME_CHANGED):
@@ -137,7 +152,7 @@ class OfflineFlow:
             self.motion.reset()
         before, self._last = self._last, (message, recorded.time_ns) if self._buffer.last is sweep else self._last
         if drop is not None:
-            return dropped(drop)
+            return dropped(drop, drop_text(drop, sweep, last, self.card))
         try:
             if self._deskew:
                 with watch('deskew'):
@@ -147,9 +162,22 @@ class OfflineFlow:
         except EgoMotionError as error:
             return dropped(DropReason.EGO_MOTION, str(error))
         self._pipeline.set_mount(self._mount(sweep.frame_id))
+        self._count(previous.points if estimate.output_on == 'previous' else sweep.points, estimate)
         estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))
         carrier, time_ns = before if estimate.output_on == 'previous' else self._last
         return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, {**watch.stages_ms, **estimate.stages_ms})
+    def _count(self, points: np.ndarray, estimate: FlowEstimate) -> None:
+        """Count and check points (N, 3) and their flow."""
+        short = estimate.num_sweeps < self.card.num_sweeps
+        self.health.record_published({}, max_ms=np.inf, max_consecutive_ms=np.inf, short_history=short)
+        self.input_checks.check_flow(points, estimate)
+        self._num_points += int(np.count_nonzero(~np.isnan(points[:, 0])))
+        self._num_valid += int(np.count_nonzero(estimate.flow_valid))
+
+    def summary(self) -> RunSummary:
+        """Return what became of the sweeps so far, with all that the diagnostics of a node would have said."""
+        return RunSummary.of(self.health, self.topic, num_points=self._num_points, num_valid=self._num_valid)
+
 
     def _mount(self, frame_id: str) -> np.ndarray | None:
         """Return base_T_sensor, (4, 4), of a cloud's frame; None where it is not known."""
@@ -241,8 +269,6 @@ def main(args) -> int:
         )  # fmt: skip
         if flow.motion.note:
             print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)
-        if args.deskew and not flow.has_times:
-            print(f'{NO_TIMES} They are used without deskewing.', file=sys.stderr)
         with contextlib.ExitStack() as opened:
             results = flow
             if args.out:
@@ -251,34 +277,34 @@ def main(args) -> int:
             if has_view:
                 view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace))
                 results = show_results(results, view)
-            report = _run(flow, bag, results)
-    report = {'bag': str(bag.path), 'model': engine.card.name, **report}
-    if args.report:
-        write_json(args.report, report)
-    _print(report)
+            report = {'bag': str(bag.path), 'model': engine.card.name, **_run(flow, bag, results)}
+            summary = flow.summary().with_names(option_names(vars(args)))
+            report |= summary.report()
+            if args.report:
+                write_json(args.report, report)
+            summary.check()  # before the output takes its place
+    print('\n'.join(summary.lines()))
+    speed, seconds = report['points_per_second'], report['seconds']
+    print(f'{speed:,} points per second for {seconds:.1f} s, ego motion by {report["ego_motion"]}')
+    print(latency_table(report['latency_ms']))
+    for line in summary.warnings():
+        print(line, file=sys.stderr)
     print(f'Flow is in {" and ".join(filter(None, [args.out, args.view_file])) or "the Rerun viewer"}')
     return 0
 
 
 def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
-    """Iterate over all results, which computes, writes and shows them; return the report values.
-
-    Raises: DataError when not one sweep got flow.
-    """
+    """Iterate over all results, which computes, writes and shows them; return the report values."""
     total = next(topic.num_messages for topic in bag.topics if topic.name == flow.topic)
-    dropped: Counter[str] = Counter()
     stages_ms: dict[str, list[float]] = {}
-    num_sweeps = num_points = 0
-    reason = ''
+    num_sweeps = num_rows = 0
+    level = None
     start = time.perf_counter()
     for result in results:
         num_sweeps += 1
-        if result.drop is not None:
-            dropped[result.drop.value] += 1
-            reason = result.reason or reason
-        else:
-            num_points += len(result.estimate.velocity)
-            level, frame_id = result.estimate.level, result.message.header.frame_id.lstrip('/')
+        if result.drop is None:
+            num_rows += len(result.estimate.velocity)
+            level = result.estimate.level
             for stage, value in result.stages_ms.items():
                 stages_ms.setdefault(stage, []).append(value)
         if sys.stderr.isatty():
@@ -286,31 +312,23 @@ def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
     seconds = time.perf_counter() - start
     if sys.stderr.isatty():
         print('\r', end='', file=sys.stderr)
-    num_flow = num_sweeps - sum(dropped.values())
-    if num_flow == 0:
-        reasons = ', '.join(f'{count} {name}' for name, count in dropped.items()) or 'none in that time'
-        raise DataError(f'No sweep of {flow.topic} got flow ({reasons}). {reason}'.rstrip())
-    _, problem = level_problem(level, flow.card, frame_id)
-    if problem:
-        print(problem.replace('sensor_height to', '--sensor-height to'), file=sys.stderr)
     return {
         'ego_motion': flow.motion.source,
-        'sensor_height': None if np.isnan(level.height) else round(level.height, 3),
-        'roll_deg': round(float(np.degrees(level.roll)), 2),
-        'pitch_deg': round(float(np.degrees(level.pitch)), 2),
-        'tilt_from': level.tilt_from,
-        'sweeps_played': num_sweeps,
-        'flow_published': num_flow,
-        'dropped': dict(dropped),
+        'ego_motion_note': flow.motion.note,
+        **_level_values(level),
         'seconds': round(seconds, 3),
-        'points_per_second': round(num_points / seconds),
+        'points_per_second': round(num_rows / seconds),
         'latency_ms': {stage: percentiles(values) for stage, values in stages_ms.items()},
     }
 
 
-def _print(report: dict) -> None:
-    dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items()) or 'none'
-    print(f'sweeps {report["sweeps_played"]}, flow {report["flow_published"]}, dropped: {dropped}')
-    speed, seconds = report['points_per_second'], report['seconds']
-    print(f'{speed:,} points per second for {seconds:.1f} s, ego motion by {report["ego_motion"]}')
-    print(latency_table(report['latency_ms']))
+def _level_values(level: Level | None) -> dict:
+    """Return the level of the last sweep with flow for the report; {} without one."""
+    if level is None:
+        return {}
+    return {
+        'sensor_height': None if np.isnan(level.height) else round(level.height, 3),
+        'roll_deg': round(float(np.degrees(level.roll)), 2),
+        'pitch_deg': round(float(np.degrees(level.pitch)), 2),
+        'tilt_from': level.tilt_from,
+    }
