@@ -22,12 +22,14 @@ _SAMPLE = 8192  # rows that are checked for non-finite model output
 class InputChecks:
     """Checks clouds and flow, and reports issues to the health.
 
-    card: the model card. deskews: whether clouds are deskewed. now_ns: the clock that the clouds are stamped by.
+    card: the model card. deskews: whether clouds are deskewed. now_ns: the clock that the clouds are stamped by; of a
+    bag the time when they were recorded. clock: what that time is, after 'stamped 3 s before'.
     facts: values of the last sweep, for the diagnostics.
     """
 
-    def __init__(self, health: Health, card: ModelCard, *, deskews: bool, now_ns: Callable[[], int]):
-        self._health, self._card, self._deskews, self._now_ns = health, card, deskews, now_ns
+    def __init__(self, health: Health, card: ModelCard, *, deskews: bool, now_ns: Callable[[], int],
+                 clock: str = _NODE_CLOCK):  # fmt: skip
+        self._health, self._card, self._deskews, self._now_ns, self._clock = health, card, deskews, now_ns, clock
         self._layout = None
         self.facts: dict = {}
 
