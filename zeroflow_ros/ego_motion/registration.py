@@ -10,6 +10,10 @@ from zeroflow_ros.lidar.ground import ground_height
 from zeroflow_ros.transforms import apply, invert, rotation_matrix, rotation_vector
 
 _NEAR, _FAR = 2.5, 80.0  # m: beyond the vehicle's own returns, which never move, and before points get sparse
+# m: extent of a room. Where 95 % of the returns are nearer, _NEAR and the voxels shrink in proportion, to a tenth.
+_ROOM = 8.0
+_UPRIGHT = (0, 1, 5)  # roll, pitch and height in a step of rotation and translation
+_NO_RETURN = 0.1  # m: nearer points are no returns
 _VOXEL = 0.35  # m: keeps 18,000 of 120,000 points; 0.25 m is not closer to odometry
 _NEIGHBORS = 10  # for normals
 _MIN_POINTS = 500  # after the voxel grid
@@ -31,6 +35,15 @@ _OFF_GROUND = 0.6  # m
 _INLIER = 0.1  # m from the plane
 _MIN_INLIERS = 0.25  # of the wall points; consecutive sweeps have 0.45 to 0.75, different places up to 0.08
 _MIN_CONSTRAINT = 0.015  # of the anchors; streets give 0.055 to 0.15, a tunnel or a bare plane 0
+# A weak constraint by fewer points than these must come from flat surfaces: the neighbours of a point of sparse rings
+# may lie on two walls of a corridor, and its normal then points along the corridor. Corridors have up to 30 of those,
+# streets seen by 4 or 8 beams more than 100 points.
+_WEAK_CONSTRAINT, _FEW_POINTS = 0.05, 50
+_FLAT = 0.1  # most smallest variance of the neighbours of a flat surface, of their middle one
+_FINEST = 2  # the voxels are halved as often where a sweep has few points
+# Where fewer points than this share are horizontal surfaces, as of few beams in a room, height, roll and pitch are
+# held by an assumption of this weight per point: they do not change.
+_HORIZONTAL, _PRIOR = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,7 @@ class _Cloud:
     do not constrain horizontal motion.
     is_wall: (n,) bool, upright surfaces above the ground. Only they constrain horizontal motion: the rings of a
     spinning LiDAR on a plane travel with it, so zero motion fits them as well as the true motion.
+    scale: size of the scene, 1 from a room of 8 m upwards; see `_scale`.
     """
 
     gicp: object
@@ -50,6 +64,7 @@ class _Cloud:
     normals: np.ndarray
     anchors: np.ndarray
     is_wall: np.ndarray
+    scale: float
 
 
 class Registration:
@@ -121,16 +136,21 @@ class Registration:
         """
         with np.errstate(over='ignore'):
             radius_squared = points[:, 0] ** 2 + points[:, 1] ** 2
-        kept = (radius_squared > _NEAR**2) & (radius_squared < _FAR**2) & (np.abs(points[:, 2]) < _FAR)
+        scale = _scale(radius_squared)
+        near_limit, voxel = _NEAR * scale, _VOXEL * scale
+        kept = (radius_squared > near_limit**2) & (radius_squared < _FAR**2) & (np.abs(points[:, 2]) < _FAR)
         near = np.take(points, np.flatnonzero(kept), axis=0).astype(np.float64)
         size = 0
-        if len(near) >= _MIN_POINTS:
-            gicp, tree = self._gicp.preprocess_points(near, _VOXEL, _NEIGHBORS, self._num_threads)
+        for halved in range(1 + _FINEST if len(near) >= _MIN_POINTS else 0):
+            voxel = _VOXEL * scale / 2**halved
+            gicp, tree = self._gicp.preprocess_points(near, voxel, _NEIGHBORS, self._num_threads)
             size = gicp.size()
+            if size >= _MIN_POINTS:
+                break
         if size < _MIN_POINTS:
             raise EgoMotionError(
-                f'Registration needs {_MIN_POINTS} points between {_NEAR} m and {_FAR} m after a voxel grid of '
-                f'{_VOXEL} m, but the {name} sweep has {size}. Use odometry for this sensor.'
+                f'Registration needs {_MIN_POINTS} points between {near_limit:.1f} m and {_FAR} m after a voxel grid '
+                f'of {voxel:.2f} m, but the {name} sweep has {size}. Use odometry for this sensor.'
             )
         points, normals = np.array(gicp.points()[:, :3]), np.array(gicp.normals()[:, :3])
         steepness = np.abs(normals[:, 2])
@@ -139,12 +159,16 @@ class Registration:
         upright, flat = np.flatnonzero(steepness < 0.7), np.flatnonzero(steepness > 0.9)
         anchors = [upright[:: 1 + len(upright) // _MAX_UPRIGHT], flat[:: 1 + len(flat) // _MAX_FLAT]]
         anchors = np.sort(np.concatenate(anchors))
-        return _Cloud(gicp, tree, points, normals, anchors, is_wall)
+        return _Cloud(gicp, tree, points, normals, anchors, is_wall, scale)
 
     def _align_coarse(self, cloud0: _Cloud, cloud1: _Cloud) -> np.ndarray:
         """Return ego0_T_ego1 to within 0.1 m without an initial guess, by GICP on a coarse grid."""
-        target, tree = self._gicp.preprocess_points(cloud0.gicp, _COARSE_VOXEL, _NEIGHBORS, self._num_threads)
-        source, _ = self._gicp.preprocess_points(cloud1.gicp, _COARSE_VOXEL, _NEIGHBORS, self._num_threads)
+        target, tree = self._gicp.preprocess_points(
+            cloud0.gicp, _COARSE_VOXEL * cloud0.scale, _NEIGHBORS, self._num_threads
+        )
+        source, _ = self._gicp.preprocess_points(
+            cloud1.gicp, _COARSE_VOXEL * cloud1.scale, _NEIGHBORS, self._num_threads
+        )
         ego0_T_ego1 = np.eye(4)
         for reach in _COARSE:
             result = self._gicp.align(
@@ -166,6 +190,7 @@ class Registration:
             if len(matched) < _MIN_CORRESPONDENCES:
                 return motion, f'only {len(matched)} of {len(source)} points have a correspondence within {_REACH} m'
             points = source[matched]
+            is_upright_only = np.count_nonzero(np.abs(normal[:, 2]) > 0.7) < _HORIZONTAL * len(normal)
             for _ in range(_STEPS):
                 moved = apply(motion, points)
                 distance = np.einsum('ij,ij->i', moved - plane, normal)
@@ -173,15 +198,18 @@ class Registration:
                 jacobian = np.concatenate([np.cross(moved, normal), normal], axis=1)  # (n, 6): rotation, translation
                 weighted = jacobian * weight[:, None]
                 hessian = np.einsum('ij,ik->jk', weighted, jacobian)  # einsum: BLAS threads would wait for each other
+                if is_upright_only:
+                    hessian[_UPRIGHT, _UPRIGHT] += _PRIOR * weight.sum()
                 step = np.linalg.lstsq(hessian, -np.einsum('ij,i->j', weighted, distance), rcond=1e-9)[0]
                 update = np.eye(4)
                 update[:3, :3] = rotation_matrix(step[:3])
                 update[:3, 3] = step[3:]
                 motion = update @ motion
         problem = self._rejection_reason(cloud1, matched, np.abs(distance) < _INLIER)
+        max_rotation = _CONVERGED_ROTATION / cloud1.scale  # the same displacement of the walls
         last = invert(before) @ motion
         translation, rotation = np.linalg.norm(last[:3, 3]), np.linalg.norm(rotation_vector(last))
-        if not problem and not (translation < _CONVERGED and rotation < _CONVERGED_ROTATION):
+        if not problem and not (translation < _CONVERGED and rotation < max_rotation):
             problem = f'it does not converge, its last update is {translation:.3f} m and {np.degrees(rotation):.2f} deg'
         return motion, problem
 
@@ -203,10 +231,37 @@ class Registration:
         if len(fitting) < _MIN_INLIERS * num_walls:
             return f'only {len(fitting)} of {num_walls} points of upright surfaces fit, {_MIN_INLIERS:.0%} are expected'
         horizontal = cloud1.normals[fitting, :2]
-        constraint = float(np.linalg.eigvalsh(horizontal.T @ horizontal)[0]) / len(cloud1.anchors)
+        values, directions = np.linalg.eigh(horizontal.T @ horizontal)
+        constraint = float(values[0]) / len(cloud1.anchors)
+        if _MIN_CONSTRAINT <= constraint < _WEAK_CONSTRAINT:
+            along = horizontal @ directions[:, 0]
+            facing = np.flatnonzero(np.abs(along) > 0.5)
+            if len(facing) < _FEW_POINTS:
+                facing = facing[_is_flat(cloud1, fitting[facing])]
+                constraint = float((along[facing] ** 2).sum()) / len(cloud1.anchors)
         if constraint < _MIN_CONSTRAINT:
             return (
                 f'only {constraint:.1%} of the points constrain one horizontal direction, {_MIN_CONSTRAINT:.1%} are '
                 'needed; a bare plane or a tunnel looks the same from everywhere'
             )
         return ''
+
+
+def _scale(radius_squared: np.ndarray) -> float:
+    """Return the size of the scene relative to a room of 8 m, at most 1, from the squared distances of a sweep."""
+    sample = radius_squared[:: 1 + len(radius_squared) // 4096]
+    sample = np.sort(sample[sample > _NO_RETURN**2])  # NaN is not greater
+    if not len(sample):
+        return 1.0
+    return float(np.clip(np.sqrt(sample[int(0.95 * (len(sample) - 1))]) / _ROOM, 0.1, 1.0))
+
+
+def _is_flat(cloud: _Cloud, indices: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: whether the neighbours of the points of a cloud with these indices lie on a plane."""
+    if not len(indices):
+        return np.zeros(0, bool)
+    neighbours, _ = cloud.tree.batch_knn_search(cloud.points[indices], _NEIGHBORS)
+    near = cloud.points[np.asarray(neighbours).astype(np.int64)]  # (n, _NEIGHBORS, 3)
+    near = near - near.mean(axis=1, keepdims=True)
+    variances = np.linalg.eigvalsh(np.einsum('nki,nkj->nij', near, near))
+    return variances[:, 0] < _FLAT * variances[:, 1]
