@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether clouds and poses are stamped by one clock, seen from when they were recorded; without ROS."""
+
+import numpy as np
+
+from zeroflow_ros.bags.bag import Bag
+from zeroflow_ros.errors import DataError
+
+OTHER_CLOCK = 1.0  # s: more than any message is late
+_NEAR_NS = 500_000_000  # between the recording times of two messages that are compared
+_NUM_CLOUDS = 10
+_MAX_MESSAGES = 3000
+
+
+def recorded_stamps(bag: Bag, cloud_topic: str, other_topic: str = '') -> tuple[list, list]:
+    """Return (recorded, stamp) [ns] of some clouds and of the messages of another topic that were recorded with them.
+
+    Only for messages that start with a header; stamps of 0 are left out.
+    """
+    clouds, others = [], []
+    topics = [cloud_topic] + ([other_topic] if other_topic else [])
+    for number, recorded in enumerate(bag.messages(topics)):
+        try:
+            item = recorded.time_ns, recorded.stamp_ns
+        except DataError:
+            continue
+        if item[1]:
+            (others if recorded.topic == other_topic else clouds).append(item)
+        has_both = len(others) >= _NUM_CLOUDS or not other_topic
+        if number >= _MAX_MESSAGES or (has_both and len(clouds) >= _NUM_CLOUDS and _near(clouds, others, other_topic)):
+            break
+    return clouds, others
+
+
+def _near(clouds: list, others: list, other_topic: str) -> bool:
+    return not other_topic or sum(recorded >= others[0][0] for recorded, _ in clouds) >= _NUM_CLOUDS
+
+
+def clock_difference(clouds: list, others: list) -> float | None:
+    """Return by how many seconds the stamps of clouds are ahead of those of other messages, recorded at the same time.
+
+    clouds, others: (recorded, stamp) [ns]. None where too few were recorded together to tell, or where they disagree.
+    """
+    if not clouds or not others:
+        return None
+    recorded_ns, stamps_ns = np.array(sorted(others), np.int64).T
+    if recorded_ns[-1] - recorded_ns[0] < _NEAR_NS // 10 and len(others) > 2:
+        return None  # all written at once: the recording times mean nothing
+    found = []
+    for cloud_recorded_ns, cloud_stamp_ns in clouds:
+        k = int(np.abs(recorded_ns - cloud_recorded_ns).argmin())
+        if abs(int(recorded_ns[k]) - cloud_recorded_ns) <= _NEAR_NS:
+            lag_ns = (cloud_stamp_ns - cloud_recorded_ns) - (int(stamps_ns[k]) - int(recorded_ns[k]))
+            found.append(lag_ns * 1e-9)
+    if len(found) < 3 or np.ptp(found) > 2 * OTHER_CLOCK:
+        return None
+    return float(np.median(found))
+
+
+def describe_difference(difference: float, cloud_ns: int, other_ns: int, other: str) -> str:
+    """Return a sentence on the two clocks. difference: of the clouds' stamps minus the others' [s]. other: a noun."""
+    uptime = next((name for name, ns in (('clouds', cloud_ns), (other, other_ns)) if ns < 10**9 * 10**8), '')
+    hint = f' The stamps of the {uptime} look like seconds since a start, not like the time of day.' if uptime else ''
+    small = f', or add {-difference:.3f} s with the stamp offset (stamp_offset_s, --stamp-offset)'
+    return (
+        f'Clouds and {other} have different clocks: when a cloud was stamped {cloud_ns * 1e-9:.3f} s, {other} had '
+        f'{other_ns * 1e-9:.3f} s, {abs(difference):.3f} s {"less" if difference > 0 else "more"}.{hint} Make the '
+        'driver of the LiDAR stamp with the time of the computer (its setting for time synchronisation: PTP, NTP or '
+        f'host time){small}, or use registration.'
+    )

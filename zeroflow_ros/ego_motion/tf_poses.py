@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Poses of the clouds' frame in a fixed frame, from /tf and /tf_static of a bag; without ROS."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag
+from zeroflow_ros.bags.cdr import TRANSFORMS, decode_message
+from zeroflow_ros.ego_motion.static_transforms import TF_TOPIC, is_same_pose, poses_of
+from zeroflow_ros.errors import EgoMotionError
+from zeroflow_ros.transforms import interpolate, invert
+
+# Names of frames that are fixed in the world, without their prefix, the best first: odom jumps less than map.
+FIXED_FRAMES = ('odom', 'odom_combined', 'odometry', 'map', 'world', 'earth', 'local_map', 'global')
+# Tops of trees that move with the vehicle.
+_BODIES = ('base', 'body', 'imu', 'chassis', 'vehicle', 'robot', 'car', 'ego', 'hero', 'gps', 'ins', 'rear_axle')
+_MAX_GAP_NS = 500_000_000  # as of a trajectory
+_MOVES = 1.0  # m: more than a tilting sensor moves on its vehicle
+_SAMPLES = 20  # of a path, to see how far it moves
+_MIN_MESSAGES = 3  # of a transform that never changes
+_JUMP = 0.05  # m between two publishers of one transform
+
+
+@dataclass
+class _Edge:
+    """One transform over time, parent_T_child. stamps_ns is sorted once all of the bag is read."""
+
+    parent: str
+    child: str
+    stamps_ns: list | np.ndarray = field(default_factory=list)
+    recorded_ns: list = field(default_factory=list)
+    poses: list = field(default_factory=list)
+    is_constant: bool = False
+
+    def complete(self) -> None:
+        """Sort by stamp, and find out whether the transform ever changes."""
+        order = np.argsort(np.array(self.stamps_ns, np.int64), kind='stable')
+        self.stamps_ns = np.array(self.stamps_ns, np.int64)[order]
+        self.poses = [self.poses[k] for k in order]
+        self.recorded_ns = [self.recorded_ns[k] for k in order]
+        is_same = all(is_same_pose(self.poses[0], pose) for pose in self.poses[1:])
+        self.is_constant = is_same and len(self.poses) >= _MIN_MESSAGES
+
+    def at(self, stamp_ns: int) -> np.ndarray:
+        """Return parent_T_child at a stamp, interpolated, never extrapolated.
+
+        Raises: EgoMotionError where the transform is not known within 0.5 s on both sides.
+        """
+        if self.is_constant and not _is_fixed(self.parent) and not _is_fixed(self.child):
+            return self.poses[0]
+        after = int(np.searchsorted(self.stamps_ns, stamp_ns))
+        if after < len(self.stamps_ns) and self.stamps_ns[after] == stamp_ns:
+            return self.poses[after]
+        if not 0 < after < len(self.stamps_ns):
+            first, last = self.stamps_ns[[0, -1]] * 1e-9
+            known = f'it is known from {first:.3f} s to {last:.3f} s ({len(self.stamps_ns)} messages)'
+        elif (gap_ns := int(self.stamps_ns[after] - self.stamps_ns[after - 1])) > _MAX_GAP_NS:
+            known = f'there is a gap of {gap_ns * 1e-9:.2f} s around it'
+        else:
+            fraction = (stamp_ns - int(self.stamps_ns[after - 1])) / gap_ns
+            return interpolate(self.poses[after - 1], self.poses[after], fraction)
+        raise EgoMotionError(
+            f'{TF_TOPIC} has no transform from {self.child!r} to {self.parent!r} around '
+            f'{stamp_ns * 1e-9:.3f} s: {known}. The motion of a sweep needs it at 2 Hz or more, on the clock of the '
+            'clouds.'
+        )
+
+    def alternates(self) -> bool:
+        """Return whether most poses jump back and forth, as those of two publishers do."""
+        steps = np.diff([pose[:3, 3] for pose in self.poses], axis=0)
+        steps = steps[np.linalg.norm(steps, axis=1) > 1e-6]
+        if len(steps) < 6:
+            return False
+        is_jump = np.linalg.norm(steps, axis=1) > _JUMP
+        turns_back = (np.einsum('ij,ij->i', steps[1:], steps[:-1]) < 0) & is_jump[1:] & is_jump[:-1]
+        return turns_back.mean() > 0.5
+
+
+class TfPoses:
+    """The pose of a frame in a fixed frame over time, along the chain of transforms that links them.
+
+    frame_id: frame of the clouds. fixed_frame: '' for odom, else map or world, else the top of the tree if the frame
+    moves in it.
+    fixed_frame: the frame that was chosen. stamps: (recorded, stamp) [ns] of the first transforms that change.
+    Raises: EgoMotionError when the transforms do not say how the frame moves in the fixed frame.
+    """
+
+    def __init__(self, bag: Bag, frame_id: str, fixed_frame: str = ''):
+        self._edges = _read(bag)
+        self._frame_id = frame_id
+        paths = self._paths(frame_id)
+        fixed_frame = fixed_frame.lstrip('/')
+        if fixed_frame and fixed_frame not in paths:
+            raise EgoMotionError(
+                f'{TF_TOPIC} and {STATIC_TRANSFORMS_TOPIC} of {bag.path} do not connect the fixed frame '
+                f'{fixed_frame!r} with {frame_id!r}, the frame of the clouds. That one is connected with '
+                f'{", ".join(sorted(set(paths) - {frame_id})) or "no frame"}.'
+            )
+        self.fixed_frame = fixed_frame or self._choose(bag, paths)
+        self._path = paths[self.fixed_frame]
+        for edge, _ in self._path:
+            if len(edge.poses) and not edge.is_constant and edge.alternates():
+                raise EgoMotionError(
+                    f'The transform from {edge.child!r} to {edge.parent!r} on {TF_TOPIC} of {bag.path} jumps '
+                    'back and forth: it has two publishers. Stop one of them (two localisations publish it, or a '
+                    'simulator and an odometry), or choose another --fixed-frame or registration.'
+                )
+        changing = [edge for edge, _ in self._path if not edge.is_constant] or [edge for edge, _ in self._path]
+        self.stamps = [list(zip(edge.recorded_ns, edge.stamps_ns.tolist(), strict=True)) for edge in changing]
+
+    def pose(self, stamp_ns: int) -> np.ndarray:
+        """Return fixed_T_frame, (4, 4) float64, at a stamp.
+
+        Raises: EgoMotionError when a transform of the chain is unknown there; nothing is extrapolated.
+        """
+        fixed_T_frame = np.eye(4)
+        for edge, is_inverse in self._path:
+            pose = edge.at(stamp_ns)
+            fixed_T_frame = fixed_T_frame @ (invert(pose) if is_inverse else pose)
+        return fixed_T_frame
+
+    def _paths(self, frame_id: str) -> dict[str, list[tuple[_Edge, bool]]]:
+        """Return the chain from each frame that is connected with a frame down to it; True: against its direction."""
+        paths, frontier = {frame_id: []}, [frame_id]
+        while frontier:
+            frame = frontier.pop(0)
+            for edge in self._edges.values():
+                for upper, lower, is_inverse in ((edge.parent, edge.child, False), (edge.child, edge.parent, True)):
+                    if lower == frame and upper not in paths:
+                        paths[upper] = [(edge, is_inverse), *paths[frame]]
+                        frontier.append(upper)
+        return paths
+
+    def _choose(self, bag: Bag, paths: dict) -> str:
+        changing = {frame: path for frame, path in paths.items() if any(len(edge.poses) > 1 for edge, _ in path)}
+        named = sorted(
+            (frame for frame in changing if _is_fixed(frame)),
+            key=lambda frame: (FIXED_FRAMES.index(_tail(frame)), len(paths[frame])),
+        )
+        far = {frame: self._moves(paths[frame]) for frame in named}
+        # A vehicle that stands in odom and moves in map: odom -> base is published, but nobody measures it.
+        moving = [frame for frame in named if far[frame] > 0.25 * max(far.values())]
+        if named:
+            return moving[0] if max(far.values()) > _MOVES else named[0]
+        children = {edge.child for edge in self._edges.values()}
+        tops = [frame for frame in changing if frame not in children]
+        for top in tops:
+            is_body = any(_tail(top).lower().startswith(body) for body in _BODIES)
+            if not is_body and self._moves(paths[top]) > _MOVES:
+                return top
+        connected = ', '.join(sorted(set(paths) - {self._frame_id})) or 'no frame'
+        raise EgoMotionError(
+            f'{TF_TOPIC} of {bag.path} does not say how {self._frame_id!r}, the frame of the clouds, moves: '
+            f'it is connected with {connected}, but not through a transform that changes with a frame that is fixed '
+            f'in the world ({", ".join(FIXED_FRAMES[:5])}). Name such a frame with --fixed-frame.'
+        )
+
+    @staticmethod
+    def _moves(path) -> float:
+        """Return how far a frame gets from where it was first [m], along a path, in a sample of its stamps."""
+        stamps = [edge.stamps_ns for edge, _ in path if len(edge.poses) and not edge.is_constant]
+        if not stamps:
+            return 0.0
+        stamps = max(stamps, key=len)
+        positions = []
+        for stamp_ns in stamps[:: 1 + len(stamps) // _SAMPLES].tolist():
+            pose = np.eye(4)
+            try:
+                for edge, is_inverse in path:
+                    pose = pose @ (invert(edge.at(stamp_ns)) if is_inverse else edge.at(stamp_ns))
+            except EgoMotionError:
+                continue
+            positions.append(pose[:3, 3])
+        return float(np.linalg.norm(np.array(positions) - positions[0], axis=1).max()) if positions else 0.0
+
+
+def _read(bag: Bag) -> dict[tuple[str, str], _Edge]:
+    """Return the transforms of a bag by parent and child; one that is on both topics and changes is taken from /tf."""
+    edges: dict[tuple[str, str], _Edge] = {}
+    for recorded in bag.messages([TF_TOPIC]):
+        for parent, child, stamp_ns, pose in poses_of(decode_message(recorded.cdr, TRANSFORMS)):
+            edge = edges.setdefault((parent, child), _Edge(parent, child))
+            edge.stamps_ns.append(stamp_ns)
+            edge.recorded_ns.append(recorded.time_ns)
+            edge.poses.append(pose)
+    for edge in edges.values():
+        edge.complete()
+    for recorded in bag.messages([STATIC_TRANSFORMS_TOPIC]):
+        for parent, child, stamp_ns, pose in poses_of(decode_message(recorded.cdr, TRANSFORMS)):
+            if (parent, child) not in edges or edges[parent, child].is_constant:
+                edges[parent, child] = _Static(parent, child, np.array([stamp_ns]), [recorded.time_ns], [pose], True)
+    return edges
+
+
+class _Static(_Edge):
+    """A transform of /tf_static."""
+
+    def at(self, stamp_ns: int) -> np.ndarray:
+        return self.poses[-1]
+
+
+def _tail(frame: str) -> str:
+    return frame.split('/')[-1]
+
+
+def _is_fixed(frame: str) -> bool:
+    return _tail(frame) in FIXED_FRAMES
