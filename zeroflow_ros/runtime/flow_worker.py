@@ -187,6 +187,7 @@ class FlowWorker:
                 check_plausible(ego0_T_ego1, dt)
         except EgoMotionError as error:
             health.record_dropped(DropReason.EGO_MOTION, str(error))
+            self.input_checks.check_level(sweep, self._mount(sweep.frame_id))
             return
         self._pipeline.set_mount(self._mount(sweep.frame_id))
         estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))

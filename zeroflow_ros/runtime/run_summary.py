@@ -116,15 +116,19 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     """Return a message with the names of parameters replaced, so that its advice fits the program at hand.
 
     names: for each parameter of the node, the option of the program, as in {'sensor_height': '--sensor-height'}.
-    'the parameter base_frame' becomes '--base-frame', 'ego_motion: odometry' becomes '--ego-motion odometry'.
+    'the parameter base_frame' becomes '--base-frame', 'ego_motion: odometry' '--ego-motion odometry', and a list
+    'base_T_lidar to [0, 0]' '--base-T-lidar to 0 0'.
     """
     if not names:
         return text
     for phrase, instead in _PHRASES.items():
         text = text.replace(phrase, instead)
     one_of = '|'.join(map(re.escape, sorted(names, key=len, reverse=True)))
+    if all(name.startswith('--') for name in names.values()):
+        unlisted = rf'(?<![\w-])({one_of}) to \[([^\]]*)\]'
+        text = re.sub(unlisted, lambda match: f'{names[match[1]]} to {match[2].replace(",", "")}', text)
     pattern = rf'(?<![\w-])(?:(?:the )?parameter )?({one_of}):?(?![\w=-])'
-    return re.sub(pattern, lambda match: names[match.group(1)], text)
+    return re.sub(pattern, lambda match: names[match[1]], text)
 
 
 def option_names(options: Iterable[str]) -> dict[str, str]:

@@ -63,7 +63,8 @@ def test_a_sensor_upside_down_without_a_mount_is_a_warning_with_the_remedy():
         drive_past(vehicle, SENSOR_R_LEVEL)
         facts, status = facts_when(vehicle, lambda values: 'tilt_from' in values)
     assert (facts['tilt_from'], facts['sensor_height_m']) == ('nothing', 'nan')
-    assert status.level == b'\x01' and 'Set sensor_height' in status.message
+    assert status.level == b'\x01' and 'tilted by 150 degrees' in status.message
+    assert 'set base_T_lidar to [' in status.message
 
 
 def mounted(node, base_frame='base_link', base_T_lidar=None):
