@@ -7,11 +7,13 @@ import numpy as np
 
 from zeroflow_ros import transforms
 from zeroflow_ros.engines.model_card import ModelCard
-from zeroflow_ros.lidar.level import Level as SensorLevel
+from zeroflow_ros.lidar.level import Level as GroundLevel
+from zeroflow_ros.lidar.level import SensorLevel
 from zeroflow_ros.lidar.point_times import NO_TIMES, time_field
 from zeroflow_ros.lidar.sweep import DropReason, Sweep
 from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
+from zeroflow_ros.runtime.level_check import LevelCheck
 
 _OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
 _NEAR_DT = 0.3  # a dt within 30 % of the trained one gets no warning
@@ -31,6 +33,7 @@ class InputChecks:
                  clock: str = _NODE_CLOCK):  # fmt: skip
         self._health, self._card, self._deskews, self._now_ns, self._clock = health, card, deskews, now_ns, clock
         self._layout = None
+        self._level, self._dropped_level = LevelCheck(), SensorLevel()
         self.facts: dict = {}
 
     def check_cloud(self, msg, sweep: Sweep) -> None:
@@ -62,6 +65,8 @@ class InputChecks:
         now_ns = self._now_ns()
         behind = (now_ns - sweep.stamp_ns) * 1e-9
         if now_ns and sweep.stamp_ns and abs(behind) > _OTHER_CLOCK_S:
+            live = self._clock == _NODE_CLOCK
+            played = ', or a bag is played and use_sim_time is not set (or set without need)' if live else ''
             text = (
                 f'Clouds are stamped {behind:.1f} s before {self._clock}: the sensor has another clock{played}. Flow '
                 'needs differences of stamps only, but tf will fail.'
@@ -71,8 +76,20 @@ class InputChecks:
         self.facts = {'frame_id': sweep.frame_id, 'points': len(sweep.points), 'nan_points': num_nan,
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
-            live = self._clock == _NODE_CLOCK
-            played = ', or a bag is played and use_sim_time is not set (or set without need)' if live else ''
+    def check_level(self, sweep: Sweep, mount: np.ndarray | None) -> None:
+        """Check the level of a sweep that gets no flow: registration fails where z does not point up.
+
+        mount: base_T_sensor of the frame of the sweep, or None; see `FlowPipeline`.
+        """
+        self._dropped_level.set_mount(mount)
+        self._report_level(self._dropped_level.update(sweep.points), sweep.points)
+
+    def _report_level(self, level: GroundLevel, points: np.ndarray) -> None:
+        needs_height = not (self._card.z_origin == 'sensor' and self._card.ground == 'keep')
+        kind, text = self._level.problem(level, self.facts.get('frame_id', ''), points, needs_height=needs_height)
+        if kind:
+            self._health.report_issue(kind, 'input', Level.WARN, text)
+
     def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Check points (N, 3) and their velocities: dt, level, non-finite model output, points outside the grid."""
         card = self._card
@@ -85,9 +102,7 @@ class InputChecks:
         self.facts = {**self.facts, 'valid_points': num_valid, 'dt_s': f'{estimate.dt:.4f}',
                       'sensor_height_m': f'{level.height:.2f}', 'roll_deg': f'{np.degrees(level.roll):.1f}',
                       'pitch_deg': f'{np.degrees(level.pitch):.1f}', 'tilt_from': level.tilt_from}  # fmt: skip
-        kind, text = level_problem(level, card, self.facts.get('frame_id', ''))
-        if kind:
-            self._health.report_issue(kind, 'input', Level.WARN, text)
+        self._report_level(level, points)
         # Rows inside the grid without a velocity: the output of the network is not finite.
         step = max(1, len(points) // _SAMPLE)
         with np.errstate(invalid='ignore', over='ignore'):  # rows that are infinite or huge are outside
@@ -100,29 +115,6 @@ class InputChecks:
         elif num_valid == 0:
             text = f'No point is {card.grid.z_min} to {card.grid.z_max} m high above the ground. Check that z is up.'
             self._health.report_issue('out of range', 'input', Level.WARN, text)
-
-
-def level_problem(level: SensorLevel, card: ModelCard, frame_id: str) -> tuple[str, str]:
-    """Return (kind, sentences) about a ground that was not found or is tilted too far; ('', '') where all is well.
-
-    card: of the model. frame_id: of the clouds.
-    """
-    if np.isfinite(level.seen_tilt):
-        return 'tilt', (
-            f'The ground is tilted by {np.degrees(level.seen_tilt):.0f} degrees against the mount of the sensor, or '
-            f"against the xy plane of '{frame_id}' where no mount is known. This is more than can be corrected, so "
-            'velocities are wrong. Publish the mount on /tf_static (parameter base_frame) or set base_T_lidar, or '
-            'correct what they say.'
-        )
-    if np.isfinite(level.height) or (card.z_origin == 'sensor' and card.ground == 'keep'):
-        return '', ''
-    up = {'mount': 'by its mount', 'ground': 'from the ground', 'nothing': 'assumed: z is up'}[level.tilt_from]
-    shift = f'z raised by {level.lowest:.2f} m, on the lowest surface' if np.isfinite(level.lowest) else 'z as it is'
-    return 'no ground', (
-        f'The ground below the sensor is not found: {level.reason}. The model sees {shift} (roll '
-        f'{np.degrees(level.roll):.0f}, pitch {np.degrees(level.pitch):.0f} degrees, {up}), so velocities may be '
-        f"wrong. Set sensor_height to the height of '{frame_id}' above the ground [m]."
-    )
 
 
 def any_within(points: np.ndarray, reach: float) -> bool:

@@ -141,11 +141,11 @@ class OfflineFlow:
                 sweep = decode_cloud(message)
                 sweep = with_times(message, sweep) if self._deskew else sweep
         except CloudError as error:
+            return dropped(DropReason.MALFORMED, str(error))
         self.input_checks.check_cloud(message, sweep)
         if not any_within(sweep.points, self.card.grid.half_extent):  # as the node does
             sweep = replace(sweep, points=sweep.points[:0], times=None)
         last = self._buffer.last
-            return dropped(DropReason.MALFORMED, str(error))
         previous, drop = self._buffer.push(sweep)
         if drop in (DropReason.TIME_RESET, DropReason.FRAME_CHANGED):
             self._pipeline.reset()
@@ -160,12 +160,14 @@ class OfflineFlow:
             with watch('ego_motion'):
                 ego0_T_ego1 = self.motion.between(previous, sweep)
         except EgoMotionError as error:
+            self.input_checks.check_level(sweep, self._mount(sweep.frame_id))
             return dropped(DropReason.EGO_MOTION, str(error))
         self._pipeline.set_mount(self._mount(sweep.frame_id))
-        self._count(previous.points if estimate.output_on == 'previous' else sweep.points, estimate)
         estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))
+        self._count(previous.points if estimate.output_on == 'previous' else sweep.points, estimate)
         carrier, time_ns = before if estimate.output_on == 'previous' else self._last
         return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, {**watch.stages_ms, **estimate.stages_ms})
+
     def _count(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Count and check points (N, 3) and their flow."""
         short = estimate.num_sweeps < self.card.num_sweeps
@@ -177,7 +179,6 @@ class OfflineFlow:
     def summary(self) -> RunSummary:
         """Return what became of the sweeps so far, with all that the diagnostics of a node would have said."""
         return RunSummary.of(self.health, self.topic, num_points=self._num_points, num_valid=self._num_valid)
-
 
     def _mount(self, frame_id: str) -> np.ndarray | None:
         """Return base_T_sensor, (4, 4), of a cloud's frame; None where it is not known."""
