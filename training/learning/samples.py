@@ -88,7 +88,10 @@ class PairSamples:
         dynamic = dynamic and _select_rows(dynamic, _ends(kept))
         inside = [grid.assign(points) >= 0 for points in clouds]
         clouds, flows = _select_rows(clouds, inside), _select_rows(flows, _ends(inside))
-        rows = tuple(self.strategy.loss_rows(flow, pair.dt, rng) for flow in flows)
+        rows = tuple(
+            self.strategy.loss_rows(points, flow, pair.dt, rng)
+            for points, flow in zip(_ends(clouds), flows, strict=True)
+        )
         dynamic = dynamic and _select_rows(_select_rows(dynamic, _ends(inside)), rows)
         used = len(clouds)
         if used > 2 and rng.random() < config.short_history:

@@ -62,6 +62,8 @@ class TrainConfig:
     still_weight: weight in balanced_epe of points slower than 0.4 m/s; each faster group has weight 1.
     scored_points: largest number of moving points, and of static points, per cloud in the loss; 0: all points. The
         encoder always sees all points.
+    beside_movers: share of these static points that are within about 1 m of moving ones, seen from above, where the
+        student errs most: ground under vehicles, walls beside walkers. 0: all static points alike.
     mover_speed: a point whose label is faster than this moves [m/s].
     precision: one of PRECISIONS; mixed precision applies to the convolutions only, coordinates stay float32.
     save_every: steps between checkpoints. log_every: steps between log entries. num_threads: threads of torch.
@@ -93,6 +95,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     still_weight: float = 6.0
     scored_points: int = 2500
+    beside_movers: float = 0.0
     mover_speed: float = 0.3
     precision: str = '32-true'
     save_every: int = 50
@@ -116,6 +119,8 @@ class TrainConfig:
             raise ConfigError('accumulate, save_every, log_every should be >= 1, epochs and scored_points >= 0.')
         if not 0 <= self.held_out < 1:
             raise ConfigError(f'held_out is a share of the pairs, from 0 to below 1, got {self.held_out}.')
+        if not 0 <= self.beside_movers <= 1:
+            raise ConfigError(f'beside_movers is a share of the static points, from 0 to 1, got {self.beside_movers}.')
 
     @property
     def phases(self) -> tuple[TrainPhase, TrainPhase, TrainPhase]:

@@ -171,3 +171,27 @@ def test_held_out_pairs_without_flow_say_how_well_what_moves_meets_the_other_swe
     last.bias.data.zero_()
     at_rest = score_against_labels(student, moved)['moving']
     assert at_rest['gap'] == pytest.approx(at_rest['gap_at_rest'], abs=1e-4)
+
+
+def test_static_points_beside_moving_ones_are_scored_as_often_as_the_configuration_says():
+    rng = np.random.default_rng(0)
+    street = np.column_stack([rng.uniform(-40, 40, (60000, 2)), np.zeros(60000)])
+    car = rng.uniform([10, 5, 0.3], [14, 7, 1.5], (500, 3))
+    points = np.concatenate([street, car]).astype(np.float32)
+    flow = np.zeros_like(points)
+    flow[60000:] = MOVE
+    outside = np.linalg.norm(np.maximum(np.abs(points[:, :2] - (12, 6)) - (2, 1), 0), axis=1)  # m from the car
+
+    def scored(share):
+        config = dataclasses.replace(TINY, scored_points=400, beside_movers=share)
+        rows = build_strategy(config).loss_rows(points, flow, 0.1, np.random.default_rng(1))
+        static = rows[rows < 60000]
+        assert len(static) == 400 and len(np.unique(rows)) == len(rows) == 800
+        return (outside[static] < 1.0).mean(), (outside[static] < 2.0).mean()
+
+    assert scored(0.0)[1] < 0.02
+    near, at_most_two_metres = scored(0.25)
+    assert at_most_two_metres == pytest.approx(0.25, abs=0.002) and near > 0.15
+    flow[60000:] = 0  # nothing moves
+    assert len(build_strategy(dataclasses.replace(TINY, scored_points=400, beside_movers=0.25)).loss_rows(
+        points, flow, 0.1, np.random.default_rng(1))) == 400  # fmt: skip

@@ -33,13 +33,24 @@ class Distillation:
             )
         return pair
 
-    def loss_rows(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
-        """Return random rows with known flow: at most scored_points moving ones and scored_points static ones."""
+    def loss_rows(self, points: np.ndarray, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
+        """Return random rows with known flow: at most scored_points moving ones and scored_points static ones.
+
+        A share beside_movers of the static ones is near moving ones, as far as there are so many.
+        """
         known, moves = ~np.isnan(flow).any(axis=1), any_component_above(flow, self.config.mover_speed * dt)
-        if not self.config.scored_points:
+        most = self.config.scored_points
+        if not most:
             return np.flatnonzero(known)
-        groups = (np.flatnonzero(known & moves), np.flatnonzero(known & ~moves))
-        return np.sort(np.concatenate([rng.permutation(group)[: self.config.scored_points] for group in groups]))
+        moving, static = np.flatnonzero(known & moves), np.flatnonzero(known & ~moves)
+        moving = rng.permutation(moving)[:most]
+        if self.config.beside_movers and len(moving) and len(static) > most:
+            near = beside(points[static], points[moving])
+            first = rng.permutation(static[near])[: round(self.config.beside_movers * most)]
+            static = np.concatenate([first, rng.permutation(static[~near])[: most - len(first)]])
+        else:
+            static = rng.permutation(static)[:most]
+        return np.sort(np.concatenate([moving, static]))
 
     def loss(self, predicted: list[tuple[Tensor, Tensor]], batch) -> Tensor:
         """Return config.loss over all rows in the loss."""
@@ -54,3 +65,17 @@ class Distillation:
             return losses.fastflow3d_loss(flow, target, speed > config.mover_speed, batch.cloud)
         constant = config.loss == 'zeroflow_constant'
         return losses.zeroflow_loss(flow, target, speed, batch.cloud, constant_weight=constant)
+
+
+def beside(points: np.ndarray, movers: np.ndarray) -> np.ndarray:
+    """Return which of points (N, 3) are within about 1 m of one of movers (M, 3), seen from above, (N,) bool."""
+    cells, movers = (np.floor(xyz[:, :2] * 2).astype(np.int64) for xyz in (points, movers))  # of 0.5 m
+    low, reach = cells.min(axis=0), 2
+    size = cells.max(axis=0) - low + 1
+    occupied = np.zeros(size, bool)
+    movers = np.unique(movers, axis=0)
+    for dx, dy in np.ndindex(2 * reach + 1, 2 * reach + 1):
+        around = movers + (dx - reach, dy - reach) - low
+        x, y = around[((around >= 0) & (around < size)).all(axis=1)].T
+        occupied[x, y] = True
+    return occupied[tuple((cells - low).T)]

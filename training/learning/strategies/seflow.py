@@ -49,9 +49,9 @@ class SeFlow:
         ]  # fmt: skip
         return dataclasses.replace(pair, dynamic0=dynamic[0], dynamic1=dynamic[1])
 
-    def loss_rows(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
+    def loss_rows(self, points: np.ndarray, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
         """Return all rows: the losses compare whole clouds."""
-        return np.arange(len(flow))
+        return np.arange(len(points))
 
     def loss(self, predicted: list[tuple[Tensor, Tensor]], batch) -> Tensor:
         """Return the sum of the terms, averaged over samples and time directions; NaN if the flow is not finite."""

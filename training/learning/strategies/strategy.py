@@ -26,8 +26,8 @@ class Strategy(Protocol):
     def prepare(self, pair: TrainingPair) -> TrainingPair:
         """Return a pair with everything the loss needs; called once per read. Raises: DataError if it cannot."""
 
-    def loss_rows(self, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
-        """Return the rows of a cloud that enter the loss. flow: (N, 3) [m], NaN where unknown."""
+    def loss_rows(self, points: np.ndarray, flow: np.ndarray, dt: float, rng: np.random.Generator) -> np.ndarray:
+        """Return the rows of a cloud that enter the loss. points, flow: (N, 3) [m], flow is NaN where unknown."""
 
     def loss(self, predicted: list[tuple[Tensor, Tensor]], batch: Batch) -> Tensor:
         """Return the loss. predicted: per sample the flow [m] of the loss rows of both clouds."""
