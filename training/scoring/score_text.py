@@ -14,6 +14,7 @@ _OVERALL = (
     ('angle', lambda r: r['angle_error_rad']),
     ('IoU', lambda r: r['dynamic_iou']),
     ('>0.5m/s', lambda r: r['moving_share']),
+    ('new>0.5', lambda r: r['came_into_view_moving_share']),
 )
 _MOVING = (
     ('norm. EPE', lambda r: r['dynamic_normalised_epe']),

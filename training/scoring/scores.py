@@ -5,13 +5,18 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from training.datasets.pairs import DatasetPair, MetaClass
 from training.scoring import metrics
 from training.scoring.metrics import CLASSES, RANGE_EDGES, SPEED_EDGES, ratio
 from zeroflow_ros.errors import DataError
+from zeroflow_ros.lidar.sweep import SweepPair
+from zeroflow_ros.transforms import apply
 
 _MOVING = 0.5  # m/s
+_DRIVING = 8.0  # m/s of the ego vehicle: the street comes into view quickly
+_SEEN = 0.5  # m: a point with a point of the other sweep within this distance was seen before
 _AXES = (len(MetaClass), len(SPEED_EDGES) - 1, len(RANGE_EDGES) - 1, 2, 2, 2)
 _SUMS = ('count', 'epe', 'speed', 'epe_mps', 'speed_mps', 'strict', 'relaxed', 'angle', 'found')
 SPEED_GROUPS = (0, 1, 5, 10, 25, 50, 51)  # of speed buckets: limits at 0.04, 0.2, 0.4, 1 and 2 m over the pair
@@ -44,6 +49,7 @@ class FlowScores:
         self._sums = {name: np.zeros(_AXES) for name in _SUMS}
         self._num_pairs = 0
         self._moving_shares: list[float] = []
+        self._came_into_view = np.zeros(2, np.int64)  # static points, and those among them that seem to move
 
     def add(self, item: DatasetPair, flow: np.ndarray) -> None:
         """Add a pair with ground truth. flow: (N, 3) [m], residual, of sweep 0 in ego0; rows not finite count as 0.
@@ -61,6 +67,7 @@ class FlowScores:
         if not (np.isfinite(truth).all() and np.isfinite(points).all()):
             raise DataError(f'{item.key} has points whose flow is marked as known but is not finite.')
         speed, error = np.linalg.norm(truth, axis=1), metrics.epe(flow, truth)
+        self._add_came_into_view(item.pair, points, flow, speed)
         cell = np.ravel_multi_index(
             (
                 item.truth.meta_class[rows].astype(np.int64),
@@ -86,6 +93,17 @@ class FlowScores:
         for name, value in values.items():
             self._sums[name] += np.bincount(cell, value, self._sums[name].size).reshape(_AXES)
 
+    def _add_came_into_view(self, pair: SweepPair, points: np.ndarray, flow: np.ndarray, speed: np.ndarray) -> None:
+        """Count the static points that the other sweep did not see, and those that seem to move, at 8 m/s or more."""
+        if np.linalg.norm(pair.ego0_T_ego1[:3, 3]) < _DRIVING * pair.dt:
+            return
+        static = speed < metrics.DYNAMIC
+        others = apply(pair.ego0_T_ego1, pair.points1)
+        tree = cKDTree(others[np.isfinite(others).all(1)])
+        new = ~np.isfinite(tree.query(points[static], distance_upper_bound=_SEEN)[0])
+        moves = np.linalg.norm(flow[static], axis=1) > _MOVING * pair.dt
+        self._came_into_view += np.count_nonzero(new), np.count_nonzero(new & moves)
+
     def report(self) -> dict:
         """Return all scores by name; NaN without points. docs/evaluation.md defines them."""
         either = self._sum('count', dynamic=1) + self._sum('found', dynamic=0)
@@ -104,6 +122,8 @@ class FlowScores:
             'dynamic_speed_mps': self._mean('speed_mps', dynamic=1),
             'static_epe_mps': self._mean('epe_mps', dynamic=0),
             'moving_share': float(np.mean(self._moving_shares)) if self._moving_shares else float('nan'),
+            'came_into_view_points': int(self._came_into_view[0]),
+            'came_into_view_moving_share': float(ratio(self._came_into_view[1], self._came_into_view[0])),
             'bucketed_35m': self._bucketed(near=1),
             'bucketed': self._bucketed(),
             'by_class': {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums over pairs give the same figures as the pure metrics over all points at once."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -95,6 +96,23 @@ def test_scope(label, scope, num_points):
     scores = FlowScores(scope)
     scores.add(pair_of(STREET), np.zeros((7, 3), np.float32))
     assert scores.report()['points'] == num_points
+
+
+def test_static_points_that_come_into_view_while_driving_and_seem_to_move_are_counted():
+    street = pair_of([(x, MetaClass.BACKGROUND, 0.0, 1, 0) for x in (1, 5, 9, 13)] + [STREET[2]])
+    seen = np.float32([[1.3, 0, 0], [5, 0, 0.4], [np.nan] * 3])  # of the points at 1 and 5 m
+    flow = np.zeros((5, 3), np.float32)
+    flow[[1, 2, 4], 1] = 0.06  # of a point that was seen, of one at 9 m that was not, and of the car
+    reports = {}
+    for metres in (0.79, 0.81):  # in 0.1 s
+        pose = np.eye(4)
+        pose[0, 3] = metres
+        scores = FlowScores()
+        pair = SweepPair(street.pair.points0, seen - pose[:3, 3].astype(np.float32), pose, 0.1)
+        scores.add(dataclasses.replace(street, pair=pair, is_ground1=np.zeros(3, bool)), flow)
+        reports[metres] = scores.report()
+    assert reports[0.79]['came_into_view_points'] == 0 and math.isnan(reports[0.79]['came_into_view_moving_share'])
+    assert reports[0.81]['came_into_view_points'] == 2 and reports[0.81]['came_into_view_moving_share'] == 0.5
 
 
 def test_true_flow_scores_0_and_zero_flow_1():
