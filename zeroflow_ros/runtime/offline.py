@@ -92,8 +92,7 @@ class OfflineFlow:
                                       ego_motion_removed=self.motion.source != 'none')  # fmt: skip
         self._base_frame, self._base_T_lidar = base_frame.lstrip('/'), base_T_lidar
         self._static_transforms = static_transforms(bag)
-        self._start_ns = bag.start_ns + round(start * 1e9)
-        self._end_ns = self._start_ns + round(duration * 1e9) if duration else bag.end_ns
+        self._start_ns, self._end_ns = bag.window(start, duration)
         self.health = Health(lambda level, text: None)  # what a live node would show in its diagnostics
         self._recorded_ns = 0  # when the current cloud was recorded
         self.input_checks = InputChecks(self.health, engine.card, deskews=deskew, now_ns=lambda: self._recorded_ns,
@@ -178,7 +177,8 @@ class OfflineFlow:
 
     def summary(self) -> RunSummary:
         """Return what became of the sweeps so far, with all that the diagnostics of a node would have said."""
-        return RunSummary.of(self.health, self.topic, num_points=self._num_points, num_valid=self._num_valid)
+        return RunSummary.of(self.health, self.topic, num_points=self._num_points, num_valid=self._num_valid,
+                             notes=self._bag.notes)  # fmt: skip
 
     def _mount(self, frame_id: str) -> np.ndarray | None:
         """Return base_T_sensor, (4, 4), of a cloud's frame; None where it is not known."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import DropReason
-from zeroflow_ros.runtime.health import Finding, Health
+from zeroflow_ros.runtime.health import Finding, Health, Level
 
 _PHRASES = {'set deskew to true': 'give --deskew'}  # `deskew` alone may be an ordinary word
 
@@ -39,10 +39,13 @@ class RunSummary:
     findings: list[Finding] = field(default_factory=list)
 
     @classmethod
-    def of(cls, health: Health, name: str, *, num_points: int, num_valid: int) -> 'RunSummary':
-        """Return the summary of what a health has counted."""
+    def of(cls, health: Health, name: str, *, num_points: int, num_valid: int,
+           notes: Iterable[str] = ()) -> 'RunSummary':  # fmt: skip
+        """Return the summary of what a health has counted. notes: of the recording, see `Bag`."""
         dropped = [Dropped(reason.value, count, text) for reason, (count, text) in health.dropped().items()]
-        return cls(name, health.received, health.published, num_points, num_valid, dropped, health.findings())
+        of_recording = [Finding('recording', 'input', Level.WARN, note, 1) for note in notes]
+        findings = sorted([*of_recording, *health.findings()], key=lambda finding: -finding.level)
+        return cls(name, health.received, health.published, num_points, num_valid, dropped, findings)
 
     def with_names(self, names: Mapping[str, str]) -> 'RunSummary':
         """Return the summary with the node's parameters called by the names of another program; see `renamed`."""

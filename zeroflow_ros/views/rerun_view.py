@@ -141,8 +141,7 @@ def show_recording(bag: Bag, view: RerunView, *, topic: str = '', odometry_topic
     its end. Returns why the trajectory is not shown, '' if it is.
     Raises: DataError when no sweep lies in that time.
     """
-    start_ns = bag.start_ns + round(start * 1e9)
-    end_ns = start_ns + round(duration * 1e9) if duration else None
+    start_ns, end_ns = bag.window(start, duration)
     clouds = bag.messages([bag.point_cloud_topic(topic)], start_ns=start_ns, end_ns=end_ns)
     motion, note, poses, previous, world_T_ego = None, '', iter(()), None, np.eye(4)
     with Bag(bag.path) as odometry_bag:  # a second reader, with its own position in the bag
