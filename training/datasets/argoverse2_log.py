@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from training.datasets.pairs import HISTORY
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError, EgoMotionError
-from zeroflow_ros.lidar.sweep import SweepPair
+from zeroflow_ros.lidar.sweep import PosedSweep, SweepPair
 
 # m: points lower than this above the ground of the map are ground. Source: av2; ZeroFlow takes 0.4.
 GROUND_MARGIN = 0.3
@@ -51,7 +52,20 @@ class Argoverse2Log:
         ego0_T_ego1 = transforms.invert(self.city_T_ego[index]) @ self.city_T_ego[index + 1]
         dt = (int(self.files[index + 1].stem) - int(self.files[index].stem)) * 1e-9
         points0, points1 = (_read_sweep(self.path, self.files[k])[0].copy() for k in (index, index + 1))
-        return SweepPair(points0, points1, ego0_T_ego1, dt)
+        return SweepPair(points0, points1, ego0_T_ego1, dt, *self.beside(index))
+
+    def beside(self, index: int) -> tuple[tuple[PosedSweep, ...], tuple[PosedSweep, ...]]:
+        """Return up to HISTORY sweeps before and after the pair of sweeps `index` and the next, the nearest first."""
+
+        def posed(numbers) -> tuple[PosedSweep, ...]:
+            ego0_T_city = transforms.invert(self.city_T_ego[index])
+            known = [k for k in numbers if 0 <= k < len(self.files)]
+            return tuple(
+                PosedSweep(_read_sweep(self.path, self.files[k])[0], ego0_T_city @ self.city_T_ego[k]) for k in known
+            )
+
+        steps = range(1, HISTORY + 1)
+        return posed(index - k for k in steps), posed(index + 1 + k for k in steps)
 
     def times(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the times of the points of sweeps `index` and the next, (N,) and (M,) float32 [s] after their stamps.
@@ -94,7 +108,7 @@ class GroundMap:
         return points[:, 2] <= height + margin  # NaN compares as False
 
 
-@lru_cache(maxsize=2)  # a pair reads points and times; the newer sweep is the older one of the next pair
+@lru_cache(maxsize=2 * HISTORY + 4)  # consecutive pairs share most of their sweeps
 def _read_sweep(log: Path, file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the points (N, 3) float32 [m] of a sweep, and their times (N,) float32 [s] after its stamp."""
     sweep = read_columns(log, file.relative_to(log), 'x y z offset_ns')

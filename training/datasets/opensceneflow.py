@@ -17,18 +17,19 @@ import numpy as np
 from training.datasets import split_options
 from training.datasets.argoverse2_log import read_columns
 from training.datasets.argoverse2_truth import META_CLASS
-from training.datasets.pairs import DatasetPair, GroundTruthFlow
-from training.datasets.scene_file import SOURCE, SceneSweep, ego_motion_between, open_scene, read_sweep
+from training.datasets.pairs import HISTORY, DatasetPair, GroundTruthFlow
+from training.datasets.scene_file import SOURCE, SceneSweep, ego_motion_between, open_scene, read_points, read_sweep
 from training.datasets.scene_index import IndexedSweep, read_index
 from training.datasets.total_flow import residual_to_total, total_to_residual
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
-from zeroflow_ros.lidar.sweep import DropReason, SweepPair
+from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, SweepPair
 
 _MIN_DT = 0.04  # s
 # (smallest stamp, seconds per unit), for stamps since 1970 or the GPS epoch: Argoverse 2 has ns, ZOD's scripts 0.1 us,
 # Waymo, nuScenes and TruckScenes us. Smaller stamps come from a clock that started at 0, in ns.
 _TICKS = ((10**17, 1e-9), (10**16, 1e-7), (10**14, 1e-6), (0, 1e-9))
+_NO_MASK = 'no_eval_mask'
 _OFF = 1e-3  # m: if the pose flow is nearer than this to the stored flow of the background, the frames agree
 
 
@@ -63,6 +64,8 @@ class OpenSceneFlowPairs:
         self.skipped: Counter[str] = Counter()
         self._options = options
         self._pairs: list[tuple[str, str, str, float]] = []
+        self._before: dict[tuple[str, str], str] = {}  # (scene, stamp) -> stamp of the sweep that makes a pair with it
+        self._after: dict[tuple[str, str], str] = {}
         index, reason = read_index(self.folder), ''
         if path.suffix == '.h5' and path.stem not in index:
             raise DataError(f'There is no scene {path}.')
@@ -71,6 +74,9 @@ class OpenSceneFlowPairs:
             for sweep0, sweep1 in pairwise(index[scene]):
                 dt = (int(sweep1.stamp) - int(sweep0.stamp)) * (options.tick or _tick(int(sweep0.stamp)))
                 name, why = _no_pair(sweep0, sweep1, dt, options)
+                if name in ('', _NO_MASK):
+                    self._before[scene, sweep1.stamp] = sweep0.stamp
+                    self._after[scene, sweep0.stamp] = sweep1.stamp
                 if not name:
                     self._pairs.append((scene, sweep0.stamp, sweep1.stamp, dt))
                     continue
@@ -100,13 +106,8 @@ class OpenSceneFlowPairs:
             sweep0, sweep1 = read_sweep(file, stamp0), read_sweep(file, stamp1, with_truth=False)
             ego0_T_ego1 = ego_motion_between(file, stamp0, stamp1)
             one_frame = self.in_vehicle_frame or SOURCE in file.attrs
-        points0, points1 = sweep0.points, sweep1.points
-        if self._options.calibration:
-            ego_T_lidar = _ego_T_lidar(Path(self._options.calibration) / scene)
-            points0, points1 = (
-                transforms.apply(ego_T_lidar, points.astype(np.float64)).astype(np.float32)
-                for points in (points0, points1)
-            )
+            history, future = self._beside(file, scene, stamp0, stamp1, ego0_T_ego1)
+        points0, points1 = (self._in_ego_frame(scene, sweep.points) for sweep in (sweep0, sweep1))
         truth = (
             None
             if sweep0.flow is None
@@ -115,8 +116,29 @@ class OpenSceneFlowPairs:
         if truth is not None and self._options.eval_mask:
             truth = GroundTruthFlow(truth.flow, truth.meta_class, truth.is_valid & sweep0.eval_mask)
         times = None if sweep0.times is None or sweep1.times is None else (sweep0.times, sweep1.times)
-        pair = SweepPair(points0, points1, ego0_T_ego1, dt)
+        pair = SweepPair(points0, points1, ego0_T_ego1, dt, history, future)
         return DatasetPair(self.key(index), pair, sweep0.is_ground, sweep1.is_ground, truth, times)
+
+    def _in_ego_frame(self, scene: str, points: np.ndarray) -> np.ndarray:
+        """Return points (N, 3) of a scene in the vehicle frame if `calibration` is used, else as they are."""
+        if not self._options.calibration:
+            return points
+        ego_T_lidar = _ego_T_lidar(Path(self._options.calibration) / scene)
+        return transforms.apply(ego_T_lidar, points.astype(np.float64)).astype(np.float32)
+
+    def _beside(self, file, scene: str, stamp0: str, stamp1: str, ego0_T_ego1: np.ndarray):
+        """Return the sweeps before and after a pair, as far as each makes a pair with the next."""
+        history, ego0_T_ego, stamp = [], np.eye(4), stamp0
+        while len(history) < HISTORY and (older := self._before.get((scene, stamp))):
+            ego0_T_ego = ego0_T_ego @ transforms.invert(ego_motion_between(file, older, stamp))
+            history.append(PosedSweep(self._in_ego_frame(scene, read_points(file, older)), ego0_T_ego))
+            stamp = older
+        future, ego0_T_ego, stamp = [], ego0_T_ego1, stamp1
+        while len(future) < HISTORY and (newer := self._after.get((scene, stamp))):
+            ego0_T_ego = ego0_T_ego @ ego_motion_between(file, stamp, newer)
+            future.append(PosedSweep(self._in_ego_frame(scene, read_points(file, newer)), ego0_T_ego))
+            stamp = newer
+        return tuple(history), tuple(future)
 
 
 def open_pairs(text: str) -> OpenSceneFlowPairs:
@@ -143,7 +165,7 @@ def _no_pair(sweep0: IndexedSweep, sweep1: IndexedSweep, dt: float, options: Ope
     if sweep0.motion_problem:
         return DropReason.EGO_MOTION.value, sweep0.motion_problem
     if options.eval_mask and not sweep0.has_mask:
-        return 'no_eval_mask', ''
+        return _NO_MASK, ''
     return '', ''
 
 

@@ -27,7 +27,7 @@ from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
 from zeroflow_ros.lidar.ground import is_ground
 from zeroflow_ros.lidar.level import Level, SensorLevel
 from zeroflow_ros.lidar.point_cloud import decode_cloud
-from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, NO_TIMES, time_field, with_times
+from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, check_time_unit, no_times_text, time_field, with_times
 from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, Sweep, SweepBuffer, SweepPair
 
 _DT_RANGE = (0.04, 0.25)  # s: one or two sweep periods at 10 to 20 Hz, the range of the models
@@ -40,7 +40,8 @@ class BagOptions:
 
     topic, odometry_topic: '' for the only one. sensor_height: height of the cloud frame above the ground [m]; 0:
     estimated from the ground. ego_motion: odometry, tf, registration or none; auto is the first that works, never none.
-    deskew: move points to the stamps of their sweeps, by their times and the ego motion.
+    deskew: move points to the stamps of their sweeps, by their times and the ego motion. time_field, time_unit: of the
+    point times; '' and auto: recognised by name, type and values.
     """
 
     topic: str = ''
@@ -48,13 +49,15 @@ class BagOptions:
     ego_motion: str = 'auto'
     sensor_height: float = 0.0
     deskew: bool = False
+    time_field: str = ''
+    time_unit: str = 'auto'
 
 
 @dataclass(frozen=True)
 class _SweepLocation:
     """Where a sweep is in the bag: number of its cloud, recording time, and its rank among clouds of that time.
 
-    motion: motion to deskew it with; None: no deskewing.
+    motion: motion to deskew it with; None: no deskewing. has_times: whether its point times are used.
     """
 
     number: int
@@ -62,6 +65,7 @@ class _SweepLocation:
     ordinal: int
     stamp_ns: int
     motion: SweepMotion | None = None
+    has_times: bool = False
 
 
 class BagPairs:
@@ -70,7 +74,7 @@ class BagPairs:
     skipped: number of clouds without a pair with the previous one, by reason. The first cloud is not counted; clouds
         in another frame than the first make no pair. boxes: tracked boxes for ground-truth flow, or None.
     ego_motion, note: the source of ego motion, and why it is not odometry. level: of the cloud frame over the ground.
-    has_times, times_note: whether pairs have point times, and why the times in the clouds are not used.
+    has_times, times_note: whether there are pairs with point times, and why the times of some clouds are not used.
     Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks the chosen ego motion.
     """
 
@@ -79,7 +83,8 @@ class BagPairs:
         place = self.path.resolve()
         self.name = place.name if place.is_dir() else place.stem
         self.skipped: Counter[str] = Counter()
-        self.has_times, self.times_note = True, ''
+        self.has_times, self.times_note, self._num_refused = False, '', 0
+        self._times = (options.time_field, options.time_unit)
         self._pairs: list[tuple[_SweepLocation, _SweepLocation, np.ndarray]] = []
         with Bag(path) as bag:
             self.topic = bag.point_cloud_topic(options.topic)
@@ -110,13 +115,13 @@ class BagPairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, _ = self._pairs[index]
-        read = (self.path, self.topic, self.has_times)
+        read = (self.path, self.topic, *self._times)
         sweep0, sweep1 = (_read_sweep(place, *read) for place in (place0, place1))
         is_ground0, is_ground1 = (_ground_of(place, read, self.level) for place in (place0, place1))
         history, future = self._beside(index, read)
         pair = SweepPair(sweep0.points.copy(), sweep1.points.copy(), *self.motion(index), history, future)
         truth = self.boxes and self.boxes.ground_truth_flow(pair, place0.number, place1.number)
-        times = (sweep0.times.copy(), sweep1.times.copy()) if self.has_times else None
+        times = (sweep0.times.copy(), sweep1.times.copy()) if place0.has_times and place1.has_times else None
         return DatasetPair(self.key(index), pair, is_ground0.copy(), is_ground1.copy(), truth, times)
 
     def _beside(self, index: int, read: tuple) -> tuple[tuple[PosedSweep, ...], tuple[PosedSweep, ...]]:
@@ -174,9 +179,11 @@ class BagPairs:
         frame_id = first.header.frame_id.lstrip('/')
         motion = _open_motion(bag, frame_id, options)
         deskewing = Deskew() if options.deskew else None
-        self.has_times = time_field(first) is not None
+        check_time_unit(options.time_unit)
+        self.has_times = time_field(first, options.time_field) is not None
         if deskewing and (motion.source == 'none' or not self.has_times):
-            raise DataError(f'{self.path} cannot be deskewed: {NO_TIMES if not self.has_times else "no ego motion."}')
+            reason = 'no ego motion.' if self.has_times else no_times_text(first, options.time_field)
+            raise DataError(f'{self.path} cannot be deskewed: {reason}')
         self.ego_motion, self.note = motion.source, motion.note
         buffer, level = SweepBuffer(_DT_RANGE), SensorLevel(height=options.sensor_height or None)
         last, reason = None, ''
@@ -194,7 +201,8 @@ class BagPairs:
                 motion.reset()
             before = last
             if buffer.last is sweep:
-                last = _SweepLocation(number, recorded.time_ns, ordinal, sweep.stamp_ns)
+                has_times = sweep.times is not None
+                last = _SweepLocation(number, recorded.time_ns, ordinal, sweep.stamp_ns, has_times=has_times)
             if sweep.frame_id != frame_id:  # another sensor, whose mounting pose is unknown
                 drop = drop or DropReason.FRAME_CHANGED
             else:
@@ -211,6 +219,7 @@ class BagPairs:
                     drop, reason = DropReason.EGO_MOTION, str(error)
             if drop not in (None, DropReason.FIRST):
                 self.skipped[drop.value] += 1
+        self.has_times = any(place0.has_times and place1.has_times for place0, place1, _ in self._pairs)
         if not self._pairs:
             skipped = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'too few clouds'
             raise DataError(f'{self.path}: {total} clouds on {self.topic} make no pair ({skipped}). {reason}'.rstrip())
@@ -224,7 +233,7 @@ class BagPairs:
     def _decode(self, recorded: BagMessage, must_have_times: bool) -> Sweep:
         """Return a sweep with its times; a sweep without returns is empty.
 
-        If the times are invalid and `deskew` is off, the bag continues without times.
+        If its times are invalid and `deskew` is off, this sweep has none.
         """
         message = decode_message(recorded.cdr, POINT_CLOUD)
         sweep = decode_cloud(message)
@@ -233,13 +242,14 @@ class BagPairs:
         if not self.has_times or sweep.stamp_ns == 0:
             return sweep
         try:
-            if time_field(message) is None:  # the layout may change within a bag
-                raise CloudError(NO_TIMES)
-            return with_times(message, sweep)
+            if time_field(message, self._times[0]) is None:  # the layout may change within a bag
+                raise CloudError(no_times_text(message, self._times[0]))
+            return with_times(message, sweep, *self._times)
         except CloudError as error:
             if must_have_times:
                 raise
-            self.has_times, self.times_note = False, str(error)
+            self._num_refused += 1
+            self.times_note = f'The point times of {self._num_refused} clouds are not used. {error}'
             return sweep
 
 
@@ -263,7 +273,7 @@ def _split_boxes(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=2 * HISTORY + 4)  # consecutive pairs share most of their sweeps
-def _read_sweep(place: _SweepLocation, path: Path, topic: str, has_times: bool) -> Sweep:
+def _read_sweep(place: _SweepLocation, path: Path, topic: str, time_name: str, time_unit: str) -> Sweep:
     """Return a sweep, deskewed if its motion is known."""
     with Bag(path) as bag:  # reopened: processes must not share an open file
         messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
@@ -272,7 +282,7 @@ def _read_sweep(place: _SweepLocation, path: Path, topic: str, has_times: bool) 
         raise DataError(f'{path} has changed since it was opened: cloud {place.number} is gone. Open it again.')
     message = decode_message(recorded.cdr, POINT_CLOUD)
     sweep = decode_cloud(message)
-    sweep = with_times(message, sweep) if has_times else sweep
+    sweep = with_times(message, sweep, time_name, time_unit) if place.has_times else sweep
     if place.motion is not None:
         sweep = replace(sweep, points=deskew(sweep.points, sweep.times, place.motion))
     return sweep

@@ -141,9 +141,14 @@ def read_sweep(file, stamp: str, *, with_truth: bool = True) -> SceneSweep:
     if 'lidar_dt' in file[stamp]:
         times = _rows(file, stamp, 'lidar_dt', n)[:].reshape(-1).astype(np.float32)
         more['times'] = times if (np.abs(times) <= 1).all() else None  # implausible times count as unknown
-    points = np.ascontiguousarray(lidar[:, :3], np.float32)
+    points = read_points(file, stamp)
     is_ground = _rows(file, stamp, 'ground_mask', n)[:].reshape(-1).astype(bool)
     return SceneSweep(points, is_ground, world_T_ego, **more)
+
+
+def read_points(file, stamp: str) -> np.ndarray:
+    """Return the points (N, 3) float32 [m] of a sweep that passes `check_sweep`."""
+    return np.ascontiguousarray(file[stamp]['lidar'][:, :3], np.float32)
 
 
 def write_sweep(file, stamp: str, sweep: SceneSweep) -> None:

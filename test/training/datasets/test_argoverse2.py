@@ -38,6 +38,15 @@ def test_all_consecutive_pairs_of_all_logs(tmp_path):
         dataset[4]
 
 
+def test_the_sweeps_before_and_after_a_pair_come_with_it(tmp_path):
+    first, second = open_dataset(str(write_log(tmp_path / 'log')))
+    assert [len(pair.history) for pair in (first.pair, second.pair)] == [0, 1]
+    assert [len(pair.future) for pair in (first.pair, second.pair)] == [1, 0]
+    np.testing.assert_allclose(second.pair.history[0].ego0_T_ego[:3, 3], [-1, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(first.pair.future[0].ego0_T_ego[:3, 3], [2, 0, 0], atol=1e-9)
+    np.testing.assert_array_equal(second.pair.history[0].points, first.pair.points0)
+
+
 def test_each_sweep_is_read_once(tmp_path, monkeypatch):
     from training.datasets import argoverse2_log
 

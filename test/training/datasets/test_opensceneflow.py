@@ -35,6 +35,27 @@ def test_consecutive_sweeps_of_all_scenes(tmp_path):
         dataset[4]
 
 
+def test_the_sweeps_before_and_after_a_pair_come_with_it_but_not_across_a_gap(tmp_path):
+    stamps = [stamp(k) for k in (0, 1, 2, 3, 4, 8, 9)]
+    write_scene(tmp_path / 'a.h5', stamps=stamps, eval_mask=np.ones(400, bool))
+    dataset = open_dataset(f'osf:{tmp_path}?eval_mask=true')
+    sizes = [(len(item.pair.history), len(item.pair.future)) for item in dataset]
+    assert sizes == [(0, 3), (1, 2), (2, 1), (3, 0), (0, 0)]
+    pair = dataset[2].pair  # its vehicle was two steps behind, and will be two steps ahead
+    back = np.linalg.inv(EGO0_T_EGO1)
+    np.testing.assert_allclose(pair.history[1].ego0_T_ego, back @ back, atol=1e-6)
+    np.testing.assert_allclose(pair.future[0].ego0_T_ego, EGO0_T_EGO1 @ EGO0_T_EGO1, atol=1e-6)
+    np.testing.assert_array_equal(pair.history[0].points, pair.points0)  # of this scene
+
+
+def test_sweeps_beside_a_pair_need_no_evaluation_mask_of_their_own(tmp_path):
+    write_scene(tmp_path / 'a.h5', num_sweeps=4, eval_mask=np.ones(400, bool))
+    for k in (0, 1, 3):
+        change(tmp_path / 'a.h5', f'{stamp(k)}/eval_mask', None)
+    [item] = open_dataset(f'osf:{tmp_path}?eval_mask=true')
+    assert item.key == f'a/{stamp(2)}' and len(item.pair.history) == 2
+
+
 @pytest.mark.parametrize('pose_type', [np.float32, np.float64])
 def test_ego_motion_is_that_of_the_poses_to_a_hundredth_of_a_millimetre(tmp_path, pose_type):
     """Poses in float32 are 0.5 mm apart 5 km from the origin; ego_motion is not."""
