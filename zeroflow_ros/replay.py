@@ -17,7 +17,9 @@ import threading
 import time
 from collections import deque
 
-from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage
+import numpy as np
+
+from zeroflow_ros.bags.bag import LONGEST_PAUSE, STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, duration_text
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
 from zeroflow_ros.bags.read_ahead import ReadAhead
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
@@ -30,6 +32,8 @@ _PLAYED_TYPES = (POINT_CLOUD, ODOMETRY, TRANSFORMS)
 _CLOCK_PERIOD = 0.01  # s of wall time
 _DEPTH = 10  # queue of the publishers: a subscriber loses sweeps when it is a second late at 10 Hz
 _MAX_REPORTED = 100_000  # sweeps in the report, 3 h at 10 Hz: a loop may play for days
+_TOLD_PAUSE = 5.0  # s of wall time: longer ones without a message are logged
+_PACE_SWEEPS = 10  # whose stamps are compared with their recording times
 _SETTLE = 0.2  # s from the discovery of a subscriber until it gets best-effort messages too
 
 
@@ -38,6 +42,7 @@ class Player:
 
     node: an rclpy node. bag: opened. topics: the clouds to play; all clouds if empty.
     rate: seconds of the bag per second of wall time. start, duration: seconds of the bag; duration 0: to its end.
+    Pauses above LONGEST_PAUSE seconds of the bag are skipped, also those beside a few messages with a wrong time.
     stop: ends play() early.
     Raises: DataError when the bag has no such cloud, or ends before `start`.
     """
@@ -55,12 +60,14 @@ class Player:
         self.clouds = [bag.point_cloud_topic(topic) for topic in topics] or bag.topics_of(POINT_CLOUD)
         if not self.clouds:
             bag.point_cloud_topic()  # raises, and lists the topics of the bag
-        self._start_ns = bag.start_ns + round(start * 1e9)
-        self._end_ns = min(bag.end_ns, self._start_ns + round(duration * 1e9)) if duration else bag.end_ns
+        self._first_ns, end_ns = bag.window(start, duration)
+        self._end_ns = min(end_ns, bag.last_ns + 1)
+        self._start_ns = bag.start_ns + round(start * 1e9)  # what is recorded before is published at this time
         self._publishers = self._make_publishers()
         self.num_sweeps = 0
         self._sweeps: deque[dict] = deque(maxlen=_MAX_REPORTED)  # each: topic, stamp_ns, published_wall_ns
         self._lateness_ms: deque[float] = deque(maxlen=_MAX_REPORTED)
+        self._pace: list[tuple[int, int]] = []  # stamp and recording time of the first clouds of one topic [ns]
 
     def _make_publishers(self) -> dict:
         from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -99,32 +106,62 @@ class Player:
     def play(self) -> None:
         """Play the chosen part once; return early when `stop` is set."""
         if STATIC_TRANSFORMS_TOPIC in self._publishers:  # static transforms from before the start are valid too
-            for message in self._bag.messages([STATIC_TRANSFORMS_TOPIC], end_ns=self._start_ns):
+            for message in self._bag.messages([STATIC_TRANSFORMS_TOPIC], end_ns=self._first_ns):
                 self._publish(message)
-        messages = ReadAhead(self._bag.messages(self._publishers, start_ns=self._start_ns, end_ns=self._end_ns))
+        messages = ReadAhead(self._bag.messages(self._publishers, start_ns=self._first_ns, end_ns=self._end_ns))
         try:
-            start_wall = time.perf_counter()
-            for i, message in enumerate(messages):
-                if i == 0:
-                    start_wall = time.perf_counter()  # opening a file and reading its types takes time
-                due = start_wall + (message.time_ns - self._start_ns) * 1e-9 / self._rate
-                if not self._wait_until(due, start_wall):
+            last_ns, is_first = self._start_ns, True
+            self._play_on_from(last_ns)
+            for message in messages:
+                now_ns = max(message.time_ns, self._start_ns)
+                if is_first or now_ns - last_ns > LONGEST_PAUSE * 1e9:
+                    self._skip_pause(last_ns, now_ns)  # opening a file and reading its types takes time, too
+                    is_first = False
+                due = self._wall_of(now_ns)
+                self._tell_pause(due - time.perf_counter(), now_ns)
+                if not self._wait_until(due):
                     return
                 self._lateness_ms.append(max(0.0, (time.perf_counter() - due) * 1e3))
-                self._publish_clock(message.time_ns)
+                self._publish_clock(now_ns)
                 self._publish(message)
-            self._wait_until(start_wall + (self._end_ns - self._start_ns) * 1e-9 / self._rate, start_wall)
+                last_ns = now_ns
+            if self._end_ns - last_ns <= LONGEST_PAUSE * 1e9:
+                self._wait_until(self._wall_of(self._end_ns))
         finally:
             messages.close()
 
-    def _wait_until(self, due: float, start_wall: float) -> bool:
+    def _play_on_from(self, time_ns: int) -> None:
+        """Let a time of the bag be now."""
+        self._anchor_wall, self._anchor_ns = time.perf_counter(), time_ns
+
+    def _wall_of(self, time_ns: int) -> float:
+        """Return when a time of the bag is due [s of wall time]."""
+        return self._anchor_wall + (time_ns - self._anchor_ns) * 1e-9 / self._rate
+
+    def _skip_pause(self, last_ns: int, now_ns: int) -> None:
+        if now_ns - last_ns <= LONGEST_PAUSE * 1e9:
+            self._play_on_from(last_ns)
+            return
+        self._play_on_from(now_ns)
+        pause = duration_text((now_ns - last_ns) * 1e-9)
+        self._node.get_logger().warning(f'Skipped {pause} without a message in {self._bag.path}.')
+
+    def _tell_pause(self, seconds: float, now_ns: int) -> None:
+        if seconds > _TOLD_PAUSE:
+            self._node.get_logger().info(
+                f'Next message in {duration_text(seconds)}. To play from there: '
+                f'--start {(now_ns - self._bag.start_ns) * 1e-9:.1f}'
+            )
+
+    def _wait_until(self, due: float) -> bool:
         """Wait until a wall time, and publish the bag's time on /clock meanwhile; return False when stopped."""
         while (remaining := due - time.perf_counter()) > 0:
             if self.stop.wait(min(remaining, _CLOCK_PERIOD)):
                 return False
             now = time.perf_counter()
             if now < due:  # else the time of the next message is published, and a later one here would set it back
-                self._publish_clock(self._start_ns + max(0, round((now - start_wall) * self._rate * 1e9)))
+                elapsed_ns = max(0, round((now - self._anchor_wall) * self._rate * 1e9))
+                self._publish_clock(self._anchor_ns + elapsed_ns)
         return not self.stop.is_set()
 
     def _publish_clock(self, now_ns: int) -> None:
@@ -135,10 +172,29 @@ class Player:
     def _publish(self, message: BagMessage) -> None:
         if message.topic in self.clouds:
             self.num_sweeps += 1
+            self._check_pace(message)
             self._sweeps.append(
                 {'topic': message.topic, 'stamp_ns': message.stamp_ns, 'published_wall_ns': time.time_ns()}
             )
         self._publishers[message.topic].publish(bytes(message.cdr))
+
+    def _check_pace(self, message: BagMessage) -> None:
+        """Warn once when the recording times of the clouds run at another speed than their stamps."""
+        if message.topic != self.clouds[0] or len(self._pace) == _PACE_SWEEPS:
+            return
+        self._pace.append((message.stamp_ns, message.time_ns))
+        if len(self._pace) < _PACE_SWEEPS:
+            return
+        by_stamp, by_recording = (float(np.median(np.diff(times))) * 1e-9 for times in zip(*self._pace, strict=True))
+        if by_stamp <= 0 or 0.5 < by_recording / by_stamp < 2:
+            return
+        remedy = '--offline does not use recording times.'
+        if by_recording > 1e-5:
+            remedy = f'--rate {by_recording / by_stamp:.3g} plays them at the speed of their stamps.'
+        self._node.get_logger().warning(
+            f'The clouds on {message.topic} are {by_stamp:.3g} s apart by their stamps, but were recorded '
+            f'{by_recording:.3g} s apart. {remedy}'
+        )
 
     def report(self) -> dict:
         """Return the played sweeps (the last 100,000) and how late the messages were."""
@@ -171,6 +227,9 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
             log = node.get_logger()
             player = Player(node, bag, topics=args.topic, rate=args.rate, start=args.start, duration=args.duration,
                             stop=stop)  # fmt: skip
+            for note in bag.notes:
+                log.warning(note)
+            told = set(bag.notes)
             _wait_for_subscribers(player, args, log)
             log.info(f'Playing {bag.path} at {args.rate:g}x: {", ".join(player.clouds)}')
             played = 0
@@ -179,6 +238,9 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
                 played += 1
             if not player.num_sweeps and not stop.is_set():
                 raise DataError(f'There is no cloud in this part of {bag.path}. Choose another --start or --duration.')
+            for note in bag.notes:
+                if note not in told:
+                    log.warning(note)
             log.info(f'Played {player.num_sweeps} sweeps.')
             if args.report:
                 write_json(args.report, player.report())

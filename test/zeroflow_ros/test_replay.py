@@ -12,6 +12,7 @@ from tiny_bag import CLOUD_TOPIC, FORMATS, ODOMETRY_TOPIC, PERIOD_NS, START_NS, 
 
 from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import POINT_CLOUD, TRANSFORMS, header_stamp_ns
+from zeroflow_ros.replay import Player
 
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 
@@ -207,3 +208,61 @@ def test_clouds_of_two_sensors_are_both_played(tmp_path):
             run('replay', tmp_path / 'two', *options, '--wait-for-subscribers', 0, '--report', tmp_path / 'r')[0] == 0
         )
         assert json.loads((tmp_path / 'r').read_text())['sweeps_played'] == expected
+
+
+def with_times(path, source, time_of):
+    """Write a bag with the clouds and odometry of another, recorded at time_of(number of the message, its time)."""
+    with Bag(source) as bag, BagWriter(path) as writer:
+        for k, m in enumerate(bag.messages(PLAYED)):
+            writer.write(m.topic, m.msgtype, time_of(k, m.time_ns), m.cdr)
+    return path
+
+
+def test_messages_recorded_at_time_0_or_a_day_later_are_played_at_once_and_said(bags, tmp_path):
+    last = 2 * NUM_SWEEPS - 1
+    times = {0: 0, last: START_NS + 86_400 * 10**9}
+    path = with_times(tmp_path / 'bag', bags['mcap'], lambda k, time_ns: times.get(k, time_ns))
+    with Listener() as listener:
+        code, text = run('replay', path, '--rate', 4, '--wait-for-subscribers', 1)
+        listener.wait_for(NUM_SWEEPS)
+    assert code == 0, text
+    assert len(listener.messages) == 2 * NUM_SWEEPS
+    assert '1 of 12 messages are recorded 53.9 years before the others' in text
+    assert '1 of 12 messages are recorded 24.0 h after the others' in text
+    assert 'Skipped 24.0 h without a message' in text
+    assert START_NS <= min(listener.clock)
+    assert 'Played 6 sweeps' in text
+
+
+@pytest.fixture
+def ros_node():
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=DOMAIN_ID)
+    node = rclpy.create_node('player', context=context, start_parameter_services=False)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_a_pause_in_the_bag_is_said_with_the_start_behind_it(bags, tmp_path, ros_node, monkeypatch, capfd):
+    monkeypatch.setattr('zeroflow_ros.replay._TOLD_PAUSE', 0.3)
+    path = with_times(tmp_path / 'bag', bags['mcap'], lambda k, time_ns: time_ns + (k >= 6) * 10**9)
+    with Bag(path) as bag:
+        Player(ros_node, bag, rate=2).play()
+    text = capfd.readouterr().err
+    assert len(re.findall(r'Next message in [01] s\. To play from there: --start 1\.3', text)) == 1
+    assert 'Skipped' not in text
+
+
+def test_clouds_that_were_recorded_at_another_speed_than_their_stamps_are_a_warning(tmp_path, ros_node, capfd):
+    source = write_bag(tmp_path / 'source', num_sweeps=12, num_points=100)
+    for name, expected, period_ns in (
+        ('fast', 'are 0.1 s apart by their stamps, but were recorded 0.01 s apart. --rate 0.1 plays', 10**7),
+        ('at once', 'recorded 0 s apart. --offline does not use recording times.', 0),
+        ('right', None, PERIOD_NS),
+    ):
+        path = with_times(tmp_path / name, source, lambda k, _, period_ns=period_ns: START_NS + k // 2 * period_ns)
+        with Bag(path) as bag:
+            Player(ros_node, bag, rate=20).play()
+        text = capfd.readouterr().err
+        assert (expected in text) if expected else ('apart' not in text), text

@@ -8,7 +8,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from tiny_bag import CLOUD_TOPIC, FORMATS, ODOMETRY_TOPIC, PERIOD_NS, START_NS, messages, street, write_bag
 
-from zeroflow_ros.bags.bag import Bag, BagWriter, Topic
+from zeroflow_ros.bags.bag import Bag, BagMessage, BagWriter, Topic, duration_text
 from zeroflow_ros.bags.cdr import (
     ODOMETRY,
     POINT_CLOUD,
@@ -271,3 +271,75 @@ def test_index_that_promises_messages_there_are_none_of(tmp_path):
         database.execute('delete from messages')
     with pytest.raises(DataError, match='holds no messages'):
         Bag(path)
+
+
+DAY_NS = 86400 * 10**9
+
+
+def write_at(path, storage, times):
+    """Write a bag with one odometry message at each time."""
+    cdr = ros2_bytes(1)[1][2]
+    if storage == 'mcap':
+        with BagWriter(path) as writer:
+            for time_ns in times:
+                writer.write(ODOMETRY_TOPIC, ODOMETRY, time_ns, cdr)
+        return path
+    return _convert(path, storage, [BagMessage(ODOMETRY_TOPIC, ODOMETRY, time_ns, cdr) for time_ns in times])
+
+
+@pytest.mark.parametrize('storage', FORMATS)
+def test_a_few_messages_recorded_at_time_0_or_a_day_later_do_not_count_for_the_time_of_the_bag(tmp_path, storage):
+    times = [START_NS + k * PERIOD_NS for k in range(40)]
+    last = times[-1] + 1
+    with Bag(write_at(tmp_path / 'bag', storage, [0, 5, *times, times[-1] + DAY_NS])) as bag:
+        assert bag.notes == []
+        assert bag.duration == pytest.approx(3.9, abs=1e-6)
+        assert (bag.start_ns, bag.first_ns, bag.last_ns) == (START_NS, 0, times[-1] + DAY_NS)
+        assert bag.end_ns == last
+        assert bag.window(0, 0) == (0, times[-1] + DAY_NS + 1)
+        assert bag.window(1, 0) == (START_NS + 10**9, times[-1] + DAY_NS + 1)
+        assert bag.window(0, 2) == (0, START_NS + 2 * 10**9)
+        assert bag.window(1, 2) == (START_NS + 10**9, START_NS + 3 * 10**9)
+        assert len(list(bag.messages([ODOMETRY_TOPIC]))) == 43  # all are read
+        assert [note.split(' messages are recorded ')[1].split(' the others')[0] for note in bag.notes] == [
+            '53.9 years before',
+            '24.0 h after',
+        ]
+
+
+@pytest.mark.parametrize(
+    'label, times',
+    {
+        'one message': [START_NS],
+        'two messages far apart': [0, START_NS],
+        'two drives': [START_NS + day * DAY_NS + k * PERIOD_NS for day in (0, 1) for k in range(20)],
+        'all at time 0': [0] * 20,
+        'a pause of nine minutes': [START_NS, *(START_NS + 540 * 10**9 + k * PERIOD_NS for k in range(30))],
+    }.items(),
+)
+def test_other_pauses_belong_to_the_bag(tmp_path, label, times):
+    with Bag(write_at(tmp_path / 'bag', 'mcap', times)) as bag:
+        assert (bag.start_ns, bag.end_ns, bag.notes) == (times[0], times[-1] + 1, [])
+
+
+@pytest.mark.parametrize(
+    'seconds, expected',
+    [(0, '0 s'), (35.2, '35 s'), (1500, '25 min'), (7300, '2.0 h'), (3 * 86400, '3.0 days'), (1.7e9, '53.9 years')],
+)
+def test_durations_are_told_in_a_fitting_unit(seconds, expected):
+    assert duration_text(seconds) == expected
+
+
+def test_messages_that_cannot_be_converted_are_skipped_and_counted(tmp_path):
+    from rosbags.rosbag1 import Writer
+
+    store = get_typestore(Stores.LATEST)
+    path = tmp_path / 'a.bag'
+    with Writer(path) as writer:
+        connection = writer.add_connection(ODOMETRY_TOPIC, ODOMETRY, typestore=store)
+        raw = bytes(store.cdr_to_ros1(ros2_bytes(1)[1][2], ODOMETRY))
+        for k, data in enumerate((raw, raw[:20], raw)):
+            writer.write(connection, START_NS + k, data)
+    with Bag(path) as bag:
+        assert [m.time_ns - START_NS for m in bag.messages([ODOMETRY_TOPIC])] == [0, 2]
+        assert bag.notes == [f'{path}: 1 messages on {ODOMETRY_TOPIC} are cut or damaged, and are skipped.']
