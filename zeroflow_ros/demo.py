@@ -37,7 +37,7 @@ _ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 _SIMULATOR = 'training.simulate'
 _OVERHEAD = 120.0  # s beyond the play time for start, discovery and reports
 _START_TIMEOUT = 60.0  # s until the node has opened its model and the recorder has found it
-_IDLE = 3.0  # s without flow that end the recording; three diagnostics of the node
+_RECORD_AFTER = 3.0  # s from the end of the bag to the end of the recording; three diagnostics of the node
 _STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish')
 
 
@@ -72,6 +72,8 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto') -> Source:
             T = motion.odometry_T_lidar
             pose = (*map(float, T[:3, 3]), *map(float, to_quaternion(T)))
         [num_sweeps] = [found.num_messages for found in bag.topics if found.name == topic]
+        if bag.duration and bag.notes:  # the duration may add one
+            print('\n'.join(bag.notes), file=sys.stderr)
         return Source(bag.path, topic, motion.topic, motion.source, pose, num_sweeps, bag.duration)
 
 
@@ -106,7 +108,7 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
     options = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
     node = programs.start('node', 'zeroflow_ros.node', '--ros-args', *remaps, *options)
     programs.start('recorder', 'zeroflow_ros.recorder', '--out', out / 'flow.mcap', '--replace',
-                   '--report', out / 'recorder.json', '--idle', _IDLE, '--most-flow', source.num_sweeps,
+                   '--report', out / 'recorder.json', '--most-flow', source.num_sweeps,
                    *(['--odometry-topic', source.odometry_topic] if source.odometry_topic else []))  # fmt: skip
     programs.wait_until(
         lambda: RECORDING_STARTED in programs.log('recorder').read_text(errors='replace'),
@@ -127,13 +129,10 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
         return not programs.is_running(name)
 
     programs.wait_until(lambda: has_ended('replay'), 'the end of the bag')
-    try:
-        programs.wait_until(lambda: has_ended('recorder'), 'the last flow', timeout=2 * _IDLE)
-    except ProgramError:
-        if not programs.is_running('node') or not programs.is_running('recorder'):
-            raise
-        programs.interrupt('recorder')  # it received no flow, and reports that as an error
-        programs.wait_for_exit('recorder', 'the recording', timeout=60.0)
+    played = time.monotonic()
+    programs.wait_until(lambda: has_ended('recorder') or time.monotonic() > played + _RECORD_AFTER, 'the last flow')
+    programs.interrupt('recorder')  # it waits through pauses of the bag; without any flow it ends with an error
+    programs.wait_for_exit('recorder', 'the recording', timeout=60.0)
     programs.interrupt('node')
     programs.wait_for_exit('node', 'the end of the node', timeout=10.0)
     reports = {name: json.loads((out / f'{name}.json').read_text()) for name in ('replay', 'recorder')}
