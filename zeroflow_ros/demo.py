@@ -28,7 +28,7 @@ from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION, BagMotion
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.runtime.command_line import stop_on_signals
-from zeroflow_ros.runtime.subprocesses import ProcessGroup, ProgramError, StoppedError, resident_megabytes
+from zeroflow_ros.runtime.subprocesses import ProcessGroup, StoppedError, resident_megabytes
 from zeroflow_ros.transforms import to_quaternion
 from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, draw_busy_sweep
 from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
