@@ -44,12 +44,15 @@ class Sweep:
     frame_id: coordinate frame of the points.
     times: (N,) float32, measurement time of each point [s] after the stamp, all finite; None where unknown or not
         needed.
+    frame_T_sensor: (4, 4) pose of the sensor in `frame_id`, for clouds in a fixed frame: points are then in the frame
+        of the sensor. None: points are in `frame_id`.
     """
 
     points: np.ndarray
     stamp_ns: int
     frame_id: str = ''
     times: np.ndarray | None = None
+    frame_T_sensor: np.ndarray | None = None
 
     def __post_init__(self):
         if self.points.ndim != 2 or self.points.shape[1] != 3 or self.points.dtype != np.float32:

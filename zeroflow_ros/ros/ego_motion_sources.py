@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sources of the ego motion between two sweeps: odometry messages, tf, registration, or none."""
 
+import contextlib
 import threading
 from typing import Protocol
 
@@ -9,15 +10,13 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
+from zeroflow_ros.ego_motion.checked_odometry import CheckedOdometry
 from zeroflow_ros.ego_motion.lidar_odometry import LidarOdometry
-from zeroflow_ros.ego_motion.trajectory import Trajectory
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.lidar.sweep import Sweep
-from zeroflow_ros.ros.messages import odometry_pose
 from zeroflow_ros.ros.parameters import Parameters
 from zeroflow_ros.ros.tf_buffer import TfBuffer
 from zeroflow_ros.runtime.health import Health, Level
-from zeroflow_ros.transforms import invert
 
 ODOMETRY_TOPIC = '~/input/odometry'
 
@@ -35,6 +34,12 @@ class EgoMotion(Protocol):
 
         timeout: seconds to wait for missing messages. offset_ns: added to both stamps for the lookup.
         Raises: EgoMotionError when the motion is unknown; identity is never assumed.
+        """
+
+    def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:
+        """Return a sweep that is in the fixed frame of the odometry in the frame of the sensor; any other unchanged.
+
+        Raises: EgoMotionError where the pose of the sensor is not known.
         """
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
@@ -76,6 +81,9 @@ class NoMotion:
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         return np.eye(4)
 
+    def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:
+        return sweep
+
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         return np.tile(np.eye(4), (len(offsets_ns), 1, 1))
 
@@ -99,6 +107,9 @@ class RegistrationMotion:
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         return self._odometry.between(sweep0, sweep1)
+
+    def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:
+        return sweep
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         return self._odometry.poses_at_offsets(sweep, other, offsets_ns)
@@ -126,9 +137,8 @@ class OdometryMotion:
         self._node, self._health = node, health
         self._odometry_T_lidar = odometry_T_lidar
         self._from_tf: dict[tuple[str, str], np.ndarray] = {}
-        self._child_frame: str | None = None
         self._tf: TfBuffer | None = None
-        self._trajectory = Trajectory(1000)
+        self._odometry = CheckedOdometry()
         self._pose_added = threading.Condition()
         # Best effort connects to every publisher, and messages this small are not lost; 100 are 0.5 s at 200 Hz.
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -136,44 +146,64 @@ class OdometryMotion:
 
     def _on_odometry(self, msg: Odometry) -> None:
         try:
-            stamp_ns, odom_T_child = odometry_pose(msg)
+            with self._pose_added:
+                self._odometry.add(msg)
+                self._pose_added.notify_all()
         except EgoMotionError as error:
             self._health.report_issue('odometry_pose', 'ego_motion', Level.ERROR, str(error))
-            return
-        child_frame = msg.child_frame_id.lstrip('/')
-        with self._pose_added:
-            if child_frame != self._child_frame:
-                self._trajectory.clear()  # poses of two frames do not form one trajectory
-                self._child_frame = child_frame
-            self._trajectory.add(stamp_ns, odom_T_child)
-            self._pose_added.notify_all()
+
+    def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:
+        track = self._odometry.track
+        if not sweep.frame_id or track.frame_id != sweep.frame_id:
+            return sweep
+        self._wait_until(sweep.stamp_ns + offset_ns, timeout)
+        child_T_lidar = np.eye(4) if self._odometry_T_lidar is None else self._odometry_T_lidar
+        with self._named():
+            return self._odometry.to_sensor_frame(sweep, child_T_lidar, offset_ns)
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
-        offsets_ns = np.array([sweep1.stamp_ns - sweep0.stamp_ns])
-        return self.poses_at_offsets(sweep0, sweep1, offsets_ns, timeout=timeout, offset_ns=offset_ns)[0]
+        self._wait_until(max(sweep0.stamp_ns, sweep1.stamp_ns) + offset_ns, timeout)
+        child_frame = self._odometry.track.child_frame_id
+        with self._named():
+            # The poses first: without any, the frames of the odometry are not known either.
+            self._odometry.track.between(sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns)
+        child_T_lidar = self._extrinsic(child_frame, sweep1, timeout)
+        with self._named():
+            return self._odometry.between(sweep0, sweep1, child_T_lidar, offset_ns)
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
-        stamp_ns = sweep.stamp_ns + offset_ns
+        self._wait_until(sweep.stamp_ns + offset_ns + int(offsets_ns.max()), timeout)
+        child_frame = self._odometry.track.child_frame_id
+        with self._named():
+            self._odometry.track.poses_at_offsets(sweep.stamp_ns + offset_ns, offsets_ns)
+        child_T_lidar = self._extrinsic(child_frame, sweep, timeout)
+        with self._named():
+            return self._odometry.poses_at_offsets(sweep, offsets_ns, child_T_lidar, offset_ns)
+
+    def _wait_until(self, stamp_ns: int, timeout: float) -> None:
+        """Wait for the odometry to reach a stamp, or for the timeout."""
         with self._pose_added:
-            last_ns = stamp_ns + int(offsets_ns.max())
-            self._pose_added.wait_for(lambda: (self._trajectory.latest_stamp_ns or 0) >= last_ns, timeout)
-            child_frame = self._child_frame
+            self._pose_added.wait_for(lambda: (self._odometry.track.latest_stamp_ns or 0) >= stamp_ns, timeout)
+
+    @contextlib.contextmanager
+    def _named(self):
+        """Add the topic to an error about the odometry."""
         try:
-            child_T_then = self._trajectory.poses_at_offsets(stamp_ns, offsets_ns)
+            yield
         except EgoMotionError as error:
             topic = self._node.resolve_topic_name(ODOMETRY_TOPIC)
-            raise EgoMotionError(f'{error} (odometry topic {topic})') from error
-        child_T_lidar = self._extrinsic(child_frame or '', sweep.frame_id, timeout)
-        return invert(child_T_lidar) @ child_T_then @ child_T_lidar
+            raise type(error)(f'{error} (odometry topic {topic})') from error
 
-    def _extrinsic(self, child_frame: str, lidar_frame: str, timeout: float) -> np.ndarray:
+    def _extrinsic(self, child_frame: str, sweep: Sweep, timeout: float) -> np.ndarray:
         """Return child_T_lidar, (4, 4).
 
         Raises: EgoMotionError when it is unknown.
         """
         if self._odometry_T_lidar is not None:
             return self._odometry_T_lidar
-        if not child_frame or not lidar_frame or child_frame == lidar_frame:
+        lidar_frame = sweep.frame_id
+        same = not child_frame or not lidar_frame or child_frame == lidar_frame
+        if same or sweep.frame_T_sensor is not None:
             return np.eye(4)
         frames = child_frame, lidar_frame
         if frames in self._from_tf:
@@ -192,8 +222,9 @@ class OdometryMotion:
 
     def reset(self, stamp_ns: int) -> None:
         # Poses of the new time may arrive before its first sweep: keep those, discard all of the old time.
-        if (self._trajectory.latest_stamp_ns or 0) > stamp_ns + 1_000_000_000:
-            self._trajectory.clear()
+        self._odometry.reset_checks()
+        if (self._odometry.track.latest_stamp_ns or 0) > stamp_ns + 1_000_000_000:
+            self._odometry.track.clear()
 
     def close(self) -> None:
         self._node.destroy_subscription(self._subscription)
@@ -216,6 +247,9 @@ class TfMotion:
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         stamp0_ns, stamp1_ns = sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns
         return self._lookup(sweep1.frame_id, stamp0_ns, stamp1_ns, timeout)
+
+    def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:
+        return sweep
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         stamp_ns = sweep.stamp_ns + offset_ns

@@ -215,7 +215,7 @@ def test_bag_loop_forgets_the_old_lap_and_keeps_the_new_one(ros, odometry_first)
     between(motion, sweep(58), sweep(59))
     if odometry_first:
         ros.drive(0, POSE0)
-        ros.until(lambda: motion._trajectory.latest_stamp_ns == T0)
+        ros.until(lambda: motion._odometry.track.latest_stamp_ns == T0)
     motion.reset(T0)
     if not odometry_first:
         ros.drive(0, POSE0)

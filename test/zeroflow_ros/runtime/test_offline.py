@@ -185,6 +185,10 @@ def mounted(tmp_path, *, static: bool):
     def change(topic, index, message):
         if topic == ODOMETRY_TOPIC:
             message.child_frame_id = 'base_link'
+        if topic == CLOUD_TOPIC:  # the clouds show the motion that the mount says
+            rows = message.data.view(np.float32).reshape(-1, 4).copy()
+            rows[:, 0], rows[:, 1] = rows[:, 1].copy(), -rows[:, 0]
+            message.data = rows.view(np.uint8).reshape(-1)
         if topic != '/tf' or not static:
             return None
         transform = message.transforms[0]

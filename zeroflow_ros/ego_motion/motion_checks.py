@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a claimed ego motion against the twist of the odometry, its own past, and the clouds; without ROS.
+
+The clouds decide: a claim is refused where another motion explains the walls, poles and parked cars of two sweeps and
+the claim does not. Looking at clouds costs some 10 ms, so it happens for the first sweeps, then every 40th, and
+whenever pose and twist contradict each other or the pose jumps.
+"""
+
+import numpy as np
+
+from zeroflow_ros.ego_motion.odometry_track import PairMotion
+from zeroflow_ros.ego_motion.upright_structure import UprightStructure, Verdict
+from zeroflow_ros.errors import EgoMotionError
+from zeroflow_ros.lidar.sweep import Sweep
+from zeroflow_ros.transforms import rotation_vector
+
+_FIRST = 20  # pairs that are checked often
+_EVERY = 40  # pairs between two checks after that
+_SPAN = 5  # pairs that a check spans, so that a speed that is wrong by 1 m/s shows
+_EARLY = (1, 2, 3)  # the first checks do not wait for that
+_MAX_UNDECIDED = 10  # checks without a decision, after which a distrusted source gets another chance
+_TWIST_OFF, _TWIST_SHARE = 0.5, 0.5  # m/s and share of the speed that pose and twist may differ by
+_DIRECTION_EVERY = 10  # pairs between two looks at twists of the same speed in another direction
+_CHAIN_M = 0.5  # m that pose and twist are apart before the clouds are compared over several pairs
+_AGREED = 3  # decisions for the pose, after which such a twist is ignored
+_REMEDY = (
+    'Correct the source of the odometry (units, axes, frame ids), choose another topic, or set the ego motion to '
+    'registration or tf.'
+)
+
+
+class ImplausibleMotionError(EgoMotionError):
+    """The source of ego motion is wrong for more than one pair."""
+
+
+class MotionChecks:
+    """Judges the ego motion of consecutive pairs of sweeps. Used by one thread.
+
+    name: of what claims the motion, in messages.
+    """
+
+    def __init__(self, name: str = 'odometry'):
+        self._name = name
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all sweeps and all decisions."""
+        self._num_pairs = 0
+        self._distrust = ''  # why no pair is used at present
+        self._num_undecided = 0
+        self._twist_wrong = 0
+        self._num_off = 0
+        self._chain: tuple[int, UprightStructure, np.ndarray, np.ndarray] | None = None
+        self._last: tuple[int, UprightStructure | None] | None = None  # stamp and structure of the last newer sweep
+        self._forget_key()
+
+    def check(self, sweep0: Sweep, sweep1: Sweep, motion: PairMotion) -> None:
+        """Check the motion of a pair, (4, 4) each in the frame of the sweeps.
+
+        Raises: EgoMotionError when this pair must not be used, ImplausibleMotionError when the source is wrong.
+        """
+        seconds = (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9
+        structures = _Structures(sweep0, sweep1, self._last)
+        continues = self._last is not None and self._last[0] == sweep0.stamp_ns
+        if not continues:
+            self._forget_key()
+        try:
+            self._check_jump(structures, motion)
+            if motion.twist is not None and self._twist_wrong < _AGREED:
+                self._check_twist(structures, motion, seconds)
+        except EgoMotionError:
+            self._forget_key()
+            self._last = sweep1.stamp_ns, structures.newer_if_known
+            raise
+        self._check_clouds(structures, motion.claimed, seconds)
+        self._last = sweep1.stamp_ns, structures.newer_if_known
+        self._num_pairs += 1
+        if self._distrust:
+            raise ImplausibleMotionError(self._distrust)
+
+    def _check_jump(self, structures: '_Structures', motion: PairMotion) -> None:
+        if motion.jump is None:
+            return
+        decision = structures.older.compare(structures.newer, motion.claimed, motion.expected)
+        if decision == 1 or (decision == 0 and not motion.jump.is_certain):
+            return
+        raise EgoMotionError(
+            f'The {self._name} jumps by {motion.jump.metres:.2f} m and {motion.jump.degrees:.1f} degrees between two '
+            'poses, as after a relocalisation. This pair of sweeps is not used. Use a frame that does not jump (odom, '
+            'not map).'
+        )
+
+    def _check_twist(self, structures: '_Structures', motion: PairMotion, seconds: float) -> None:
+        """Let the clouds decide where pose and twist contradict each other; speeds that differ need a decision."""
+        pose, twist = motion.claimed[:3, 3], motion.twist[:3, 3]
+        speed, twist_speed = (float(np.linalg.norm(step)) / seconds for step in (pose, twist))
+        limit = max(_TWIST_OFF, _TWIST_SHARE * max(speed, twist_speed))
+        differ = abs(speed - twist_speed) > limit and twist_speed > _TWIST_OFF
+        apart = [np.linalg.norm(pose - step[:3, 3]) / seconds for step in (motion.twist, motion.turned_twist)]
+        if not differ and (min(apart) <= limit or twist_speed < _TWIST_OFF):
+            self._num_off = 0
+            return
+        self._num_off += 1
+        if not differ and self._num_off % _DIRECTION_EVERY != 1:
+            return
+        decision = self._decide(structures, motion)
+        if decision == 1:
+            self._twist_wrong += 1
+            return
+        if decision == 0 and not differ:
+            return
+        seen = 'The clouds agree with the twist.' if decision == 2 else 'The clouds do not show which one is right.'
+        self._twist_wrong = 0
+        raise ImplausibleMotionError(
+            f'Pose and twist of the {self._name} contradict each other: in {seconds:.2f} s the pose moves by '
+            f'{speed * seconds:.2f} m, the twist says {twist_speed * seconds:.2f} m. {seen} The pose is not used. '
+            f'{_REMEDY}'
+        )
+
+    def _decide(self, structures: '_Structures', motion: PairMotion) -> int:
+        """Return 1 where the clouds show the motion of the pose, 2 for the twist, 0 where they do not decide (yet).
+
+        Slow motions show over some pairs only, so both are chained until they are far enough apart.
+        """
+        decision = structures.older.compare(structures.newer, motion.claimed, motion.twist)
+        if decision:
+            self._chain = None
+            return decision
+        chain = self._chain
+        if chain is None or chain[0] != structures.stamps_ns[0]:
+            chain = structures.stamps_ns[0], structures.older, np.eye(4), np.eye(4)
+        _, first, by_pose, by_twist = chain
+        by_pose, by_twist = by_pose @ motion.claimed, by_twist @ motion.twist
+        apart = np.linalg.norm(by_pose[:3, 3] - by_twist[:3, 3])
+        if apart > _CHAIN_M:
+            self._chain = None
+            return first.compare(structures.newer, by_pose, by_twist)
+        self._chain = structures.stamps_ns[1], first, by_pose, by_twist
+        return 0
+
+    def _check_clouds(self, structures: '_Structures', claimed: np.ndarray, seconds: float) -> None:
+        """Compare this sweep with one some pairs earlier, where a check is due."""
+        often = self._num_pairs < _FIRST or bool(self._distrust)
+        if self._key is None:
+            if often or self._num_pairs % _EVERY == 0:
+                self._key, self._key_T_ego = structures.older, np.eye(4)
+                self._key_seconds, self._span = 0.0, 0
+            else:
+                return
+        self._key_T_ego = self._key_T_ego @ claimed
+        self._key_seconds += seconds
+        self._span += 1
+        early = self._num_pairs < _SPAN and self._span in _EARLY
+        if self._span < _SPAN and not early:
+            return
+        verdict = self._key.judge(structures.newer, self._key_T_ego)
+        if verdict.decision == 'contradicts':
+            self._num_undecided = 0
+            self._distrust = self._contradiction(verdict)
+        elif verdict.decision == 'agrees' and self._span >= _SPAN:
+            self._distrust = ''
+        elif self._distrust and self._span >= _SPAN:
+            self._num_undecided += 1
+            if self._num_undecided >= _MAX_UNDECIDED:
+                self._distrust, self._num_undecided = '', 0
+        if self._span >= _SPAN or verdict.decision == 'contradicts':
+            self._forget_key()
+
+    def _contradiction(self, verdict: Verdict) -> str:
+        seen, claimed = (np.linalg.norm(motion[:3, 3]) / self._span for motion in (verdict.seen, self._key_T_ego))
+        turns = [
+            np.degrees(np.linalg.norm(rotation_vector(motion))) / self._span
+            for motion in (verdict.seen, self._key_T_ego)
+        ]
+        return (
+            f'The clouds show the sensor moving by about {seen:.2f} m and {turns[0]:.1f} degrees between sweeps, the '
+            f'{self._name} says {claimed:.2f} m and {turns[1]:.1f} degrees. It is not used. {_REMEDY}'
+        )
+
+    def _forget_key(self) -> None:
+        self._key: UprightStructure | None = None
+        self._key_T_ego = np.eye(4)
+        self._key_seconds, self._span = 0.0, 0
+
+
+class _Structures:
+    """The upright structure of both sweeps of a pair, computed when asked for."""
+
+    def __init__(self, sweep0: Sweep, sweep1: Sweep, last: tuple[int, UprightStructure | None] | None):
+        self._sweep0, self._sweep1 = sweep0, sweep1
+        self.stamps_ns = sweep0.stamp_ns, sweep1.stamp_ns
+        self._older = last[1] if last is not None and last[0] == sweep0.stamp_ns else None
+        self.newer_if_known: UprightStructure | None = None
+
+    @property
+    def older(self) -> UprightStructure:
+        if self._older is None:
+            self._older = UprightStructure(self._sweep0.points)
+        return self._older
+
+    @property
+    def newer(self) -> UprightStructure:
+        if self.newer_if_known is None:
+            self.newer_if_known = UprightStructure(self._sweep1.points)
+        return self.newer_if_known
