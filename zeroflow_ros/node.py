@@ -64,6 +64,7 @@ class FlowNode(LifecycleNode):
         ]
         self.parameters = read_parameters(self, others=qos)
         apply_live_changes(self)
+        self.unused_parameters: list[str] = []  # warnings about parameter files
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
         self._undo: list[Callable[[], object]] = []  # calls that release the resources, in order of acquisition
@@ -239,6 +240,8 @@ class FlowNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         self.health.check_input_timeout(self.parameters.input_timeout_s, self._input.describe)
+        for text in self.unused_parameters:
+            self.health.report_issue(text, 'inference', Level.WARN, text, log='debug')
         use_sim_time = self.get_parameter('use_sim_time').value
         has_no_time = use_sim_time and self.get_clock().now().nanoseconds == 0
         if has_no_time and time.monotonic() - self._started > _NO_CLOCK_S:

@@ -31,7 +31,7 @@ from zeroflow_ros.ros.parameters import (
     read_parameters,
 )
 from zeroflow_ros.ros.ros_program import node_log, run_node
-from zeroflow_ros.runtime.health import Health
+from zeroflow_ros.runtime.health import Health, Level
 from zeroflow_ros.runtime.parameter_fields import same_parameter
 
 INPUT, OUTPUT = '~/input/dynamic_points', '~/output/objects'
@@ -70,6 +70,7 @@ class ObjectTracker(Node):
     def __init__(self, **node_arguments):
         super().__init__('object_tracker', automatically_declare_parameters_from_overrides=True, **node_arguments)
         self.parameters = read_parameters(self, ObjectParameters)
+        self.unused_parameters: list[str] = []  # warnings about parameter files
         apply_live_changes(self)
         self._health = Health(node_log(self))
         reliable = ReliabilityPolicy.RELIABLE
@@ -95,6 +96,8 @@ class ObjectTracker(Node):
         """Publish the diagnostics; an error in them must not end the node."""
         try:
             self._health.check_input_timeout(_INPUT_TIMEOUT_S, self._describe_input)
+            for text in self.unused_parameters:
+                self._health.report_issue(text, 'inference', Level.WARN, text, log='debug')
             name = self.get_fully_qualified_name().lstrip('/')
             statuses = [
                 (f'{name}: {_PARTS[s.part]}', s.level, s.message, s.values)

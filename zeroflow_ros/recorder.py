@@ -166,6 +166,8 @@ def record(args, ros_args: list[str], stop: threading.Event) -> None:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.signals import SignalHandlerOptions
+
+        from zeroflow_ros.ros.ros_program import warn_of_unused_parameters
     except ImportError as error:
         raise ConfigError(f'{error}. Source a ROS 2 installation, or install rclpy.') from error
 
@@ -177,6 +179,7 @@ def record(args, ros_args: list[str], stop: threading.Event) -> None:
     try:
         node = rclpy.create_node('recorder', start_parameter_services=False)
         log = node.get_logger()
+        warn_of_unused_parameters(node, ros_args)
         recorder = Recorder(node, writer, flow_node=args.flow_node, odometry_topic=args.odometry_topic,
                             markers=args.markers, most_flow=args.most_flow)  # fmt: skip
         executor = SingleThreadedExecutor()

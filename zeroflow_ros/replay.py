@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
 from zeroflow_ros.bags.read_ahead import ReadAhead
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
-from zeroflow_ros.runtime.command_line import split_ros_args, stop_on_signals
+from zeroflow_ros.runtime.command_line import interrupt_normally, split_ros_args, stop_on_signals
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 from zeroflow_ros.views.report import percentiles, write_json
 
@@ -34,6 +35,7 @@ _DEPTH = 10  # queue of the publishers: a subscriber loses sweeps when it is a s
 _MAX_REPORTED = 100_000  # sweeps in the report, 3 h at 10 Hz: a loop may play for days
 _TOLD_PAUSE = 5.0  # s of wall time: longer ones without a message are logged
 _PACE_SWEEPS = 10  # whose stamps are compared with their recording times
+_NODES_GONE = 3.0  # s without any other node, after which waiting for their subscribers is in vain
 _SETTLE = 0.2  # s from the discovery of a subscriber until it gets best-effort messages too
 
 
@@ -95,11 +97,11 @@ class Player:
             publishers[topic.name] = self._node.create_publisher(message_type, topic.name, qos)
         return publishers
 
-    def wait_for_subscribers(self, count: int, timeout: float) -> bool:
-        """Wait until each cloud has `count` subscribers; return False on timeout."""
+    def wait_for_subscribers(self, count: int, timeout: float, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until each cloud has `count` subscribers; return False on timeout, or when `give_up` returns True."""
         deadline = time.monotonic() + timeout
         while any(self._publishers[topic].get_subscription_count() < count for topic in self.clouds):
-            if time.monotonic() > deadline or self.stop.wait(0.02):
+            if time.monotonic() > deadline or self.stop.wait(0.02) or give_up():
                 return False
         return not (count and self.stop.wait(_SETTLE))
 
@@ -214,6 +216,8 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
     try:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
+
+        from zeroflow_ros.ros.ros_program import warn_of_unused_parameters
     except ImportError as error:
         raise ConfigError(f'{error}. Source a ROS 2 installation, install rclpy, or use --offline.') from error
 
@@ -225,12 +229,16 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
         try:
             node = rclpy.create_node('replay', start_parameter_services=False)
             log = node.get_logger()
+            warn_of_unused_parameters(node, ros_args)
             player = Player(node, bag, topics=args.topic, rate=args.rate, start=args.start, duration=args.duration,
                             stop=stop)  # fmt: skip
             for note in bag.notes:
                 log.warning(note)
             told = set(bag.notes)
-            _wait_for_subscribers(player, args, log)
+            _wait_for_subscribers(player, args, node)
+            if stop.is_set():
+                log.info('Stopped before playing.')
+                return
             log.info(f'Playing {bag.path} at {args.rate:g}x: {", ".join(player.clouds)}')
             played = 0
             while not stop.is_set() and (args.loop or played < args.times):
@@ -249,15 +257,41 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
             rclpy.try_shutdown()
 
 
-def _wait_for_subscribers(player: Player, args, log) -> None:
+def _wait_for_subscribers(player: Player, args, node) -> None:
     required = args.wait_for_subscribers
     if required is None:  # existing subscribers should get the first sweep; there may be none
         player.wait_for_subscribers(1, 2.0)
-    elif not player.wait_for_subscribers(required, args.wait_timeout) and not player.stop.is_set():
+        return
+    others = _OtherNodes(node)
+    if not player.wait_for_subscribers(required, args.wait_timeout, others.have_ended) and not player.stop.is_set():
+        if others.ended:
+            raise DataError(
+                f'{" and ".join(others.ended)} ended before {" and ".join(player.clouds)} had {required} subscribers. '
+                'Its log has the reason.'
+            )
         raise DataError(
             f'Fewer than {required} subscribers on {" and ".join(player.clouds)} within {args.wait_timeout:g} s. '
             'Start the node first, and check that topic and ROS_DOMAIN_ID agree.'
         )
+
+
+class _OtherNodes:
+    """The nodes that come and go while the player waits."""
+
+    def __init__(self, node):
+        self._node, self._seen, self._last_seen = node, set(), time.monotonic()
+        self.ended: list[str] = []  # names of nodes that were there before
+
+    def have_ended(self) -> bool:
+        """Return whether there were other nodes, and for some seconds none of them has been there any more."""
+        found = self._node.get_node_names_and_namespaces()
+        names = {f'{space.rstrip("/")}/{name}' for name, space in found if not name.startswith('_')}
+        names.discard(self._node.get_fully_qualified_name())
+        self._seen |= names
+        self.ended = sorted(self._seen - names)
+        if names or not self._seen:
+            self._last_seen = time.monotonic()
+        return time.monotonic() - self._last_seen > _NODES_GONE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -317,6 +351,7 @@ def main(args: list[str] | None = None) -> int:
     keep_freed_memory()
     try:
         if parsed.offline or parsed.view or parsed.view_file:
+            interrupt_normally()
             from zeroflow_ros.runtime import offline  # loads the engine, which playing does not need
 
             return offline.main(parsed)

@@ -10,6 +10,8 @@ from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
+from zeroflow_ros.ros.parameter_files import refusal_hint, unused_parameters
+from zeroflow_ros.runtime.command_line import interrupt_normally
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 
 
@@ -17,16 +19,19 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
     """Make a node and spin it until it is stopped; return the exit code.
 
     name: of the logger while there is no node. argv: the program and its arguments. start: called with the node; it
-    logs the error and returns False when the node cannot start. The node's close() releases all resources.
+    logs the error and returns False when the node cannot start. The node's close() releases all resources; its
+    unused_parameters gets the warnings about parameter files that are not for it.
     """
     node, is_up = None, False
-    keep_freed_memory()
     try:
+        interrupt_normally()
+        keep_freed_memory()
         rclpy.init(args=argv)
         is_up = True
         if rest := remove_ros_args(argv)[1:]:
             raise ConfigError(f'Unknown arguments {rest}. ROS arguments come after --ros-args; see --help.')
         node = make()
+        node.unused_parameters = warn_of_unused_parameters(node, argv)
         if start is not None and not start(node):
             return 1 if rclpy.ok() else 0  # 0: stopped while starting
         executor = SingleThreadedExecutor()
@@ -44,10 +49,8 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
         if node is not None:
             raise
         # rcl raises several types of error for an unreadable YAML file or argument.
-        text = (
-            f'ROS refuses an argument or a parameter file: {error}. In YAML, leave out parameters without a value '
-            '([], ~).'
-        )
+        hint = refusal_hint(argv) or 'In YAML, leave out parameters without a value ([], ~).'
+        text = f'ROS refuses an argument or a parameter file: {error}. {hint}'
         rclpy.logging.get_logger(name).fatal(text)
         return 1
     finally:
@@ -56,6 +59,14 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
             node.close()
         rclpy.try_shutdown()
     return 0
+
+
+def warn_of_unused_parameters(node: Node, argv: list[str]) -> list[str]:
+    """Log a warning for each parameter file of which no section is for this node; return the texts."""
+    texts = unused_parameters(argv, node.get_fully_qualified_name())
+    for text in texts:
+        node.get_logger().warning(text)
+    return texts
 
 
 def node_log(node: Node) -> Callable[[str, str], None]:

@@ -6,7 +6,7 @@ import time
 
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
 
@@ -41,14 +41,23 @@ class TfBuffer:
         self._listener = tf2_ros.TransformListener(self.buffer, self._node)
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(self._node)
+        self._is_closing = False
         self._thread = threading.Thread(target=self._spin, name='tf', daemon=True)
         self._thread.start()
 
     def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
+        while self._node.context.ok() and not self._is_closing:
+            try:
+                self._executor.spin_once(timeout_sec=1.0)
+            except Exception as error:
+                # A signal shuts the context down at any moment: rclpy then raises one of several errors.
+                if not self._node.context.ok() or self._is_closing:
+                    return
+                # One bad transform must not end tf for good.
+                self._main_node.get_logger().error(
+                    f'A message of tf failed: {type(error).__name__}: {error}', throttle_duration_sec=5.0
+                )
+                time.sleep(_POLL_S)
 
     def lookup(self, target: str, target_ns: int, source: str, source_ns: int, fixed: str, timeout: float):
         """Return target_T_source, (4, 4), each frame at its own stamp; a stamp of 0 is the latest one.
@@ -75,6 +84,9 @@ class TfBuffer:
         return from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
 
     def close(self) -> None:
-        self._executor.shutdown(timeout_sec=0.5)
-        self._thread.join(timeout=0.5)
+        """End the thread, and destroy the listener and its node; the context may be shut down already."""
+        self._is_closing = True
+        self._executor.shutdown(timeout_sec=0.5)  # wakes the thread
+        self._thread.join(timeout=2.0)
+        self._listener = None
         self._node.destroy_node()

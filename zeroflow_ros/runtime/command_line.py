@@ -4,7 +4,10 @@
 import contextlib
 import queue
 import signal
+import sys
 import threading
+
+from zeroflow_ros import exit_status_at_start
 
 
 def split_ros_args(args: list[str]) -> tuple[list[str], list[str]]:
@@ -14,6 +17,17 @@ def split_ros_args(args: list[str]) -> tuple[list[str], list[str]]:
     start = args.index('--ros-args')
     end = args.index('--', start) if '--' in args[start:] else len(args)
     return args[:start] + args[end + 1 :], args[start:end]
+
+
+def interrupt_normally() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, in a program of this package that handles it from here on.
+
+    While the program imports its modules, Ctrl-C ends it at once (`zeroflow_ros/__init__.py`).
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and exit_status_at_start(sys.orig_argv) is not None:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

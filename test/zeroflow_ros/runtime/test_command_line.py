@@ -8,7 +8,8 @@ import threading
 import pytest
 from processes import ROOT
 
-from zeroflow_ros.runtime.command_line import split_ros_args, stop_on_signals
+from zeroflow_ros import exit_status_at_start
+from zeroflow_ros.runtime.command_line import interrupt_normally, split_ros_args, stop_on_signals
 
 # The main thread is inside wait() nearly all of the time, where a handler that takes the event's lock waits forever.
 _MANY_SIGNALS = """
@@ -55,3 +56,32 @@ def test_ros_arguments_are_told_apart():
     )
     assert split_ros_args(['a']) == (['a'], [])
     assert split_ros_args(['--ros-args', '-p', 'b:=1']) == ([], ['--ros-args', '-p', 'b:=1'])
+
+
+@pytest.mark.parametrize(
+    'line, status',
+    [
+        ('python -m zeroflow_ros.node --ros-args', 0),
+        ('python -u -m zeroflow_ros.object_tracker', 0),
+        ('/usr/bin/python3 /ws/install/zeroflow_ros/lib/zeroflow_ros/flow_node --ros-args -r a:=b', 0),
+        ('python3 /ws/lib/zeroflow_ros/recorder --out x', 0),
+        ('python -m zeroflow_ros.replay drive', 0),
+        ('python -m zeroflow_ros.replay drive --offline --out x', 130),
+        ('python3 /usr/bin/replay drive --view-file=x.rrd', 130),
+        ('python -m zeroflow_ros.demo', 130),
+        ('python -m zeroflow_ros.parameters', None),
+        ('python -m pytest test/zeroflow_ros/test_node.py', None),
+        ('python -m training.train --config replay', None),
+        ('python -m other.node', None),
+        ('python -c pass', None),
+        ('python', None),
+    ],
+)
+def test_a_program_of_this_package_is_known_by_its_command_line(line, status):
+    assert exit_status_at_start(line.split()) == status
+
+
+def test_another_process_keeps_its_ctrl_c():
+    before = signal.getsignal(signal.SIGINT)
+    interrupt_normally()
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A parameter file for another node: the node ran on defaults, and nobody was told."""
+
+import re
+
+import pytest
+
+from zeroflow_ros.ros.parameter_files import is_for, refusal_hint, sections, unused_parameters
+
+NODES = ['/flow_node', '/ns/flow_node', '/a/b/flow_node']
+# Which of NODES a section is for; ROS itself is asked in test_ros_agrees.
+SECTIONS = [
+    ('/**', 'YYY'),
+    ('**', 'YYY'),
+    ('/*', 'Y--'),
+    ('flow_node', 'Y--'),
+    ('/flow_node', 'Y--'),
+    ('ns/flow_node', '-Y-'),
+    ('/ns/flow_node', '-Y-'),
+    ('/ns/**', '-Y-'),
+    ('/ns/*', '-Y-'),
+    ('/*/flow_node', '-Y-'),
+    ('/**/flow_node', 'YYY'),
+    ('/a/**', '--Y'),
+    ('/a/*', '---'),
+    ('/a/*/flow_node', '--Y'),
+    ('/**/b/flow_node', '--Y'),
+    ('/ns/**/flow_node', '-Y-'),
+    ('/**/*', 'YYY'),
+    ('Flow_Node', '---'),
+    ('flow', '---'),
+    ('flow_node_2', '---'),
+    ('object_tracker', '---'),
+]
+
+
+@pytest.mark.parametrize('section, expected', SECTIONS)
+def test_a_section_is_matched_as_ros_does(section, expected):
+    assert ''.join('Y' if is_for(section, node) else '-' for node in NODES) == expected
+
+
+def test_ros_agrees(tmp_path):
+    rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
+    path = tmp_path / 'p.yaml'
+    for section, expected in SECTIONS:
+        path.write_text(f"'{section}':\n  ros__parameters:\n    a: 1\n")
+        context = rclpy.Context()
+        rclpy.init(args=['--ros-args', '--params-file', str(path)], context=context)
+        found = ''
+        for node in NODES:
+            space, _, name = node.rpartition('/')
+            made = rclpy.create_node(
+                name, namespace=space or '/', context=context, start_parameter_services=False, enable_rosout=False,
+                automatically_declare_parameters_from_overrides=True,
+            )  # fmt: skip
+            found += 'Y' if made.has_parameter('a') else '-'
+            made.destroy_node()
+        rclpy.shutdown(context=context)
+        assert found == expected, section
+
+
+TWO = 'other:\n  ros__parameters:\n    a: 1\n/ns/flow_node:\n  ros__parameters:\n    a: 1\n'
+NESTED = (
+    'a:\n  b:\n    flow_node:\n      ros__parameters:\n        a: 1\n    other:\n      ros__parameters: {b: {c: 1}}\n'
+)
+
+
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        ('', []),
+        ('# a comment\n', []),
+        ('flow_node:\n  ros__parameters: {}\n', ['/flow_node']),
+        (TWO, ['/other', '/ns/flow_node']),
+        (NESTED, ['/a/b/flow_node', '/a/b/other']),
+        ('/**:\n  flow_node:\n    ros__parameters:\n      a: 1\n', ['/**/flow_node']),
+        ('flow_node:\n  ros_parameters:\n    a: 1\n', []),
+        ('- a\n', None),
+        ('a: [\n', None),
+    ],
+)
+def test_sections_of_a_file(tmp_path, text, expected):
+    (tmp_path / 'p.yaml').write_text(text)
+    assert sections(tmp_path / 'p.yaml') == expected
+    assert sections(tmp_path / 'none.yaml') is None
+
+
+def test_a_file_for_another_node_is_named_with_its_sections(tmp_path):
+    path, empty, right = (tmp_path / name for name in ('two.yaml', 'empty.yaml', 'right.yaml'))
+    path.write_text(TWO)
+    empty.write_text('')
+    right.write_text('/**:\n  ros__parameters:\n    a: 1\n')
+    argv = ['node', '--ros-args', '--params-file', str(path), '--params-file', str(right)]
+    (text,) = unused_parameters(argv, '/flow_node')
+    assert f'No section of {path} is for this node (/flow_node)' in text
+    assert 'its sections are /other, /ns/flow_node. Name the section /flow_node, or /**' in text
+    assert unused_parameters(argv, '/ns/flow_node') == []  # as with -r __ns:=/ns
+    (text,) = unused_parameters(['node', '--ros-args', '--params-file', str(empty)], '/flow_node')
+    assert 'has no section' in text
+    assert unused_parameters(['node', '--params-file', str(path)], '/flow_node') == []  # not for ROS
+    assert unused_parameters(['node', '--ros-args', '-p', 'a:=1', '--', '-x'], '/flow_node') == []
+    several = ['n', '--ros-args', '--params-file', str(path), '--', '--ros-args', '--params-file', str(empty)]
+    assert len(unused_parameters(several, '/flow_node')) == 2
+
+
+@pytest.mark.parametrize(
+    'value, num', [('a:=1', 0), ('flow_node:a:=1', 0), ('flow:a:=1', 1), ('a:=x:y', 0), ('url:=tcp://a:1', 0)]
+)
+def test_a_parameter_for_another_node_is_named(value, num):
+    texts = unused_parameters(['node', '--ros-args', '-p', value], '/flow_node')
+    assert len(texts) == num and all('/flow_node' in text and value in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    'text, says',
+    [
+        ('flow_node:\n  ros_parameters:\n    a: 1\n', r"has 'ros_parameters' in the section '/flow_node'\. Expected"),
+        ('ns:\n  flow_node:\n    ros__parameter:\n      a: 1\n', "'ros__parameter' in the section"),
+        ('flow_node:\n  a: 1\n', "has no ros__parameters in the section '/flow_node'"),
+        ('a: 1\n', "has no ros__parameters in the section '/a'"),
+        ('ros__parameters:\n  a: 1\n', 'without a node above it'),
+    ],
+)
+def test_a_refused_file_says_what_is_wrong_with_its_structure(tmp_path, text, says):
+    (tmp_path / 'p.yaml').write_text(text)
+    assert re.search(says, refusal_hint(['node', '--ros-args', '--params-file', str(tmp_path / 'p.yaml')]))
+
+
+def test_a_file_with_the_right_structure_gets_no_hint(tmp_path):
+    (tmp_path / 'p.yaml').write_text(NESTED)
+    assert refusal_hint(['node', '--ros-args', '--params-file', str(tmp_path / 'p.yaml')]) == ''
+    assert 'no parameter file at' in refusal_hint(['node', '--ros-args', '--params-file', '/nowhere.yaml'])
