@@ -212,7 +212,8 @@ class FlowWorker:
 
     def _handle_drop(self, reason: DropReason, msg, sweep: Sweep, last: Sweep | None) -> None:
         """Count a sweep that makes no pair, with the reason, and reset the state that it invalidates."""
-        text = drop_text(reason, sweep, last, self._pipeline.engine.card)
+        card = self._pipeline.engine.card
+        text = drop_text(reason, sweep, last, dt_range=card.dt_range, reach=card.grid.half_extent)
         self._health.record_dropped(reason, text)
         if reason is DropReason.EMPTY:
             self._publish_without_flow(msg)

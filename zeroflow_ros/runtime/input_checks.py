@@ -24,12 +24,13 @@ _SAMPLE = 8192  # rows that are checked for non-finite model output
 class InputChecks:
     """Checks clouds and flow, and reports issues to the health.
 
-    card: the model card. deskews: whether clouds are deskewed. now_ns: the clock that the clouds are stamped by; of a
-    bag the time when they were recorded. clock: what that time is, after 'stamped 3 s before'.
+    card: the model card; None where flow is not checked. deskews: whether clouds are deskewed. now_ns: the clock that
+    the clouds are stamped by; of a bag the time when they were recorded. clock: what that time is, after 'stamped 3 s
+    before'.
     facts: values of the last sweep, for the diagnostics.
     """
 
-    def __init__(self, health: Health, card: ModelCard, *, deskews: bool, now_ns: Callable[[], int],
+    def __init__(self, health: Health, card: ModelCard | None, *, deskews: bool, now_ns: Callable[[], int],
                  clock: str = _NODE_CLOCK):  # fmt: skip
         self._health, self._card, self._deskews, self._now_ns, self._clock = health, card, deskews, now_ns, clock
         self._layout = None
@@ -82,10 +83,12 @@ class InputChecks:
         mount: base_T_sensor of the frame of the sweep, or None; see `FlowPipeline`.
         """
         self._dropped_level.set_mount(mount)
-        self._report_level(self._dropped_level.update(sweep.points), sweep.points)
+        self.report_level(self._dropped_level.update(sweep.points), sweep.points)
 
-    def _report_level(self, level: GroundLevel, points: np.ndarray) -> None:
-        needs_height = not (self._card.z_origin == 'sensor' and self._card.ground == 'keep')
+    def report_level(self, level: GroundLevel, points: np.ndarray) -> None:
+        """Report what is wrong with the level of points (N, 3)."""
+        card = self._card
+        needs_height = card is None or not (card.z_origin == 'sensor' and card.ground == 'keep')
         kind, text = self._level.problem(level, self.facts.get('frame_id', ''), points, needs_height=needs_height)
         if kind:
             self._health.report_issue(kind, 'input', Level.WARN, text)
@@ -102,7 +105,7 @@ class InputChecks:
         self.facts = {**self.facts, 'valid_points': num_valid, 'dt_s': f'{estimate.dt:.4f}',
                       'sensor_height_m': f'{level.height:.2f}', 'roll_deg': f'{np.degrees(level.roll):.1f}',
                       'pitch_deg': f'{np.degrees(level.pitch):.1f}', 'tilt_from': level.tilt_from}  # fmt: skip
-        self._report_level(level, points)
+        self.report_level(level, points)
         # Rows inside the grid without a velocity: the output of the network is not finite.
         step = max(1, len(points) // _SAMPLE)
         with np.errstate(invalid='ignore', over='ignore'):  # rows that are infinite or huge are outside
@@ -122,16 +125,19 @@ def any_within(points: np.ndarray, reach: float) -> bool:
     return any(bool((np.abs(some) < reach).all(axis=1).any()) for some in (points[::64], points))
 
 
-def drop_text(reason: DropReason, sweep: Sweep, last: Sweep | None, card: ModelCard) -> str:
+def drop_text(
+    reason: DropReason, sweep: Sweep, last: Sweep | None, *, dt_range: tuple[float, float], reach: float
+) -> str:
     """Return what to say of a sweep that makes no pair with the one before.
 
-    reason: of `SweepBuffer`. last: the last sweep that was kept, or None. card: of the model.
+    reason: of `SweepBuffer`. last: the last sweep that was kept, or None. dt_range: (shortest, longest) seconds of a
+    pair. reach: of the grid of the model [m].
     """
     dt = (sweep.stamp_ns - last.stamp_ns) * 1e-9 if last is not None else 0.0
-    low, high = card.dt_range
+    low, high = dt_range
     return {
         DropReason.FIRST: 'The first sweep waits for the second.',
-        DropReason.EMPTY: f'A cloud without a point within {card.grid.half_extent:.0f} m is published without flow. '
+        DropReason.EMPTY: f'A cloud without a point within {reach:.0f} m is published without flow. '
         'Check the sensor and its filters, and that clouds are in metres, x forward, z up.',
         DropReason.ZERO_STAMP: 'A cloud is stamped 0, so the time between sweeps is unknown. Make the driver '
         'stamp its clouds.',

@@ -151,7 +151,8 @@ class OfflineFlow:
             self.motion.reset()
         before, self._last = self._last, (message, recorded.time_ns) if self._buffer.last is sweep else self._last
         if drop is not None:
-            return dropped(drop, drop_text(drop, sweep, last, self.card))
+            card = self.card
+            return dropped(drop, drop_text(drop, sweep, last, dt_range=card.dt_range, reach=card.grid.half_extent))
         try:
             if self._deskew:
                 with watch('deskew'):
