@@ -21,6 +21,7 @@ import math
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from training.learning.stage_cache import Checksums, lock_work_folder, run_cache
 from training.learning.strategies import STRATEGIES, build_strategy, sweeps_per_sample
 from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import DataError, ZeroFlowError
+from zeroflow_ros.lidar.sweep import DropReason
 from zeroflow_ros.views.report import write_json
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _MOST_FAILED = 0.1  # accepted share of pairs without label, e.g. the first swee
 _PAIRS_TO_ADAPT = 240  # ten minutes of labelling on two cores
 _MOST_PROCESSES = 4  # one takes up to 1 GB
 _CONFIG = Path(__file__).parents[1] / 'config' / 'train_lite.yaml'
+_LABEL_REPORT = Path('jobs') / 'shard_1_of_1.json'
 _RUN = 12  # consecutive pairs: nine full windows of five sweeps
 
 
@@ -113,6 +116,8 @@ def distill(job: Distillation, program: Callable[..., int] = run_program) -> lis
                 shutil.copyfile(made, temporary)
                 os.replace(temporary, model)
             models.append(model)
+        for line in _label_lines(labels.folder):
+            print(line)
         return models
 
 
@@ -137,12 +142,33 @@ def _label(job: Distillation, folder: Path, program: Callable[..., int]) -> None
                      '--processes', job.processes, *_pairs_to_label(job))  # fmt: skip
     if not status:
         return
-    report = folder / 'jobs' / 'shard_1_of_1.json'
+    report = folder / _LABEL_REPORT
     counts = json.loads(report.read_text()) if report.is_file() and status == 1 else {}
     good, bad = counts.get('done', 0) + counts.get('kept', 0), counts.get('failed', 0)
     if not bad or bad > _MOST_FAILED * (good + bad):
         raise DataError(f'Labelling ended with status {status}; {bad} of {good + bad} pairs failed. See above.')
     print(f'Continuing without the {bad} of {good + bad} pairs that could not be labelled.', file=sys.stderr)
+
+
+def _label_lines(folder: Path) -> list[str]:
+    """Return what labelling dropped and warned of, from its report; also where the labels are of an earlier run."""
+    path = folder / _LABEL_REPORT
+    report = json.loads(path.read_text()) if path.is_file() else {}
+    lines = []
+    if report.get('points'):
+        share = report['points_labelled'] / report['points']
+        lines.append(f'labels for {100 * share:.1f} % of {report["points"]:,} points, ground included')
+    for reason, count in Counter(report.get('failures', {}).values()).most_common(10):
+        lines.append(f'{count} pairs not labelled: {reason}')
+    for name, dataset in report.get('datasets', {}).items():
+        dropped = ', '.join(f'{count} {reason}' for reason, count in dataset['dropped'].items()) or 'none'
+        lines.append(f'{name}: {dataset["sweeps"]} sweeps, {dataset["pairs"]} pairs, dropped: {dropped}')
+        examples = dataset['dropped_because'].items()
+        lines += [f'  {reason}: {text}' for reason, text in examples if reason != DropReason.FIRST.value]
+        lines += [
+            f'{warning["level"]} ({warning["count"]} times): {warning["text"]}' for warning in dataset['warnings']
+        ]
+    return lines
 
 
 def _train(job: Distillation, labels: Path, folder: Path, program: Callable[..., int]) -> None:

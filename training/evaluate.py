@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from training.scoring.estimators import build_estimator
-from training.scoring.evaluation import SCOPES, SWEEPS, evaluate, evaluate_perturbed, without_nan
+from training.scoring.evaluation import CLEAN, SCOPES, SWEEPS, evaluate, evaluate_perturbed, without_nan
 from training.scoring.perturbations import parse_perturbation
 from training.scoring.score_text import perturbation_text, score_text
 from training.scoring.scores import Scope
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         perturbations = [parse_perturbation(text) for text in dict.fromkeys(options.perturb)]
         estimators = [build_estimator(spec) for spec in dict.fromkeys(options.estimator)]
-        reports = {}
+        reports, without_flow = {}, []
         for spec in dict.fromkeys(options.dataset):
             scope = SCOPES.get(spec.partition(':')[0], Scope())
             dataset, chosen = open_dataset(spec), {'num_pairs': options.pairs, 'sweep': options.sweep}
@@ -73,6 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 reports[spec] = evaluate(dataset, estimators, scope, **chosen)
                 print(score_text(spec, reports[spec]), flush=True)
+            clean = reports[spec][CLEAN] if perturbations else reports[spec]
+            without_flow += [f'{name} on {spec}' for name, report in clean.items() if not report['share_with_flow']]
+            if summary := getattr(dataset, 'summary', None):
+                print('\n'.join(summary.dataset_lines()), flush=True)
+                for report in clean.values():
+                    report['dataset'] = summary.dataset_report()
     except ZeroFlowError as error:
         print(f'training.evaluate: {error}', file=sys.stderr)
         return 1
@@ -84,6 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
         (draw_perturbations if perturbations else draw_scores)(reports, options.picture)
     for path in filter(None, (options.json, options.picture)):
         print(f'Written to {path}')
+    if without_flow:
+        print(
+            f'training.evaluate: not one point got a velocity from {", ".join(without_flow)}. Check frame, units and '
+            'mount of the sensor; warnings are above.', file=sys.stderr,
+        )  # fmt: skip
+        return 1
     return 0
 
 

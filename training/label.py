@@ -73,10 +73,13 @@ def run_job(job, **how) -> int:
     """Run a LabelJob with a progress bar, write its report, return the exit status. how: options of label_job.run."""
     from tqdm import tqdm
 
-    from training.labels.label_job import elapsed, run
+    from training.labels.label_job import dataset_summaries, elapsed, run
     from training.provenance import provenance
 
     began = time.monotonic()
+    summaries = dataset_summaries(job)
+    for line in (line for summary in summaries for line in summary.warnings()):
+        print(f'training.label: {line}', file=sys.stderr)  # before hours of labelling, and again at the end
     states = Counter()
     with tqdm(unit='pair', smoothing=0.1) as bar:
 
@@ -92,7 +95,14 @@ def run_job(job, **how) -> int:
     k, n = job.shard
     failed = {outcome.key: outcome.reason for outcome in outcomes if outcome.state == 'failed'}
     report = job.out / 'jobs' / f'shard_{k}_of_{n}.json'
-    write_json(report, {**states, 'seconds': time.monotonic() - began, 'code': provenance(), 'failures': failed})
+    num_points, num_labelled, num_seen = (
+        sum(getattr(outcome, name) for outcome in outcomes) for name in ('num_points', 'num_labelled', 'num_seen')
+    )
+    write_json(report, {
+        **states, 'seconds': time.monotonic() - began, 'code': provenance(), 'failures': failed,
+        'points': num_points, 'points_labelled': num_labelled,
+        'datasets': {summary.name: summary.dataset_report() for summary in summaries},
+    })  # fmt: skip
     for reason, count in Counter(failed.values()).most_common(10):
         example = next(key for key, its_reason in failed.items() if its_reason == reason)
         print(f'training.label: {count} failed, for example {example}: {reason}', file=sys.stderr)
@@ -100,6 +110,16 @@ def run_job(job, **how) -> int:
         f'{job.out}: shard {k}/{n}, {states["done"]} pairs labelled in {elapsed(began)}, '
         f'{states["kept"]} already there, {states["failed"]} failed' + (f' (each in {report})' if failed else '')
     )
+    if num_points:
+        print(f'labels for {100 * num_labelled / num_points:.1f} % of {num_points:,} points, ground included')
+    for summary in summaries:
+        print('\n'.join(summary.dataset_lines()))
+    if states['done'] and not num_seen:
+        print(
+            'training.label: not one point above the ground was labelled. Check --half-extent and --z-range, and the '
+            'warnings above: units, frame and mount of the sensor.', file=sys.stderr,
+        )  # fmt: skip
+        return 1
     return 1 if failed else 0
 
 

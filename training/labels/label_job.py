@@ -19,12 +19,15 @@ from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import numpy as np
+
 from training.datasets.pairs import PairDataset, evenly_spread
 from training.labels.label_store import LabelStore
 from training.provenance import provenance
 from training.teachers.teacher import DriveTeacher, Teacher, run_teacher
 from training.teachers.teacher_input import Crop, checksum, teacher_input
 from zeroflow_ros.errors import ConfigError, DataError, ModelError
+from zeroflow_ros.runtime.run_summary import RunSummary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +81,18 @@ def pairs_to_label(total: int, most: int, consecutive: int = 1) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Result for one pair: `done`, `kept` (it had a label) or `failed`, with the reason."""
+    """Result for one pair: `done`, `kept` (it had a label) or `failed`, with the reason.
+
+    num_points, num_labelled: points of the older sweep with a return, and those of them that got a label; when `done`.
+    num_seen: labelled points that are not ground.
+    """
 
     key: str
     state: str
     reason: str = ''
+    num_points: int = 0
+    num_labelled: int = 0
+    num_seen: int = 0
 
 
 class _LabelWorker:
@@ -144,7 +154,13 @@ def label_one(job: LabelJob, number: int) -> Outcome:
         first_line = (str(error).strip() or 'no reason given').splitlines()[0]
         return Outcome(key, 'failed', f'{type(error).__name__}: {first_line}')
     worker.store.write(label)
-    return Outcome(key, 'done')
+    num_points, num_seen = int(np.count_nonzero(np.isfinite(seen.points0[:, 0]))), len(seen.rows0)
+    return Outcome(key, 'done', '', num_points, num_seen + int(np.count_nonzero(seen.is_ground0)), num_seen)
+
+
+def dataset_summaries(job: LabelJob) -> list[RunSummary]:
+    """Return what was dropped and what is suspicious in the datasets of a job that say so, as bags do."""
+    return [source.summary for source in _worker(job).sources if hasattr(source, 'summary')]
 
 
 def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float = 0.0, progress=None) -> list[Outcome]:

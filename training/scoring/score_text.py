@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 _OVERALL = (
+    ('with flow', lambda r: r['share_with_flow']),
     ('3-way [m]', lambda r: r['three_way']['mean']),
     ('FD', lambda r: r['three_way']['FD']),
     ('FS', lambda r: r['three_way']['FS']),

@@ -48,6 +48,7 @@ class FlowScores:
         self.scope = scope
         self._sums = {name: np.zeros(_AXES) for name in _SUMS}
         self._num_pairs = 0
+        self._num_returns = self._num_with_flow = 0
         self._moving_shares: list[float] = []
         self._came_into_view = np.zeros(2, np.int64)  # static points, and those among them that seem to move
 
@@ -58,7 +59,10 @@ class FlowScores:
         """
         if flow.shape != item.pair.points0.shape:
             raise DataError(f'{item.key} has {len(item.pair.points0)} points, its flow has the shape {flow.shape}.')
-        flow = np.where(np.isfinite(flow).all(1)[:, None], flow, 0).astype(np.float64)
+        has_flow, has_return = np.isfinite(flow).all(1), np.isfinite(item.pair.points0).all(1)
+        self._num_returns += np.count_nonzero(has_return)
+        self._num_with_flow += np.count_nonzero(has_flow & has_return)
+        flow = np.where(has_flow[:, None], flow, 0).astype(np.float64)
         dt, rows = item.pair.dt, self.scope.rows(item)
         self._num_pairs += 1
         if len(flow):
@@ -111,6 +115,7 @@ class FlowScores:
             'scope': asdict(self.scope),
             'pairs': self._num_pairs,
             'points': int(self._sum('count')),
+            'share_with_flow': float(ratio(self._num_with_flow, self._num_returns)),
             'three_way': self._three_way(),
             'epe': self._mean('epe'),
             'acc_strict': self._mean('strict'),

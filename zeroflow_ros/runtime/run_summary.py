@@ -70,6 +70,18 @@ class RunSummary:
             'warnings': [warning_fields(finding) for finding in self.findings],
         }
 
+    def dataset_report(self) -> dict:
+        """Return what is known of a bag that is only read in sweep pairs, for a JSON report."""
+        report = self.report()
+        names = ('dropped', 'dropped_because', 'warnings')
+        return {'sweeps': self.num_sweeps, 'pairs': self.num_flow} | {name: report[name] for name in names}
+
+    def dataset_lines(self) -> list[str]:
+        """Return the same as lines of text."""
+        dropped = ', '.join(f'{one.count} {one.reason}' for one in self.dropped) or 'none'
+        counts = f'{self.name}: {self.num_sweeps} sweeps, {self.num_flow} pairs, dropped: {dropped}'
+        return [counts, *drop_lines(self.dropped), *self.warnings()]
+
     def lines(self) -> list[str]:
         """Return the counts as lines of text."""
         dropped = ', '.join(f'{one.count} {one.reason}' for one in self.dropped) or 'none'
