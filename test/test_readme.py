@@ -77,7 +77,7 @@ def test_parameter_table_is_that_of_the_node():
 
 def test_topics_and_fields_are_those_of_the_node():
     outputs = pytest.importorskip('zeroflow_ros.ros.publishers', reason='needs rclpy')
-    published = (outputs.FLOW, outputs.DYNAMIC_POINTS, outputs.MARKERS, '/diagnostics')
+    published = (outputs.FLOW, outputs.DYNAMIC_POINTS, outputs.STATIC_POINTS, outputs.MARKERS, '/diagnostics')
     for topic in (*published, '~/input/pointcloud', '~/input/odometry'):
         assert f'`{topic}`' in README
     assert ', '.join(outputs.STAGES) in README

@@ -35,7 +35,7 @@ from zeroflow_ros.ros.cloud_input import CloudInput
 from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
 from zeroflow_ros.ros.messages import diagnostic_array
 from zeroflow_ros.ros.parameters import apply_live_changes, read_parameters
-from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, FlowPublishers
+from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, STATIC_POINTS, FlowPublishers
 from zeroflow_ros.ros.ros_program import node_log, run_node
 from zeroflow_ros.ros.sensor_mount import SensorMount
 from zeroflow_ros.runtime.flow_worker import FlowWorker
@@ -59,7 +59,7 @@ class FlowNode(LifecycleNode):
         super().__init__('flow_node', automatically_declare_parameters_from_overrides=True, **node_arguments)
         qos = [
             f'qos_overrides.{self.resolve_topic_name(topic)}.publisher.{policy}'
-            for topic in (FLOW, DYNAMIC_POINTS, MARKERS)
+            for topic in (FLOW, DYNAMIC_POINTS, STATIC_POINTS, MARKERS)
             for policy in ('history', 'depth', 'reliability')
         ]
         self.parameters = read_parameters(self, others=qos)

@@ -25,6 +25,7 @@ from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
 from zeroflow_ros.bags.read_ahead import ReadAhead
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+from zeroflow_ros.lidar.dynamic_points import DYNAMIC_MIN_SPEED
 from zeroflow_ros.runtime.command_line import interrupt_normally, split_ros_args, stop_on_signals
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 from zeroflow_ros.views.report import percentiles, write_json
@@ -331,6 +332,16 @@ def _add_offline_arguments(group) -> None:
                        help='pose of the LiDAR in the odometry child frame; default: from /tf_static')  # fmt: skip
     group.add_argument('--deskew', action='store_true',
                        help='move points to the stamp of the sweep, with their times and the ego motion')  # fmt: skip
+    group.add_argument('--time-field', default='', help='field with the point times; default: recognised by its name')
+    group.add_argument('--time-unit', default='auto', help='its unit: s, ms, us, ns, or auto (default)')
+    group.add_argument('--ego-box', type=float, nargs=6,
+                       metavar=('X_MIN', 'X_MAX', 'Y_MIN', 'Y_MAX', 'Z_MIN', 'Z_MAX'),
+                       help='box of the own vehicle, whose points count as no returns [m]')  # fmt: skip
+    group.add_argument('--min-range', type=float, default=0.0,
+                       help='points closer to the sensor count as no returns [m]; default: 0')  # fmt: skip
+    group.add_argument('--static-points', type=float, nargs='?', const=DYNAMIC_MIN_SPEED, default=None, metavar='SPEED',
+                       help='also write the clouds without points of at least SPEED [m/s], for SLAM; without a number: '
+                       f'{DYNAMIC_MIN_SPEED}')  # fmt: skip
     group.add_argument('--model', default='', help='model file, or tensorrt:FILE; default: the bundled model')
     group.add_argument('--threads', type=int, default=2, help='CPU threads of the engine; default: 2')
     group.add_argument('--output-on', default='latest', help='sweep with the velocities: latest (default) or previous')

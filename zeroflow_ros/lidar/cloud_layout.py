@@ -108,6 +108,12 @@ def _correction(msg, num_bytes: int) -> str:
     )
 
 
+def num_points(msg) -> int:
+    """Return the number of rows of a message. Raises: CloudError as `check_rows` does."""
+    rows = check_rows(msg)
+    return rows.height * rows.width
+
+
 def read_frame_id(msg) -> str:
     """Return the frame of a cloud. Raises: CloudError when it is too long to be a name."""
     frame_id = msg.header.frame_id.lstrip('/')

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extract the dynamic points of a flow cloud into a separate cloud."""
+"""Extract the dynamic points of a flow cloud, or the static points of its input, into a separate cloud."""
 
 import array
 
 import numpy as np
 
+from zeroflow_ros.lidar.cloud_layout import check_rows, read_fields
 from zeroflow_ros.lidar.point_cloud import FlowCloud
 
+DYNAMIC_MIN_SPEED = 0.4  # m/s: slowest point that counts as moving
 CLUSTER_FIELD = 'cluster_id'
 _INT32 = 5  # of sensor_msgs/PointField
 
@@ -37,3 +39,22 @@ def dynamic_cloud(cloud: FlowCloud, rows: np.ndarray, cluster_id: np.ndarray | N
         order = '>' if cloud.is_bigendian else '<'
         np.ndarray(len(rows), f'{order}i4', buffer=data, offset=step_in, strides=step)[...] = cluster_id
     return FlowCloud(1, len(rows), fields, cloud.is_bigendian, step, len(rows) * step, data)
+
+
+def static_cloud(msg, removed: np.ndarray) -> FlowCloud:
+    """Return a PointCloud2 without the given rows, as an unorganised cloud; all else stays byte for byte.
+
+    Fields, point_step and the order of the rows are those of msg, so that SLAM reads it as it reads the input. Rows
+    without a velocity stay unless they are among those removed: nothing says that they move.
+    removed: (K,) row numbers.
+    Raises: CloudError when header and data contradict each other.
+    """
+    rows = check_rows(msg)
+    num_points, step = rows.height * rows.width, rows.point_step
+    keep = np.ones(num_points, bool)
+    keep[removed] = False
+    width = int(np.count_nonzero(keep))
+    data = array.array('B', bytes(width * step))
+    if width:
+        np.ndarray(width, f'V{step}', buffer=data)[...] = rows.view(f'V{step}', 0).reshape(-1)[keep]
+    return FlowCloud(1, width, list(read_fields(msg)), rows.is_bigendian, step, width * step, data)

@@ -6,7 +6,7 @@
 | `t`           | uint32          | ns after the stamp                    | Ouster                                   |
 | `time_stamp`  | uint32          | ns after the stamp                    | Autoware (XYZIRCAEDT)                    |
 | `offset_time` | uint32          | ns after the stamp                    | Livox; converters also write us          |
-| `time`        | float32         | s after the stamp, negative before it | Velodyne                                 |
+| `time`        | float32         | s after the stamp, negative before it | Velodyne; converters also write ms, us   |
 | `timestamp`   | float64         | s since 1970                          | Hesai, RoboSense; `time_stamp`: Autoware |
 | `timestamp`   | float64, uint64 | ns since 1970                         | Livox (driver 2)                         |
 
@@ -15,103 +15,335 @@ Sources: ouster-lidar/ouster-sdk issue 184; Livox-SDK/livox_ros_driver pull requ
 autoware_universe and livox_ros_driver2. KISS-ICP scales the times to 0..1 over the sweep, which loses their relation to
 the stamp; here they stay in seconds.
 
-The field type limits the possible units, and the values must match exactly one of them: within 1 s of the stamp, and at
-most 0.5 s from first to last. Times that match no unit, or two, are an error and are not used.
+Other names are recognised where they consist of words of time (`time_offset_ns`, `timeOffset`, `ts`, `sec` and `nsec`);
+see `time_fields`. The field type and name limit the possible units, and the values must match exactly one of them:
+within 1 s of the stamp, and at most 0.5 s from first to last. Integers may count from the full hour or the full second
+or wrap within a sweep. Times that match no unit, or two, are an error and are not used. A few values that lie apart
+from the others lose their time, not the sweep its times.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from zeroflow_ros.errors import CloudError
+from zeroflow_ros.errors import CloudError, ConfigError
+from zeroflow_ros.lidar.cloud_layout import describe_fields, read_fields
 from zeroflow_ros.lidar.point_cloud import read_field
 from zeroflow_ros.lidar.sweep import Sweep
+from zeroflow_ros.lidar.time_fields import TIME_FIELDS, TIME_UNITS, TimeField, time_fields
 
-TIME_FIELDS = ('t', 'time', 'timestamp', 'time_stamp', 'offset_time')
 LONGEST_SWEEP = 0.5  # s: a 2 Hz sensor; also rejects times scaled to 0..1
-NO_TIMES = (
-    f'Clouds cannot be deskewed: they have no field {", ".join(TIME_FIELDS)}. Make the driver write the time of each '
-    'point, or switch deskew off.'
-)
-_FARTHEST = (
-    1.0  # s from the stamp, which may be that of the first point, the last point, or the arrival at the computer
-)
+# s from the stamp, which may be that of the first point, the last point, or the arrival at the computer
+_FARTHEST = 1.0
+_FARTHEST_COUNT = 0.05  # s: a counter of 32 bits that begins later than this after the stamp counts from elsewhere
+_FARTHEST_SECOND = 0.2  # s: a count from the full second is within 0.5 s of any stamp
 _SHORTEST_GUESSED = 0.002  # s: LONGEST_SWEEP is 250 times this, so two units a factor of 1000 apart never both match
-_NAMES = {1.0: 's', 1e-6: 'us', 1e-9: 'ns'}
+_MOST_LOST = 0.2  # share of the returns that may lose their time
+_ALL_BITS = 2**32 - 1  # written for 'no time'
+_MANY = 1000  # points that no sensor measures within 0.5 ms
+_SAMPLE = (np.arange(1024) * 0.5 * (5**0.5 - 1)) % 1  # evenly spread, and not in step with the columns of a cloud
 
 
-def time_field(msg) -> str | None:
-    """Return the name of the time field of a PointCloud2, None where it has none."""
-    names = [field.name for field in msg.fields]
-    return next((name for name in TIME_FIELDS if name in names), None)
+@dataclass(frozen=True)
+class _Reading:
+    """One way to read the values.
+
+    scale: seconds per unit. is_absolute: counted from 1970, else from the stamp. is_guess: neither type nor name says
+    so. farthest: [s] between the stamp and the sweep.
+    """
+
+    scale: float
+    is_absolute: bool = False
+    is_guess: bool = False
+    farthest: float = _FARTHEST
 
 
-def with_times(msg, sweep: Sweep) -> Sweep:
+class _Times(NamedTuple):
+    """Times (N,) float64 [s] after the stamp, where has_time (N,) bool; num_lost: returns without one."""
+
+    times: np.ndarray
+    has_time: np.ndarray
+    num_lost: int
+    note: str = ''
+
+
+def time_field(msg, name: str = '') -> str | None:
+    """Return the name of the time field of a PointCloud2, 'A and B' for a pair, None where it has none.
+
+    name: of the field to use; '' for the one that is recognised.
+    """
+    found = _fields(msg, name)
+    return found[0].name if found else None
+
+
+def _fields(msg, name: str) -> tuple[TimeField, ...]:
+    return time_fields(tuple((field.name, field.datatype, field.count) for field in msg.fields), name)
+
+
+def no_times_text(msg, name: str = '') -> str:
+    """Return why the clouds have no point times, with the fields that they have."""
+    missing = f'no field {name!r} (time_field)' if name else f'no field {", ".join(TIME_FIELDS)} or of a like name'
+    return (
+        f'Clouds cannot be deskewed: they have {missing}. Fields seen: {describe_fields(read_fields(msg))}. Name the '
+        'field with time_field and its unit with time_unit, make the driver write the time of each point, or switch '
+        'deskew off.'
+    )
+
+
+def check_time_unit(unit: str) -> None:
+    """Raise ConfigError unless unit is 'auto' or one of TIME_UNITS."""
+    if unit not in ('auto', *TIME_UNITS):
+        raise ConfigError(f'time_unit must be auto, {", ".join(TIME_UNITS)}, got {unit!r}.')
+
+
+def with_times(msg, sweep: Sweep, name: str = '', unit: str = 'auto') -> Sweep:
     """Return the sweep with the times of its points; unchanged where the cloud has no time field.
 
-    msg: the PointCloud2 that the sweep was decoded from. Points without a return (NaN or at the origin) may hold
-    invalid times; they then get the time of a valid point.
-    Raises: CloudError, with the values found, when the times match no unit or several.
+    msg: the PointCloud2 that the sweep was decoded from. name, unit: of the field, one of TIME_UNITS; '' and 'auto':
+    recognised by name, type and values. With a unit, values from any origin are used: the earliest is then taken to be
+    at the stamp.
+    Points without a return, and a few points whose values lie apart from the others, get the time of the row before;
+    the latter are counted in num_lost_times.
+    Raises: CloudError, with the values found, when the times match no unit or several, or the named field is missing.
     """
-    name = time_field(msg)
-    if name is None or len(sweep.points) == 0 or sweep.stamp_ns == 0:  # a sweep with stamp 0 is dropped later anyway
+    if len(sweep.points) == 0 or sweep.stamp_ns == 0:  # a sweep with stamp 0 is dropped later anyway
         return sweep
-    values = read_field(msg, name)
-    units = _units(name, values.dtype)
-    fits = [unit for unit in units if _fits(*unit, values, sweep.stamp_ns)]
-    if len(fits) != 1:
-        x, y = sweep.points[:, 0], sweep.points[:, 1]
-        is_return = np.isfinite(x) & ((x != 0) | (y != 0))
-        if not is_return.any():  # no point to deskew
-            return replace(sweep, times=np.zeros(len(values), np.float32))
-        values = np.where(is_return, values, values[is_return.argmax()])
-        fits = [unit for unit in units if _fits(*unit, values, sweep.stamp_ns)]
-    if len(fits) != 1:
-        raise _invalid_times(name, values, units, sweep.stamp_ns)
-    scale, is_absolute, _ = fits[0]
-    return replace(sweep, times=_seconds(values, scale, is_absolute, sweep.stamp_ns).astype(np.float32))
+    fields = _fields(msg, name)
+    if name and not fields:
+        raise CloudError(no_times_text(msg, name))
+    refused = None
+    for field in fields:
+        try:
+            return _read_times(msg, sweep, field, unit)
+        except CloudError as error:
+            refused = refused or error
+    if refused:
+        raise refused
+    return sweep
 
 
-def _units(name: str, dtype: np.dtype) -> list[tuple[float, bool, bool]]:
-    """Return (seconds per unit, whether counted from 1970, whether guessed) for each unit that a field may have."""
-    if dtype == np.float32:  # too coarse for seconds since 1970: steps of 128 s
-        return [(1.0, False, False)]
+def _read_times(msg, sweep: Sweep, field: TimeField, unit: str) -> Sweep:
+    values, readings = _values(msg, field, unit)
+    num_points, stamp_ns = len(values), sweep.stamp_ns
+    low, high = _body(values)
+    first, last = values.min(), values.max()  # NaN if any value is NaN
+    if low <= first and last <= high and (reading := _choose(readings, first, last, num_points, stamp_ns)):
+        return replace(sweep, times=_seconds(values, reading, stamp_ns).astype(np.float32))
+    is_return = np.isfinite(sweep.points[:, 0])
+    if not is_return.any():  # no point to deskew
+        return replace(sweep, times=np.zeros(num_points, np.float32))
+    found = [_apart_from_outliers(values, is_return, readings, stamp_ns)]
+    if found[0] is None or found[0].num_lost:  # before a counter starts over it holds values apart from the others, too
+        found.append(_of_a_counter(values, is_return, readings, stamp_ns, field, unit))
+    found = min((times for times in found if times), key=lambda times: times.num_lost, default=None)
+    if found is None:
+        raise _invalid_times(field, values, readings, stamp_ns)
+    return replace(sweep, times=_filled(found.times, found.has_time), num_lost_times=found.num_lost,
+                   times_note=found.note)  # fmt: skip
+
+
+def _values(msg, field: TimeField, unit: str) -> tuple[np.ndarray, list[_Reading]]:
+    """Return the values (N,), int64 or float64, and the ways to read them."""
+    columns = [read_field(msg, part) for part in field.parts]
+    scale = TIME_UNITS.get(unit, field.scale)
+    if len(columns) == 2:  # seconds and a fraction
+        seconds, fraction = (column.astype(np.int64) for column in columns)
+        per_second = round(1 / field.scale)
+        with np.errstate(over='ignore'):
+            return seconds * per_second + fraction, _readings(field.name, np.dtype(np.int64), field.scale)
+    dtype = columns[0].dtype
+    values = columns[0].astype(np.int64 if dtype.kind in 'iub' else np.float64)
+    return values, _readings(field.name, dtype, scale)
+
+
+def _readings(name: str, dtype: np.dtype, scale: float | None) -> list[_Reading]:
+    """Return the ways to read a field; scale: seconds per unit, None where it is not known."""
+    if dtype.itemsize < 4:
+        return []
+    is_wide = dtype.itemsize == 8  # others are too coarse for times since 1970: float32 has steps of 128 s
+    farthest = _FARTHEST_COUNT if dtype.kind in 'iu' and not is_wide else _FARTHEST
+    if scale is not None:
+        return [_Reading(scale, farthest=farthest)] + ([_Reading(scale, True)] if is_wide else [])
+    if dtype == np.float32:
+        return [_Reading(1.0), *(_Reading(scale, is_guess=True) for scale in (1e-3, 1e-6, 1e-9))]
     if dtype == np.float64:
-        return [(1.0, False, False), (1.0, True, False), (1e-9, True, False)]
-    if dtype in (np.uint32, np.int32):
-        is_known = name in ('t', 'time_stamp')
-        return [(1e-9, False, not is_known)] + ([] if is_known else [(1e-6, False, True)])
-    if dtype in (np.uint64, np.int64):
-        return [(1e-9, False, False), (1e-9, True, False)]
-    return []
+        return [_Reading(1.0), _Reading(1.0, True), _Reading(1e-9, True), _Reading(1e-6, True), _Reading(1e-3, True),
+                *(_Reading(scale, is_guess=True) for scale in (1e-3, 1e-6, 1e-9))]  # fmt: skip
+    if is_wide:
+        return [_Reading(1e-9), _Reading(1e-9, True), _Reading(1e-6, True), _Reading(1e-6, is_guess=True)]
+    return [_Reading(1e-9, is_guess=name not in ('t', 'time_stamp'), farthest=farthest),
+            _Reading(1e-6, is_guess=True, farthest=farthest)]  # fmt: skip
 
 
-def _fits(scale: float, is_absolute: bool, is_guess: bool, values: np.ndarray, stamp_ns: int) -> bool:
-    """Return whether values (N,), read in this unit, can be the times of one sweep with stamp stamp_ns."""
-    ends = np.array([values.min(), values.max()])  # NaN if any value is NaN
-    first, last = _seconds(ends, scale, is_absolute, stamp_ns).tolist()
-    shortest = _SHORTEST_GUESSED if is_guess else 1e-9 if len(values) > 1 else 0.0
-    return abs(first) <= _FARTHEST and abs(last) <= _FARTHEST and shortest <= last - first <= LONGEST_SWEEP
+def _choose(readings: list[_Reading], first, last, num_points: int, stamp_ns: int) -> _Reading | None:
+    """Return the one reading in which values from first to last can be the times of one sweep; None for none or two."""
+    fits = [reading for reading in readings if _fits(reading, first, last, num_points, stamp_ns)]
+    if len(fits) == 2 and fits[0].is_guess != fits[1].is_guess:  # microseconds in a field of nanoseconds
+        return fits[1] if fits[1].is_guess == (num_points > _MANY) else fits[0]
+    return fits[0] if len(fits) == 1 else None
 
 
-def _seconds(values: np.ndarray, scale: float, is_absolute: bool, stamp_ns: int) -> np.ndarray:
+def _fits(reading: _Reading, first, last, num_points: int, stamp_ns: int) -> bool:
+    earliest, latest = _seconds(np.array([first, last]), reading, stamp_ns).tolist()
+    if not (abs(earliest) <= _FARTHEST and abs(latest) <= _FARTHEST):  # NaN, too
+        return False
+    if earliest > reading.farthest or latest < -reading.farthest:
+        return False
+    return _is_sweep(latest - earliest, reading, num_points)
+
+
+def _is_sweep(seconds: float, reading: _Reading, num_points: int) -> bool:
+    shortest = _SHORTEST_GUESSED if reading.is_guess else 1e-9 if num_points > 1 else 0.0
+    return shortest <= seconds <= LONGEST_SWEEP
+
+
+def _seconds(values: np.ndarray, reading: _Reading, stamp_ns: int) -> np.ndarray:
     """Return seconds after the stamp, float64; seconds since 1970 have the float64 resolution of 0.3 us."""
-    if not is_absolute:
+    scale = reading.scale
+    if not reading.is_absolute:
         return values * scale
-    if values.dtype.kind in 'iu':  # float64 would round ns since 1970 to steps of 256 ns
-        return (values.astype(np.int64) - stamp_ns) * scale
-    return (values - stamp_ns * (1e-9 / scale)) * scale
+    if values.dtype.kind == 'i':  # float64 would round ns since 1970 to steps of 256 ns
+        return (values - stamp_ns // round(scale * 1e9)) * scale
+    with np.errstate(over='ignore', invalid='ignore'):
+        return (values - stamp_ns * (1e-9 / scale)) * scale
 
 
-def _invalid_times(name: str, values: np.ndarray, units: list, stamp_ns: int) -> CloudError:
+def _body(values: np.ndarray) -> tuple[float, float]:
+    """Return the range in which values (N,) are not outliers: apart from the others by more than their whole span.
+
+    Measured on a sample; NaN, NaN without a finite value.
+    """
+    sample = values[(_SAMPLE * len(values)).astype(np.int64)] if len(values) > len(_SAMPLE) else values
+    sample = sample.astype(np.float64)
+    some = np.sort(sample[np.isfinite(sample)])
+    if not len(some):
+        return np.nan, np.nan
+    first, last = len(some) // 10, len(some) - 1 - len(some) // 10
+    while True:
+        with np.errstate(over='ignore'):
+            reach = max(some[last] - some[first], 4 * np.spacing(max(abs(some[first]), abs(some[last]))))
+            low, high = some[first] - reach, some[last] + reach
+        wider = int(np.searchsorted(some, low, 'left')), int(np.searchsorted(some, high, 'right')) - 1
+        if wider == (first, last):
+            return low, high
+        first, last = wider
+
+
+def _apart_from_outliers(values: np.ndarray, is_return: np.ndarray, readings: list[_Reading], stamp_ns: int):
+    """Return the `_Times` by the values of returns that are no outliers, or None."""
+    low, high = _body(values[is_return])
+    has_time = (values >= low) & (values <= high)
+    if not _enough(has_time, is_return):
+        return None
+    kept = values[has_time & is_return]
+    reading = _choose(readings, kept.min(), kept.max(), len(kept), stamp_ns)
+    num_lost = int(np.count_nonzero(is_return & ~has_time))
+    return _Times(_seconds(values, reading, stamp_ns), has_time, num_lost) if reading else None
+
+
+def _enough(has_time: np.ndarray, is_return: np.ndarray) -> bool:
+    return np.count_nonzero(has_time & is_return) >= (1 - _MOST_LOST) * np.count_nonzero(is_return)
+
+
+def _of_a_counter(values: np.ndarray, is_return: np.ndarray, readings: list, stamp_ns: int, field: TimeField,
+                  unit: str):  # fmt: skip
+    """Return the `_Times` of a counter with another origin than the stamp, or None.
+
+    The origin may be the full hour or the full second, if that agrees with the stamp; the counter may wrap. Of any
+    other origin, the earliest point is taken to be at the stamp: only for integers too small for a time since 1970,
+    and for a unit that the user named.
+    """
+    is_narrow = field.dtype in ('int32', 'uint32')
+    found = []
+    for reading in readings:
+        if reading.is_absolute:
+            continue
+        hour, second = round(3600 / reading.scale), round(1 / reading.scale)
+        periods = [('stamp', 2**32)] if is_narrow else []
+        periods += [('hour', hour)] if not is_narrow or hour < 2**32 else []
+        periods += [('second', second)] + ([('any', 0)] if unit in TIME_UNITS or is_narrow else [])
+        for origin, period in periods:
+            unwrapped = _unwrapped(values, is_return, period, is_signed=origin == 'stamp')
+            if unwrapped is None:
+                continue
+            start, after, has_time = unwrapped
+            kept = after[has_time & is_return]
+            if not _is_sweep(float(kept.max()) * reading.scale, reading, len(kept)):
+                continue
+            num_lost = int(np.count_nonzero(is_return & ~has_time))
+            is_odd = reading.is_guess != (len(kept) > _MANY)  # as in `_choose`
+            offset = _offset(origin, start, period, reading.scale, stamp_ns)
+            is_near = offset <= _FARTHEST_COUNT and offset + kept.max() * reading.scale >= -_FARTHEST_COUNT
+            limits = {'stamp': is_near, 'hour': abs(offset) <= _FARTHEST, 'second': abs(offset) <= _FARTHEST_SECOND}
+            if limits.get(origin):
+                rank = ('stamp', 'hour', 'second').index(origin)
+                found.append(((num_lost, rank, is_odd), after * reading.scale + offset, has_time, num_lost, ''))
+            elif is_narrow or origin == 'any':
+                note = (
+                    f'The point times {field.name!r} count from an unknown origin ({start} at the first point, a stamp '
+                    f'of {stamp_ns * 1e-9:.6f} s): the earliest is taken to be at the stamp.'
+                )
+                found.append(((num_lost, 3, is_odd), after * reading.scale, has_time, num_lost, note))
+    return _Times(*min(found, key=lambda item: item[0])[1:]) if found else None
+
+
+def _unwrapped(values: np.ndarray, is_return: np.ndarray, period: int, *, is_signed: bool):
+    """Return (first value, values after it (N,), has_time (N,) bool) of a counter that starts over at period.
+
+    period: 0 for none. is_signed: negative values are those of the same bits without sign. None: it is no such counter.
+    """
+    has_time = np.isfinite(values) & (values != _ALL_BITS)
+    if is_signed:
+        values = values % period
+    if period:
+        has_time &= (values >= 0) & (values < period)
+    if not _enough(has_time, is_return):
+        return None
+    kept = values[has_time & is_return]
+    if period:  # start after the largest gap of the circle
+        some = np.sort(kept[(_SAMPLE * len(kept)).astype(np.int64)])
+        cut = some[(int(np.argmax(np.diff(some, append=some[0] + period))) + 1) % len(some)]
+        margin = period // 8  # a sample may miss the very first values
+        with np.errstate(invalid='ignore'):
+            after = (values - cut + margin) % period
+    else:
+        cut, margin, after = kept[0], 0, values - kept[0]
+    low, high = _body(after[has_time & is_return])
+    has_time &= (after >= low) & (after <= high)
+    if not _enough(has_time, is_return):
+        return None
+    first = after[has_time & is_return].min()
+    start = cut - margin + first
+    return (start % period if period else start), after - first, has_time
+
+
+def _offset(origin: str, start, period: int, scale: float, stamp_ns: int) -> float:
+    """Return the seconds from the stamp to a value of a counter."""
+    if origin == 'any':
+        return 0.0
+    seconds, length = float(start) * scale, period * scale
+    if origin != 'stamp':
+        seconds -= stamp_ns % (3600 * 10**9 if origin == 'hour' else 10**9) * 1e-9
+    return (seconds + length / 2) % length - length / 2
+
+
+def _filled(times: np.ndarray, has_time: np.ndarray) -> np.ndarray:
+    """Return times (N,) float32 where each row without a time has that of the row before it, the first the next one."""
+    rows = np.maximum.accumulate(np.where(has_time, np.arange(len(times)), -1))
+    rows[rows < 0] = np.argmax(has_time)
+    return times[rows].astype(np.float32)
+
+
+def _invalid_times(field: TimeField, values: np.ndarray, readings: list[_Reading], stamp_ns: int) -> CloudError:
     first, last = values.min(), values.max()
     same = ', all the same: the driver does not fill the field, or the cloud was deskewed and lost its times'
     same = same if first == last else ''
-    expected = ' or '.join(f'{_NAMES[scale]} {"since 1970" if is_absolute else "after the stamp"}'
-                           for scale, is_absolute, _ in units)  # fmt: skip
+    units = {number: name for name, number in TIME_UNITS.items()}
+    expected = ' or '.join(f'{units[r.scale]} {"since 1970" if r.is_absolute else "after the stamp"}' for r in readings)
     return CloudError(
-        f'The point times are invalid: {name!r} ({values.dtype}) goes from {first} to {last}{same}; the '
+        f'The point times are invalid: {field.name!r} ({field.dtype}) goes from {first} to {last}{same}; the '
         f'cloud is stamped {stamp_ns * 1e-9:.6f} s. Expected {expected or "a number of 32 or 64 bits"}, within '
         f'{_FARTHEST:g} s of the stamp and {LONGEST_SWEEP:g} s from first to last. Set the driver to one clock for '
-        'stamps and points, or switch deskew off.'
+        'stamps and points, name the unit with time_unit, or switch deskew off.'
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sweeps, sweep pairs, and the buffer that decides which two sweeps form a pair."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -43,7 +43,9 @@ class Sweep:
     stamp_ns: ROS time [ns].
     frame_id: coordinate frame of the points.
     times: (N,) float32, measurement time of each point [s] after the stamp, all finite; None where unknown or not
-        needed.
+        needed. num_lost_times: points whose own time made no sense, so that they have that of another row.
+        times_note: what is doubtful about the times.
+    own_rows: (K,) row numbers of points on the own vehicle, which are NaN in points.
     frame_T_sensor: (4, 4) pose of the sensor in `frame_id`, for clouds in a fixed frame: points are then in the frame
         of the sensor. None: points are in `frame_id`.
     """
@@ -52,6 +54,9 @@ class Sweep:
     stamp_ns: int
     frame_id: str = ''
     times: np.ndarray | None = None
+    num_lost_times: int = 0
+    times_note: str = ''
+    own_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     frame_T_sensor: np.ndarray | None = None
 
     def __post_init__(self):

@@ -14,6 +14,9 @@ from rclpy.parameter import Parameter
 from zeroflow_ros import transforms
 from zeroflow_ros.engines.selection import ENGINES
 from zeroflow_ros.errors import ConfigError, EgoMotionError
+from zeroflow_ros.lidar.dynamic_points import DYNAMIC_MIN_SPEED
+from zeroflow_ros.lidar.own_vehicle import OwnVehicle
+from zeroflow_ros.lidar.point_times import TIME_UNITS
 from zeroflow_ros.pipeline import OUTPUT_ON
 from zeroflow_ros.runtime.parameter_fields import ROS_TYPE_NAMES, check_fields, short_repr
 from zeroflow_ros.runtime.parameter_fields import parameter as _parameter
@@ -63,7 +66,7 @@ class Parameters:
     )  # fmt: skip
     base_T_lidar: tuple = _parameter(
         (), 'Pose [x, y, z, qx, qy, qz, qw] of the cloud frame in a frame whose z is up, instead of /tf_static; only '
-        'its rotation is used.'
+        'its rotation is used, and its position for ego_box.'
     )  # fmt: skip
     ego_motion: str = _parameter('odometry', 'Source of the ego motion.', choices=EGO_MOTION)
     fixed_frame: str = _parameter(
@@ -83,6 +86,18 @@ class Parameters:
         False, 'Motion-compensate each point to the stamp of its sweep; for clouds that have point times and are not '
         'deskewed yet.'
     )  # fmt: skip
+    time_field: str = _parameter('', 'Field with the time of each point; empty: recognised by its name.')
+    time_unit: str = _parameter(
+        'auto', 'Unit of that field; auto: recognised by name, type and values. Otherwise its clock may be any: the '
+        'earliest point is then taken to be at the stamp.', choices=('auto', *TIME_UNITS)
+    )  # fmt: skip
+    ego_box: tuple = _parameter(
+        (), 'Box [x_min, x_max, y_min, y_max, z_min, z_max] of the own vehicle and its rider [m], in base_frame where '
+        'the mount is known, else in the frame of the clouds: points inside count as no returns.'
+    )  # fmt: skip
+    min_range: float = _parameter(
+        0.0, 'Points closer to the sensor than this count as no returns [m].', low=0.0, high=100.0
+    )
     input_reliability: str = _parameter(
         'auto', 'QoS of the input cloud; auto: reliable if every publisher offers it.', choices=RELIABILITY
     )
@@ -107,8 +122,9 @@ class Parameters:
         1.0, 'One arrow per square cell of this side length [m].', low=0.05, high=50.0, live=True
     )
     dynamic_min_speed: float = _parameter(
-        0.4, 'Lowest speed of a point in ~/output/dynamic_points [m/s].', low=0.0, high=100.0, live=True
-    )
+        DYNAMIC_MIN_SPEED, 'Lowest speed of a point in ~/output/dynamic_points, and of one that ~/output/static_points '
+        'leaves out [m/s].', low=0.0, high=100.0, live=True
+    )  # fmt: skip
     cluster_dynamic_points: bool = _parameter(
         False, 'Add a field cluster_id to ~/output/dynamic_points: one number per cluster.', live=True
     )
@@ -123,6 +139,7 @@ class Parameters:
         check_fields(self)
         check_ego_motion(self)
         check_pose(self.base_T_lidar, 'base_T_lidar')
+        self.own_vehicle()
         if self.engine != 'tensorrt' and (self.build_only or self.cpu_fallback):
             raise ConfigError('build_only and cpu_fallback are for engine tensorrt; onnxruntime needs neither.')
         if self.deskew and self.ego_motion == 'none':
@@ -134,6 +151,10 @@ class Parameters:
     def extrinsic(self):
         """Return odometry_T_lidar as (4, 4); None when it is not set."""
         return pose_matrix(self.odometry_T_lidar)
+
+    def own_vehicle(self) -> OwnVehicle:
+        """Return the region that ego_box and min_range describe. Raises: ConfigError."""
+        return OwnVehicle(self.ego_box, self.min_range)
 
     def mount(self):
         """Return base_T_lidar as (4, 4); None when it is not set."""

@@ -10,14 +10,15 @@ from std_msgs.msg import Float64
 from visualization_msgs.msg import Marker
 
 from zeroflow_ros.errors import ConfigError
-from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows
+from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows, static_cloud
 from zeroflow_ros.lidar.point_cloud import flow_cloud
 from zeroflow_ros.objects.clusters import cluster_moving
 from zeroflow_ros.ros.messages import arrow_marker, flow_message, stamp_ns
 from zeroflow_ros.runtime.flow_worker import STAGES
 from zeroflow_ros.views.arrows import pick_arrows
 
-FLOW, DYNAMIC_POINTS, MARKERS = '~/output/flow', '~/output/dynamic_points', '~/output/markers'
+FLOW, MARKERS = '~/output/flow', '~/output/markers'
+DYNAMIC_POINTS, STATIC_POINTS = '~/output/dynamic_points', '~/output/static_points'
 
 
 class FlowPublishers:
@@ -28,6 +29,7 @@ class FlowPublishers:
         self._flow = self._overridable(PointCloud2, FLOW)
         self._cloud = None  # the last published cloud; the next one reuses its memory
         self._dynamic = self._overridable(PointCloud2, DYNAMIC_POINTS)
+        self._static = self._overridable(PointCloud2, STATIC_POINTS)
         self._markers = self._overridable(Marker, MARKERS)
         names = {stage: f'processing_time/{stage}_ms' for stage in STAGES}
         names |= {'latency': 'pipeline_latency_ms', 'dt': 'dt_s'}
@@ -51,7 +53,7 @@ class FlowPublishers:
             self._node.destroy_publisher(publisher)
 
     def _all(self) -> tuple:
-        return self._flow, self._dynamic, self._markers, *self._debug.values()
+        return self._flow, self._dynamic, self._static, self._markers, *self._debug.values()
 
     def ok(self) -> bool:
         return self._node.context.ok()
@@ -71,6 +73,14 @@ class FlowPublishers:
         rows = moving_rows(velocity, p.dynamic_min_speed)
         cluster_id = cluster_moving(points[rows], velocity[rows]) if p.cluster_dynamic_points else None
         self._dynamic.publish(flow_message(msg, dynamic_cloud(self._cloud, rows, cluster_id)))
+
+    def publish_static_points(self, msg: PointCloud2, velocity: np.ndarray, own_rows: np.ndarray) -> None:
+        if not self._static.get_subscription_count():
+            return
+        removed = np.concatenate([moving_rows(velocity, self._node.parameters.dynamic_min_speed), own_rows])
+        out = flow_message(msg, static_cloud(msg, removed))
+        out.is_dense = msg.is_dense  # SLAM programs refuse a cloud that is not
+        self._static.publish(out)
 
     def publish_arrows(self, msg: PointCloud2, points: np.ndarray, velocity: np.ndarray) -> None:
         if not self._markers.get_subscription_count():

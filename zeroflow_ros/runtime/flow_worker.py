@@ -13,6 +13,7 @@ import numpy as np
 from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import CloudError, EgoMotionError, ModelError
+from zeroflow_ros.lidar.cloud_layout import num_points
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import with_times
@@ -39,6 +40,9 @@ class FlowSink(Protocol):
 
     def publish_dynamic_points(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
         """Publish the dynamic rows of the flow just published, if they have subscribers; points (N, 3) [m]."""
+
+    def publish_static_points(self, msg, velocity: np.ndarray, own_rows: np.ndarray) -> None:
+        """Publish the rows that do not move, if they have subscribers, without own_rows (K,) on the own vehicle."""
 
     def publish_arrows(self, msg, points: np.ndarray, velocity: np.ndarray) -> None:
         """Publish arrows, if they have subscribers; points (N, 3) [m]."""
@@ -73,7 +77,9 @@ class FlowWorker:
         self._clock_jumped = False
         self._deskew = Deskew() if parameters().deskew else None
         deskews = self._deskew is not None
-        self.input_checks = InputChecks(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns)
+        self.input_checks = InputChecks(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns,
+                                        time_name=parameters().time_field)  # fmt: skip
+        self._own_vehicle = parameters().own_vehicle()
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
         self.active = False  # whether it publishes; if not, it only keeps the last sweep
         self.num_failures = 0  # sweeps in a row on which the engine failed, since activation
@@ -140,11 +146,13 @@ class FlowWorker:
             with watch('decode'):
                 sweep = decode_cloud(msg)
                 if self._deskew is not None:
-                    sweep = with_times(msg, sweep)
+                    sweep = with_times(msg, sweep, parameters.time_field, parameters.time_unit)
+            sweep = self._own_vehicle.remove(sweep, mount := self._mount(sweep.frame_id))
         except CloudError as error:
             health.record_dropped(DropReason.MALFORMED, str(error))
             return
         self.input_checks.check_cloud(msg, sweep)
+        self.input_checks.check_ego_box(self._own_vehicle, sweep.frame_id, parameters.base_frame, mount)
         if len(sweep.points) > parameters.max_points:
             text = f'{len(sweep.points)} points are more than max_points ({parameters.max_points}).'
             if parameters.over_max_points == 'drop':
@@ -206,6 +214,8 @@ class FlowWorker:
                 short_history=estimate.num_sweeps < self._pipeline.engine.card.num_sweeps,
             )  # fmt: skip
             self._sink.publish_dynamic_points(carrier, points, estimate.velocity)
+            own_rows = (sweep if estimate.output_on == 'latest' else previous).own_rows
+            self._sink.publish_static_points(carrier, estimate.velocity, own_rows)
             self._sink.publish_debug(carrier, stages_ms, dt)
             self._sink.publish_arrows(carrier, measured[estimate.output_on], estimate.velocity)
         self.input_checks.check_flow(points, estimate)
@@ -216,20 +226,21 @@ class FlowWorker:
         text = drop_text(reason, sweep, last, dt_range=card.dt_range, reach=card.grid.half_extent)
         self._health.record_dropped(reason, text)
         if reason is DropReason.EMPTY:
-            self._publish_without_flow(msg)
+            self._publish_without_flow(msg, sweep.own_rows)
         elif reason is DropReason.TIME_RESET:
             self._ego_motion.reset(sweep.stamp_ns)
             self._pipeline.reset()
         elif reason is DropReason.FRAME_CHANGED:
             self._pipeline.reset()
 
-    def _publish_without_flow(self, msg) -> None:
-        num_rows = msg.height * msg.width
+    def _publish_without_flow(self, msg, own_rows: np.ndarray) -> None:
+        num_rows = num_points(msg)
         unknown = np.full((num_rows, 3), np.nan, np.float32)
         with self._publishing:
             if self.active:
                 self._sink.publish_flow(msg, unknown, np.zeros(num_rows, np.uint8))
                 self._sink.publish_dynamic_points(msg, unknown, unknown)
+                self._sink.publish_static_points(msg, unknown, own_rows)
 
     def _clock_went_back(self, last: Sweep | None, sweep: Sweep) -> bool:
         """Return whether the clock went back between the last sweep and this one."""

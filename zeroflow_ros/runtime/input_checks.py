@@ -7,9 +7,12 @@ import numpy as np
 
 from zeroflow_ros import transforms
 from zeroflow_ros.engines.model_card import ModelCard
+from zeroflow_ros.lidar.cloud_layout import check_rows
 from zeroflow_ros.lidar.level import Level as GroundLevel
 from zeroflow_ros.lidar.level import SensorLevel
-from zeroflow_ros.lidar.point_times import NO_TIMES, time_field
+from zeroflow_ros.lidar.own_vehicle import OwnVehicle
+from zeroflow_ros.lidar.point_cloud import FLOW_FIELDS
+from zeroflow_ros.lidar.point_times import no_times_text, time_field
 from zeroflow_ros.lidar.sweep import DropReason, Sweep
 from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
@@ -27,13 +30,14 @@ class InputChecks:
     card: the model card; None where flow is not checked. deskews: whether clouds are deskewed. now_ns: the clock that
     the clouds are stamped by; of a bag the time when they were recorded. clock: what that time is, after 'stamped 3 s
     before'.
+    time_name: field of the point times; '' for the one that is recognised.
     facts: values of the last sweep, for the diagnostics.
     """
 
     def __init__(self, health: Health, card: ModelCard | None, *, deskews: bool, now_ns: Callable[[], int],
-                 clock: str = _NODE_CLOCK):  # fmt: skip
+                 clock: str = _NODE_CLOCK, time_name: str = ''):  # fmt: skip
         self._health, self._card, self._deskews, self._now_ns, self._clock = health, card, deskews, now_ns, clock
-        self._layout = None
+        self._layout, self._time_name = None, time_name
         self._level, self._dropped_level = LevelCheck(), SensorLevel()
         self.facts: dict = {}
 
@@ -50,16 +54,21 @@ class InputChecks:
             self._layout = layout
             if msg.is_bigendian:
                 health.log_once('big endian', 'Clouds are big-endian; they are decoded as such.', 'info')
+            if replaced := [name for name in names if name in FLOW_FIELDS]:
+                text = f'The clouds have fields {", ".join(replaced)} already; the output has new values in them.'
+                health.log_once('flow fields', text)
             if (name := time_field(msg)) and not self._deskews:
                 text = f'The clouds have point times ({name}); set deskew to true unless the driver deskews them.'
                 health.log_once('time field', text, 'info')
-        if self._deskews and not time_field(msg):
-            health.log_once('no times', f'{NO_TIMES} They are used without deskewing.')
-            health.report_issue('no times', 'input', Level.WARN, NO_TIMES, log='debug')
+        if correction := check_rows(msg).correction:
+            self._warn_once('header', correction)
+        if self._deskews:
+            self._check_times(msg, sweep)
         if not sweep.frame_id:
             text = 'The clouds have no frame_id; it is taken to be that of the ego motion. Set it in the driver.'
             health.report_issue('no frame_id', 'input', Level.WARN, text)
-        num_nan = int(np.count_nonzero(np.isnan(sweep.points[:, 0])))
+        num_own = len(sweep.own_rows)
+        num_nan = int(np.count_nonzero(np.isnan(sweep.points[:, 0]))) - num_own
         if 2 * num_nan > len(sweep.points):
             text = f'{num_nan} of {len(sweep.points)} points have no return (NaN, infinite, or 0 0 0).'
             health.report_issue('nan', 'input', Level.WARN, text)
@@ -75,6 +84,7 @@ class InputChecks:
             health.log_once('other clock', text)
             health.report_issue('other clock', 'input', Level.WARN, text, log='debug')
         self.facts = {'frame_id': sweep.frame_id, 'points': len(sweep.points), 'nan_points': num_nan,
+                      'own_points': num_own, 'lost_times': sweep.num_lost_times,
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
     def check_level(self, sweep: Sweep, mount: np.ndarray | None) -> None:
@@ -92,6 +102,36 @@ class InputChecks:
         kind, text = self._level.problem(level, self.facts.get('frame_id', ''), points, needs_height=needs_height)
         if kind:
             self._health.report_issue(kind, 'input', Level.WARN, text)
+
+    def check_ego_box(self, own_vehicle: OwnVehicle, frame_id: str, base_frame: str, mount: np.ndarray | None) -> None:
+        """Warn where ego_box is taken in the frame of the clouds because their mount on base_frame is not known."""
+        if own_vehicle.ego_box and mount is None and base_frame not in ('', frame_id):
+            self._warn_once('ego_box', (
+                f"ego_box is in the frame of the clouds, '{frame_id}', because nothing says how it is mounted on "
+                f"'{base_frame}'. Publish this on /tf_static or set base_T_lidar; if the box is meant in the frame of "
+                'the clouds, set base_frame to an empty text.'
+            ))  # fmt: skip
+
+    def _check_times(self, msg, sweep: Sweep) -> None:
+        """Check the times of the points, where clouds are deskewed."""
+        if not time_field(msg, self._time_name):
+            text = no_times_text(msg, self._time_name)
+            self._health.log_once('no times', f'{text} They are used without deskewing.')
+            self._health.report_issue('no times', 'input', Level.WARN, text, log='debug')
+        if sweep.num_lost_times:
+            text = (
+                f'{sweep.num_lost_times} of {len(sweep.points)} points have a time in '
+                f'{time_field(msg, self._time_name)!r} that makes no sense; they are deskewed with the time of the row '
+                'before them.'
+            )
+            self._health.report_issue('lost times', 'input', Level.WARN, text)
+        if sweep.times_note:
+            self._warn_once('times origin', sweep.times_note)
+
+    def _warn_once(self, kind: str, text: str) -> None:
+        """Log a warning once, and show it in the diagnostics as long as it lasts."""
+        self._health.log_once(kind, text)
+        self._health.report_issue(kind, 'input', Level.WARN, text, log='debug')
 
     def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Check points (N, 3) and their velocities: dt, level, non-finite model output, points outside the grid."""
@@ -135,10 +175,13 @@ def drop_text(
     """
     dt = (sweep.stamp_ns - last.stamp_ns) * 1e-9 if last is not None else 0.0
     low, high = dt_range
+    own = (
+        f'{len(sweep.own_rows)} of its points are in ego_box or closer than min_range. ' if len(sweep.own_rows) else ''
+    )
     return {
         DropReason.FIRST: 'The first sweep waits for the second.',
         DropReason.EMPTY: f'A cloud without a point within {reach:.0f} m is published without flow. '
-        'Check the sensor and its filters, and that clouds are in metres, x forward, z up.',
+        f'{own}Check the sensor and its filters, and that clouds are in metres, x forward, z up.',
         DropReason.ZERO_STAMP: 'A cloud is stamped 0, so the time between sweeps is unknown. Make the driver '
         'stamp its clouds.',
         DropReason.DUPLICATE: f'Two clouds have the stamp {sweep.stamp_ns * 1e-9:.6f} s; the second is dropped.',

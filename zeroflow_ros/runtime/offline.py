@@ -21,9 +21,11 @@ from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import CloudError, ConfigError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew
+from zeroflow_ros.lidar.dynamic_points import moving_rows, static_cloud
 from zeroflow_ros.lidar.level import Level
+from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
-from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, time_field, with_times
+from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, check_time_unit, with_times
 from zeroflow_ros.lidar.sweep import DropReason, SweepBuffer
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
@@ -35,6 +37,7 @@ from zeroflow_ros.views import rerun_view
 from zeroflow_ros.views.report import latency_table, percentiles, write_json
 
 FLOW_TOPIC = '/flow_node/output/flow'  # as the node publishes it, so that one RViz layout shows both
+STATIC_TOPIC = '/flow_node/output/static_points'
 # A sweep dropped for one of these reasons does not start the next pair; the last sweep before it does.
 _NOT_KEPT = (
     DropReason.MALFORMED, DropReason.EMPTY, DropReason.ZERO_STAMP, DropReason.DUPLICATE, DropReason.OUT_OF_ORDER,
@@ -51,6 +54,7 @@ class SweepResult:
     message: the sensor_msgs/PointCloud2 that the rows of the estimate belong to; with `drop`, the dropped one.
     time_ns: when that message was recorded. estimate: None when dropped. drop, reason: the cause and a sentence on it.
     ego0_T_ego1: (4, 4) motion between the two sweeps; None when dropped. stages_ms: milliseconds by stage.
+    own_rows: (K,) row numbers of points on the own vehicle; None when dropped.
     """
 
     message: object
@@ -60,6 +64,7 @@ class SweepResult:
     reason: str
     ego0_T_ego1: np.ndarray | None
     stages_ms: dict
+    own_rows: np.ndarray | None = None
 
 
 class OfflineFlow:
@@ -68,7 +73,8 @@ class OfflineFlow:
     topic: of the clouds; '' if the bag has only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
     deskew: motion-compensate points to the stamps of their sweeps, if clouds have point times.
     base_frame: frame whose z is up; /tf_static of the bag says how the sensor is mounted on it; '': do not look.
-    base_T_lidar: (4, 4), instead of /tf_static. output_on, sensor_height, refinements: see `FlowPipeline`.
+    base_T_lidar: (4, 4), instead of /tf_static. time_name, time_unit: see `with_times`. own_vehicle: its points count
+    as no returns. output_on, sensor_height, refinements: see `FlowPipeline`.
     start, duration: part of the bag in seconds; duration 0 is up to its end.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for an unknown choice.
     """
@@ -77,6 +83,7 @@ class OfflineFlow:
                  odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, output_on: str = 'latest',
                  sensor_height: float | None = None, base_frame: str = BASE_FRAME,
                  base_T_lidar: np.ndarray | None = None, refinements: int = 0, deskew: bool = False,
+                 time_name: str = '', time_unit: str = 'auto', own_vehicle: OwnVehicle | None = None,
                  start: float = 0.0, duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
         first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
@@ -85,7 +92,8 @@ class OfflineFlow:
         if deskew and self.motion.source == 'none':
             raise ConfigError('--deskew needs ego motion; choose an --ego-motion other than none.')
         self._deskew = Deskew() if deskew else None
-        self.has_times = time_field(first) is not None
+        check_time_unit(time_unit)
+        self._times, self._own_vehicle = (time_name, time_unit), own_vehicle or OwnVehicle()
         self._bag, self._engine = bag, engine
         self._buffer, self._history = SweepBuffer(engine.card.dt_range), SweepHistory(engine.card.num_sweeps)
         self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height, refinements=refinements,
@@ -96,7 +104,7 @@ class OfflineFlow:
         self.health = Health(lambda level, text: None)  # what a live node would show in its diagnostics
         self._recorded_ns = 0  # when the current cloud was recorded
         self.input_checks = InputChecks(self.health, engine.card, deskews=deskew, now_ns=lambda: self._recorded_ns,
-                                        clock='they were recorded')  # fmt: skip
+                                        clock='they were recorded', time_name=time_name)  # fmt: skip
         self._num_points = self._num_valid = 0
         self._last: tuple | None = None  # message and time of the buffer's last sweep
 
@@ -138,10 +146,12 @@ class OfflineFlow:
         try:
             with watch('decode'):
                 sweep = decode_cloud(message)
-                sweep = with_times(message, sweep) if self._deskew else sweep
+                sweep = with_times(message, sweep, *self._times) if self._deskew else sweep
+            sweep = self._own_vehicle.remove(sweep, mount := self._mount(sweep.frame_id))
         except CloudError as error:
             return dropped(DropReason.MALFORMED, str(error))
         self.input_checks.check_cloud(message, sweep)
+        self.input_checks.check_ego_box(self._own_vehicle, sweep.frame_id, self._base_frame, mount)
         if not any_within(sweep.points, self.card.grid.half_extent):  # as the node does
             sweep = replace(sweep, points=sweep.points[:0], times=None)
         last = self._buffer.last
@@ -166,7 +176,9 @@ class OfflineFlow:
         estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))
         self._count(previous.points if estimate.output_on == 'previous' else sweep.points, estimate)
         carrier, time_ns = before if estimate.output_on == 'previous' else self._last
-        return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, {**watch.stages_ms, **estimate.stages_ms})
+        own_rows = (previous if estimate.output_on == 'previous' else sweep).own_rows
+        stages_ms = {**watch.stages_ms, **estimate.stages_ms}
+        return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, stages_ms, own_rows)
 
     def _count(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Count and check points (N, 3) and their flow."""
@@ -195,8 +207,12 @@ def estimate_flow(bag: Bag, engine: Engine, **options) -> Iterator[tuple[object,
             yield result.message, result.estimate
 
 
-def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter) -> Iterator[SweepResult]:
-    """Write flow clouds together with the odometry and transforms of the bag; yield each result once written."""
+def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter, *,
+               static_below: float | None = None) -> Iterator[SweepResult]:  # fmt: skip
+    """Write flow clouds together with the odometry and transforms of the bag; yield each result once written.
+
+    static_below: also write the clouds without the points of at least this speed [m/s], on STATIC_TOPIC.
+    """
     start_ns, end_ns = flow.window_ns
     with Bag(bag_path) as bag:  # a second reader, so that the two do not disturb each other
         others = [topic for msgtype in (ODOMETRY, TRANSFORMS) for topic in bag.topics_of(msgtype)]
@@ -221,8 +237,17 @@ def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter) -> Iterator
                     header.frame_id = header.frame_id.lstrip('/')
                     cdr = encode_message(flow_cloud_message(header, cloud), POINT_CLOUD)
                     writer.write(FLOW_TOPIC, POINT_CLOUD, item.time_ns, cdr)
+                    if static_below is not None:
+                        _write_static(item, static_below, writer)
                 item.stages_ms.update(watch.stages_ms)
             yield item
+
+
+def _write_static(result: SweepResult, min_speed: float, writer: BagWriter) -> None:
+    removed = np.concatenate([moving_rows(result.estimate.velocity, min_speed), result.own_rows])
+    message = flow_cloud_message(result.message.header, static_cloud(result.message, removed))
+    message.is_dense = result.message.is_dense
+    writer.write(STATIC_TOPIC, POINT_CLOUD, result.time_ns, encode_message(message, POINT_CLOUD))
 
 
 def show_results(results: Iterable[SweepResult], view: rerun_view.RerunView) -> Iterator[SweepResult]:
@@ -253,6 +278,8 @@ def main(args) -> int:
         raise ConfigError(
             '--offline needs --out, a directory or a file ending in .mcap to write flow to, or --view or --view-file.'
         )
+    if args.static_points is not None and not args.out:
+        raise ConfigError('--static-points writes into the bag of --out, which is not given.')
     if len(args.topic) > 1:
         raise ConfigError(f'--offline takes one --topic, got {", ".join(args.topic)}.')
     if has_view:
@@ -267,7 +294,8 @@ def main(args) -> int:
             sensor_height=args.sensor_height, base_frame=args.base_frame,
             base_T_lidar=from_quaternion(mount[:3], mount[3:]) if mount else None,
             refinements=args.refinements, deskew=args.deskew, start=args.start,
-            duration=args.duration,
+            duration=args.duration, time_name=args.time_field, time_unit=args.time_unit,
+            own_vehicle=OwnVehicle(tuple(args.ego_box or ()), args.min_range),
         )  # fmt: skip
         if flow.motion.note:
             print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)
@@ -275,7 +303,7 @@ def main(args) -> int:
             results = flow
             if args.out:
                 writer = opened.enter_context(BagWriter(args.out, replace=args.replace))
-                results = write_flow(flow, bag.path, writer)
+                results = write_flow(flow, bag.path, writer, static_below=args.static_points)
             if has_view:
                 view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace))
                 results = show_results(results, view)

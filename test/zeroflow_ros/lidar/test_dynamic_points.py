@@ -6,7 +6,8 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 
 from flow_node import cloud, column
 
-from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows
+from zeroflow_ros.lidar.cloud_layout import check_rows
+from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows, static_cloud
 from zeroflow_ros.lidar.point_cloud import flow_cloud
 from zeroflow_ros.ros.messages import flow_message
 
@@ -59,3 +60,34 @@ def test_an_input_field_called_cluster_id_gives_way():
     out = flow_message(msg, dynamic_cloud(whole, np.arange(2), np.array([7, -1], np.int32)))
     assert [field.name for field in out.fields].count('cluster_id') == 1
     assert column(out, 'cluster_id').tolist() == [7, -1]
+
+
+@pytest.mark.parametrize(
+    'layout', [{}, {'height': 3}, {'is_bigendian': True}, {'point_padding': 3}, {'height': 3, 'row_padding': 8}]
+)
+@pytest.mark.parametrize('removed', [[], [0], [11], [2, 3, 3, 7], list(range(12))])
+def test_static_rows_keep_every_byte_of_the_input(layout, removed):
+    msg = cloud(POINTS, 5_000_000_007, types=('f4', 'f4', 'f4', 'u2'), **layout)
+    before = bytes(msg.data)
+    out = flow_message(msg, static_cloud(msg, np.array(removed, int)))
+    kept = [row for row in range(12) if row not in removed]
+    assert (out.header, out.fields, out.is_bigendian) == (msg.header, msg.fields, msg.is_bigendian)
+    assert (out.height, out.width, out.point_step) == (1, len(kept), msg.point_step)
+    assert out.row_step == len(out.data) == len(kept) * msg.point_step and bytes(msg.data) == before
+    width = msg.width
+    starts = [row // width * msg.row_step + row % width * msg.point_step for row in kept]
+    assert bytes(out.data) == b''.join(before[start : start + msg.point_step] for start in starts)
+
+
+def test_static_rows_of_a_cloud_without_row_step():
+    msg = cloud(POINTS, 1)
+    msg.row_step = 0
+    out = static_cloud(msg, np.array([0]))
+    assert (out.width, out.row_step, len(out.data)) == (11, 11 * 16, 11 * 16)
+    assert not check_rows(flow_message(msg, out)).correction
+
+
+def test_static_rows_of_an_empty_cloud():
+    msg = cloud(POINTS[:0], 1)
+    msg.point_step = 0
+    assert static_cloud(msg, np.zeros(0, int)).width == 0

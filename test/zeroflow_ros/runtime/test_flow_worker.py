@@ -48,6 +48,9 @@ class Listener:
     def publish_dynamic_points(self, msg, points, velocity):
         pass
 
+    def publish_static_points(self, msg, velocity, own_rows):
+        pass
+
     def publish_arrows(self, msg, points, velocity):
         pass
 
