@@ -6,12 +6,16 @@ ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points ego_motion:=r
 ros2 launch zeroflow_ros flow.launch.py input_topic:=/lidar/points odometry_topic:=/odom objects:=true
 """
 
+import os
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
+
+from zeroflow_ros.ros.required_nodes import RequiredNodes
 
 CONFIG = PathJoinSubstitution([FindPackageShare('zeroflow_ros'), 'config'])
 ARGUMENTS = [
@@ -71,6 +75,12 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'objects_params_file', default_value='', description='Parameters of the object tracker; empty: its defaults.'
     ),
+    DeclareLaunchArgument(
+        'required',
+        default_value='true',
+        choices=['true', 'false'],
+        description='End the launch when the node or the object tracker ends by itself; false: other nodes go on.',
+    ),
     DeclareLaunchArgument('rviz', default_value='false', choices=['true', 'false'], description='Open RViz.'),
     DeclareLaunchArgument(
         'rviz_config', default_value=PathJoinSubstitution([CONFIG, 'flow.rviz']), description='Configuration of RViz.'
@@ -89,9 +99,12 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([*ARGUMENTS, *shared_memory, OpaqueFunction(function=start)])
 
 
-def start(context) -> list[Node]:
+def start(context) -> list:
     """Return the node, the object tracker and RViz, with the values of the launch arguments."""
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    for name in ('params_file', 'objects_params_file'):  # launch only warns, and the node would use its defaults
+        if given[name] and not os.path.isfile(given[name]):
+            raise FileNotFoundError(f'{name}: there is no file {given[name]}')
     use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
     overrides = {name: given[name] for name in ('model_path', 'ego_motion', 'engine') if given[name]}
     # Typed as in YAML; the node checks the type.
@@ -147,4 +160,7 @@ def start(context) -> list[Node]:
         condition=IfCondition(given['rviz']),
         output='log',
     )
-    return [flow, objects, rviz]
+    if given['required'] == 'false':
+        return [flow, objects, rviz]
+    required = RequiredNodes()
+    return [*required.handlers(), required.watch(flow), required.watch(objects), rviz]

@@ -14,7 +14,6 @@ from launch.actions import (
     LogInfo,
     OpaqueFunction,
     SetLaunchConfiguration,
-    Shutdown,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import PathJoinSubstitution
@@ -24,6 +23,7 @@ from launch_ros.substitutions import FindPackageShare
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
+from zeroflow_ros.ros.required_nodes import RequiredNodes
 from zeroflow_ros.transforms import to_quaternion
 
 FLOW = PathJoinSubstitution([FindPackageShare('zeroflow_ros'), 'launch', 'flow.launch.py'])
@@ -31,6 +31,7 @@ FLOW = PathJoinSubstitution([FindPackageShare('zeroflow_ros'), 'launch', 'flow.l
 
 def generate_launch_description() -> LaunchDescription:
     """Read the bag, start the node on its topics and clock, then play."""
+    required = RequiredNodes()
     return LaunchDescription(
         [
             DeclareLaunchArgument('bag', description='rosbag2 directory, or a .mcap, .db3 or .bag file.'),
@@ -39,11 +40,13 @@ def generate_launch_description() -> LaunchDescription:
                 'loop', default_value='false', choices=['true', 'false'], description='Play in a loop.'
             ),
             DeclareLaunchArgument('rviz', default_value='true', choices=['true', 'false'], description='Open RViz.'),
+            *required.handlers(),
             OpaqueFunction(function=read_bag),
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(FLOW), launch_arguments={'use_sim_time': 'true'}.items()
             ),
-            OpaqueFunction(function=play),  # after the node, whose launch file sets the Fast DDS profile for both
+            # After the node, whose launch file sets the Fast DDS profile for both.
+            OpaqueFunction(function=play, kwargs={'required': required}),
         ]
     )
 
@@ -76,8 +79,11 @@ def pose_text(odometry_T_lidar) -> str:
     return f'[{", ".join(f"{number:.9f}" for number in numbers)}]'
 
 
-def play(context) -> list[Node]:
-    """Return the player; without RViz the launch ends with it. RViz stays open until the user closes it."""
+def play(context, required: RequiredNodes) -> list[Node]:
+    """Return the player, which ends the launch when it fails, and without RViz also when it has played.
+
+    RViz stays open until the user closes it.
+    """
     given = context.launch_configurations
     player = Node(
         package='zeroflow_ros',
@@ -86,6 +92,5 @@ def play(context) -> list[Node]:
         arguments=[given['bag'], '--topic', given['input_topic'], '--rate', given['rate'],
                    '--wait-for-subscribers', '1', *(['--loop'] if given['loop'] == 'true' else [])],
         output='screen',
-        on_exit=Shutdown(reason='the bag has ended') if given['rviz'] == 'false' else None,
     )  # fmt: skip
-    return [player]
+    return [required.watch(player, reason='has played the bag' if given['rviz'] == 'false' else None)]

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 from tiny_bag import CLOUD_TOPIC, write_bag
@@ -20,7 +21,7 @@ FLOW, REPLAY = (ROOT / 'launch' / name for name in ('flow.launch.py', 'replay.la
 FLOW_ARGUMENTS = {
     'input_topic', 'odometry_topic', 'namespace', 'node_name', 'params_file', 'model_path', 'ego_motion', 'num_threads',
     'odometry_T_lidar', 'autostart', 'engine', 'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz',
-    'rviz_config', 'fixed_frame', 'objects', 'objects_params_file',
+    'rviz_config', 'fixed_frame', 'objects', 'objects_params_file', 'required',
 }  # fmt: skip
 BY_NAME = (
     'model_path',
@@ -198,6 +199,48 @@ def test_two_nodes_run_in_two_namespaces(workspace):
     assert len(re.findall('has finished cleanly', text)) == 2, text
 
 
+def test_replay_ends_with_the_reason_of_a_node_whose_model_does_not_open(workspace, tmp_path):
+    """The player waited a minute for a subscriber, and then told the user to start the node first."""
+    bag = write_bag(tmp_path / 'drive', num_sweeps=20)
+    start = time.monotonic()
+    process = _launch(workspace, f'replay.launch.py bag:={bag} rviz:=false model_path:=nowhere.onnx')
+    text = _finish(process)
+    assert process.returncode == 1 and time.monotonic() - start < 45, text  # s; the machine may be slow
+    last = text.strip().splitlines()[-1]
+    assert 'flow_node' in last and 'has ended with exit status 1: No model file at nowhere.onnx' in last, text
+    assert 'Start the node first' not in text and 'Traceback' not in text, text
+
+
+def test_a_tracker_that_dies_ends_the_launch(workspace, tmp_path):
+    file = tmp_path / 'objects.yaml'
+    file.write_text('object_tracker:\n  ros__parameters:\n    nonsense: 1\n')
+    text = _finish(_launch(workspace, f'flow.launch.py ego_motion:=none objects:=true objects_params_file:={file}'))
+    last = text.strip().splitlines()[-1]
+    assert re.search(r'object_tracker-\d+ has ended with exit status 1: Unknown parameter', last), text
+
+
+def test_a_node_that_is_not_required_leaves_the_others_alone(workspace):
+    lines = ['flow.launch.py required:=false model_path:=nowhere.onnx', 'flow.launch.py namespace:=b ego_motion:=none']
+    process = _launch(workspace, *lines)
+    from flow_node import Vehicle
+
+    with Vehicle() as vehicle:
+        assert vehicle.wait_for(lambda: vehicle.node.count_subscribers('/b/points'), 40)
+        vehicle.spin(1.0)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    text = _finish(process)
+    assert process.returncode == 0 and 'No model file at nowhere.onnx' in text, text
+
+
+def test_a_player_that_fails_ends_the_launch(workspace, tmp_path):
+    bag = write_bag(tmp_path / 'drive', num_sweeps=20)
+    process = _launch(workspace, f'replay.launch.py bag:={bag} rviz:=false rate:=0')
+    text = _finish(process)
+    assert process.returncode == 1, text
+    assert re.search(r'replay-\d+ has ended.*Expected a rate above 0', text.strip().splitlines()[-1]), text
+
+
 @pytest.mark.parametrize(
     'line, message',
     [
@@ -205,7 +248,10 @@ def test_two_nodes_run_in_two_namespaces(workspace):
         ('replay.launch.py', "required argument 'bag'"),
         ('flow.launch.py num_threads:=two', "'num_threads' must be an integer, got the string 'two'"),
         ('flow.launch.py model_path:=nowhere.onnx', 'No model file at nowhere.onnx'),
+        ('flow.launch.py params_file:=nowhere.yaml', 'params_file: there is no file nowhere.yaml'),
     ],
 )
 def test_a_wrong_argument_is_named(workspace, line, message):
-    assert message in _finish(_launch(workspace, line))
+    process = _launch(workspace, line)
+    text = _finish(process)
+    assert message in text and process.returncode == 1, text
