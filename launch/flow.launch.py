@@ -85,7 +85,9 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'rviz_config', default_value=PathJoinSubstitution([CONFIG, 'flow.rviz']), description='Configuration of RViz.'
     ),
-    DeclareLaunchArgument('fixed_frame', default_value='odom', description='Fixed frame of RViz.'),
+    DeclareLaunchArgument(
+        'fixed_frame', default_value='odom', description='Fixed frame of RViz; of ego_motion tf, too.'
+    ),
 ]
 
 
@@ -107,6 +109,8 @@ def start(context) -> list:
             raise FileNotFoundError(f'{name}: there is no file {given[name]}')
     use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
     overrides = {name: given[name] for name in ('model_path', 'ego_motion', 'engine') if given[name]}
+    if given['ego_motion'] == 'tf' and given['fixed_frame'] != 'odom':
+        overrides['fixed_frame'] = given['fixed_frame']
     # Typed as in YAML; the node checks the type.
     overrides |= {
         name: LaunchConfiguration(name) for name in ('odometry_T_lidar', 'num_threads', 'autostart') if given[name]

@@ -55,22 +55,26 @@ def read_bag(context) -> list:
     """Set the arguments of flow.launch.py that the user did not give, from the bag.
 
     Raises: DataError when the bag cannot be read, has no cloud topic, or several without input_topic; EgoMotionError
-    when the bag lacks what ego_motion:=odometry needs.
+    when the bag lacks what ego_motion:=odometry or tf needs.
     """
     given = context.launch_configurations
     with Bag(given['bag']) as bag:
         topic = bag.point_cloud_topic(given.get('input_topic', ''))
         frame_id = decode_message(next(bag.messages([topic])).cdr, POINT_CLOUD).header.frame_id.lstrip('/')
         found = {'input_topic': topic, 'fixed_frame': frame_id}
-        source = given.get('ego_motion') or 'auto'
-        if source in ('auto', 'odometry'):
-            motion = BagMotion(bag, source, frame_id=frame_id, odometry_topic=given.get('odometry_topic', ''))
+        source, notes = given.get('ego_motion') or 'auto', []
+        if source in ('auto', 'odometry', 'tf'):
+            motion = BagMotion(bag, source, frame_id=frame_id, odometry_topic=given.get('odometry_topic', ''),
+                               cloud_topic=topic)  # fmt: skip
             found |= {'ego_motion': motion.source, 'odometry_topic': motion.topic}
+            if motion.fixed_frame:  # known in tf, so right for RViz, too
+                found['fixed_frame'] = motion.fixed_frame
+            notes = [LogInfo(msg=f'Ego motion by {motion.describe()}: {motion.note}')] if motion.note else []
             if motion.source == 'odometry':
                 found['odometry_T_lidar'] = pose_text(motion.odometry_T_lidar)
     missing = {name: value for name, value in found.items() if value and not given.get(name)}
     text = ', '.join(f'{name}:={value}' for name, value in missing.items())
-    return [LogInfo(msg=f'From the bag: {text}')] + [SetLaunchConfiguration(*item) for item in missing.items()]
+    return [*notes, LogInfo(msg=f'From the bag: {text}')] + [SetLaunchConfiguration(*item) for item in missing.items()]
 
 
 def pose_text(odometry_T_lidar) -> str:

@@ -326,10 +326,15 @@ def _add_offline_arguments(group) -> None:
     view.add_argument('--view-file', default='', metavar='FILE.rrd', help='write a file for the Rerun viewer instead')
     group.add_argument('--replace', action='store_true', help='replace an existing output')
     group.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
-                       help='auto: odometry when the bag has it, else registration')  # fmt: skip
+                       help='auto: odometry when the bag has it, else tf, else registration')  # fmt: skip
+    group.add_argument('--fixed-frame', default='',
+                       help='frame fixed in the world, for tf; default: odom, else map or world')  # fmt: skip
+    group.add_argument('--stamp-offset', type=float, default=None, metavar='S',
+                       help='added to the stamps of clouds to look up poses [s]; default: 0, and clocks that differ '
+                       'are refused')  # fmt: skip
     group.add_argument('--odometry-topic', default='', help='odometry to use; default: the only one in the bag')
     group.add_argument('--odometry-T-lidar', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
-                       help='pose of the LiDAR in the odometry child frame; default: from /tf_static')  # fmt: skip
+                       help='pose of the LiDAR in the odometry child frame; default: from /tf_static, /tf')  # fmt: skip
     group.add_argument('--deskew', action='store_true',
                        help='move points to the stamp of the sweep, with their times and the ego motion')  # fmt: skip
     group.add_argument('--time-field', default='', help='field with the point times; default: recognised by its name')

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from training.datasets import split_options
 from training.datasets.pairs import HISTORY, DatasetPair, from_latest
-from training.datasets.tf_motion import TfMotion
 from training.datasets.tracked_boxes import TrackedBoxes
 from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag, BagMessage
@@ -40,6 +39,7 @@ class BagOptions:
 
     topic, odometry_topic: '' for the only one. sensor_height: height of the cloud frame above the ground [m]; 0:
     estimated from the ground. ego_motion: odometry, tf, registration or none; auto is the first that works, never none.
+    fixed_frame: of tf; '' for odom, else map or world.
     deskew: move points to the stamps of their sweeps, by their times and the ego motion. time_field, time_unit: of the
     point times; '' and auto: recognised by name, type and values.
     """
@@ -47,6 +47,7 @@ class BagOptions:
     topic: str = ''
     odometry_topic: str = ''
     ego_motion: str = 'auto'
+    fixed_frame: str = ''
     sensor_height: float = 0.0
     deskew: bool = False
     time_field: str = ''
@@ -177,7 +178,8 @@ class BagPairs:
             )
         first = _first_cloud(bag, self.topic)
         frame_id = first.header.frame_id.lstrip('/')
-        motion = _open_motion(bag, frame_id, options)
+        motion = BagMotion(bag, options.ego_motion, frame_id=frame_id, odometry_topic=options.odometry_topic,
+                           fixed_frame=options.fixed_frame, cloud_topic=self.topic)  # fmt: skip
         deskewing = Deskew() if options.deskew else None
         check_time_unit(options.time_unit)
         self.has_times = time_field(first, options.time_field) is not None
@@ -295,28 +297,6 @@ def _ground_of(place: _SweepLocation, read: tuple, level: Level) -> np.ndarray:
     if not np.isfinite(level.height):  # a filter removed the ground
         return np.zeros(len(points), bool)
     return is_ground(points, level.level_T_sensor)
-
-
-def _open_motion(bag: Bag, frame_id: str, options: BagOptions) -> BagMotion | TfMotion:
-    """Return the chosen source of ego motion, or for auto the best one in the bag."""
-    named = {'frame_id': frame_id, 'odometry_topic': options.odometry_topic}
-    if options.ego_motion == 'tf':
-        return TfMotion(bag, frame_id=frame_id)
-    if options.ego_motion != 'auto':
-        return BagMotion(bag, options.ego_motion, **named)
-    try:
-        return BagMotion(bag, 'odometry', **named)
-    except (DataError, EgoMotionError) as error:
-        if options.odometry_topic:
-            raise
-        note = str(error)
-    try:
-        motion = TfMotion(bag, frame_id=frame_id)
-    except EgoMotionError as error:
-        motion = BagMotion(bag, 'registration', frame_id=frame_id)
-        note = f'{note} {error}'
-    motion.note = note
-    return motion
 
 
 def _first_cloud(bag: Bag, topic: str):

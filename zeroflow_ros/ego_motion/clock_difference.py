@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether clouds and poses are stamped by one clock, seen from when they were recorded; without ROS."""
 
+from collections import deque
+
 import numpy as np
 
 from zeroflow_ros.bags.bag import Bag
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.errors import DataError, EgoMotionError
 
 OTHER_CLOCK = 1.0  # s: more than any message is late
 _NEAR_NS = 500_000_000  # between the recording times of two messages that are compared
 _NUM_CLOUDS = 10
 _MAX_MESSAGES = 3000
+_MIN_LOOKS = 5  # clouds, live
 
 
 def recorded_stamps(bag: Bag, cloud_topic: str, other_topic: str = '') -> tuple[list, list]:
@@ -57,10 +60,23 @@ def clock_difference(clouds: list, others: list) -> float | None:
     return float(np.median(found))
 
 
+def check_clocks(clouds: list, sources: list[list], other: str) -> None:
+    """Compare the clock of clouds with that of others, all (recorded, stamp) [ns].
+
+    sources: messages of each of several sources, of which the nearest counts. other: a noun for all of them.
+    Raises: EgoMotionError when the clocks differ by more than a second.
+    """
+    found = [clock_difference(clouds, source) for source in sources]
+    difference = min((one for one in found if one is not None), key=abs, default=0.0)
+    if abs(difference) > OTHER_CLOCK:
+        cloud_ns = clouds[-1][1]
+        raise EgoMotionError(describe_difference(difference, cloud_ns, cloud_ns - round(difference * 1e9), other))
+
+
 def describe_difference(difference: float, cloud_ns: int, other_ns: int, other: str) -> str:
     """Return a sentence on the two clocks. difference: of the clouds' stamps minus the others' [s]. other: a noun."""
-    uptime = next((name for name, ns in (('clouds', cloud_ns), (other, other_ns)) if ns < 10**9 * 10**8), '')
-    hint = f' The stamps of the {uptime} look like seconds since a start, not like the time of day.' if uptime else ''
+    uptime = next((name for name, ns in (('the clouds', cloud_ns), (other, other_ns)) if ns < 10**9 * 10**8), '')
+    hint = f' The stamps of {uptime} look like seconds since a start, not like the time of day.' if uptime else ''
     small = f', or add {-difference:.3f} s with the stamp offset (stamp_offset_s, --stamp-offset)'
     return (
         f'Clouds and {other} have different clocks: when a cloud was stamped {cloud_ns * 1e-9:.3f} s, {other} had '
@@ -68,3 +84,40 @@ def describe_difference(difference: float, cloud_ns: int, other_ns: int, other: 
         'driver of the LiDAR stamp with the time of the computer (its setting for time synchronisation: PTP, NTP or '
         f'host time){small}, or use registration.'
     )
+
+
+class ClockWatch:
+    """Compares, live, the stamps of clouds with the newest stamp of another source, when each cloud is looked up.
+
+    other: a noun for that source.
+    """
+
+    def __init__(self, other: str):
+        self._other = other
+        self._seen: deque[tuple[int, int]] = deque(maxlen=_NUM_CLOUDS)
+
+    def look(self, cloud_ns: int, newest_ns: int | None) -> str:
+        """Return a sentence on two clocks, '' where they agree or it is too early to tell.
+
+        The difference must last while both go on: a source that has stopped only falls behind.
+        """
+        if newest_ns is None:
+            return ''
+        if self._seen and cloud_ns <= self._seen[-1][0]:
+            return self._text() if cloud_ns == self._seen[-1][0] else self.reset()
+        self._seen.append((cloud_ns, newest_ns))
+        return self._text()
+
+    def reset(self) -> str:
+        """Forget all stamps, as when time goes back; return ''."""
+        self._seen.clear()
+        return ''
+
+    def _text(self) -> str:
+        clouds_ns, newest_ns = np.array(self._seen, np.int64).T
+        differences = (clouds_ns - newest_ns) * 1e-9
+        goes_on = len(self._seen) >= _MIN_LOOKS and newest_ns[-1] > newest_ns[0]
+        lasts = np.abs(differences).min() > OTHER_CLOCK and np.ptp(differences) < OTHER_CLOCK / 2
+        if not (goes_on and lasts):
+            return ''
+        return describe_difference(float(np.median(differences)), *map(int, self._seen[-1]), self._other)

@@ -87,6 +87,11 @@ class TfPoses:
     """
 
     def __init__(self, bag: Bag, frame_id: str, fixed_frame: str = ''):
+        if _is_fixed(frame_id) and not fixed_frame:
+            raise EgoMotionError(
+                f'The clouds of {bag.path} are in {frame_id!r}, a frame that is fixed in the world: {TF_TOPIC} does '
+                'not say which frame the sensor has. Use clouds in the frame of the sensor, as the driver sends them.'
+            )
         self._edges = _read(bag)
         self._frame_id = frame_id
         paths = self._paths(frame_id)

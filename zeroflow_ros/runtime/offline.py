@@ -70,7 +70,8 @@ class SweepResult:
 class OfflineFlow:
     """Iterates over the sweeps of a bag in order and yields a `SweepResult` for each.
 
-    topic: of the clouds; '' if the bag has only one. ego_motion, odometry_topic, odometry_T_lidar: see `BagMotion`.
+    topic: of the clouds; '' if the bag has only one. ego_motion, odometry_topic,
+    odometry_T_lidar, fixed_frame, stamp_offset: see `BagMotion`.
     deskew: motion-compensate points to the stamps of their sweeps, if clouds have point times.
     base_frame: frame whose z is up; /tf_static of the bag says how the sensor is mounted on it; '': do not look.
     base_T_lidar: (4, 4), instead of /tf_static. time_name, time_unit: see `with_times`. own_vehicle: its points count
@@ -80,15 +81,18 @@ class OfflineFlow:
     """
 
     def __init__(self, bag: Bag, engine: Engine, *, topic: str = '', ego_motion: str = 'auto',
-                 odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, output_on: str = 'latest',
+                 odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, fixed_frame: str = '',
+                 stamp_offset: float | None = None, output_on: str = 'latest',
                  sensor_height: float | None = None, base_frame: str = BASE_FRAME,
                  base_T_lidar: np.ndarray | None = None, refinements: int = 0, deskew: bool = False,
                  time_name: str = '', time_unit: str = 'auto', own_vehicle: OwnVehicle | None = None,
                  start: float = 0.0, duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
         first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
-        self.motion = BagMotion(bag, ego_motion, frame_id=first.header.frame_id.lstrip('/'),
-                                odometry_topic=odometry_topic, odometry_T_lidar=odometry_T_lidar)  # fmt: skip
+        frame_id = first.header.frame_id.lstrip('/')
+        self.motion = BagMotion(bag, ego_motion, frame_id=frame_id, odometry_topic=odometry_topic,
+                                odometry_T_lidar=odometry_T_lidar, fixed_frame=fixed_frame, cloud_topic=self.topic,
+                                stamp_offset=stamp_offset)  # fmt: skip
         if deskew and self.motion.source == 'none':
             raise ConfigError('--deskew needs ego motion; choose an --ego-motion other than none.')
         self._deskew = Deskew() if deskew else None
@@ -99,7 +103,7 @@ class OfflineFlow:
         self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height, refinements=refinements,
                                       ego_motion_removed=self.motion.source != 'none')  # fmt: skip
         self._base_frame, self._base_T_lidar = base_frame.lstrip('/'), base_T_lidar
-        self._static_transforms = static_transforms(bag)
+        self._static_transforms = static_transforms(bag, self._base_frame, frame_id)
         self._start_ns, self._end_ns = bag.window(start, duration)
         self.health = Health(lambda level, text: None)  # what a live node would show in its diagnostics
         self._recorded_ns = 0  # when the current cloud was recorded
@@ -291,6 +295,7 @@ def main(args) -> int:
         flow = OfflineFlow(
             bag, engine, topic=''.join(args.topic), ego_motion=args.ego_motion, odometry_topic=args.odometry_topic,
             odometry_T_lidar=from_quaternion(pose[:3], pose[3:]) if pose else None, output_on=args.output_on,
+            fixed_frame=args.fixed_frame, stamp_offset=args.stamp_offset,
             sensor_height=args.sensor_height, base_frame=args.base_frame,
             base_T_lidar=from_quaternion(mount[:3], mount[3:]) if mount else None,
             refinements=args.refinements, deskew=args.deskew, start=args.start,
@@ -298,7 +303,7 @@ def main(args) -> int:
             own_vehicle=OwnVehicle(tuple(args.ego_box or ()), args.min_range),
         )  # fmt: skip
         if flow.motion.note:
-            print(f'Ego motion by registration: {flow.motion.note}', file=sys.stderr)
+            print(f'Ego motion by {flow.motion.describe()}: {flow.motion.note}', file=sys.stderr)
         with contextlib.ExitStack() as opened:
             results = flow
             if args.out:

@@ -286,7 +286,7 @@ def test_odometry_of_an_unknown_frame_is_refused_and_auto_does_without(engine, t
         flow = OfflineFlow(bag, engine, odometry_T_lidar=np.eye(4))
         assert flow.motion.source == 'odometry'
         pytest.importorskip('small_gicp', reason='needs small_gicp')
-        assert BagMotion(bag, 'auto', frame_id='lidar').source == 'registration'
+        assert BagMotion(bag, 'auto', frame_id='lidar').source == 'tf'
 
 
 def test_odometry_that_is_no_number_is_left_out(engine, tmp_path):
