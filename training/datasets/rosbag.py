@@ -20,6 +20,7 @@ from training.datasets.tracked_boxes import TrackedBoxes
 from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag, BagMessage
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.bags.recording import looks_like_recording
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
 from zeroflow_ros.errors import CloudError, DataError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
@@ -265,8 +266,7 @@ def open_pairs(text: str) -> BagPairs:
 def recognises(text: str) -> bool:
     """Return whether PATH or PATH+BOXES.json is a bag."""
     path = Path(_split_boxes(text.partition('?')[0])[0])
-    suffixes = {file.suffix for file in path.iterdir()} if path.is_dir() else {path.suffix} if path.is_file() else set()
-    return (path / 'metadata.yaml').is_file() or bool(suffixes & {'.mcap', '.db3', '.bag'})
+    return looks_like_recording(path)
 
 
 def _split_boxes(text: str) -> tuple[str, str]:
