@@ -14,6 +14,10 @@ class ModelError(ZeroFlowError):
     """A model file that is missing, has no model card, is damaged, or does not match its card."""
 
 
+class GpuLostError(ModelError):
+    """The GPU takes no more calls of this process; only a new process can use it again."""
+
+
 class EgoMotionError(ZeroFlowError):
     """The motion between two sweeps is unknown or implausible."""
 

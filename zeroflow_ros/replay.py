@@ -26,6 +26,7 @@ from zeroflow_ros.bags.read_ahead import ReadAhead
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.lidar.dynamic_points import DYNAMIC_MIN_SPEED
+from zeroflow_ros.lidar.sweep_assembly import ASSEMBLE_SWEEPS
 from zeroflow_ros.runtime.command_line import interrupt_normally, split_ros_args, stop_on_signals
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 from zeroflow_ros.views.report import percentiles, write_json
@@ -337,6 +338,9 @@ def _add_offline_arguments(group) -> None:
                        help='pose of the LiDAR in the odometry child frame; default: from /tf_static, /tf')  # fmt: skip
     group.add_argument('--deskew', action='store_true',
                        help='move points to the stamp of the sweep, with their times and the ego motion')  # fmt: skip
+    group.add_argument('--assemble-sweeps', choices=ASSEMBLE_SWEEPS, default='auto',
+                       help='auto: join messages that surely hold parts of a revolution; off: each message is a sweep; '
+                       'default: auto')  # fmt: skip
     group.add_argument('--time-field', default='', help='field with the point times; default: recognised by its name')
     group.add_argument('--time-unit', default='auto', help='its unit: s, ms, us, ns, or auto (default)')
     group.add_argument('--ego-box', type=float, nargs=6,

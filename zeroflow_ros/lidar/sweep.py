@@ -24,6 +24,8 @@ class DropReason(str, Enum):
     GAP = 'gap_too_long'
     TOO_CLOSE = 'gap_too_short'
     EGO_MOTION = 'no_ego_motion'
+    PART = 'part_of_a_revolution'
+    INCOMPLETE = 'incomplete_revolution'
     OVERTAKEN = 'overtaken_by_newer_sweep'
     ENGINE = 'engine_failed'
 

@@ -17,6 +17,7 @@ from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.lidar.dynamic_points import DYNAMIC_MIN_SPEED
 from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.point_times import TIME_UNITS
+from zeroflow_ros.lidar.sweep_assembly import ASSEMBLE_SWEEPS
 from zeroflow_ros.pipeline import OUTPUT_ON
 from zeroflow_ros.runtime.parameter_fields import ROS_TYPE_NAMES, check_fields, short_repr
 from zeroflow_ros.runtime.parameter_fields import parameter as _parameter
@@ -85,6 +86,10 @@ class Parameters:
     deskew: bool = _parameter(
         False, 'Motion-compensate each point to the stamp of its sweep; for clouds that have point times and are not '
         'deskewed yet.'
+    )  # fmt: skip
+    assemble_sweeps: str = _parameter(
+        'auto', 'Join messages that surely hold parts of a revolution into whole sweeps; off: each message is a sweep.',
+        choices=ASSEMBLE_SWEEPS
     )  # fmt: skip
     time_field: str = _parameter('', 'Field with the time of each point; empty: recognised by its name.')
     time_unit: str = _parameter(

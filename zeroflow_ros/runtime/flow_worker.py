@@ -11,13 +11,16 @@ from typing import Protocol
 import numpy as np
 
 from zeroflow_ros.ego_motion.trajectory import check_plausible
+from zeroflow_ros.ego_motion.world_clouds import in_cloud_axes, measured_points, mount_of
 from zeroflow_ros.engines.stopwatch import Stopwatch
-from zeroflow_ros.errors import CloudError, EgoMotionError, ModelError
+from zeroflow_ros.errors import CloudError, EgoMotionError, GpuLostError, ModelError
 from zeroflow_ros.lidar.cloud_layout import num_points
 from zeroflow_ros.lidar.deskew import Deskew
+from zeroflow_ros.lidar.joined_cloud import starts_over, with_part_times
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import with_times
 from zeroflow_ros.lidar.sweep import DropReason, SkipReason, Sweep, SweepBuffer
+from zeroflow_ros.lidar.sweep_assembly import SweepAssembly
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.runtime.health import Health, Level
@@ -76,6 +79,7 @@ class FlowWorker:
         self._last_msg = None  # the message of self._buffer.last
         self._clock_jumped = False
         self._deskew = Deskew() if parameters().deskew else None
+        self._assembly = SweepAssembly(parameters().assemble_sweeps, parameters().time_field, parameters().time_unit)
         deskews = self._deskew is not None
         self.input_checks = InputChecks(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns,
                                         time_name=parameters().time_field)  # fmt: skip
@@ -83,6 +87,7 @@ class FlowWorker:
         self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
         self.active = False  # whether it publishes; if not, it only keeps the last sweep
         self.num_failures = 0  # sweeps in a row on which the engine failed, since activation
+        self.gpu_lost = ''  # why only a new process can use the GPU again
         self._publishing = threading.Lock()
 
     def start(self) -> None:
@@ -103,8 +108,14 @@ class FlowWorker:
     def put(self, msg) -> None:
         """Hand over the newest cloud; returns at once."""
         self._health.record_received()
-        if self._mailbox.put((msg, time.perf_counter())):
-            self._health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
+        received = time.perf_counter()
+        for found in self._assembly.push(msg):
+            if found.drop is not None:
+                self._health.record_dropped(found.drop, found.text)
+            elif found.text:
+                self._health.log_once('parts', found.text, 'info')
+            elif self._mailbox.put((found.message, received)):
+                self._health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
 
     def clock_jumped_back(self) -> None:
         """Record that the clock went back, so that the next sweep starts over if the last one is now in the future."""
@@ -123,6 +134,7 @@ class FlowWorker:
                     self._health.record_dropped(DropReason.MALFORMED, str(error))
                 except Exception as error:  # of any kind: drop this sweep, go on with the next
                     self.num_failures += isinstance(error, ModelError)
+                    self.gpu_lost = str(error) if isinstance(error, GpuLostError) else ''
                     if not self._sink.ok():
                         return
                     text = f'This sweep failed: {type(error).__name__}: {error}'
@@ -131,7 +143,7 @@ class FlowWorker:
     def _can_pair_with_last(self, msg) -> bool:
         """Return whether to pair a cloud with the last sweep instead of the one that it overtook; see the class."""
         last = self._buffer.last
-        if last is None or not self._ego_motion.is_incremental:
+        if last is None or not self._ego_motion.is_incremental or starts_over(msg, self._last_msg):
             return False
         stamp_ns = msg.header.stamp.sec * 1_000_000_000 + msg.header.stamp.nanosec
         return 0 < (stamp_ns - last.stamp_ns) * 1e-9 <= self._buffer.dt_range[1]
@@ -147,9 +159,14 @@ class FlowWorker:
                 sweep = decode_cloud(msg)
                 if self._deskew is not None:
                     sweep = with_times(msg, sweep, parameters.time_field, parameters.time_unit)
+                    sweep = with_part_times(msg, sweep)
+            sweep = self._ego_motion.to_sensor_frame(sweep, **(lookup := _lookup(parameters)))
             sweep = self._own_vehicle.remove(sweep, mount := self._mount(sweep.frame_id))
         except CloudError as error:
             health.record_dropped(DropReason.MALFORMED, str(error))
+            return
+        except EgoMotionError as error:
+            health.record_dropped(DropReason.EGO_MOTION, str(error))
             return
         self.input_checks.check_cloud(msg, sweep)
         self.input_checks.check_ego_box(self._own_vehicle, sweep.frame_id, parameters.base_frame, mount)
@@ -164,11 +181,11 @@ class FlowWorker:
             # No point on the grid: treated as empty, because flow from or to an empty sweep is unknown.
             sweep = replace(sweep, points=sweep.points[:0], times=None)
         last, last_msg = self._buffer.last, self._last_msg
-        starts_over = self._clock_went_back(last, sweep)
-        if starts_over:
+        went_back = self._clock_went_back(last, sweep)
+        if went_back or starts_over(msg, last_msg):
             self._buffer.reset()
         previous, reason = self._buffer.push(sweep)
-        if starts_over and reason is DropReason.FIRST:
+        if went_back and reason is DropReason.FIRST:
             reason = DropReason.TIME_RESET
         if self._buffer.last is sweep:
             self._last_msg = msg
@@ -183,8 +200,7 @@ class FlowWorker:
             health.record_skipped(SkipReason.NO_SUBSCRIBERS if self.active else SkipReason.INACTIVE)
             return
         dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
-        measured = {'previous': previous.points, 'latest': sweep.points}  # before deskewing: arrows start there
-        lookup = {'timeout': parameters.ego_motion_timeout_s, 'offset_ns': round(parameters.stamp_offset_s * 1e9)}
+        measured = {'previous': previous, 'latest': sweep}  # before deskewing: arrows start there
         try:
             if self._deskew is not None:
                 with watch('deskew'):
@@ -197,8 +213,10 @@ class FlowWorker:
             health.record_dropped(DropReason.EGO_MOTION, str(error))
             self.input_checks.check_level(sweep, self._mount(sweep.frame_id))
             return
-        self._pipeline.set_mount(self._mount(sweep.frame_id))
+        self._pipeline.set_mount(mount_of(sweep, self._mount(sweep.frame_id)))
         estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))
+        shown = measured[estimate.output_on]
+        estimate = replace(estimate, velocity=in_cloud_axes(estimate.velocity, shown))
         self.num_failures = 0
         carrier, points = (msg, sweep.points) if estimate.output_on == 'latest' else (last_msg, previous.points)
         with self._publishing:
@@ -213,11 +231,12 @@ class FlowWorker:
                 max_consecutive_ms=parameters.max_consecutive_delay_ms,
                 short_history=estimate.num_sweeps < self._pipeline.engine.card.num_sweeps,
             )  # fmt: skip
-            self._sink.publish_dynamic_points(carrier, points, estimate.velocity)
+            in_cloud = points if shown.frame_T_sensor is None else measured_points(shown)
+            self._sink.publish_dynamic_points(carrier, in_cloud, estimate.velocity)
             own_rows = (sweep if estimate.output_on == 'latest' else previous).own_rows
             self._sink.publish_static_points(carrier, estimate.velocity, own_rows)
             self._sink.publish_debug(carrier, stages_ms, dt)
-            self._sink.publish_arrows(carrier, measured[estimate.output_on], estimate.velocity)
+            self._sink.publish_arrows(carrier, measured_points(shown), estimate.velocity)
         self.input_checks.check_flow(points, estimate)
 
     def _handle_drop(self, reason: DropReason, msg, sweep: Sweep, last: Sweep | None) -> None:
@@ -249,6 +268,11 @@ class FlowWorker:
             return False
         self._clock_jumped = False
         return last.stamp_ns > ahead_ns
+
+
+def _lookup(parameters) -> dict:
+    """Return the arguments of ego-motion sources that come from the parameters."""
+    return {'timeout': parameters.ego_motion_timeout_s, 'offset_ns': round(parameters.stamp_offset_s * 1e9)}
 
 
 def _keep_every_nth(points: np.ndarray, max_points: int) -> None:

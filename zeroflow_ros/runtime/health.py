@@ -13,6 +13,7 @@ import numpy as np
 from zeroflow_ros.lidar.sweep import DropReason, SkipReason
 
 PARTS = ('input', 'ego_motion', 'inference', 'model')
+SEEN, EXAMPLE = 'seen.', 'first.'  # keys of the diagnostics: warnings since the start; first text on dropped sweeps
 HOLD_S = 5.0  # an issue counts as present this long after it was last seen: five diagnostic messages show it
 LOG_EVERY_S = 5.0
 _EGO_FAILURES = 10  # in a row: 1 s at 10 Hz, no longer a hiccup of the localisation
@@ -62,6 +63,8 @@ DROPS = {
     DropReason.GAP: Severity('input', Level.WARN, 'warning'),
     DropReason.TOO_CLOSE: Severity('input', Level.OK, 'debug'),
     DropReason.EGO_MOTION: Severity('ego_motion', Level.WARN, 'warning'),  # an error when it does not end
+    DropReason.PART: Severity('input', Level.WARN, 'warning'),
+    DropReason.INCOMPLETE: Severity('input', Level.WARN, 'warning'),
     DropReason.OVERTAKEN: Severity('inference', Level.OK, 'debug'),  # a warning when frequent
     DropReason.ENGINE: Severity('inference', Level.ERROR, 'error'),
 }
@@ -272,6 +275,12 @@ class Health:
             facts['inference'] |= {reason.value: self.skips[reason] for reason in SkipReason}
             for reason in DropReason:
                 facts[DROPS[reason].part][f'dropped.{reason.value}'] = self.drops[reason]
+            for reason, text in self._drop_examples.items():
+                facts[DROPS[reason].part][f'{EXAMPLE}{reason.value}'] = text
+            for finding in self._findings.values():
+                if finding.kind not in _DROP_KINDS:
+                    text = f'{finding.level.name} {finding.count}: {finding.text}'
+                    facts[finding.part][f'{SEEN}{finding.kind}'] = text
         for stage, (p50, p95, p99) in self.percentiles().items():
             part = stage if stage in PARTS else 'inference'
             facts[part][f'{stage}_ms.p50_p95_p99'] = f'{p50:.1f} {p95:.1f} {p99:.1f}'

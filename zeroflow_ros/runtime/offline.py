@@ -15,6 +15,7 @@ import numpy as np
 from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagWriter
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
+from zeroflow_ros.ego_motion.world_clouds import in_cloud_axes, mount_of
 from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.selection import engine_from_spec
@@ -22,11 +23,13 @@ from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import CloudError, ConfigError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.lidar.dynamic_points import moving_rows, static_cloud
+from zeroflow_ros.lidar.joined_cloud import starts_over, with_part_times
 from zeroflow_ros.lidar.level import Level
 from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, check_time_unit, with_times
 from zeroflow_ros.lidar.sweep import DropReason, SweepBuffer
+from zeroflow_ros.lidar.sweep_assembly import Outcome, SweepAssembly
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.runtime.health import Health
@@ -76,7 +79,7 @@ class OfflineFlow:
     base_frame: frame whose z is up; /tf_static of the bag says how the sensor is mounted on it; '': do not look.
     base_T_lidar: (4, 4), instead of /tf_static. time_name, time_unit: see `with_times`. own_vehicle: its points count
     as no returns. output_on, sensor_height, refinements: see `FlowPipeline`.
-    start, duration: part of the bag in seconds; duration 0 is up to its end.
+    start, duration: part of the bag in seconds; duration 0 is up to its end. assemble_sweeps: see `SweepAssembly`.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for an unknown choice.
     """
 
@@ -86,7 +89,7 @@ class OfflineFlow:
                  sensor_height: float | None = None, base_frame: str = BASE_FRAME,
                  base_T_lidar: np.ndarray | None = None, refinements: int = 0, deskew: bool = False,
                  time_name: str = '', time_unit: str = 'auto', own_vehicle: OwnVehicle | None = None,
-                 start: float = 0.0, duration: float = 0.0):  # fmt: skip
+                 assemble_sweeps: str = 'auto', start: float = 0.0, duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
         first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
         frame_id = first.header.frame_id.lstrip('/')
@@ -96,6 +99,7 @@ class OfflineFlow:
         if deskew and self.motion.source == 'none':
             raise ConfigError('--deskew needs ego motion; choose an --ego-motion other than none.')
         self._deskew = Deskew() if deskew else None
+        self._assembly = SweepAssembly(assemble_sweeps, time_name, time_unit)
         check_time_unit(time_unit)
         self._times, self._own_vehicle = (time_name, time_unit), own_vehicle or OwnVehicle()
         self._bag, self._engine = bag, engine
@@ -105,12 +109,13 @@ class OfflineFlow:
         self._base_frame, self._base_T_lidar = base_frame.lstrip('/'), base_T_lidar
         self._static_transforms = static_transforms(bag, self._base_frame, frame_id)
         self._start_ns, self._end_ns = bag.window(start, duration)
+        self._last: tuple | None = None  # message and time of the buffer's last sweep
         self.health = Health(lambda level, text: None)  # what a live node would show in its diagnostics
         self._recorded_ns = 0  # when the current cloud was recorded
         self.input_checks = InputChecks(self.health, engine.card, deskews=deskew, now_ns=lambda: self._recorded_ns,
                                         clock='they were recorded', time_name=time_name)  # fmt: skip
         self._num_points = self._num_valid = 0
-        self._last: tuple | None = None  # message and time of the buffer's last sweep
+        self.parts_note = ''  # what is joined, where messages hold parts of a revolution
 
     @property
     def card(self) -> ModelCard:
@@ -124,46 +129,63 @@ class OfflineFlow:
 
     def __iter__(self) -> Iterator[SweepResult]:
         topics = [self.topic] + ([self.motion.topic] if self.motion.topic else [])
-        waiting: deque[BagMessage] = deque()
+        waiting: deque[tuple[Outcome, int]] = deque()  # with the stamp up to which the motion must be known [ns]
         ahead_ns = round(LONGEST_SWEEP * 1e9) if self._deskew else 0
         # Odometry from a second before and after, so that the first and the last sweep lie between two poses.
         for message in self._bag.messages(topics, start_ns=self._start_ns - 10**9, end_ns=self._end_ns + 10**9):
             if message.topic != self.topic:
                 self.motion.add_odometry(message.cdr)
             elif self._start_ns <= message.time_ns < self._end_ns:
-                waiting.append(message)
-            while waiting and (self.motion.covers(waiting[0].stamp_ns + ahead_ns) or len(waiting) > _MAX_WAITING):
-                yield self._process(waiting.popleft())
-        while waiting:
-            yield self._process(waiting.popleft())
+                found = self._assembly.push(decode_message(message.cdr, POINT_CLOUD), message)
+                waiting.extend((one, message.stamp_ns + ahead_ns) for one in found)
+            while waiting and (self.motion.covers(waiting[0][1]) or len(waiting) > _MAX_WAITING):
+                yield from self._use(waiting.popleft()[0])
+        for found in [*(found for found, _ in waiting), *self._assembly.flush()]:
+            yield from self._use(found)
 
-    def _process(self, recorded: BagMessage) -> SweepResult:
+    def _use(self, found: Outcome) -> Iterator[SweepResult]:
+        """Yield the result of messages that make a sweep, or of messages that are dropped."""
+        if found.message is not None:
+            self.health.record_received()
+        if found.drop is not None:
+            self.health.record_dropped(found.drop, found.text)
+            yield SweepResult(found.message, found.tags[-1].time_ns, None, found.drop, found.text, None, {})
+        elif found.text:
+            self.parts_note = found.text
+        else:
+            yield self._process(found.message, found.tags[-1].time_ns)
+
+    def _process(self, message, time_ns: int) -> SweepResult:
         watch = Stopwatch()
-        self.health.record_received()
-        self._recorded_ns = recorded.time_ns
-        message = decode_message(recorded.cdr, POINT_CLOUD)
+        self._recorded_ns = time_ns
 
         def dropped(drop: DropReason, reason: str) -> SweepResult:
             self.health.record_dropped(drop, reason)
-            return SweepResult(message, recorded.time_ns, None, drop, reason, None, watch.stages_ms)
+            return SweepResult(message, time_ns, None, drop, reason, None, watch.stages_ms)
 
         try:
             with watch('decode'):
                 sweep = decode_cloud(message)
-                sweep = with_times(message, sweep, *self._times) if self._deskew else sweep
+                if self._deskew:
+                    sweep = with_part_times(message, with_times(message, sweep, *self._times))
+            sweep = self.motion.to_sensor_frame(sweep)
             sweep = self._own_vehicle.remove(sweep, mount := self._mount(sweep.frame_id))
         except CloudError as error:
             return dropped(DropReason.MALFORMED, str(error))
+        except EgoMotionError as error:
+            return dropped(DropReason.EGO_MOTION, str(error))
         self.input_checks.check_cloud(message, sweep)
         self.input_checks.check_ego_box(self._own_vehicle, sweep.frame_id, self._base_frame, mount)
         if not any_within(sweep.points, self.card.grid.half_extent):  # as the node does
             sweep = replace(sweep, points=sweep.points[:0], times=None)
+        if self._last is not None and starts_over(message, self._last[0]):
+            self._buffer.reset()
         last = self._buffer.last
         previous, drop = self._buffer.push(sweep)
         if drop in (DropReason.TIME_RESET, DropReason.FRAME_CHANGED):
             self._pipeline.reset()
             self.motion.reset()
-        before, self._last = self._last, (message, recorded.time_ns) if self._buffer.last is sweep else self._last
+        before, self._last = self._last, (message, time_ns) if self._buffer.last is sweep else self._last
         if drop is not None:
             card = self.card
             return dropped(drop, drop_text(drop, sweep, last, dt_range=card.dt_range, reach=card.grid.half_extent))
@@ -176,13 +198,16 @@ class OfflineFlow:
         except EgoMotionError as error:
             self.input_checks.check_level(sweep, self._mount(sweep.frame_id))
             return dropped(DropReason.EGO_MOTION, str(error))
-        self._pipeline.set_mount(self._mount(sweep.frame_id))
+        self._pipeline.set_mount(mount_of(sweep, self._mount(sweep.frame_id)))
         estimate = self._pipeline.estimate(self._history.pair(previous, sweep, ego0_T_ego1))
-        self._count(previous.points if estimate.output_on == 'previous' else sweep.points, estimate)
-        carrier, time_ns = before if estimate.output_on == 'previous' else self._last
-        own_rows = (previous if estimate.output_on == 'previous' else sweep).own_rows
+        shown = previous if estimate.output_on == 'previous' else sweep
+        self._count(shown.points, estimate)
+        if shown.frame_T_sensor is not None:  # clouds in a fixed frame, and so is what is shown
+            estimate, ego0_T_ego1 = replace(estimate, velocity=in_cloud_axes(estimate.velocity, shown)), np.eye(4)
+        carrier, carrier_ns = before if estimate.output_on == 'previous' else self._last
+        own_rows = shown.own_rows
         stages_ms = {**watch.stages_ms, **estimate.stages_ms}
-        return SweepResult(carrier, time_ns, estimate, None, '', ego0_T_ego1, stages_ms, own_rows)
+        return SweepResult(carrier, carrier_ns, estimate, None, '', ego0_T_ego1, stages_ms, own_rows)
 
     def _count(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Count and check points (N, 3) and their flow."""
@@ -299,7 +324,8 @@ def main(args) -> int:
             sensor_height=args.sensor_height, base_frame=args.base_frame,
             base_T_lidar=from_quaternion(mount[:3], mount[3:]) if mount else None,
             refinements=args.refinements, deskew=args.deskew, start=args.start,
-            duration=args.duration, time_name=args.time_field, time_unit=args.time_unit,
+            duration=args.duration, assemble_sweeps=args.assemble_sweeps,
+            time_name=args.time_field, time_unit=args.time_unit,
             own_vehicle=OwnVehicle(tuple(args.ego_box or ()), args.min_range),
         )  # fmt: skip
         if flow.motion.note:
@@ -322,9 +348,9 @@ def main(args) -> int:
     speed, seconds = report['points_per_second'], report['seconds']
     print(f'{speed:,} points per second for {seconds:.1f} s, ego motion by {report["ego_motion"]}')
     print(latency_table(report['latency_ms']))
-    for line in summary.warnings():
-        print(line, file=sys.stderr)
     print(f'Flow is in {" and ".join(filter(None, [args.out, args.view_file])) or "the Rerun viewer"}')
+    for line in filter(None, [flow.parts_note, *summary.warnings()]):
+        print(line, file=sys.stderr)
     return 0
 
 
