@@ -5,9 +5,12 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
+import weakref
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from zeroflow_ros.bags.blocks import Channel
@@ -41,12 +44,8 @@ class SqliteScan:
 
     def __init__(self, path: Path):
         self.path = path
-        self._database, self._copy = _connect(path)
-        try:
-            names, self._rows, is_complete = self._index()
-        except BaseException:
-            self.close()
-            raise
+        self._database = _opened(path, os.getpid(), _state(path))
+        names, self._rows, is_complete = self._database.index()
         counts = Counter(topic for _, _, topic in self._rows)
         self.channels = [Channel(key, *name, counts[key]) for key, name in names.items()]
         self.start_ns = self._rows[0][0]
@@ -60,24 +59,8 @@ class SqliteScan:
                               'are lost. Copy the file again if the original is intact.')  # fmt: skip
         self._num_lost = 0
 
-    def _index(self):
-        """Return topics by id, (time_ns, row id, topic id) in order of time, and whether all rows were found."""
-        status = self.path.stat()
-        wal = side_file(self.path, 'wal')
-        wal_state = (wal.stat().st_size, wal.stat().st_mtime_ns) if wal else ()
-        key = (self.path, status.st_size, status.st_mtime_ns, wal_state)
-        if (known := _INDEXES.get(key)) is None:
-            while len(_INDEXES) >= _MOST_INDEXES:
-                _INDEXES.pop(next(iter(_INDEXES)))
-            known = _INDEXES[key] = _read_index(self.path, self._database)
-        return known
-
     def close(self) -> None:
-        """Close the database."""
-        with contextlib.suppress(Exception):
-            self._database.close()
-        if self._copy:
-            shutil.rmtree(self._copy, ignore_errors=True)
+        """Do nothing: the database is closed when nobody uses it any more."""
 
     def messages(self, ids: set[int], start_ns: int | None = None,
                  end_ns: int | None = None) -> Iterator[tuple[int, int, bytes]]:  # fmt: skip
@@ -88,7 +71,7 @@ class SqliteScan:
             if topic not in ids:
                 continue
             try:
-                data = self._database.execute('SELECT data FROM messages WHERE id = ?', (row,)).fetchone()[0]
+                data = self._database.data(row)
             except Exception:  # apsw raises many types; its pages are cut off or damaged
                 self._tell_lost()
                 continue
@@ -102,8 +85,44 @@ class SqliteScan:
         self.notes.append(text.format(self.path, self._num_lost))
 
 
-_INDEXES: dict = {}  # training opens a bag for each sweep
-_MOST_INDEXES = 8
+class _Database:
+    """An opened database, with its rows; closed when nobody uses it any more, or from the cache."""
+
+    def __init__(self, path: Path):
+        self._path, self._rows = path, None
+        self._connection, copy = _connect(path)
+        self._lock = threading.Lock()  # recordings are read in background threads, too
+        weakref.finalize(self, _close, self._connection, copy, os.getpid())
+
+    def index(self):
+        """Return topics by id, (time_ns, row id, topic id) in order of time, and whether all rows were found."""
+        with self._lock:
+            if self._rows is None:
+                self._rows = _read_index(self._path, self._connection)
+            return self._rows
+
+    def data(self, row: int) -> bytes:
+        """Return the data of a row. Raises: any exception when it cannot be read."""
+        with self._lock:
+            return self._connection.execute('SELECT data FROM messages WHERE id = ?', (row,)).fetchone()[0]
+
+
+@lru_cache(maxsize=4)  # training opens a bag for each sweep, and SQLite reads the whole -wal when it opens it
+def _opened(path: Path, _process: int, _state: tuple) -> _Database:
+    return _Database(path)
+
+
+def _state(path: Path) -> tuple:
+    files = filter(None, (path, side_file(path, 'wal'), side_file(path, 'journal')))
+    return tuple((status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files))
+
+
+def _close(connection, copy: Path | None, process: int) -> None:
+    if os.getpid() == process:  # not in a fork
+        with contextlib.suppress(Exception):
+            connection.close()
+        if copy:
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 def _connect(path: Path):

@@ -91,7 +91,7 @@ class _Unpacked:
     def __init__(self, path: Path):
         handle, name = tempfile.mkstemp(prefix='zeroflow_bag.')
         self.path, self.is_complete = Path(name), False
-        self._finalizer = weakref.finalize(self, os.unlink, name)
+        self._finalizer = weakref.finalize(self, _delete, name, os.getpid())
         try:
             with path.open('rb') as packed, os.fdopen(handle, 'wb') as unpacked:
                 decompressor = zstd().ZstdDecompressor()
@@ -114,6 +114,11 @@ class _Unpacked:
         except BaseException:
             self._finalizer()
             raise
+
+
+def _delete(name: str, process: int) -> None:
+    if os.getpid() == process:  # not in a fork
+        os.unlink(name)
 
 
 @lru_cache(maxsize=16)  # training opens a bag for each sweep
