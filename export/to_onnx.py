@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--student', help='student of a ZeroFlow or OpenSceneFlow checkpoint (default: from its keys and settings)'
     )
+    parser.add_argument(
+        '--show-keys', action='store_true', help='when the weights are not those of a student, list every key'
+    )
     options = parser.parse_args(arguments)
     try:
         from training.learning.checkpoint import load_checkpoint
@@ -51,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f'{path}: {card.student}, {card.form}, {size}, sha256 {card.checksum[:12]}')
     except ZeroFlowError as error:
         print(f'export.to_onnx: {error}', file=sys.stderr)
+        if options.show_keys:
+            print('\n'.join(getattr(error, 'details', [])), file=sys.stderr)
         return 1
     return 0
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from training.learning.lightning_import import allowed_globals, check_state_dict, import_lightning
+from training.learning.lightning_import import allowed_globals, check_state_dict, find_weights, import_lightning
+from training.learning.unsupported_checkpoints import WeightsError, unreadable_file
 from training.students import PillarStudent, build_student
 from zeroflow_ros.errors import ModelError
 
@@ -63,21 +64,24 @@ def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(
-            f'No checkpoint at {path}. Train one with: python3 -m training.train --config CONFIG --out DIR'
-        )
+        found = f'{path} is a folder, not a checkpoint file' if path.is_dir() else f'No checkpoint at {path}'
+        raise ModelError(f'{found}. Train one with: python3 -m training.train --config CONFIG --out DIR')
     try:
         with torch.serialization.safe_globals(allowed_globals(path)):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # pickle, zip and torch errors alike
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f'{path} is not a checkpoint that can be read safely: {first_line}') from error
-    if isinstance(content, dict) and 'zeroflow_ros_checkpoint' in content:
-        fields = {name: content.get(name) for name in Checkpoint.__dataclass_fields__}
-        checkpoint = Checkpoint(**fields)
-    elif isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
-        checkpoint = Checkpoint(*import_lightning(path, content, student))
-    else:
-        raise ModelError(f'{path} holds neither a checkpoint of this project nor a Lightning one with a state_dict.')
-    checkpoint.build()
+        raise unreadable_file(path, error) from error
+    try:
+        if isinstance(content, dict) and 'zeroflow_ros_checkpoint' in content:
+            fields = {name: content.get(name) for name in Checkpoint.__dataclass_fields__}
+            checkpoint = Checkpoint(**fields | {'state_dict': find_weights(content) or {}})
+        elif find_weights(content):
+            checkpoint = Checkpoint(*import_lightning(path, content, student))
+        else:
+            raise ModelError(
+                f'{path} holds neither a checkpoint of this project nor a Lightning one with a state_dict.'
+            )
+        checkpoint.build()
+    except WeightsError as error:
+        raise error.within(path) from error
     return checkpoint

@@ -8,11 +8,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.learning.unsupported_checkpoints import (
+    SUPPORTED,
+    WeightsError,
+    published_model,
+    summary,
+    unknown_model,
+    unsupported_model,
+)
 from training.students import build_student
 from zeroflow_ros.errors import ModelError
 
 _PREFIX = 'model.'
+# What wrappers put into the keys: torch.compile, FSDP and activation checkpoints anywhere, DistributedDataParallel in
+# front.
+_WRAPPERS = {'_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
+_WRAPPER_IN_FRONT = 'module'
+_ENTRIES = ('state_dict', 'model_state_dict', 'model_state', 'model')  # of a file, which may hold the weights
+_PARTS = ('embedder.', 'backbone.', 'head.')  # of the students
 _OPENSCENEFLOW = 'head.offset_encoder.'  # ZeroFlow's head has no offset encoder
+_DATA_ONLY = ('omegaconf.', 'typing.Any', 'pathlib.', 'argparse.Namespace', 'numpy.')  # classes of stored settings
 _GRU_STEPS = {4: 'deflow', 2: 'deflow_2'}
 _REACH = [-51.2, -51.2, -3.0, 51.2, 51.2, 3.0]  # m: low x, y, z, high x, y, z
 _VOXEL = [0.2, 0.2, 6.0]  # m
@@ -27,15 +42,42 @@ class OmegaConfPlaceholder:
     def __init__(self, *_):
         pass
 
+    def __setstate__(self, state):
+        if isinstance(state, dict):  # else the state of a NumPy value, which is not used
+            vars(self).update(state)
+
+
+def find_weights(content: object) -> dict[str, Tensor] | None:
+    """Return the weights of a loaded file without the prefixes of wrappers; None when it has none.
+
+    They are under `state_dict` or a similar name, or the file is nothing else. Wrappers are torch.compile
+    (`_orig_mod.`), DistributedDataParallel (`module.`), FSDP and activation checkpoints.
+    """
+    if not isinstance(content, dict):
+        return None
+    for entries in (*(content.get(name) for name in _ENTRIES), content):
+        if isinstance(entries, dict) and any(isinstance(value, Tensor) for value in entries.values()):
+            return {_without_wrappers(str(key)): value for key, value in entries.items()}
+    return None
+
+
+def _without_wrappers(key: str) -> str:
+    parts = [part for part in key.split('.') if part not in _WRAPPERS]
+    k = parts[0] == _PREFIX[:-1]  # module.model.x and model.module.x
+    while len(parts) > k + 1 and parts[k] == _WRAPPER_IN_FRONT:
+        del parts[k]
+        k = parts[0] == _PREFIX[:-1]
+    return '.'.join(parts)
+
 
 def allowed_globals(path: Path) -> list[tuple[type, str]]:
     """Return the arguments of torch.serialization.safe_globals for reading the settings in OpenSceneFlow checkpoints.
 
-    omegaconf classes map to `OmegaConfPlaceholder`, plain Python types to themselves.
+    omegaconf classes, paths and NumPy values map to `OmegaConfPlaceholder`, plain Python types to themselves.
     """
     # Only files from before torch 1.6 are not zip files; OpenSceneFlow has none that old.
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    allowed = [(OmegaConfPlaceholder, name) for name in names if name.startswith('omegaconf.') or name == 'typing.Any']
+    allowed = [(OmegaConfPlaceholder, name) for name in names if name.startswith(_DATA_ONLY)]
     plain = {'builtins.dict': dict, 'builtins.list': list, 'builtins.int': int, 'builtins.float': float,
              'builtins.str': str, 'builtins.bool': bool, 'collections.defaultdict': defaultdict}  # fmt: skip
     return allowed + [(plain[name], name) for name in names if name in plain]
@@ -45,16 +87,24 @@ def import_lightning(path: Path, content: dict, student: str | None) -> tuple[st
     """Return (student, state_dict, provenance) of a Lightning checkpoint, whose model keys start with `model.`.
 
     content: the loaded file. student: name of its student; None derives it from keys and settings.
-    Raises: ModelError with the list of differences when it is neither ZeroFlow's nor OpenSceneFlow's.
+    Raises: ModelError that names the model when it is neither ZeroFlow's nor OpenSceneFlow's.
     """
-    entries = content['state_dict']
-    foreign = sorted(str(key) for key in entries if not str(key).startswith(_PREFIX))
-    if foreign or not entries:
+    entries = find_weights(content) or {}
+    foreign = sorted(key for key in entries if not key.startswith(_PREFIX))
+    if entries and len(foreign) == len(entries):
+        state_dict = entries  # saved without Lightning's module
+    elif foreign or not entries:
         raise ModelError(
             f'{path}: a checkpoint of ZeroFlow or OpenSceneFlow has keys that start with "{_PREFIX}", found '
             f'{foreign[:5]} among {len(entries)} keys.'
         )
-    state_dict = {key.removeprefix(_PREFIX): value for key, value in entries.items()}
+    else:
+        state_dict = {key.removeprefix(_PREFIX): value for key, value in entries.items()}
+    shapes = {key: tuple(getattr(value, 'shape', ())) for key, value in state_dict.items()}
+    if model := published_model(_settings(content), shapes):
+        raise unsupported_model(path, model, shapes)
+    if not any(key.startswith(_PARTS) for key in state_dict):
+        raise unknown_model(path, shapes)
     is_openscene = any(key.startswith(_OPENSCENEFLOW) for key in state_dict)
     if is_openscene:
         student = _openscene_student(path, content, state_dict, student)
@@ -75,7 +125,7 @@ def import_lightning(path: Path, content: dict, student: str | None) -> tuple[st
 def check_state_dict(found: dict[str, Tensor], shapes: dict[str, tuple], student: str) -> None:
     """Check that weights match the keys and shapes of a student.
 
-    Raises: ModelError with the list of differences.
+    Raises: WeightsError with the number of differences and the first three; its details have all.
     """
     differences = [f'missing {key} {shape}' for key, shape in shapes.items() if key not in found]
     differences += [f'unknown {key}' for key in found if key not in shapes]
@@ -85,8 +135,8 @@ def check_state_dict(found: dict[str, Tensor], shapes: dict[str, tuple], student
         if key in found and tuple(found[key].shape) != shape
     ]
     if differences:
-        listed = '\n  '.join(differences)
-        raise ModelError(f'The weights do not fit {student}; {len(differences)} differences:\n  {listed}')
+        text = f'The weights do not fit {student}; {len(differences)} differences: {summary(differences)}. {SUPPORTED}.'
+        raise WeightsError(text, differences)
 
 
 def state_shapes(student: str) -> dict[str, tuple]:
@@ -99,7 +149,7 @@ def _openscene_student(path: Path, content: dict, state_dict: dict, student: str
     """Return the student of an OpenSceneFlow checkpoint; weights alone show neither GRU steps nor pillar size."""
     is_deflow = any(key.startswith('head.gru.') for key in state_dict)
     known = tuple(_GRU_STEPS.values()) if is_deflow else ('fastflow3d',)
-    settings = _plain((content.get('hyper_parameters') or {}).get('cfg'))
+    settings = _settings(content)
     if not settings:
         if student is None:
             raise ModelError(
@@ -124,6 +174,13 @@ def _openscene_student(path: Path, content: dict, state_dict: dict, student: str
     if student not in known:
         raise ModelError(f'{path} holds {" or ".join(known)} by its keys, not {student}.')
     return student
+
+
+def _settings(content: dict) -> dict:
+    """Return the settings that OpenSceneFlow stores in a checkpoint; {} without."""
+    parameters = _plain(content.get('hyper_parameters'))
+    settings = parameters.get('cfg') if isinstance(parameters, dict) else None
+    return settings if isinstance(settings, dict) else {}
 
 
 def _plain(node):

@@ -147,12 +147,15 @@ def settings(value, module):
     return module.AnyNode(**about, _val=value)
 
 
-def write(path, weights, monkeypatch, *, with_settings=True, **changes):
-    """Write a checkpoint as OpenSceneFlow does. changes: of the settings."""
+def write(path, weights, monkeypatch, *, with_settings=True, model_settings=None, **changes):
+    """Write a checkpoint as OpenSceneFlow does. model_settings: name and class. changes: of the settings."""
+    named = dict(model_settings or {})
     target = {'voxel_size': '${voxel_size}', 'point_cloud_range': '${point_cloud_range}', 'num_iters': 4}
     values = {'voxel_size': [0.2, 0.2, 6], 'point_cloud_range': [-51.2, -51.2, -3, 51.2, 51.2, 3]}
     values |= {key: value for key, value in changes.items() if key != 'num_iters'}
-    values['model'] = {'target': target | {key: value for key, value in changes.items() if key == 'num_iters'}}
+    target |= {key: value for key, value in changes.items() if key == 'num_iters'}
+    values['model'] = {**{key: named[key] for key in named if key == 'name'},
+                       'target': target | {key: named[key] for key in named if key == '_target_'}}  # fmt: skip
     content = {'epoch': 8, 'global_step': 900, 'state_dict': {f'model.{key}': value for key, value in weights.items()}}
     with monkeypatch.context() as patch:
         module = omegaconf_module()
@@ -237,7 +240,7 @@ def test_a_name_that_contradicts_the_settings_is_refused(tmp_path, weights, monk
         ('fastflow3d', 'head.offset_encoder.bias', None, r'missing head\.offset_encoder\.bias \(128,\)'),
         ('fastflow3d', 'head.decoder.0.weight', (32, 131), r'is \(32, 131\), expected \(32, 256\)'),
         ('deflow', 'head.gru.convz.weight', (128, 192), r'convz\.weight is \(128, 192\), expected \(128, 192, 1\)'),
-        ('deflow', 'head.gru.convr.bias', None, r"fit OpenSceneFlow's deflow; 1 differences.*\n.*convr"),
+        ('deflow', 'head.gru.convr.bias', None, r"fit OpenSceneFlow's deflow; 1 differences: missing .*convr"),
         ('deflow', 'backbone.decoder_step5.weight', (3, 3), r'unknown backbone\.decoder_step5\.weight'),
     ],
 )
