@@ -29,7 +29,8 @@ class BagMotion:
     odometry_T_lidar: (4, 4) pose of the clouds' frame in the odometry's child frame; None: read from the bag.
     fixed_frame: see `TfPoses`. stamp_offset: added to the stamps of clouds for the lookup [s]; None: 0, and the clocks
     of clouds and poses are compared.
-    topic: of the odometry that is used, else ''. note: why 'auto' does not use what comes first.
+    has_world_clouds: whether clouds are in the fixed frame of the odometry. topic: of the odometry that is used, else
+    ''. note: why 'auto' does not use what comes first.
     Raises: DataError or EgoMotionError when the bag lacks the data that the source needs.
     """
 
@@ -42,6 +43,7 @@ class BagMotion:
         self._offset_ns = round((stamp_offset or 0.0) * 1e9)
         self._cloud_topic = (cloud_topic or bag.topics_of(POINT_CLOUD)[0]) if stamp_offset is None else ''
         self._odometry = CheckedOdometry(_CAPACITY)
+        self.has_world_clouds = False
         self._may_register = source == 'auto' and not odometry_topic
         self._lidar_odometry = self._tf = None
         self.odometry_T_lidar = odometry_T_lidar
@@ -86,9 +88,10 @@ class BagMotion:
             clouds, poses = recorded_stamps(bag, self._cloud_topic, topic)
             check_clocks(clouds, [poses], f'the odometry {topic}')
         child_frame, fixed_frame = first.child_frame_id.lstrip('/'), first.header.frame_id.lstrip('/')
+        self.has_world_clouds = bool(frame_id) and frame_id == fixed_frame != child_frame
         if self.odometry_T_lidar is None:
-            is_world = frame_id and frame_id == fixed_frame  # then the pose is that of the sensor
-            self.odometry_T_lidar = np.eye(4) if is_world else static_transform(bag, child_frame, frame_id)
+            is_known = self.has_world_clouds  # the pose is that of the sensor
+            self.odometry_T_lidar = np.eye(4) if is_known else static_transform(bag, child_frame, frame_id)
         self.topic = topic
 
     def add_odometry(self, cdr: bytes) -> None:

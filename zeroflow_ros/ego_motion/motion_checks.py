@@ -2,7 +2,7 @@
 """Check a claimed ego motion against the twist of the odometry, its own past, and the clouds; without ROS.
 
 The clouds decide: a claim is refused where another motion explains the walls, poles and parked cars of two sweeps and
-the claim does not. Looking at clouds costs some 10 ms, so it happens for the first sweeps, then every 40th, and
+the claim does not. Looking at clouds costs some 10 ms, so it happens for the first sweeps, then every 30th, and
 whenever pose and twist contradict each other or the pose jumps.
 """
 
@@ -15,14 +15,15 @@ from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.transforms import rotation_vector
 
 _FIRST = 20  # pairs that are checked often
-_EVERY = 40  # pairs between two checks after that
+_EVERY = 30  # pairs between two checks after that
 _SPAN = 5  # pairs that a check spans, so that a speed that is wrong by 1 m/s shows
 _EARLY = (1, 2, 3)  # the first checks do not wait for that
 _MAX_UNDECIDED = 10  # checks without a decision, after which a distrusted source gets another chance
-_TWIST_OFF, _TWIST_SHARE = 0.5, 0.5  # m/s and share of the speed that pose and twist may differ by
+_TWIST_OFF, _TWIST_SHARE = 0.5, 0.6  # m/s and share of the speed that pose and twist may differ by
+_MIN_OFF = 3  # pairs in a row without a decision, after which the source is wrong
 _DIRECTION_EVERY = 10  # pairs between two looks at twists of the same speed in another direction
 _CHAIN_M = 0.5  # m that pose and twist are apart before the clouds are compared over several pairs
-_AGREED = 3  # decisions for the pose, after which such a twist is ignored
+_AGREED = 2  # decisions for the pose, after which such a twist is ignored
 _REMEDY = (
     'Correct the source of the odometry (units, axes, frame ids), choose another topic, or set the ego motion to '
     'registration or tf.'
@@ -45,7 +46,9 @@ class MotionChecks:
 
     def reset(self) -> None:
         """Forget all sweeps and all decisions."""
-        self._num_pairs = 0
+        self._often = _FIRST  # pairs for which checks are frequent
+        self._num_pairs = 0  # since the last check that was due
+        self._expected: np.ndarray | None = None  # motion before a jump that the clouds did not show
         self._distrust = ''  # why no pair is used at present
         self._num_undecided = 0
         self._twist_wrong = 0
@@ -70,24 +73,40 @@ class MotionChecks:
                 self._check_twist(structures, motion, seconds)
         except EgoMotionError:
             self._forget_key()
+            self._often = _FIRST
             self._last = sweep1.stamp_ns, structures.newer_if_known
             raise
-        self._check_clouds(structures, motion.claimed, seconds)
+        self._check_clouds(structures, motion.claimed)
         self._last = sweep1.stamp_ns, structures.newer_if_known
-        self._num_pairs += 1
+        self._often, self._num_pairs = max(self._often - 1, 0), self._num_pairs + 1
         if self._distrust:
             raise ImplausibleMotionError(self._distrust)
 
     def _check_jump(self, structures: '_Structures', motion: PairMotion) -> None:
         if motion.jump is None:
+            self._check_after_jump(structures, motion)
             return
         decision = structures.older.compare(structures.newer, motion.claimed, motion.expected)
+        self._expected = motion.expected if decision == 2 else None
         if decision == 1 or (decision == 0 and not motion.jump.is_certain):
             return
         raise EgoMotionError(
             f'The {self._name} jumps by {motion.jump.metres:.2f} m and {motion.jump.degrees:.1f} degrees between two '
             'poses, as after a relocalisation. This pair of sweeps is not used. Use a frame that does not jump (odom, '
             'not map).'
+        )
+
+    def _check_after_jump(self, structures: '_Structures', motion: PairMotion) -> None:
+        """Refuse a pose that stays with the speed of a jump, such as a frozen one, while the clouds go on as before."""
+        if self._expected is None:
+            return
+        if structures.older.compare(structures.newer, motion.claimed, self._expected) != 2:
+            self._expected = None
+            return
+        before, now = (np.linalg.norm(step[:3, 3]) for step in (self._expected, motion.claimed))
+        raise ImplausibleMotionError(
+            f'The {self._name} went at once from {before:.2f} m to {now:.2f} m between sweeps, but the clouds show the '
+            f'sensor moving as before. It is not used. {_REMEDY}'
         )
 
     def _check_twist(self, structures: '_Structures', motion: PairMotion, seconds: float) -> None:
@@ -111,7 +130,12 @@ class MotionChecks:
             return
         seen = 'The clouds agree with the twist.' if decision == 2 else 'The clouds do not show which one is right.'
         self._twist_wrong = 0
-        raise ImplausibleMotionError(
+        if decision == 2:
+            self._distrust = (
+                f'Pose and twist of the {self._name} contradict each other. The clouds agree with the twist.'
+            )
+        is_wrong = decision == 2 or self._num_off >= _MIN_OFF
+        raise (ImplausibleMotionError if is_wrong else EgoMotionError)(
             f'Pose and twist of the {self._name} contradict each other: in {seconds:.2f} s the pose moves by '
             f'{speed * seconds:.2f} m, the twist says {twist_speed * seconds:.2f} m. {seen} The pose is not used. '
             f'{_REMEDY}'
@@ -138,19 +162,15 @@ class MotionChecks:
         self._chain = structures.stamps_ns[1], first, by_pose, by_twist
         return 0
 
-    def _check_clouds(self, structures: '_Structures', claimed: np.ndarray, seconds: float) -> None:
+    def _check_clouds(self, structures: '_Structures', claimed: np.ndarray) -> None:
         """Compare this sweep with one some pairs earlier, where a check is due."""
-        often = self._num_pairs < _FIRST or bool(self._distrust)
         if self._key is None:
-            if often or self._num_pairs % _EVERY == 0:
-                self._key, self._key_T_ego = structures.older, np.eye(4)
-                self._key_seconds, self._span = 0.0, 0
-            else:
+            if not (self._often or self._distrust or self._num_pairs >= _EVERY):
                 return
+            self._key, self._num_pairs = structures.older, 0
         self._key_T_ego = self._key_T_ego @ claimed
-        self._key_seconds += seconds
         self._span += 1
-        early = self._num_pairs < _SPAN and self._span in _EARLY
+        early = self._often > _FIRST - _SPAN and self._span in _EARLY
         if self._span < _SPAN and not early:
             return
         verdict = self._key.judge(structures.newer, self._key_T_ego)
@@ -167,20 +187,22 @@ class MotionChecks:
             self._forget_key()
 
     def _contradiction(self, verdict: Verdict) -> str:
-        seen, claimed = (np.linalg.norm(motion[:3, 3]) / self._span for motion in (verdict.seen, self._key_T_ego))
-        turns = [
-            np.degrees(np.linalg.norm(rotation_vector(motion))) / self._span
-            for motion in (verdict.seen, self._key_T_ego)
-        ]
+        seen, claimed = (_describe(motion, self._span) for motion in (verdict.seen, self._key_T_ego))
         return (
-            f'The clouds show the sensor moving by about {seen:.2f} m and {turns[0]:.1f} degrees between sweeps, the '
-            f'{self._name} says {claimed:.2f} m and {turns[1]:.1f} degrees. It is not used. {_REMEDY}'
+            f'The clouds show the sensor moving by about {seen} between sweeps, the {self._name} says {claimed}. It is '
+            f'not used. {_REMEDY}'
         )
 
     def _forget_key(self) -> None:
         self._key: UprightStructure | None = None
-        self._key_T_ego = np.eye(4)
-        self._key_seconds, self._span = 0.0, 0
+        self._key_T_ego, self._span = np.eye(4), 0
+
+
+def _describe(motion: np.ndarray, num_pairs: int) -> str:
+    """Return length, direction in the sensor's axes, and turn of a motion (4, 4) over some pairs, for one pair."""
+    x, y = motion[:2, 3] / num_pairs
+    turn = np.degrees(rotation_vector(motion)[2]) / num_pairs
+    return f'{np.hypot(x, y):.2f} m (x {x:.2f}, y {y:.2f}, turned by {turn:.1f} degrees)'
 
 
 class _Structures:

@@ -22,7 +22,8 @@ _WINDOW = 12.0  # m: displacements that are searched
 _SECTORS = 24
 _CLEAR = 0.12  # share of the structure: rounding to cells and noise of 5 cm change less
 _APART = np.radians(2.0)
-_TURNS = np.radians(np.arange(-12.0, 12.1, 1.5))  # searched where no displacement alone fits
+_TURN_STEP = np.radians(1.5)
+_TURNS = np.arange(-8, 9) * _TURN_STEP  # searched where no displacement alone fits
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,13 @@ class UprightStructure:
             _, other, seen_other = self._search(newer, turned)
             if other > best:
                 best, seen = other, seen_other
-        if best < 0.3 and here < 0.2:
+        if best < 0.35 and here < 0.25:
             turns = [self._search(newer, yaw_translation(turn, *claimed[:2, 3]), coarse=2)[1:] for turn in _TURNS]
-            _, other, seen_other = self._search(newer, max(turns, key=lambda found: found[0])[1])
-            if other > best:
-                best, seen = other, seen_other
+            seen_turned = max(turns, key=lambda found: found[0])[1]
+            for turn in (-_TURN_STEP / 3, 0.0, _TURN_STEP / 3):
+                _, other, seen_other = self._search(newer, seen_turned @ yaw_translation(turn, 0, 0))
+                if other > best:
+                    best, seen = other, seen_other
         if here >= 0.25 and here >= 0.75 * best:
             return Verdict('agrees', claimed)
         between = invert(claimed) @ seen

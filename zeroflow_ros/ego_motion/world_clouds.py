@@ -12,7 +12,7 @@ from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.transforms import apply, invert
 
 FIXED_FRAMES = ('odom', 'map', 'world', 'earth', 'camera_init')
-_FAR = 5.0  # m from the origin, where points around the sensor and around the origin can be told apart
+_FAR = 20.0  # m from the origin: half of that is beyond the blind zone around a sensor
 _MAX_TILT = np.radians(10.0)  # of the sensor against the fixed frame; less is a road's slope
 
 
@@ -21,7 +21,7 @@ class WorldFrame:
 
     The names decide: the frame of the clouds is the odometry's header.frame_id and not its child_frame_id. Drivers that
     leave the child frame empty, or write one name everywhere, are judged by where the points lie, once the sensor is
-    5 m from the origin.
+    20 m from the origin.
     """
 
     def __init__(self):
