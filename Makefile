@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmark soak fuzz clean
+.PHONY: help demo test lint format benchmark soak fuzz field clean
 
 help:
 	@echo 'make demo [BAG=path]  scene flow of a bag or a simulated drive: latency table, out/flow.png, out/flow.mcap'
@@ -29,6 +29,7 @@ help:
 	@echo 'make benchmark        latency of the embedded model on this machine'
 	@echo "make soak [ARGS=..]   run the node on an hour's worth of sweeps, or under overload, and check memory and output"
 	@echo 'make fuzz [ARGS=..]   37,000 hostile clouds, model files, bags and YAML files; 15 minutes'
+	@echo 'make field BAGS=folder BOXES=file  flow of recordings as drivers, mounts and weather make them: a table of verdicts'
 	@echo 'make clean            remove all generated files, and .venv'
 
 demo: $(VENV)/.demo-ready
@@ -54,6 +55,9 @@ soak: $(VENV)/.test-ready
 
 fuzz: $(VENV)/.test-ready
 	@$(BIN)/python test/fuzz/fuzz.py $(ARGS)
+
+field: $(VENV)/.test-ready
+	@PYTHONPATH=. $(BIN)/python test/support/field_report.py '$(BAGS)' '$(BOXES)' $(ARGS)
 
 clean:
 	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .ruff_cache .hypothesis test/fuzz/.hypothesis

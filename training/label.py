@@ -106,14 +106,14 @@ def run_job(job, **how) -> int:
     for reason, count in Counter(failed.values()).most_common(10):
         example = next(key for key, its_reason in failed.items() if its_reason == reason)
         print(f'training.label: {count} failed, for example {example}: {reason}', file=sys.stderr)
-    print(
-        f'{job.out}: shard {k}/{n}, {states["done"]} pairs labelled in {elapsed(began)}, '
-        f'{states["kept"]} already there, {states["failed"]} failed' + (f' (each in {report})' if failed else '')
-    )
     if num_points:
         print(f'labels for {100 * num_labelled / num_points:.1f} % of {num_points:,} points, ground included')
     for summary in summaries:
         print('\n'.join(summary.dataset_lines()))
+    print(
+        f'{job.out}: shard {k}/{n}, {states["done"]} pairs labelled in {elapsed(began)}, '
+        f'{states["kept"]} already there, {states["failed"]} failed' + (f' (each in {report})' if failed else '')
+    )
     if states['done'] and not num_seen:
         print(
             'training.label: not one point above the ground was labelled. Check --half-extent and --z-range, and the '

@@ -25,16 +25,19 @@ import numpy as np
 
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
-from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION, BagMotion
+from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION, BagMotion, static_transforms
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.runtime.command_line import stop_on_signals
-from zeroflow_ros.runtime.subprocesses import ProcessGroup, StoppedError, resident_megabytes
+from zeroflow_ros.runtime.health import SEEN
+from zeroflow_ros.runtime.run_summary import RunSummary, option_names
+from zeroflow_ros.runtime.subprocesses import ProcessGroup, ProgramError, StoppedError, resident_megabytes
 from zeroflow_ros.transforms import to_quaternion
-from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, draw_busy_sweep
+from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, count_valid, draw_busy_sweep
 from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
 
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 _SIMULATOR = 'training.simulate'
+_BASE_FRAME = 'base_link'
 _OVERHEAD = 120.0  # s beyond the play time for start, discovery and reports
 _START_TIMEOUT = 60.0  # s until the node has opened its model and the recorder has found it
 _RECORD_AFTER = 3.0  # s from the end of the bag to the end of the recording; three diagnostics of the node
@@ -47,7 +50,8 @@ class Source:
 
     odometry_topic: '' for other sources. ego_motion, odometry_T_lidar, fixed_frame: as the node's parameters; the
     pose has 7 numbers, or is empty. num_sweeps: number of sweeps in the bag. seconds: duration of the bag.
-    note: why the ego motion is not from odometry; '' where it is.
+    note: why the ego motion is not from odometry; '' where it is. base_T_lidar: mount of the sensor by /tf_static, as
+    the node's parameter.
     """
 
     path: Path
@@ -59,6 +63,7 @@ class Source:
     seconds: float
     fixed_frame: str = ''
     note: str = ''
+    base_T_lidar: tuple = ()
 
 
 def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: str = '') -> Source:
@@ -80,15 +85,25 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: 
                 )
             motion = BagMotion(bag, 'registration', **of_clouds)
             note += ' The bag has ego motion on /tf, but tf2_ros is not installed.'
-        pose = ()
-        if motion.source == 'odometry':
-            T = motion.odometry_T_lidar
-            pose = (*map(float, T[:3, 3]), *map(float, to_quaternion(T)))
+        pose = _pose(motion.odometry_T_lidar) if motion.source == 'odometry' else ()
+        frames = _BASE_FRAME, of_clouds['frame_id']
+        mount = _pose(static_transforms(bag, *frames).lookup(*frames))
         [num_sweeps] = [found.num_messages for found in bag.topics if found.name == topic]
         if bag.duration and bag.notes:  # the duration may add one
             print('\n'.join(bag.notes), file=sys.stderr)
         return Source(bag.path, topic, motion.topic, motion.source, pose, num_sweeps, bag.duration,
-                      motion.fixed_frame, note)  # fmt: skip
+                      motion.fixed_frame, note, mount)  # fmt: skip
+
+
+def _pose(target_T_source: np.ndarray | None) -> tuple:
+    """Return a pose (4, 4) as 7 numbers, as parameters of the node have it; () for None."""
+    if target_T_source is None:
+        return ()
+    return (*map(float, target_T_source[:3, 3]), *map(float, to_quaternion(target_T_source)))
+
+
+def _as_parameter(pose: tuple) -> str:
+    return '[' + ', '.join(f'{number:.17g}' if number % 1 else f'{number:.1f}' for number in pose) + ']'
 
 
 def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Path:
@@ -115,8 +130,11 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
     parameters = {'ego_motion': source.ego_motion, 'num_threads': args.threads, 'use_sim_time': 'true'}
     if source.odometry_topic:
         remaps += ['-r', f'~/input/odometry:={source.odometry_topic}']
-        parameters['odometry_T_lidar'] = '[' + ', '.join(f'{number:.17g}' if number % 1 else f'{number:.1f}'
-                                                         for number in source.odometry_T_lidar) + ']'  # fmt: skip
+        parameters['odometry_T_lidar'] = _as_parameter(source.odometry_T_lidar)
+    if mount := args.base_T_lidar or source.base_T_lidar:
+        parameters['base_T_lidar'] = _as_parameter(mount)
+    if args.sensor_height is not None:
+        parameters['sensor_height'] = float(args.sensor_height)
     if source.fixed_frame:
         parameters['fixed_frame'] = source.fixed_frame
     if args.model:
@@ -155,10 +173,22 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
     return {**reports, 'memory': memory}
 
 
-def make_report(source: Source, reports: dict, num_moving: list[int], rate: float, machine: dict) -> dict:
+def _explain_no_flow(source: Source, out: Path, args) -> None:
+    """Raises: DataError, with the reasons in the node's diagnostics, where that is why a program failed."""
+    if not all((out / f'{name}.json').is_file() for name in ('replay', 'recorder')):
+        return
+    reports = {name: json.loads((out / f'{name}.json').read_text()) for name in ('replay', 'recorder')}
+    if not reports['recorder']['flow_received']:
+        summary = make_summary(source, reports, (0, 0)).with_names(option_names(vars(args)))
+        write_json(out / 'report.json', {'bag': str(source.path), **summary.report()})
+        summary.check()
+
+
+def make_report(source: Source, reports: dict, summary: RunSummary, num_moving: list[int], rate: float,
+                machine: dict) -> dict:  # fmt: skip
     """Return the report of a run; latencies in milliseconds.
 
-    reports: see `play_and_record`. machine: see `hardware`.
+    reports: see `play_and_record`. summary: see `make_summary`. machine: see `hardware`.
     """
     replay, recorder = reports['replay'], reports['recorder']
     timings = recorder['timings']
@@ -179,9 +209,9 @@ def make_report(source: Source, reports: dict, num_moving: list[int], rate: floa
         'bag': str(source.path),
         'rate': rate,
         'ego_motion': source.ego_motion,
+        **summary.report(),
         'sweeps_played': replay['sweeps_played'],
         'flow_published': recorder['flow_received'],
-        'dropped': _dropped(replay['sweeps_played'], recorder),
         'latency_ms': {stage: percentiles(values) for stage, values in stages.items()},
         'moving_points': sum(num_moving),
         'moving_points_per_sweep': percentiles(num_moving),
@@ -198,11 +228,28 @@ def _memory(megabytes: list[float]) -> dict:
     return {'first': megabytes[0], 'last': megabytes[-1], 'max': max(megabytes), 'by_quarter': quarters}
 
 
-def _dropped(num_played: int, recorder: dict) -> dict:
-    """Return the sweeps without flow by reason: as the node counts them, and those lost between two processes."""
+def make_summary(source: Source, reports: dict, counts: tuple[int, int]) -> RunSummary:
+    """Return what became of sweeps and points, with what the node's diagnostics said since its start.
+
+    reports: see `play_and_record`. counts: points with a return, and with a velocity.
+    """
+    values = _values(reports['recorder'])
+    values.pop(SEEN + 'silence', None)  # the bag has ended before the node
+    dropped = _dropped(reports['replay']['sweeps_played'], reports['recorder'])
+    return RunSummary.of_diagnostics(values, source.topic, dropped, num_points=counts[0], num_valid=counts[1])
+
+
+def _values(recorder: dict) -> dict[str, str]:
+    """Return the facts of the last diagnostics, of all parts of the node."""
     values = {}
     for status in recorder['diagnostics'].values():
         values.update(status['values'])
+    return values
+
+
+def _dropped(num_played: int, recorder: dict) -> dict:
+    """Return the sweeps without flow by reason: as the node counts them, and those lost between two processes."""
+    values = _values(recorder)
     dropped = {key.split('.', 1)[1]: int(count) for key, count in values.items() if key.startswith('dropped.')}
     received, published = int(values.get('received', 0)), int(values.get('published', 0))
     dropped['lost_before_the_node'] = num_played - received
@@ -210,10 +257,11 @@ def _dropped(num_played: int, recorder: dict) -> dict:
     return {reason: count for reason, count in dropped.items() if count}
 
 
-def print_report(report: dict) -> None:
+def print_report(report: dict, summary: RunSummary) -> None:
     """Print the report as text."""
     dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items()) or 'none'
     print(f'\n{report["sweeps_played"]} sweeps played, {report["flow_published"]} flow published, dropped: {dropped}')
+    print('\n'.join(summary.lines()[1:]))
     print(latency_table(report['latency_ms']))
     print('node: input-to-output latency; overhead: node without pillars and inference; end_to_end: player to recorder')
     per_sweep = report['moving_points_per_sweep']['p50']
@@ -265,15 +313,23 @@ def run(args, stop: threading.Event) -> None:
             print(f'Ego motion by {source.ego_motion}: {source.note}', file=sys.stderr)
         if not args.timeout:
             programs.deadline = time.monotonic() + args.times * source.seconds / args.rate + _OVERHEAD
-        reports = play_and_record(source, out, programs, args)
+        try:
+            reports = play_and_record(source, out, programs, args)
+        except ProgramError:
+            _explain_no_flow(source, out, args)
+            raise
     num_moving = count_moving(out / 'flow.mcap')
-    report = make_report(source, reports, num_moving, args.rate, machine)
+    summary = make_summary(source, reports, count_valid(out / 'flow.mcap')).with_names(option_names(vars(args)))
+    report = make_report(source, reports, summary, num_moving, args.rate, machine)
     draw_busy_sweep(out / 'flow.mcap', num_moving, out / 'flow.png', f'Scene flow, {source.path.stem}')
     write_json(out / 'report.json', report)
     for name in ('replay.json', 'recorder.json'):
         os.replace(out / name, out / 'log' / name)
-    print_report(report)
+    print_report(report, summary)
     print(f'Results are in {out}: report.json, flow.mcap, flow.png')
+    for line in summary.warnings():
+        print(line, file=sys.stderr)
+    summary.check()
 
 
 def main(args: list[str] | None = None) -> int:
@@ -288,6 +344,9 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         '--fixed-frame', default='', help='frame fixed in the world, for tf; default: odom, map or world'
     )
+    parser.add_argument('--sensor-height', type=float, help='height above the ground [m]; default: estimated')
+    parser.add_argument('--base-T-lidar', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
+                        help='pose of the LiDAR in a frame whose z is up; default: from /tf_static')  # fmt: skip
     parser.add_argument('--out', default='out', help='folder for the results; default: out')
     parser.add_argument('--rate', type=float, default=1.0, help='playback speed, 1 is real time; default: 1')
     parser.add_argument('--times', type=int, default=1, help='number of times to play the bag; default: 1')

@@ -13,7 +13,7 @@ from tiny_bag import CLOUD_TOPIC, ODOMETRY_TOPIC, PERIOD_NS, START_NS, write_bag
 
 from zeroflow_ros import demo
 from zeroflow_ros.bags.bag import Bag, BagWriter
-from zeroflow_ros.demo import Source, _dropped, examine, make_report
+from zeroflow_ros.demo import Source, _dropped, examine, make_report, make_summary
 from zeroflow_ros.runtime.offline import FLOW_TOPIC
 
 pytest.importorskip('rclpy', reason='needs rclpy')
@@ -203,7 +203,14 @@ def test_end_to_end_is_from_player_to_recorder(tmp_path):
         },
         'memory': [100.0, 300.0, 200.0],
     }
-    report = make_report(Source(tmp_path, '/a', '', 'none', (), 2, 0.1), found, [5], 1.0, {})
+    found['recorder']['diagnostics']['a']['values'] |= {
+        'seen.tilt': 'WARN 3: Tilted. Set sensor_height.', 'seen.silence': 'WARN 2: No cloud for 2 s.',
+    }  # fmt: skip
+    source = Source(tmp_path, '/a', '', 'none', (), 2, 0.1)
+    summary = make_summary(source, found, (10, 8)).with_names({'sensor_height': '--sensor-height'})
+    report = make_report(source, found, summary, [5], 1.0, {})
+    assert [w['text'] for w in report['warnings']] == ['Tilted. Set --sensor-height.']  # the bag ends: no silence
+    assert (report['points'], report['share_with_velocity']) == (10, 0.8)
     assert report['latency_ms']['end_to_end']['p50'] == pytest.approx(80.0)
     assert report['latency_ms']['overhead']['p50'] == pytest.approx(5.0)
     assert report['latency_ms']['decode'] == {'count': 0}

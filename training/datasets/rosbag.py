@@ -17,11 +17,13 @@ from tqdm import tqdm
 from training.datasets import split_options
 from training.datasets.pairs import HISTORY, DatasetPair, from_latest
 from training.datasets.tracked_boxes import TrackedBoxes
+from training.datasets.turned_motion import TurnedMotion, level_from_mount
 from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag, BagMessage
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.bags.recording import looks_like_recording
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
+from zeroflow_ros.ego_motion.world_clouds import in_sensor_frame
 from zeroflow_ros.errors import CloudError, DataError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
 from zeroflow_ros.lidar.ground import is_ground
@@ -29,8 +31,12 @@ from zeroflow_ros.lidar.level import Level, SensorLevel
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, check_time_unit, no_times_text, time_field, with_times
 from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.runtime.health import Health
+from zeroflow_ros.runtime.input_checks import InputChecks, drop_text
+from zeroflow_ros.runtime.run_summary import RunSummary
 
 _DT_RANGE = (0.04, 0.25)  # s: one or two sweep periods at 10 to 20 Hz, the range of the models
+_REACH = 51.2  # m, of the grids of the models
 _MAX_WAITING = 20  # sweeps that wait for later odometry in the bag: 2 s at 10 Hz
 
 
@@ -42,7 +48,8 @@ class BagOptions:
     estimated from the ground. ego_motion: odometry, tf, registration or none; auto is the first that works, never none.
     fixed_frame: of tf; '' for odom, else map or world.
     deskew: move points to the stamps of their sweeps, by their times and the ego motion. time_field, time_unit: of the
-    point times; '' and auto: recognised by name, type and values.
+    point times; '' and auto: recognised by name, type and values. base_frame: frame whose z is up and that /tf_static
+    connects with the clouds; empty: do not look. base_T_lidar: x,y,z,qx,qy,qz,qw of the clouds in it, instead.
     """
 
     topic: str = ''
@@ -53,6 +60,8 @@ class BagOptions:
     deskew: bool = False
     time_field: str = ''
     time_unit: str = 'auto'
+    base_frame: str = 'base_link'
+    base_T_lidar: str = ''
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class _SweepLocation:
     """Where a sweep is in the bag: number of its cloud, recording time, and its rank among clouds of that time.
 
     motion: motion to deskew it with; None: no deskewing. has_times: whether its point times are used.
+    frame_T_sensor: 16 numbers, for clouds in a fixed frame; see `Sweep`.
     """
 
     number: int
@@ -68,15 +78,17 @@ class _SweepLocation:
     stamp_ns: int
     motion: SweepMotion | None = None
     has_times: bool = False
+    frame_T_sensor: tuple[float, ...] | None = None
 
 
 class BagPairs:
-    """The sweep pairs of one bag, in the frame of its clouds.
+    """The sweep pairs of one bag, in the frame of its clouds; turned level where the mount is known to be tilted.
 
     skipped: number of clouds without a pair with the previous one, by reason. The first cloud is not counted; clouds
         in another frame than the first make no pair. boxes: tracked boxes for ground-truth flow, or None.
     ego_motion, note: the source of ego motion, and why it is not odometry. level: of the cloud frame over the ground.
     has_times, times_note: whether there are pairs with point times, and why the times of some clouds are not used.
+    summary: what was dropped and what is suspicious, as the diagnostics of a node would say.
     Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks the chosen ego motion.
     """
 
@@ -117,7 +129,7 @@ class BagPairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, _ = self._pairs[index]
-        read = (self.path, self.topic, *self._times)
+        read = (self.path, self.topic, *self._times, self._turn)
         sweep0, sweep1 = (_read_sweep(place, *read) for place in (place0, place1))
         is_ground0, is_ground1 = (_ground_of(place, read, self.level) for place in (place0, place1))
         history, future = self._beside(index, read)
@@ -181,6 +193,14 @@ class BagPairs:
         frame_id = first.header.frame_id.lstrip('/')
         motion = BagMotion(bag, options.ego_motion, frame_id=frame_id, odometry_topic=options.odometry_topic,
                            fixed_frame=options.fixed_frame, cloud_topic=self.topic)  # fmt: skip
+        level_T_lidar = None  # z of a fixed frame is up
+        if not motion.has_world_clouds:
+            level_T_lidar = level_from_mount(bag, frame_id, options.base_frame, options.base_T_lidar)
+        self._turn = None if level_T_lidar is None else tuple(level_T_lidar[:3, :3].ravel().tolist())
+        motion = motion if level_T_lidar is None else TurnedMotion(motion, level_T_lidar)
+        health, recorded_ns = Health(lambda level, text: None), 0
+        checks = InputChecks(health, None, deskews=options.deskew, now_ns=lambda: recorded_ns,
+                             clock='they were recorded', time_name=options.time_field)  # fmt: skip
         deskewing = Deskew() if options.deskew else None
         check_time_unit(options.time_unit)
         self.has_times = time_field(first, options.time_field) is not None
@@ -193,23 +213,38 @@ class BagPairs:
         title = f'{self.name}, ego motion by {motion.source}'
         in_order = _in_order(bag, self.topic, motion, round(LONGEST_SWEEP * 1e9) if deskewing else 0)
         for number, recorded, ordinal in tqdm(in_order, title, total, delay=2, disable=None):
+            health.record_received()
+            recorded_ns = recorded.time_ns
             try:
-                sweep = self._decode(recorded, options.deskew)
+                message, sweep = self._decode(recorded, options.deskew)
             except (CloudError, DataError) as error:
                 self.skipped[DropReason.MALFORMED.value] += 1
                 reason = str(error)
+                health.record_dropped(DropReason.MALFORMED, reason)
                 continue
+            checks.check_cloud(message, sweep)
+            try:
+                sweep = motion.to_sensor_frame(sweep)
+            except EgoMotionError as error:
+                self.skipped[DropReason.EGO_MOTION.value] += 1
+                reason = str(error)
+                health.record_dropped(DropReason.EGO_MOTION, reason)
+                continue
+            kept = buffer.last
             previous, drop = buffer.push(sweep)
             if drop in (DropReason.TIME_RESET, DropReason.FRAME_CHANGED):
                 motion.reset()
             before = last
             if buffer.last is sweep:
                 has_times = sweep.times is not None
-                last = _SweepLocation(number, recorded.time_ns, ordinal, sweep.stamp_ns, has_times=has_times)
+                pose = None if sweep.frame_T_sensor is None else tuple(sweep.frame_T_sensor.ravel().tolist())
+                last = _SweepLocation(number, recorded.time_ns, ordinal, sweep.stamp_ns, None, has_times, pose)
             if sweep.frame_id != frame_id:  # another sensor, whose mounting pose is unknown
                 drop = drop or DropReason.FRAME_CHANGED
             else:
                 self.level = level.update(sweep.points)
+                checks.report_level(self.level, sweep.points)
+            text = '' if drop is None else drop_text(drop, sweep, kept, dt_range=_DT_RANGE, reach=_REACH)
             if drop is None:
                 try:
                     if deskewing:
@@ -220,40 +255,50 @@ class BagPairs:
                     self._pairs.append((before, last, motion.between(previous, sweep)))
                 except EgoMotionError as error:
                     drop, reason = DropReason.EGO_MOTION, str(error)
+                    text = reason
+            if drop is None:
+                health.record_published({}, max_ms=np.inf, max_consecutive_ms=np.inf)
+            else:
+                health.record_dropped(drop, text)
             if drop not in (None, DropReason.FIRST):
                 self.skipped[drop.value] += 1
+        self.ego_motion, self.note = motion.source, motion.note  # 'auto' may have given up odometry meanwhile
         self.has_times = any(place0.has_times and place1.has_times for place0, place1, _ in self._pairs)
+        names = {name: f'bag:PATH?{name}=...' for name in ('sensor_height', 'base_T_lidar', 'base_frame', 'ego_motion')}
+        self.summary = RunSummary.of(health, self.name, num_points=0, num_valid=0, notes=bag.notes)
+        self.summary = self.summary.with_names(names)
+        problems = [finding.text for finding in self.summary.findings]
         if not self._pairs:
+            reason = ' '.join(dict.fromkeys([reason, *problems]))
             skipped = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'too few clouds'
             raise DataError(f'{self.path}: {total} clouds on {self.topic} make no pair ({skipped}). {reason}'.rstrip())
         if not (np.isfinite(self.level.height) or np.isfinite(self.level.lowest)):
+            problems = problems or [f'{self.level.reason}. Set it, in metres: bag:{self.path}?sensor_height=1.7']
             raise DataError(
-                f'{self.path}: no sweep shows enough ground to estimate the sensor height ({self.level.reason}). Set '
-                'it, in metres: '
-                f'bag:{self.path}?sensor_height=1.7'
+                f'{self.path}: no sweep shows enough ground to estimate the sensor height: {" ".join(problems)}'
             )
 
-    def _decode(self, recorded: BagMessage, must_have_times: bool) -> Sweep:
-        """Return a sweep with its times; a sweep without returns is empty.
+    def _decode(self, recorded: BagMessage, must_have_times: bool) -> tuple[object, Sweep]:
+        """Return a cloud and its sweep with times, turned level; a sweep without returns is empty.
 
         If its times are invalid and `deskew` is off, this sweep has none.
         """
         message = decode_message(recorded.cdr, POINT_CLOUD)
-        sweep = decode_cloud(message)
+        sweep = _turned(decode_cloud(message), self._turn)
         if not np.isfinite(sweep.points).any():
-            return replace(sweep, points=sweep.points[:0])
+            return message, replace(sweep, points=sweep.points[:0])
         if not self.has_times or sweep.stamp_ns == 0:
-            return sweep
+            return message, sweep
         try:
             if time_field(message, self._times[0]) is None:  # the layout may change within a bag
                 raise CloudError(no_times_text(message, self._times[0]))
-            return with_times(message, sweep, *self._times)
+            return message, with_times(message, sweep, *self._times)
         except CloudError as error:
             if must_have_times:
                 raise
             self._num_refused += 1
             self.times_note = f'The point times of {self._num_refused} clouds are not used. {error}'
-            return sweep
+            return message, sweep
 
 
 def open_pairs(text: str) -> BagPairs:
@@ -275,19 +320,30 @@ def _split_boxes(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=2 * HISTORY + 4)  # consecutive pairs share most of their sweeps
-def _read_sweep(place: _SweepLocation, path: Path, topic: str, time_name: str, time_unit: str) -> Sweep:
-    """Return a sweep, deskewed if its motion is known."""
+def _read_sweep(place: _SweepLocation, path: Path, topic: str, time_name: str, time_unit: str, turn) -> Sweep:
+    """Return a sweep, deskewed if its motion is known; turn: see `_turned`."""
     with Bag(path) as bag:  # reopened: processes must not share an open file
         messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
         recorded = next(islice(messages, place.ordinal, None), None)
     if recorded is None or recorded.stamp_ns != place.stamp_ns:
         raise DataError(f'{path} has changed since it was opened: cloud {place.number} is gone. Open it again.')
     message = decode_message(recorded.cdr, POINT_CLOUD)
-    sweep = decode_cloud(message)
+    sweep = _turned(decode_cloud(message), turn)
+    if place.frame_T_sensor is not None:
+        return in_sensor_frame(sweep, np.reshape(place.frame_T_sensor, (4, 4)))
     sweep = with_times(message, sweep, time_name, time_unit) if place.has_times else sweep
     if place.motion is not None:
         sweep = replace(sweep, points=deskew(sweep.points, sweep.times, place.motion))
     return sweep
+
+
+def _turned(sweep: Sweep, turn: tuple[float, ...] | None) -> Sweep:
+    """Return a sweep turned level; turn: the 9 numbers of level_R_lidar, or None."""
+    if turn is None:
+        return sweep
+    level_T_lidar = np.eye(4)
+    level_T_lidar[:3, :3] = np.reshape(turn, (3, 3))
+    return replace(sweep, points=transforms.apply(level_T_lidar, sweep.points))
 
 
 @lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next; those beside a pair need no mask

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import DropReason
-from zeroflow_ros.runtime.health import Finding, Health, Level
+from zeroflow_ros.runtime.health import EXAMPLE, SEEN, Finding, Health, Level
 
 _PHRASES = {'set deskew to true': 'give --deskew'}  # `deskew` alone may be an ordinary word
 
@@ -46,6 +46,26 @@ class RunSummary:
         of_recording = [Finding('recording', 'input', Level.WARN, note, 1) for note in notes]
         findings = sorted([*of_recording, *health.findings()], key=lambda finding: -finding.level)
         return cls(name, health.received, health.published, num_points, num_valid, dropped, findings)
+
+    @classmethod
+    def of_diagnostics(
+        cls, values: Mapping[str, str], name: str, dropped: Mapping[str, int], *, num_points: int, num_valid: int
+    ) -> 'RunSummary':
+        """Return the summary of a node that ran as another process.
+
+        values: of its last diagnostics, all parts together. dropped: the number of sweeps by reason, also those lost
+        between processes.
+        """
+        findings = []
+        for key, text in values.items():
+            if key.startswith(SEEN) and (found := re.fullmatch(r'(\w+) (\d+): (.*)', text, re.DOTALL)):
+                level = Level[found[1]]
+                findings.append(Finding(key.removeprefix(SEEN), 'input', level, found[3], int(found[2])))
+        counts = sorted(dropped.items(), key=lambda item: -item[1])
+        reasons = [Dropped(reason, count, values.get(EXAMPLE + reason, '')) for reason, count in counts]
+        num_sweeps, num_flow = (int(values.get(key, 0)) for key in ('received', 'published'))
+        findings.sort(key=lambda finding: -finding.level)
+        return cls(name, num_sweeps, num_flow, num_points, num_valid, reasons, findings)
 
     def with_names(self, names: Mapping[str, str]) -> 'RunSummary':
         """Return the summary with the node's parameters called by the names of another program; see `renamed`."""
@@ -105,14 +125,15 @@ class RunSummary:
             if not self.num_flow
             else f'Not one of {self.num_points:,} points in {self.num_flow} sweeps of {self.name} got a velocity.'
         )
-        reasons = [one.example for one in self.dropped if one.reason != DropReason.FIRST.value]
+        reasons = [one.example for one in self.dropped if one.example and one.reason != DropReason.FIRST.value]
         reasons += [finding.text for finding in self.findings]
         raise DataError(' '.join([what, *dict.fromkeys(reasons)]))
 
 
 def drop_lines(dropped: Iterable[Dropped]) -> list[str]:
     """Return a line with an example for each reason; none for the first sweep, which can have no flow."""
-    return [f'  {one.reason}: {one.example}' for one in dropped if one.reason != DropReason.FIRST.value]
+    shown = (one for one in dropped if one.example and one.reason != DropReason.FIRST.value)
+    return [f'  {one.reason}: {one.example}' for one in shown]
 
 
 def warning_line(finding: Finding) -> str:
@@ -142,7 +163,7 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     if all(name.startswith('--') for name in names.values()):
         unlisted = rf'(?<![\w-])({one_of}) to \[([^\]]*)\]'
         text = re.sub(unlisted, lambda match: f'{names[match[1]]} to {match[2].replace(",", "")}', text)
-    pattern = rf'(?<![\w-])(?:(?:the )?parameter )?({one_of}):?(?![\w=-])'
+    pattern = rf'(?<![\w-])(?:(?:the )?parameter )?({one_of})(?!:=):?(?![\w=-])'
     return re.sub(pattern, lambda match: names[match[1]], text)
 
 

@@ -43,6 +43,15 @@ def count_moving(path: str | Path) -> list[int]:
         return [int((np.einsum('ij,ij->i', v, v) > MOVING**2).sum()) for _, _, v in read_flow(path)]
 
 
+def count_valid(path: str | Path) -> tuple[int, int]:
+    """Return the number of points with a return, and of those with a velocity."""
+    num_points = num_valid = 0
+    for _, points, velocity in read_flow(path):
+        num_points += int(np.count_nonzero(np.isfinite(points).all(axis=1)))
+        num_valid += int(np.count_nonzero(np.isfinite(velocity).all(axis=1)))
+    return num_points, num_valid
+
+
 def draw_busy_sweep(path: str | Path, num_moving: list[int], picture: str | Path, title: str) -> None:
     """Draw the sweep at the upper quartile of moving points; the sweep with the most may be a wrong result."""
     chosen = int(np.argsort(num_moving, kind='stable')[int(0.75 * (len(num_moving) - 1))])
