@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow node on a computer with a simulated GPU; SIGUSR1 breaks the GPU, SIGUSR2 repairs it."""
+"""The flow node on a computer with a simulated GPU: SIGUSR1 fills its memory, SIGUSR2 frees it, SIGRTMIN loses it."""
 
 import signal
 import sys
@@ -13,4 +13,5 @@ if __name__ == '__main__':
     gpu = SimulatedGpu().install(pytest.MonkeyPatch())
     for number, fails in ((signal.SIGUSR1, 10**9), (signal.SIGUSR2, 0)):
         signal.signal(number, lambda *_, fails=fails: setattr(gpu, 'fails', fails))
+    signal.signal(signal.SIGRTMIN, lambda *_: setattr(gpu, 'breaks', True))
     sys.exit(main())

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU through pycuda: memory, streams, kernels and CUDA graphs."""
+"""The GPU through pycuda: memory, streams, kernels; and CUDA graphs through the driver library."""
 
+import atexit
+import contextlib
 import ctypes
 import hashlib
+import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +17,21 @@ from zeroflow_ros.errors import ModelError
 
 KERNELS = Path(__file__).with_name('pillars.cu')
 COMPILED = KERNELS.with_suffix('.fatbin')  # built with the image or the package, for machines without nvcc
+DRIVER_LIBRARY = 'libcuda.so.1'
 _THREADS = 256  # per block
 _BLOCKS_PER_PROCESSOR = 8  # the most that a multiprocessor can hold at 256 threads
+
+
+class CudaCallError(RuntimeError):
+    """A call of the driver library returned an error."""
 
 
 class CudaDevice:
     """The first visible GPU; select another one with CUDA_VISIBLE_DEVICES.
 
-    name: name of the GPU. compute_capability: such as '9.0'. driver: the module pycuda.driver. errors: exceptions that
-    it raises.
+    name: name of the GPU. compute_capability: such as '9.0'. num_processors: its number of multiprocessors.
+    is_integrated: whether it shares its memory with the CPU.
+    driver: the module pycuda.driver. errors: exceptions that it raises.
     Raises: ModelError when pycuda, the driver or a GPU is missing.
     """
 
@@ -33,32 +43,70 @@ class CudaDevice:
                 f"The GPU is used through pycuda, which cannot be imported ({error}). Run 'pip install pycuda', which "
                 "needs NVIDIA's driver and CUDA toolkit, or set engine to onnxruntime."
             ) from error
-        self.driver, self.errors = driver, (driver.Error,)
+        self.driver, self.errors = driver, (driver.Error, CudaCallError)
         try:
             driver.init()
             device = driver.Device(0)
             self.name, self.compute_capability = device.name(), '{}.{}'.format(*device.compute_capability())
-            processors = device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)
-            # TensorRT uses the primary context too.
-            self._context = device.retain_primary_context()
-        except driver.Error as error:
+            self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
+            self.num_processors = device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)
+            self._primary = _primary_context(driver)
+            self._library = _DriverLibrary()
+        except (driver.Error, OSError) as error:
             raise ModelError(
                 f'No NVIDIA GPU can be used: {error}. Look at nvidia-smi, or set engine to onnxruntime.'
             ) from error
-        self.grid, self.block = (_BLOCKS_PER_PROCESSOR * processors, 1), (_THREADS, 1, 1)
+        self.grid, self.block = (_BLOCKS_PER_PROCESSOR * self.num_processors, 1), (_THREADS, 1, 1)
 
     @contextmanager
     def current(self):
-        """Make this GPU current for the calling thread."""
-        self._context.push()
+        """Make this GPU current for the calling thread.
+
+        Whatever holds GPU memory must also be freed inside: pycuda frees nothing in a thread without the context.
+        """
+        self._primary.context.push()
         try:
             yield
         finally:
-            self._context.pop()
+            self._primary.context.pop()
+
+    def close_at_exit(self, user) -> None:
+        """Call user.close() when the process ends, before the context is released; keeps no reference to user."""
+        self._primary.users.add(user)
+
+    def works(self) -> bool:
+        """Return whether the GPU still takes calls of this process.
+
+        After an illegal address, a failed launch or a memory error, every later call of the process fails.
+        """
+        try:
+            with self.current():
+                self.driver.Context.synchronize()
+        except self.errors:
+            return False
+        return True
+
+    def free_bytes(self) -> int:
+        """Return the free memory of the GPU. The device must be current."""
+        return self.driver.mem_get_info()[0]
 
     def upload(self, values: np.ndarray):
         """Copy values to new device memory and return it."""
         return self.driver.to_device(np.ascontiguousarray(values))
+
+    def copy_in(self, address: int, values: np.ndarray, stream) -> None:
+        """Enqueue a copy of page-locked values to the GPU. Keeps Python's lock; see `_DriverLibrary`."""
+        self._library.call(
+            'cuMemcpyHtoDAsync_v2', ctypes.c_uint64(address), ctypes.c_void_p(values.ctypes.data),
+            ctypes.c_size_t(values.nbytes), ctypes.c_void_p(stream.handle),
+        )  # fmt: skip
+
+    def copy_out(self, values: np.ndarray, address: int, stream) -> None:
+        """Enqueue a copy from the GPU to page-locked values."""
+        self._library.call(
+            'cuMemcpyDtoHAsync_v2', ctypes.c_void_p(values.ctypes.data), ctypes.c_uint64(address),
+            ctypes.c_size_t(values.nbytes), ctypes.c_void_p(stream.handle),
+        )  # fmt: skip
 
     def record(self, stream, launches: Callable[[], None]) -> tuple[Callable[[], None], str]:
         """Record everything that `launches` enqueues as a CUDA graph; return (function that launches the graph, '').
@@ -67,8 +115,8 @@ class CudaDevice:
         launches: must have run once before, so that it allocates nothing.
         """
         try:
-            return _Graph(stream, launches).launch, ''
-        except (OSError, AttributeError, RuntimeError, *self.errors) as error:
+            return _Graph(self._library, stream, launches).launch, ''
+        except (AttributeError, ModelError, *self.errors) as error:
             stream.synchronize()
             return launches, f'no CUDA graph: {error}'
 
@@ -100,33 +148,75 @@ def compile_kernels(compute_capability: str) -> bytes:
         ) from error
 
 
-class _Graph:
-    """A CUDA graph through the driver API, which pycuda does not wrap.
+class _PrimaryContext:
+    """The context of the GPU that TensorRT uses too.
 
-    Raises: RuntimeError when recording fails, OSError when the driver is missing.
+    users: objects to close before the context is released at the end of the process. pycuda would release it as an
+    ordinary context, which fails, hence detach.
     """
 
-    def __init__(self, stream, launches: Callable[[], None]):
-        self._cuda = ctypes.CDLL('libcuda.so.1')
-        self._stream = ctypes.c_void_p(stream.handle)
+    def __init__(self, driver):
+        self.context = driver.Device(0).retain_primary_context()
+        self.users = weakref.WeakSet()
+        self._errors = driver.Error
+        atexit.register(self._release)
+
+    def _release(self) -> None:
+        for user in list(self.users):
+            user.close()
+        with contextlib.suppress(self._errors):
+            self.context.detach()
+
+
+_primary_context = cache(_PrimaryContext)  # one per process
+
+
+class _DriverLibrary:
+    """Calls of the driver API that pycuda does not have, or in which it gives up Python's lock.
+
+    PyDLL keeps the lock: each release can cost 5 ms until a busy main thread returns it, and these calls only enqueue.
+    Raises: OSError when the driver is missing.
+    """
+
+    def __init__(self):
+        self._library = ctypes.PyDLL(DRIVER_LIBRARY)
+
+    def call(self, name: str, *arguments) -> None:
+        """Call a function. Raises: CudaCallError; AttributeError when the driver is too old to have it."""
+        if code := getattr(self._library, name)(*arguments):
+            raise CudaCallError(f'{name} failed with CUDA error {code}')
+
+
+class _Graph:
+    """A CUDA graph of everything that `launches` enqueues in a stream.
+
+    Raises: CudaCallError when the driver refuses, and what launches raises.
+    """
+
+    def __init__(self, library: _DriverLibrary, stream, launches: Callable[[], None]):
+        self._library, self._stream = library, ctypes.c_void_p(stream.handle)
         graph, self._exec = ctypes.c_void_p(), ctypes.c_void_p()
         this_thread_only = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._call('cuStreamBeginCapture_v2', self._stream, this_thread_only)
+        library.call('cuStreamBeginCapture_v2', self._stream, this_thread_only)
         try:
-            launches()
+            try:
+                launches()
+            except BaseException:
+                # The capture must end in any case; that it then fails too is no news.
+                with contextlib.suppress(CudaCallError):
+                    library.call('cuStreamEndCapture', self._stream, ctypes.byref(graph))
+                raise
+            library.call('cuStreamEndCapture', self._stream, ctypes.byref(graph))
+            library.call('cuGraphInstantiateWithFlags', ctypes.byref(self._exec), graph, ctypes.c_ulonglong(0))
         finally:
-            self._call('cuStreamEndCapture', self._stream, ctypes.byref(graph))
-        self._call('cuGraphInstantiateWithFlags', ctypes.byref(self._exec), graph, ctypes.c_ulonglong(0))
-        self._call('cuGraphDestroy', graph)
+            if graph:
+                library.call('cuGraphDestroy', graph)
 
     def launch(self) -> None:
         """Launch the graph."""
-        self._call('cuGraphLaunch', self._exec, self._stream)
+        self._library.call('cuGraphLaunch', self._exec, self._stream)
 
     def __del__(self):
         if getattr(self, '_exec', None):
-            self._cuda.cuGraphExecDestroy(self._exec)
-
-    def _call(self, name: str, *arguments) -> None:
-        if code := getattr(self._cuda, name)(*arguments):
-            raise RuntimeError(f'{name} failed with CUDA error {code}')
+            with contextlib.suppress(CudaCallError):
+                self._library.call('cuGraphExecDestroy', self._exec)

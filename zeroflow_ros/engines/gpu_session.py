@@ -6,7 +6,7 @@ import numpy as np
 from zeroflow_ros.engines.cuda_device import CudaDevice
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.stopwatch import Stopwatch
-from zeroflow_ros.engines.tensorrt_library import NUM_POINTS, TensorRt
+from zeroflow_ros.engines.tensorrt_library import Network
 from zeroflow_ros.errors import ModelError
 from zeroflow_ros.lidar.point_head import LEAK
 
@@ -14,24 +14,35 @@ _HEADER_WORDS = 16  # before the points of a cloud, see pillars.cu
 _WORD_BYTES = 4  # size of a float and of an int
 # Parameter types of the kernels in pillars.cu, in the format of pycuda and struct.
 _KERNELS = {
-    'assign_points': 'PifffPP', 'pool_pillars': 'PifPPPiPPP', 'flow_points': 'PifPPiiPPPPfP',
+    'assign_points': 'PiffffPPP', 'pool_pillars': 'PifPPPiPPP', 'flow_points': 'PifPPiiPPPPfP',
     'offset_points': 'PifPPPP', 'mask_points': 'PPP',
 }  # fmt: skip
 
 
+class SweepTooLargeError(ModelError):
+    """A sweep with more points than the network takes."""
+
+
 class GpuSession:
-    """Memory, network and kernels of one model for clouds of up to max_points.
+    """Memory and kernels of one model for clouds of up to max_points, and the launches of its network.
 
     All memory is allocated in the constructor. The launches of a dense model are the same for every sweep and are
     recorded as one CUDA graph; the network of a gather model takes points, so its shapes change from sweep to sweep.
     num_bytes: GPU memory of the buffers. no_graph_reason: why there is no CUDA graph, '' when there is one.
-    The device must be current. Raises: ModelError, or one of the device's `errors`.
+    The device must be current, also when the session is closed or freed.
+    Raises: ModelError, or one of the device's `errors`; the memory is free again once the traceback is cleared.
     """
 
-    def __init__(self, card: ModelCard, plan: bytes, cubin: bytes, library: TensorRt, device: CudaDevice,
-                 max_points: int):  # fmt: skip
-        self._library, self._device, driver = library, device, device.driver
-        self._context = library.load(plan)
+    def __init__(self, card: ModelCard, network: Network, cubin: bytes, device: CudaDevice, max_points: int):
+        self._network, self._device = network, device
+        try:
+            self._set_up(card, cubin, max_points)
+        except BaseException:
+            self.close()  # else its reference cycle would keep the memory, and free it in any thread
+            raise
+
+    def _set_up(self, card: ModelCard, cubin: bytes, max_points: int) -> None:
+        device, driver = self._device, self._device.driver
         self._stream = driver.Stream()
         self._module = driver.module_from_buffer(cubin)
         self.num_bytes = 0
@@ -43,11 +54,12 @@ class GpuSession:
         tensors = {'images': self._add_pillars(card)}
         tensors |= {'dense': self._add_point_head, 'gather': self._add_points}[card.form](card, max_points)
         for tensor, address in tensors.items():
-            if not self._context.set_tensor_address(tensor, address):
-                raise ModelError(f'The engine has no tensor {tensor!r}: {library.take_errors()}.')
+            self._network.set_tensor_address(tensor, address)
         self._launch_all, self.no_graph_reason = self._launch, 'no CUDA graph: the shapes change with the points'
         self.run([(np.zeros((1, 3), np.float32), np.eye(4))] * card.num_sweeps, Stopwatch())  # allocates and compiles
-        if not self._per_point:
+        if not self._per_point and not self._network.can_be_recorded(self._stream.handle):
+            self.no_graph_reason = 'no CUDA graph: TensorRT cannot record this network'
+        elif not self._per_point:
             self._launch_all, self.no_graph_reason = device.record(self._stream, self._launch)
 
     def close(self) -> None:
@@ -65,17 +77,17 @@ class GpuSession:
         with watch('pillars'):
             missing = [(np.zeros((0, 3), np.float32), np.eye(4))] * (len(self._clouds) - len(clouds))
             for cloud, (points, network_T_points) in zip(self._clouds, [*clouds, *missing], strict=True):
-                cloud.fill(points, network_T_points, self._stream)
+                cloud.fill(points, network_T_points, self._device, self._stream)
         with watch('inference'):
             for tensor, shape in self._per_point.items():
-                if not self._context.set_input_shape(tensor, (num_points, *shape)):
-                    raise ModelError(
-                        f'A sweep has {num_points} points, but the engine takes {NUM_POINTS[0]} to {NUM_POINTS[2]}. '
-                        'Set max_points.'
+                if not self._network.set_input_shape(tensor, (num_points, *shape)):
+                    raise SweepTooLargeError(
+                        f'A sweep has {num_points} points, more than the engine was built for. Set max_points to the '
+                        'most points of a sweep and start again: an engine that takes them is built then.'
                     )
             self._launch_all()
             flow = self._host_flow[:num_points]
-            self._device.driver.memcpy_dtoh_async(flow, self._flow, self._stream)
+            self._device.copy_out(flow, self._flow, self._stream)
             self._stream.synchronize()
             return flow.copy()
 
@@ -85,8 +97,7 @@ class GpuSession:
         for address, num_words in self._zeroed:
             driver.memset_d32_async(address, 0, num_words, stream)
         self._launch_kernels(self._launches_before)
-        if not self._context.execute_async_v3(stream.handle):
-            raise ModelError(f'The engine does not run: {self._library.take_errors()}.')
+        self._network.enqueue(stream.handle)
         self._launch_kernels(self._launches_after)
 
     def _launch_kernels(self, launches: list) -> None:
@@ -124,7 +135,7 @@ class GpuSession:
             sums = self._allocate(4 * num_cells)
             self._zeroed.append((sums, 4 * num_cells))
             # As in numpy: the inverse in float64, then rounded to float32.
-            in_metres = grid.cells, 1 / grid.cell, grid.z_min, grid.z_max
+            in_metres = grid.cells, 1 / grid.cell, grid.z_min, grid.z_max, *self._in_grid[1:]
             image = images + k * num_channels * num_cells * _WORD_BYTES
             self._launches_before += [
                 (assign, (cloud.address, *in_metres, cloud.cell_index, sums)),
@@ -160,14 +171,13 @@ class _Cloud:
     """One cloud on the GPU and its page-locked host buffer."""
 
     def __init__(self, session: GpuSession, max_points: int):
-        self._driver = session._device.driver
         self.address, self.cell_index = session._allocate(_HEADER_WORDS + 3 * max_points), session._allocate(max_points)
-        self._host = self._driver.pagelocked_empty(_HEADER_WORDS + 3 * max_points, np.float32)
+        self._host = session._device.driver.pagelocked_empty(_HEADER_WORDS + 3 * max_points, np.float32)
 
-    def fill(self, points: np.ndarray, network_T_points: np.ndarray, stream) -> None:
+    def fill(self, points: np.ndarray, network_T_points: np.ndarray, device: CudaDevice, stream) -> None:
         """Copy a cloud to the GPU, asynchronously: synchronise the stream before the next call."""
         size = _HEADER_WORDS + 3 * len(points)
         self._host[:1].view(np.int32)[0] = len(points)
         self._host[4:_HEADER_WORDS] = network_T_points[:3].reshape(-1)
         self._host[_HEADER_WORDS:size].reshape(-1, 3)[:] = points
-        self._driver.memcpy_htod_async(self.address, self._host[:size], stream)
+        device.copy_in(self.address, self._host[:size], stream)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pillar encoder and the point head on a GPU; zeroflow_ros/pillars.py and point_head.py are the same in numpy.
+// The pillar encoder and the point head on a GPU; zeroflow_ros/lidar/pillars.py and point_head.py
+// are the same in numpy.
 //
 // A cloud is 16 words and then its points, float x, y, z [m]. The words: the number of points (int), 3 unused ones, and
 // the 3 x 4 matrix from the frame of the points into that of the grid. With the sizes in memory, the launches are the
@@ -42,10 +43,12 @@ INLINE Point moved(const float* cloud, int i) {
           p[0] * m[8] + p[1] * m[9] + p[2] * m[10] + m[11]};
 }
 
-// Find the cell of every point and add up the points of each cell.
-// cell_index: [num_points], -1 outside. sums: [cells * cells][4], x, y, z and 1; all 0 before.
-KERNEL assign_points(const float* cloud, int cells, float inv_cell, float z_min, float z_max, int* cell_index,
-                     float* sums) {
+// Find the cell of every point and add up the points of each cell, as offsets from the centre of the cell: atomics add
+// in any order, and sums of coordinates far from the vehicle would depend on it by up to 0.1 mm.
+// centres: [cells], the centre of each column and of each row [m]. cell_index: [num_points], -1 outside. sums:
+// [cells * cells][4], of x, y and z minus the centre, and of 1; all 0 before.
+KERNEL assign_points(const float* cloud, int cells, float inv_cell, float z_min, float z_max, float z_centre,
+                     const float* centres, int* cell_index, float* sums) {
   const float size = (float)cells, half = size * 0.5f;
   FOR_EACH(i, num_points(cloud)) {
     const Point p = moved(cloud, i);
@@ -54,9 +57,9 @@ KERNEL assign_points(const float* cloud, int cells, float inv_cell, float z_min,
     // Written so that NaN is outside.
     if (column >= 0 && column < size && row >= 0 && row < size && p.z >= z_min && p.z < z_max) {
       cell = (int)row * cells + (int)column;
-      ADD(&sums[4 * cell], p.x);
-      ADD(&sums[4 * cell + 1], p.y);
-      ADD(&sums[4 * cell + 2], p.z);
+      ADD(&sums[4 * cell], p.x - centres[(int)column]);
+      ADD(&sums[4 * cell + 1], p.y - centres[(int)row]);
+      ADD(&sums[4 * cell + 2], p.z - z_centre);
       ADD(&sums[4 * cell + 3], 1.0f);
     }
     cell_index[i] = cell;
@@ -64,8 +67,8 @@ KERNEL assign_points(const float* cloud, int cells, float inv_cell, float z_min,
 }
 
 // Average relu(Linear) over each pillar.
-// centres: [cells], the centre of each column and of each row [m]. weight: [num_channels][9], of xyz, xyz minus the
-// mean of the pillar, xyz minus its centre. bias: [num_channels]. image: [num_channels][cells * cells], all 0 before.
+// centres: as above. weight: [num_channels][9], of xyz, xyz minus the mean of the pillar, xyz minus its centre. bias:
+// [num_channels]. image: [num_channels][cells * cells], all 0 before.
 KERNEL pool_pillars(const float* cloud, int cells, float z_centre, const float* centres, const int* cell_index,
                     const float* sums, int num_channels, const float* weight, const float* bias, float* image) {
   FOR_EACH(i, num_points(cloud)) {
@@ -74,8 +77,8 @@ KERNEL pool_pillars(const float* cloud, int cells, float z_centre, const float* 
     const Point p = moved(cloud, i);
     const float* sum = sums + 4 * cell;
     const float inv_count = 1.0f / sum[3];
-    const float mx = p.x - sum[0] * inv_count, my = p.y - sum[1] * inv_count, mz = p.z - sum[2] * inv_count;
     const float cx = p.x - centres[cell % cells], cy = p.y - centres[cell / cells], cz = p.z - z_centre;
+    const float mx = cx - sum[0] * inv_count, my = cy - sum[1] * inv_count, mz = cz - sum[2] * inv_count;
     for (int c = 0; c < num_channels; ++c) {
       const float* w = weight + 9 * c;
       const float value = w[0] * p.x + w[1] * p.y + w[2] * p.z + w[3] * mx + w[4] * my + w[5] * mz + w[6] * cx +

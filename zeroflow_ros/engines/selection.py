@@ -57,6 +57,8 @@ class FallbackEngine:
 
     def _fall_back(self, error: ModelError) -> None:
         self._say(f'{error} ONNX Runtime takes over on the CPU, because cpu_fallback is set.')
+        if hasattr(getattr(self, '_engine', None), 'close'):
+            self._engine.close()  # give the memory of the GPU back
         self._engine, self.fell_back = self._open_second(), True
 
 

@@ -3,12 +3,14 @@
 
 A folder holds network.engine, pillars.cubin (the compiled kernels) and engine.json, which records the model, TensorRT,
 GPU and kernels of the build. When any of them differs, the engine is built again: a TensorRT plan is valid for one
-version of TensorRT and one GPU architecture only.
+version of TensorRT and one GPU model only. TensorRT-RTX adds network.kernels, which it compiles at the first start.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -21,12 +23,13 @@ from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine
 from zeroflow_ros.engines.parity import flow_of_clouds, largest_difference, parity_clouds
 from zeroflow_ros.engines.tensorrt_engine import TensorRtEngine
 from zeroflow_ros.engines.tensorrt_library import TensorRt
-from zeroflow_ros.errors import ModelError
+from zeroflow_ros.errors import GpuLostError, ModelError
 from zeroflow_ros.views.report import write_json
 
-SCHEMA = 1
+SCHEMA = 2
 _LEFT_BEHIND_S = 3600.0
-PLAN, CUBIN, SIDECAR = 'network.engine', 'pillars.cubin', 'engine.json'
+_MIN_MAX_POINTS = 500_000  # the node's default, so that a program with smaller clouds leaves it an engine that fits
+PLAN, CUBIN, SIDECAR, RTX_KERNELS = 'network.engine', 'pillars.cubin', 'engine.json', 'network.kernels'
 # Largest flow difference to ONNX Runtime with the same file [m]. Float16 alone causes up to 3 mm; an 8-bit value that
 # is rounded the other way changes the flow by one quantisation step.
 TOLERANCES = {'float32': 1e-3, 'float16': 5e-3, 'int8': 0.1}
@@ -44,28 +47,37 @@ def open_engine(
 
     path: a dense or gather .onnx file. cache: folder of engines; empty for the default.
     max_points: points to allocate for. progress: called with a log message during the build, which can take minutes.
-    Raises: ModelError when TensorRT or the GPU is missing, the file is not supported, or the engine's flow differs from
-    ONNX Runtime.
+    Raises: ModelError when TensorRT or the GPU is missing, one does not support the other, the file is not supported,
+    or the engine's flow differs from ONNX Runtime; GpuLostError when the GPU takes no calls of this process.
     """
     library, device = TensorRt(), CudaDevice()
+    library.check_gpu(device.name, device.compute_capability)
     wanted = {
         'schema': SCHEMA, 'model_sha256': hashlib.sha256(path.read_bytes()).hexdigest(), 'tensorrt': str(library),
+        'gpu': device.name, 'multiprocessors': device.num_processors,  # every Orin has the same name
         'compute_capability': device.compute_capability, 'kernels_sha256': kernels_checksum(),
     }  # fmt: skip
-    name = f'{path.stem[:60]}_{wanted["model_sha256"][:12]}_{library}_sm{device.compute_capability}'.replace(' ', '_')
-    folder = Path(cache or default_cache()).expanduser() / name
+    gpu = f'{device.name} {device.num_processors}'
+    name = '_'.join((path.stem[:60], wanted['model_sha256'][:12], str(library), gpu))
+    folder = Path(cache or default_cache()).expanduser() / re.sub(r'[^\w.-]+', '_', name)
     try:
-        found = read_folder(folder, wanted)
-        return TensorRtEngine(*found, library, device, folder=folder, max_points=max_points)
+        found = read_folder(folder, wanted, max_points)
+        compiled = _read_if_any(folder / RTX_KERNELS)
+        engine = TensorRtEngine(*found, library, device, folder=folder, max_points=max_points, compiled=compiled)
     except ModelError as error:
+        if isinstance(error, GpuLostError) or isinstance(error.__cause__, device.errors):
+            raise  # the GPU failed, as when its memory is full: another engine would fail too
         progress(f'Building an engine of {path.name} for {device.name} with {library}, which can take minutes: {error}')
-    return _build(path, folder, wanted, library, device, max_points, progress)
+        engine, compiled = _build(path, folder, wanted, library, device, max_points, progress), b''
+    _keep_compiled(engine, compiled)
+    return engine
 
 
-def read_folder(folder: Path, wanted: dict) -> tuple[ModelCard, bytes, bytes]:
+def read_folder(folder: Path, wanted: dict, max_points: int = 0) -> tuple[ModelCard, bytes, bytes]:
     """Return (card, plan, cubin) of a folder in the cache.
 
-    wanted: required keys and values of engine.json; it may hold more.
+    wanted: required keys and values of engine.json; it may hold more. max_points: the most points of a cloud, which
+    matters to an engine that takes points.
     Raises: ModelError with the reason when the folder cannot be used.
     """
     try:
@@ -77,7 +89,10 @@ def read_folder(folder: Path, wanted: dict) -> tuple[ModelCard, bytes, bytes]:
         for name, part in zip((PLAN, CUBIN), parts, strict=True):
             if hashlib.sha256(part).hexdigest() != about['files'][name]:
                 raise ModelError(f'{folder / name} is damaged.')
-        return ModelCard.from_json(about['card']), *parts
+        card = ModelCard.from_json(about['card'])
+        if card.form == 'gather' and about['max_points'] < max_points:
+            raise ModelError(f'{folder} takes {about["max_points"]} points, max_points is {max_points}.')
+        return card, *parts
     except FileNotFoundError:
         raise ModelError('there is none in the cache yet.') from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -86,18 +101,27 @@ def read_folder(folder: Path, wanted: dict) -> tuple[ModelCard, bytes, bytes]:
 
 def _build(path: Path, folder: Path, wanted: dict, library: TensorRt, device: CudaDevice, max_points: int,
            progress: Callable[[str], None]) -> TensorRtEngine:  # fmt: skip
-    reference = OnnxRuntimeEngine(path)
+    reference = OnnxRuntimeEngine(path, num_threads=os.cpu_count() or 1)
     card = reference.card
     if card.form == 'full':
         raise ModelError(f'{path} is a full model; TensorRT takes the dense or gather form that export.to_onnx writes.')
     cubin = compile_kernels(device.compute_capability)  # fails early, before the long build
-    plan = library.build(path.read_bytes(), path.name, progress)
+    max_network_points, workspace = max(max_points, _MIN_MAX_POINTS), None
+    if device.is_integrated:  # the builder would take the memory that the CPU's programs need
+        with device.current():
+            workspace = device.free_bytes() // 4
+    plan = library.build(path.read_bytes(), path.name, progress, max_points=max_network_points, workspace=workspace)
     engine = TensorRtEngine(card, plan, cubin, library, device, folder=folder, max_points=max_points)
-    worst = check_parity(engine, reference)
+    try:
+        worst = check_parity(engine, reference)
+    except ModelError:
+        engine.close()
+        raise
     allowed = TOLERANCES[card.precision]
     progress(f'Built: at most {worst * 1e3:.2f} mm from ONNX Runtime, {allowed * 1e3:g} mm are allowed.')
     about = wanted | {
-        'gpu': device.name, 'precision': card.precision, 'inputs': card.inputs, 'largest_difference_m': worst,
+        'precision': card.precision, 'inputs': card.inputs, 'max_points': max_network_points,
+        'largest_difference_m': worst,
         'files': {PLAN: hashlib.sha256(plan).hexdigest(), CUBIN: hashlib.sha256(cubin).hexdigest()},
         'card': card.to_json(),
     }  # fmt: skip
@@ -106,6 +130,23 @@ def _build(path: Path, folder: Path, wanted: dict, library: TensorRt, device: Cu
     except OSError as error:
         progress(f'The engine works but cannot be cached, so the next start builds it again: {error}')
     return engine
+
+
+def _read_if_any(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b''
+
+
+def _keep_compiled(engine: TensorRtEngine, known: bytes) -> None:
+    """Write what TensorRT-RTX compiled at this start into the folder of the engine; without it starts are slower."""
+    compiled = engine.compiled_by_tensorrt
+    if compiled and compiled != known and engine.folder.is_dir():
+        with contextlib.suppress(OSError):
+            temporary = engine.folder / f'.{RTX_KERNELS}.{os.getpid()}'
+            temporary.write_bytes(compiled)
+            os.replace(temporary, engine.folder / RTX_KERNELS)
 
 
 def check_parity(engine, reference) -> float:

@@ -2,6 +2,7 @@
 """When an engine is built, when it is taken from the cache, and when it is refused."""
 
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -10,9 +11,12 @@ import pytest
 from simulated_gpu import CudaError, SimulatedGpu
 
 from export import to_tensorrt
+from zeroflow_ros.engines import tensorrt_build
+from zeroflow_ros.engines.parity import parity_clouds
 from zeroflow_ros.engines.selection import DEFAULT_MODEL, DEFAULT_MODELS, load_engine
 from zeroflow_ros.engines.tensorrt_build import CUBIN, PLAN, SIDECAR, default_cache
 from zeroflow_ros.errors import ModelError
+from zeroflow_ros.lidar.pillars import PillarGrid
 
 MODEL = DEFAULT_MODELS['tensorrt']
 
@@ -35,11 +39,19 @@ class Computer:
 
 
 @pytest.fixture
-def computer(monkeypatch, tmp_path):
+def few_clouds(monkeypatch):
+    """Compare engines with ONNX Runtime on one small pair; `test_an_engine_is_built_once` does it on all."""
+    pairs = [*itertools.islice(parity_clouds(PillarGrid(256, 0.4, -2.0, 4.0)), 4, 5)]
+    monkeypatch.setattr(tensorrt_build, 'parity_clouds', lambda grid, num_sweeps: pairs)
+
+
+@pytest.fixture
+def computer(monkeypatch, tmp_path, few_clouds):
     return Computer(monkeypatch, tmp_path / 'cache')
 
 
-def test_an_engine_is_built_once(computer):
+def test_an_engine_is_built_once(computer, monkeypatch):
+    monkeypatch.setattr(tensorrt_build, 'parity_clouds', parity_clouds)
     engine = computer.open()
     assert computer.gpu.log == ['compiled for sm_90', 'built', 'loaded']
     assert 'can take minutes: there is none in the cache yet.' in computer.said[0]
@@ -55,10 +67,12 @@ def test_an_engine_is_built_once(computer):
 
 def test_another_tensorrt_or_gpu_gets_an_engine_of_its_own(computer):
     computer.open()
-    for other in ({'version': '11.1.0'}, {'compute_capability': (12, 0)}):
+    # H100 and H200 have one compute capability, every Orin one name.
+    others = {'version': '11.1.0'}, {'name': 'NVIDIA H100 80GB HBM3'}, {'processors': 8}
+    for other in others:
         computer.open(**other)
         assert 'built' in computer.gpu.log, other
-    assert len(list(computer.cache.iterdir())) == 3
+    assert len(list(computer.cache.iterdir())) == 1 + len(others)
     computer.open()
     assert computer.gpu.log == ['loaded']
 
@@ -97,7 +111,9 @@ def edit(**changes):
         (edit(compute_capability='8.9'), "has compute_capability '8.9', expected '9.0'"),
         (edit(tensorrt='tensorrt 10.0'), "has tensorrt 'tensorrt 10.0', expected 'tensorrt 11.0.0'"),
         (edit(kernels_sha256=''), 'has kernels_sha256'),
-        (edit(schema=0), 'has schema 0, expected 1'),
+        (edit(schema=1), 'has schema 1, expected 2'),
+        (edit(gpu='NVIDIA H100'), "has gpu 'NVIDIA H100', expected 'Simulated GPU'"),
+        (edit(multiprocessors=16), 'has multiprocessors 16, expected 2'),
         (edit(files={}), 'cannot be read'),
         (edit(card='{}'), 'model card lacks'),
     ],

@@ -79,7 +79,7 @@ def test_memory_is_taken_once(engine, gpu):
 def test_it_says_what_it_runs_on_and_holds(engine, gpu):
     held_mb = sum(array.nbytes for array in gpu.allocations.values()) / 1e6
     assert held_mb > 10
-    assert f'tensorrt 11.0.0 on Simulated GPU, {held_mb:.0f} MB of buffers, no CUDA graph: ' in engine.runs_on
+    assert f'tensorrt 11.0.0 on Simulated GPU, {held_mb:.0f} MB of buffers, engine in ' in engine.runs_on
 
 
 def test_a_network_that_takes_points_runs_too(monkeypatch, tmp_path):
@@ -99,8 +99,11 @@ def test_a_network_that_takes_points_runs_too(monkeypatch, tmp_path):
         clouds = cloud(num_source), cloud(num_target, seed=1)
         flows = [each.infer(*clouds, Stopwatch()) for each in (on_gpu, on_cpu)]
         assert largest_difference(*flows) < 1e-4
-    with pytest.raises(ModelError, match='has 400001 points, but the engine takes 1 to 400000'):
-        on_gpu.infer(np.zeros((400_001, 3), np.float32), clouds[1], Stopwatch())
+    with pytest.raises(ModelError, match='has 500001 points, more than the engine was built for'):
+        on_gpu.infer(np.zeros((500_001, 3), np.float32), clouds[1], Stopwatch())
+    said = []
+    load_engine(tmp_path / 'm.onnx', name='tensorrt', cache=tmp_path, max_points=500_001, progress=said.append)
+    assert 'takes 500000 points, max_points is 500001' in said[0]
 
 
 def test_flow_is_the_callers_own(engine):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine on a real GPU, where there is one with TensorRT and pycuda."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,25 @@ def test_flow_is_that_of_onnx_runtime_sweep_after_sweep(engine):
 
 
 def test_the_launches_are_recorded_as_one(engine):
-    assert engine._session._launch_all != engine._session._launch
+    assert 'no CUDA graph' not in engine.runs_on
+
+
+def test_growing_and_closing_in_another_thread_gives_the_memory_back(engine):
+    device = CudaDevice()
+
+    def free_bytes():
+        with device.current():
+            return device.free_bytes()
+
+    points = np.random.default_rng(0).uniform(-40, 40, (300_000, 3)).astype(np.float32)
+    before = []
+    for _ in range(4):
+        engine.close()
+        before.append(free_bytes())
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(engine.infer, points[:1000], points, Stopwatch()).result()
+            thread.submit(engine.close).result()
+    assert before[1] - before[-1] < 10**6, before
 
 
 def test_a_larger_cloud_makes_room_for_itself(engine):

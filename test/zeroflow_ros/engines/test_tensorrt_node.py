@@ -94,6 +94,31 @@ def test_a_gpu_that_stays_broken_makes_the_node_inactive(cache):
         assert manager.state() == ACTIVE and node.process.poll() is None
 
 
+def test_a_lost_gpu_ends_the_process_so_that_a_new_one_can_use_it(cache):
+    with gpu_node(cache) as node, Vehicle() as vehicle:
+        vehicle.connect(node, timeout=60)
+        vehicle.send(cloud(scene(), DT_NS))
+        vehicle.spin(0.3)
+        assert flow_of_next(vehicle, 2 * DT_NS) is not None, node.log
+        node.process.send_signal(signal.SIGRTMIN)
+        vehicle.spin(0.2)
+        vehicle.send(cloud(scene(), 3 * DT_NS))
+        assert node.process.wait(10) == 1, node.log
+        assert 'takes no more calls of this process' in node.log and 'Traceback' not in node.log
+
+
+def test_a_lost_gpu_is_left_to_the_cpu_where_that_is_allowed(cache):
+    with gpu_node(cache, '-p', 'cpu_fallback:=true') as node, Vehicle() as vehicle:
+        vehicle.connect(node, timeout=60)
+        vehicle.send(cloud(scene(), DT_NS))
+        vehicle.spin(0.3)
+        assert flow_of_next(vehicle, 2 * DT_NS) is not None, node.log
+        node.process.send_signal(signal.SIGRTMIN)
+        vehicle.spin(0.2)
+        assert flow_of_next(vehicle, 3 * DT_NS) is not None, node.log
+        assert node.process.poll() is None
+
+
 def test_build_only_builds_and_ends(tmp_path):
     with gpu_node(tmp_path, '-p', 'build_only:=true') as node:
         assert node.process.wait(60) == 0, node.log
