@@ -31,9 +31,11 @@ RUN apt-get update \
 # Without CURAND pycuda needs no library of the CUDA toolkit at run time, only libcuda of the driver.
 RUN echo 'CUDA_ENABLE_CURAND = False' > /etc/aksetup-defaults.py \
     && pip3 wheel --no-cache-dir --no-deps --wheel-dir /wheels pycuda
-# The node's own kernels, for every GPU architecture that this CUDA version supports.
+# The node's own kernels: binaries for every major GPU architecture of this CUDA version and for Orin (8.7), which does
+# not run those of the desktop (8.0); and PTX of the lowest, which the driver compiles for any other GPU.
 COPY zeroflow_ros/engines/pillars.cu /
-RUN nvcc -fmad=false -arch=all-major --fatbin -o /pillars.fatbin /pillars.cu
+RUN nvcc -fmad=false -arch=all-major -gencode arch=compute_87,code=sm_87 -gencode arch=compute_75,code=compute_75 \
+    --fatbin -o /pillars.fatbin /pillars.cu
 
 FROM ros:${ROS_DISTRO}-ros-base AS runtime
 
