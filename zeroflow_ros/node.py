@@ -27,7 +27,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.model_card import REMEDY
 from zeroflow_ros.engines.selection import FallbackEngine, load_engine, resolve_model_path
-from zeroflow_ros.errors import ModelError, ZeroFlowError
+from zeroflow_ros.errors import GpuLostError, ModelError, ZeroFlowError
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.lidar.sweep import SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
@@ -220,8 +220,12 @@ class FlowNode(LifecycleNode):
 
     def _report(self) -> None:
         try:
+            if self._worker.gpu_lost:
+                raise GpuLostError(self._worker.gpu_lost)
             self._deactivate_if_engine_failed()
             self._publish_diagnostics()
+        except GpuLostError:
+            raise  # ends the process, so that systemd starts a new one
         except Exception as error:  # an error in the diagnostics must not end the node
             if self.context.ok():
                 text = f'The diagnostics failed: {type(error).__name__}: {error}'
