@@ -40,6 +40,7 @@ _FARTHEST_COUNT = 0.05  # s: a counter of 32 bits that begins later than this af
 _FARTHEST_SECOND = 0.2  # s: a count from the full second is within 0.5 s of any stamp
 _SHORTEST_GUESSED = 0.002  # s: LONGEST_SWEEP is 250 times this, so two units a factor of 1000 apart never both match
 _MOST_LOST = 0.2  # share of the returns that may lose their time
+_UNKNOWN_ORIGIN = 3  # rank after stamp, hour and second
 _ALL_BITS = 2**32 - 1  # written for 'no time'
 _MANY = 1000  # points that no sensor measures within 0.5 ms
 _SAMPLE = (np.arange(1024) * 0.5 * (5**0.5 - 1)) % 1  # evenly spread, and not in step with the columns of a cloud
@@ -134,7 +135,8 @@ def _read_times(msg, sweep: Sweep, field: TimeField, unit: str) -> Sweep:
     if not is_return.any():  # no point to deskew
         return replace(sweep, times=np.zeros(num_points, np.float32))
     found = [_apart_from_outliers(values, is_return, readings, stamp_ns)]
-    if found[0] is None or found[0].num_lost:  # before a counter starts over it holds values apart from the others, too
+    # Before a counter of 32 bits starts over, its values are apart from the others, too.
+    if found[0] is None or (found[0].num_lost and field.dtype in ('int32', 'uint32')):
         found.append(_of_a_counter(values, is_return, readings, stamp_ns, field, unit))
     found = min((times for times in found if times), key=lambda times: times.num_lost, default=None)
     if found is None:
@@ -247,45 +249,59 @@ def _enough(has_time: np.ndarray, is_return: np.ndarray) -> bool:
 
 
 def _of_a_counter(values: np.ndarray, is_return: np.ndarray, readings: list, stamp_ns: int, field: TimeField,
-                  unit: str):  # fmt: skip
-    """Return the `_Times` of a counter with another origin than the stamp, or None.
+                  unit: str) -> _Times | None:  # fmt: skip
+    """Return the times by a counter with another origin than the stamp, or None.
 
     The origin may be the full hour or the full second, if that agrees with the stamp; the counter may wrap. Of any
     other origin, the earliest point is taken to be at the stamp: only for integers too small for a time since 1970,
     and for a unit that the user named.
     """
     is_narrow = field.dtype in ('int32', 'uint32')
-    found = []
-    for reading in readings:
-        if reading.is_absolute:
-            continue
+    is_free = is_narrow or unit in TIME_UNITS
+    rows = np.flatnonzero(is_return)
+    sample = values[rows[(_SAMPLE * len(rows)).astype(np.int64)]] if len(rows) > len(_SAMPLE) else values[rows]
+    fits = []
+    for reading in (reading for reading in readings if not reading.is_absolute):
         hour, second = round(3600 / reading.scale), round(1 / reading.scale)
         periods = [('stamp', 2**32)] if is_narrow else []
         periods += [('hour', hour)] if not is_narrow or hour < 2**32 else []
-        periods += [('second', second)] + ([('any', 0)] if unit in TIME_UNITS or is_narrow else [])
+        periods += [('second', second)] + ([('any', 0)] if is_free else [])
         for origin, period in periods:
-            unwrapped = _unwrapped(values, is_return, period, is_signed=origin == 'stamp')
-            if unwrapped is None:
-                continue
-            start, after, has_time = unwrapped
-            kept = after[has_time & is_return]
-            if not _is_sweep(float(kept.max()) * reading.scale, reading, len(kept)):
-                continue
-            num_lost = int(np.count_nonzero(is_return & ~has_time))
-            is_odd = reading.is_guess != (len(kept) > _MANY)  # as in `_choose`
-            offset = _offset(origin, start, period, reading.scale, stamp_ns)
-            is_near = offset <= _FARTHEST_COUNT and offset + kept.max() * reading.scale >= -_FARTHEST_COUNT
-            limits = {'stamp': is_near, 'hour': abs(offset) <= _FARTHEST, 'second': abs(offset) <= _FARTHEST_SECOND}
-            if limits.get(origin):
-                rank = ('stamp', 'hour', 'second').index(origin)
-                found.append(((num_lost, rank, is_odd), after * reading.scale + offset, has_time, num_lost, ''))
-            elif is_narrow or origin == 'any':
-                note = (
-                    f'The point times {field.name!r} count from an unknown origin ({start} at the first point, a stamp '
-                    f'of {stamp_ns * 1e-9:.6f} s): the earliest is taken to be at the stamp.'
-                )
-                found.append(((num_lost, 3, is_odd), after * reading.scale, has_time, num_lost, note))
-    return _Times(*min(found, key=lambda item: item[0])[1:]) if found else None
+            how = (reading, origin, period, len(rows), stamp_ns, field.name)
+            if found := _counted(sample, np.ones(len(sample), bool), *how):
+                rank, times = found
+                is_odd = reading.is_guess != (len(rows) > _MANY)  # as in `_choose`
+                fits += [((times.num_lost, rank, is_odd), how)] if rank < _UNKNOWN_ORIGIN or is_free else []
+    for _, how in sorted(fits, key=lambda fit: fit[0]):
+        if found := _counted(values, is_return, *how):
+            return found[1]
+    return None
+
+
+def _counted(values: np.ndarray, is_return: np.ndarray, reading: _Reading, origin: str, period: int, num_returns: int,
+             stamp_ns: int, name: str) -> tuple[int, _Times] | None:  # fmt: skip
+    """Return the rank of an origin, the most certain first, and the times by a counter that starts over at period."""
+    unwrapped = _unwrapped(values, is_return, period, is_signed=origin == 'stamp')
+    if unwrapped is None:
+        return None
+    start, after, has_time = unwrapped
+    seconds = float(after[has_time & is_return].max()) * reading.scale
+    if not _is_sweep(seconds, reading, num_returns):
+        return None
+    num_lost = int(np.count_nonzero(is_return & ~has_time))
+    offset = _offset(origin, start, period, reading.scale, stamp_ns)
+    is_known = {
+        'stamp': offset <= _FARTHEST_COUNT and offset + seconds >= -_FARTHEST_COUNT,
+        'hour': abs(offset) <= _FARTHEST,
+        'second': abs(offset) <= _FARTHEST_SECOND,
+    }
+    if is_known.get(origin):
+        return list(is_known).index(origin), _Times(after * reading.scale + offset, has_time, num_lost)
+    note = (
+        f'The point times {name!r} count from an unknown origin ({start} at the first point, a stamp of '
+        f'{stamp_ns * 1e-9:.6f} s): the earliest is taken to be at the stamp.'
+    )
+    return _UNKNOWN_ORIGIN, _Times(after * reading.scale, has_time, num_lost, note)
 
 
 def _unwrapped(values: np.ndarray, is_return: np.ndarray, period: int, *, is_signed: bool):
@@ -330,9 +346,11 @@ def _offset(origin: str, start, period: int, scale: float, stamp_ns: int) -> flo
 
 def _filled(times: np.ndarray, has_time: np.ndarray) -> np.ndarray:
     """Return times (N,) float32 where each row without a time has that of the row before it, the first the next one."""
-    rows = np.maximum.accumulate(np.where(has_time, np.arange(len(times)), -1))
-    rows[rows < 0] = np.argmax(has_time)
-    return times[rows].astype(np.float32)
+    kept, lost = np.flatnonzero(has_time), np.flatnonzero(~has_time)
+    filled = np.zeros(len(times), np.float32)
+    filled[kept] = times[kept]
+    filled[lost] = filled[kept[np.maximum(np.searchsorted(kept, lost) - 1, 0)]]
+    return filled
 
 
 def _invalid_times(field: TimeField, values: np.ndarray, readings: list[_Reading], stamp_ns: int) -> CloudError:
