@@ -8,6 +8,7 @@ import numpy as np
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.errors import DataError, EgoMotionError
 
+MAX_OFFSET = 100.0  # s, of the node's parameter: leap seconds, not a time since the sensor's start
 OTHER_CLOCK = 1.0  # s: more than any message is late
 _NEAR_NS = 500_000_000  # between the recording times of two messages that are compared
 _NUM_CLOUDS = 10
@@ -77,12 +78,17 @@ def describe_difference(difference: float, cloud_ns: int, other_ns: int, other: 
     """Return a sentence on the two clocks. difference: of the clouds' stamps minus the others' [s]. other: a noun."""
     uptime = next((name for name, ns in (('the clouds', cloud_ns), (other, other_ns)) if ns < 10**9 * 10**8), '')
     hint = f' The stamps of {uptime} look like seconds since a start, not like the time of day.' if uptime else ''
-    small = f', or add {-difference:.3f} s with the stamp offset (stamp_offset_s, --stamp-offset)'
+    add = f'add {-difference:.3f} s to the stamps of the clouds'
+    offset = (
+        f'{add} (stamp_offset_s, offline --stamp-offset)'
+        if abs(difference) <= MAX_OFFSET
+        else (f'offline {add} (--stamp-offset)')
+    )
     return (
         f'Clouds and {other} have different clocks: when a cloud was stamped {cloud_ns * 1e-9:.3f} s, {other} had '
         f'{other_ns * 1e-9:.3f} s, {abs(difference):.3f} s {"less" if difference > 0 else "more"}.{hint} Make the '
         'driver of the LiDAR stamp with the time of the computer (its setting for time synchronisation: PTP, NTP or '
-        f'host time){small}, or use registration.'
+        f'host time), {offset}, or use registration.'
     )
 
 
@@ -103,15 +109,15 @@ class ClockWatch:
         """
         if newest_ns is None:
             return ''
-        if self._seen and cloud_ns <= self._seen[-1][0]:
-            return self._text() if cloud_ns == self._seen[-1][0] else self.reset()
-        self._seen.append((cloud_ns, newest_ns))
+        if self._seen and cloud_ns < self._seen[-1][0] - OTHER_CLOCK * 1e9:
+            self.reset()
+        if not self._seen or cloud_ns > self._seen[-1][0]:
+            self._seen.append((cloud_ns, newest_ns))
         return self._text()
 
-    def reset(self) -> str:
-        """Forget all stamps, as when time goes back; return ''."""
+    def reset(self) -> None:
+        """Forget all stamps, as when time goes back."""
         self._seen.clear()
-        return ''
 
     def _text(self) -> str:
         clouds_ns, newest_ns = np.array(self._seen, np.int64).T

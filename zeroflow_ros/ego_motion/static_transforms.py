@@ -14,7 +14,7 @@ from zeroflow_ros.transforms import from_quaternion, invert, rotation_vector
 TF_TOPIC = '/tf'
 _SAME, _SAME_ANGLE = 0.005, np.radians(0.1)  # m, rad: what the numbers of one mount may differ by
 _MIN_MESSAGES = 3  # of /tf with one pose, over `min_seconds`, ...
-_MANY_MESSAGES = 20  # ... or as many, whatever their stamps are
+_MANY_MESSAGES = 100  # ... or as many, where all have one stamp
 
 
 @dataclass
@@ -102,7 +102,8 @@ class StaticTransforms:
             return ' and '.join(reasons)
 
     def _is_static(self, edge: _Observed) -> bool:
-        seen_long = edge.last_ns - edge.first_ns >= self._min_ns or edge.num_messages >= _MANY_MESSAGES
+        seconds_ns = edge.last_ns - edge.first_ns
+        seen_long = seconds_ns >= self._min_ns or (not seconds_ns and edge.num_messages >= _MANY_MESSAGES)
         return edge.num_messages >= _MIN_MESSAGES and seen_long and not edge.changes()
 
     def _connected(self, is_used) -> dict[str, dict[str, np.ndarray]]:

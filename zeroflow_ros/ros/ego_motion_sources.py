@@ -3,6 +3,7 @@
 
 import contextlib
 import threading
+import time
 from typing import Protocol
 
 import numpy as np
@@ -11,14 +12,17 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from zeroflow_ros.ego_motion.checked_odometry import CheckedOdometry
+from zeroflow_ros.ego_motion.clock_difference import ClockWatch
 from zeroflow_ros.ego_motion.lidar_odometry import LidarOdometry
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.ros.parameters import Parameters
+from zeroflow_ros.ros.sensor_mount import MountTransforms
 from zeroflow_ros.ros.tf_buffer import TfBuffer
 from zeroflow_ros.runtime.health import Health, Level
 
-ODOMETRY_TOPIC = '~/input/odometry'
+ODOMETRY, ODOMETRY_TOPIC = 'nav_msgs/msg/Odometry', '~/input/odometry'
+_POLL_S = 0.002
 
 
 class EgoMotion(Protocol):
@@ -70,7 +74,7 @@ def open_ego_motion(node: Node, parameters: Parameters, health: Health) -> EgoMo
         return OdometryMotion(node, parameters.extrinsic(), health)
     if parameters.ego_motion == 'tf':
         return TfMotion(node, parameters.fixed_frame)
-    return RegistrationMotion() if parameters.ego_motion == 'registration' else NoMotion()
+    return RegistrationMotion(node) if parameters.ego_motion == 'registration' else NoMotion()
 
 
 class NoMotion:
@@ -98,21 +102,38 @@ class NoMotion:
 
 
 class RegistrationMotion:
-    """Registers each sweep to the one before; see `LidarOdometry`."""
+    """Registers each sweep to the one before; see `LidarOdometry`. An error names the odometry that others publish."""
 
     is_incremental = True
 
-    def __init__(self):
+    def __init__(self, node: Node):
+        self._node = node
         self._odometry = LidarOdometry()
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
-        return self._odometry.between(sweep0, sweep1)
+        with self._naming_odometry():
+            return self._odometry.between(sweep0, sweep1)
 
     def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:
         return sweep
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
-        return self._odometry.poses_at_offsets(sweep, other, offsets_ns)
+        with self._naming_odometry():
+            return self._odometry.poses_at_offsets(sweep, other, offsets_ns)
+
+    @contextlib.contextmanager
+    def _naming_odometry(self):
+        try:
+            yield
+        except EgoMotionError as error:
+            known = self._node.get_topic_names_and_types()
+            topics = [name for name, types in known if ODOMETRY in types and self._node.count_publishers(name)]
+            if not topics:
+                raise
+            raise EgoMotionError(
+                f'{error} Odometry is published on {" and ".join(topics)}: set ego_motion to odometry, and remap '
+                f'{ODOMETRY_TOPIC} to it.'
+            ) from error
 
     def reset(self, stamp_ns: int) -> None:
         self._odometry.reset()
@@ -127,8 +148,8 @@ class RegistrationMotion:
 class OdometryMotion:
     """Poses from nav_msgs/Odometry, interpolated at the stamps of the sweeps.
 
-    odometry_T_lidar: (4, 4) pose of the cloud frame in the odometry's child frame; None: both are one frame, or tf
-    has the transform (needs tf2_ros).
+    odometry_T_lidar: (4, 4) pose of the cloud frame in the odometry's child frame; None: both are one frame, or
+    /tf_static, or /tf without ever changing, has the transform (needs tf2_msgs).
     """
 
     is_incremental = False
@@ -136,9 +157,12 @@ class OdometryMotion:
     def __init__(self, node: Node, odometry_T_lidar: np.ndarray | None, health: Health):
         self._node, self._health = node, health
         self._odometry_T_lidar = odometry_T_lidar
-        self._from_tf: dict[tuple[str, str], np.ndarray] = {}
-        self._tf: TfBuffer | None = None
+        self._mount: MountTransforms | None = None
+        if odometry_T_lidar is None:
+            with contextlib.suppress(ConfigError):  # no tf2_msgs: only said where it is needed
+                self._mount = MountTransforms(node)
         self._odometry = CheckedOdometry()
+        self._clocks, self._clock_text = ClockWatch('the odometry'), ''
         self._pose_added = threading.Condition()
         # Best effort connects to every publisher, and messages this small are not lost; 100 are 0.5 s at 200 Hz.
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -163,6 +187,7 @@ class OdometryMotion:
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         self._wait_until(max(sweep0.stamp_ns, sweep1.stamp_ns) + offset_ns, timeout)
+        self._compare_clocks(sweep1.stamp_ns + offset_ns)
         child_frame = self._odometry.track.child_frame_id
         with self._named():
             # The poses first: without any, the frames of the odometry are not known either.
@@ -173,6 +198,7 @@ class OdometryMotion:
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         self._wait_until(sweep.stamp_ns + offset_ns + int(offsets_ns.max()), timeout)
+        self._compare_clocks(sweep.stamp_ns + offset_ns)
         child_frame = self._odometry.track.child_frame_id
         with self._named():
             self._odometry.track.poses_at_offsets(sweep.stamp_ns + offset_ns, offsets_ns)
@@ -185,14 +211,19 @@ class OdometryMotion:
         with self._pose_added:
             self._pose_added.wait_for(lambda: (self._odometry.track.latest_stamp_ns or 0) >= stamp_ns, timeout)
 
+    def _compare_clocks(self, stamp_ns: int) -> None:
+        self._clock_text = self._clocks.look(stamp_ns, self._odometry.track.latest_stamp_ns)
+        if self._clock_text:
+            self._health.report_issue('clocks', 'ego_motion', Level.WARN, self._clock_text)
+
     @contextlib.contextmanager
     def _named(self):
-        """Add the topic to an error about the odometry."""
+        """Add the topic, and a difference of the clocks, to an error about the odometry."""
         try:
             yield
         except EgoMotionError as error:
             topic = self._node.resolve_topic_name(ODOMETRY_TOPIC)
-            raise type(error)(f'{error} (odometry topic {topic})') from error
+            raise type(error)(f'{error} (odometry topic {topic}) {self._clock_text}'.rstrip()) from error
 
     def _extrinsic(self, child_frame: str, sweep: Sweep, timeout: float) -> np.ndarray:
         """Return child_T_lidar, (4, 4).
@@ -204,32 +235,37 @@ class OdometryMotion:
         lidar_frame = sweep.frame_id
         same = not child_frame or not lidar_frame or child_frame == lidar_frame
         if same or sweep.frame_T_sensor is not None:
+            if self._mount is not None:
+                self._mount.ignore_tf()
             return np.eye(4)
-        frames = child_frame, lidar_frame
-        if frames in self._from_tf:
-            return self._from_tf[frames]
-        try:
-            self._tf = self._tf or TfBuffer(self._node)
-        except ConfigError as error:
-            raise EgoMotionError(
-                f"The odometry moves the frame '{child_frame}', the clouds are in '{lidar_frame}'. Set the parameter "
-                'odometry_T_lidar to the pose [x, y, z, qx, qy, qz, qw] of the cloud frame in the child frame, or '
-                'install tf2_ros and publish it as a static transform.'
-            ) from error
-        child_T_lidar = self._tf.lookup(child_frame, 0, lidar_frame, 0, child_frame, timeout)
-        self._from_tf = {frames: child_T_lidar}  # the last one is enough
-        return child_T_lidar
+        deadline = time.monotonic() + timeout
+        while self._mount is not None:
+            child_T_lidar = self._mount.lookup(child_frame, lidar_frame)
+            if child_T_lidar is not None:
+                return child_T_lidar
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(_POLL_S)
+        obstacle = self._mount.obstacle(child_frame, lidar_frame) if self._mount is not None else ''
+        known = f'tf connects them, but {obstacle}' if obstacle else 'no transform that never changes connects them'
+        remedy = '' if self._mount is not None else ', and install tf2_msgs, which is missing'
+        raise EgoMotionError(
+            f"The odometry moves the frame '{child_frame}', the clouds are in '{lidar_frame}'; {known}. Set the "
+            'parameter odometry_T_lidar to the pose [x, y, z, qx, qy, qz, qw] of the cloud frame in the child frame, '
+            f'or publish it on /tf_static{remedy}. For a sensor that moves on the vehicle, set ego_motion to tf.'
+        )
 
     def reset(self, stamp_ns: int) -> None:
         # Poses of the new time may arrive before its first sweep: keep those, discard all of the old time.
         self._odometry.reset_checks()
+        self._clocks.reset()
         if (self._odometry.track.latest_stamp_ns or 0) > stamp_ns + 1_000_000_000:
             self._odometry.track.clear()
 
     def close(self) -> None:
         self._node.destroy_subscription(self._subscription)
-        if self._tf is not None:
-            self._tf.close()
+        if self._mount is not None:
+            self._mount.close()
 
     def describe(self) -> str:
         return f'ego motion from odometry {self._node.resolve_topic_name(ODOMETRY_TOPIC)}'

@@ -78,7 +78,7 @@ class Parameters:
         'odometry [m]; not set: both are the same frame, or tf has the transform.'
     )  # fmt: skip
     stamp_offset_s: float = _parameter(
-        0.0, 'Added to the stamp of a cloud to look up its ego motion [s].', low=-1.0, high=1.0, live=True
+        0.0, 'Added to the stamp of a cloud to look up its ego motion [s].', low=-100.0, high=100.0, live=True
     )
     ego_motion_timeout_s: float = _parameter(
         0.1, 'How long a sweep waits for its odometry or tf [s].', low=0.0, high=5.0, live=True

@@ -5,7 +5,7 @@ import tf_bag
 from tiny_bag import CLOUD_TOPIC, ODOMETRY_TOPIC, START_NS
 
 from zeroflow_ros.bags.bag import Bag
-from zeroflow_ros.ego_motion.clock_difference import clock_difference, describe_difference, recorded_stamps
+from zeroflow_ros.ego_motion.clock_difference import ClockWatch, clock_difference, describe_difference, recorded_stamps
 
 UPTIME = 123.4 - START_NS * 1e-9
 
@@ -53,6 +53,29 @@ def test_a_bag_is_read_only_as_far_as_needed(tmp_path, clocks):
 def test_the_text_names_the_difference_and_the_ways_out():
     text = describe_difference(-1699999876.6, 123_400_000_000, 1_700_000_000_000_000_000, 'odometry')
     for part in ('123.400 s', '1700000000.000 s', '1699999876.600 s more', 'stamps of the clouds look like seconds',
-                 'PTP', 'stamp_offset_s', 'registration'):  # fmt: skip
+                 'PTP', 'offline add 1699999876.600 s', '--stamp-offset', 'registration'):  # fmt: skip
         assert part in text
-    assert 'look like' not in describe_difference(37.0, 1_700_000_037 * 10**9, 1_700_000_000 * 10**9, 'tf')
+    leap = describe_difference(37.0, 1_700_000_037 * 10**9, 1_700_000_000 * 10**9, 'tf')
+    assert 'look like' not in leap and '37.000 s less' in leap and 'add -37.000 s' in leap and 'stamp_offset_s' in leap
+
+
+LIVE = [
+    ('one clock', 0.0, 0.05, True, ''),
+    ('odometry 2 s ahead', 0.0, 2.0, True, '2.0'),
+    ('clouds 37 s ahead', 37.0, 0.0, True, '37.0'),
+    ('odometry that has stopped', 0.0, -3.0, False, ''),
+]
+
+
+@pytest.mark.parametrize(('cloud', 'odometry', 'goes_on', 'says'), [r[1:] for r in LIVE], ids=[r[0] for r in LIVE])
+def test_two_clocks_are_noticed_while_both_go_on(cloud, odometry, goes_on, says):
+    watch, text = ClockWatch('odometry'), None
+    assert watch.look(START_NS, None) == ''
+    for k in range(8):
+        seconds = 0.1 * k
+        newest = odometry + (seconds if goes_on else 0.0)
+        text = watch.look(START_NS + round((cloud + seconds) * 1e9), START_NS + round(newest * 1e9))
+        assert k >= 4 or text == ''  # too early to tell
+    assert (says in text and 'different clocks' in text) if says else text == ''
+    watch.reset()
+    assert watch.look(START_NS, START_NS + 5 * 10**9) == ''

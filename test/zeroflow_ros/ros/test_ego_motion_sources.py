@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 import threading
 import time
 
@@ -282,3 +283,54 @@ def test_tf_is_looked_up_between_the_stamps_through_the_fixed_frame(ros):
     with pytest.raises(EgoMotionError):
         between(motion, sweep(0), sweep(1), timeout=0.05)
     motion.close()
+
+
+@pytest.mark.parametrize(('clock', 'says'), [(37.0, '37.0.. s less'), (-2.0, '2.0.. s more')])
+def test_odometry_on_another_clock_is_a_warning_that_names_the_difference(ros, clock, says):
+    motion, offset = ros.odometry(), round(clock * 10)
+    for k in range(8):
+        ros.drive(k, transforms.yaw_translation(0, 0.5 * k, 0))
+        ros.until(lambda k=k: (motion._odometry.track.latest_stamp_ns or 0) >= T0 + k * DT_NS)
+        error = None
+        try:
+            between(motion, sweep(k - 1 + offset), sweep(k + offset), timeout=0.0)
+        except EgoMotionError as raised:
+            error = str(raised)
+    assert error is not None and 'different clocks' in error and re.search(says, error)
+    assert 'stamp_offset_s' in error and 'PTP' in error
+    assert any('different clocks' in text for _, text in ros.lines)
+
+
+def test_registration_that_fails_names_the_odometry_on_the_graph(ros):
+    pytest.importorskip('small_gicp', reason='needs small_gicp')
+    motion = open_ego_motion(ros.node, Parameters(ego_motion='registration'), ros.health)
+    with pytest.raises(EgoMotionError, match=r'Odometry is published on /flow_node/input/odometry: set ego_motion'):
+        between(motion, sweep(0), sweep(1))
+
+
+class Mounted:
+    """What tf knows of a mount; tf2_msgs cannot be installed here."""
+
+    def __init__(self, pose=None, obstacle=''):
+        self.pose, self.reason = pose, obstacle
+
+    def lookup(self, target, source):
+        return self.pose
+
+    def obstacle(self, target, source):
+        return self.reason
+
+    def close(self):
+        pass
+
+
+def test_a_mount_of_tf_turns_the_motion_of_the_odometry_and_one_that_changes_does_not(ros):
+    motion = ros.odometry()
+    mount = transforms.yaw_translation(np.pi / 2, 2, 0, 1.7)
+    motion._mount = Mounted(mount)
+    ros.drive(0, np.eye(4), 'base')
+    ros.drive(1, transforms.yaw_translation(0.1, 0, 0), 'base')
+    assert between(motion, sweep(0), sweep(1))[:3, 3] == pytest.approx([2 * np.sin(0.1), 2 * (1 - np.cos(0.1)), 0])
+    motion._mount = Mounted(obstacle="the transform from 'lidar' to 'base' on /tf changes")
+    with pytest.raises(EgoMotionError, match=r'tf connects them, but the transform .* changes.*set ego_motion to tf'):
+        between(motion, sweep(0), sweep(1), timeout=0.05)

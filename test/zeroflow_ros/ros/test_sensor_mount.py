@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mount of the sensor over real DDS."""
 
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ rclpy = pytest.importorskip('rclpy', reason='needs rclpy')
 from flow_node import NodeProcess, Vehicle, cloud, column, scene  # noqa: E402
 
 from zeroflow_ros import transforms  # noqa: E402
-from zeroflow_ros.ros.sensor_mount import SensorMount  # noqa: E402
+from zeroflow_ros.ros.sensor_mount import Bursts, MountTransforms, SensorMount  # noqa: E402
 
 S = 1_000_000_000
 ROLL = np.radians(150)  # nearly upside down
@@ -119,3 +121,88 @@ def test_the_mount_is_found_on_tf_static(context, ros_node):
         executor.spin_once(timeout_sec=0.05)
     np.testing.assert_allclose(mount.lookup('lidar')[:3, :3], SENSOR_R_LEVEL.T, atol=1e-6)
     mount.close()
+
+
+class Subscriptions:
+    """A node that only keeps what is subscribed to: tf2_msgs cannot be installed here."""
+
+    def __init__(self):
+        self.callbacks = {}
+
+    def create_subscription(self, msgtype, topic, callback, qos, raw=False):
+        self.callbacks[topic] = callback
+        return topic
+
+    def destroy_subscription(self, topic):
+        del self.callbacks[topic]
+
+
+@pytest.fixture
+def tf(monkeypatch):
+    """Return (node, now, publish): messages arrive at once, and now[0] is the clock."""
+    monkeypatch.setitem(sys.modules, 'tf2_msgs', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'tf2_msgs.msg', SimpleNamespace(TFMessage=object))
+    monkeypatch.setattr('rclpy.serialization.deserialize_message', lambda raw, msgtype: raw)
+    now, node = [1000.0], Subscriptions()
+    monkeypatch.setattr('zeroflow_ros.ros.sensor_mount.time', SimpleNamespace(monotonic=lambda: now[0]))
+
+    def publish(topic, roll=ROLL, child='lidar'):
+        turned = SimpleNamespace(x=np.sin(roll / 2), y=0.0, z=0.0, w=np.cos(roll / 2))
+        moved = SimpleNamespace(translation=SimpleNamespace(x=0.0, y=0.0, z=1.8), rotation=turned)
+        stamp = SimpleNamespace(sec=int(now[0]), nanosec=round(now[0] % 1 * 1e9))
+        header = SimpleNamespace(frame_id='base_link', stamp=stamp)
+        one = SimpleNamespace(header=header, child_frame_id=child, transform=moved)
+        if topic in node.callbacks:
+            node.callbacks[topic](SimpleNamespace(transforms=[one]))
+
+    return node, now, publish
+
+
+def test_a_mount_on_tf_that_never_changes_counts_as_static(tf):
+    node, now, publish = tf
+    mount = MountTransforms(node)
+    for k in range(25):
+        assert (mount.lookup('base_link', 'lidar') is None) == (k <= 20)  # messages: 2 s at 10 Hz
+        publish('/tf')
+        now[0] += 0.1
+    np.testing.assert_allclose(mount.lookup('base_link', 'lidar')[:3, :3], SENSOR_R_LEVEL.T, atol=1e-6)
+    now[0] += 100
+    for _ in range(60):  # it turns later: seen in the next burst
+        now[0] += 0.1
+        publish('/tf', ROLL + 0.1)
+    assert mount.lookup('base_link', 'lidar') is None
+    assert 'changes' in mount.obstacle('base_link', 'lidar')
+    mount.close()
+    assert not node.callbacks
+
+
+def test_a_sensor_that_turns_on_its_vehicle_has_no_static_mount(tf):
+    node, now, publish = tf
+    mount = MountTransforms(node)
+    for k in range(60):
+        publish('/tf', 0.02 * k)
+        now[0] += 0.1
+        assert mount.lookup('base_link', 'lidar') is None
+
+
+def test_a_busy_tf_is_not_read_once_tf_static_or_a_minute_has_answered(tf):
+    node, now, publish = tf
+    mount = MountTransforms(node)
+    publish('/tf_static')
+    assert mount.lookup('base_link', 'lidar') is not None
+    publish('/tf', 0.5)
+    assert set(node.callbacks) == {'/tf_static'}
+    other = MountTransforms(node)
+    for _ in range(400):
+        publish('/tf', child='wheel')
+        now[0] += 0.1
+        assert other.lookup('base_link', 'lidar') is None
+    assert set(node.callbacks) == {'/tf_static'}
+
+
+def test_bursts_see_all_at_first_and_little_later():
+    bursts = Bursts()
+    seen = [bursts.is_due(100 + 0.05 * k) for k in range(2000)]  # 100 s at 20 Hz
+    assert all(seen[:80])
+    assert 0.2 < np.mean(seen[80:600]) < 0.3
+    assert 0.03 < np.mean(seen[600:]) < 0.08
