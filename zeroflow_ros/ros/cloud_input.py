@@ -16,11 +16,12 @@ from zeroflow_ros.runtime.health import Health, Level
 
 TOPIC = '~/input/pointcloud'
 _TYPE = 'sensor_msgs/msg/PointCloud2'
+_DEPTH = 16  # parts of a revolution come a few ms apart and all count; of whole sweeps the worker takes the newest
 _POLICIES = {'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
 
 
 class CloudInput:
-    """Subscribes to the cloud, keep_last 1, and subscribes again when publishers offer another reliability.
+    """Subscribes to the cloud, keep_last 16, and subscribes again when publishers offer another reliability.
 
     Best effort connects to every publisher, but loses most LiDAR-size clouds with stock Fast DDS; reliable loses none,
     but does not connect to a best-effort publisher. reliability: 'auto' takes reliable unless a publisher offers less.
@@ -36,7 +37,7 @@ class CloudInput:
         self.match_qos()
 
     def _subscribe(self):
-        qos = QoSProfile(depth=1, reliability=_POLICIES[self.reliability])
+        qos = QoSProfile(depth=_DEPTH, reliability=_POLICIES[self.reliability])
         events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
         return self._node.create_subscription(PointCloud2, TOPIC, self._on_cloud, qos, event_callbacks=events)
 

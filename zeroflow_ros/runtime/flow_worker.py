@@ -113,7 +113,7 @@ class FlowWorker:
             if found.drop is not None:
                 self._health.record_dropped(found.drop, found.text)
             elif found.text:
-                self._health.log_once('parts', found.text, 'info')
+                self._health.log_once(found.text, found.text, 'info')
             elif self._mailbox.put((found.message, received)):
                 self._health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
 
