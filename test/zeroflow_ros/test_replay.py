@@ -137,6 +137,22 @@ def test_it_stops_while_it_waits_for_a_subscriber(bags):
     assert (replay.returncode, 'Traceback' in text) == (0, False), text
 
 
+def test_it_gives_up_soon_when_the_node_that_it_waits_for_has_ended(bags):
+    """It waited for a minute, and then told the user to start the node first."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=DOMAIN_ID)
+    node = rclpy.create_node('flow_node', context=context)
+    with started('replay', bags['mcap'], '--wait-for-subscribers', 1) as replay:
+        deadline = time.monotonic() + 30
+        while ('replay', '/') not in node.get_node_names_and_namespaces() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(2.0)  # until the player has discovered the node, too
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+        text, _ = replay.communicate(timeout=40)
+    assert replay.returncode == 1 and re.search(r'/flow_node ended before \S+ had 1 subscribers\. Its log', text), text
+
+
 def test_late_listeners_get_static_transforms_from_before_the_start(tmp_path):
     pytest.importorskip('tf2_msgs', reason='needs tf2_msgs, which comes with a ROS installation')
     from rclpy.qos import DurabilityPolicy, QoSProfile

@@ -4,6 +4,8 @@
 import re
 
 import pytest
+from processes import run, started
+from tiny_bag import write_bag
 
 from zeroflow_ros.ros.parameter_files import is_for, refusal_hint, sections, unused_parameters
 
@@ -130,3 +132,42 @@ def test_a_file_with_the_right_structure_gets_no_hint(tmp_path):
     (tmp_path / 'p.yaml').write_text(NESTED)
     assert refusal_hint(['node', '--ros-args', '--params-file', str(tmp_path / 'p.yaml')]) == ''
     assert 'no parameter file at' in refusal_hint(['node', '--ros-args', '--params-file', '/nowhere.yaml'])
+
+
+def test_a_node_on_defaults_warns_in_its_log_and_diagnostics(tmp_path):
+    pytest.importorskip('rclpy', reason='needs rclpy')
+    from flow_node import NodeProcess, Vehicle
+
+    (tmp_path / 'p.yaml').write_text('/front/flow_node:\n  ros__parameters:\n    ego_motion: none\n')
+    file = ('--params-file', str(tmp_path / 'p.yaml'))
+    with NodeProcess(*file, '-r', '__ns:=/rear') as node, Vehicle('/rear') as vehicle:
+        text = 'is for this node (/rear/flow_node), so the file has no effect; its sections are /front/flow_node.'
+        assert vehicle.status('inference', lambda status, _: status.level == b'\x01' and text in status.message, 30)
+        assert sum(text in line for line in node.lines) == 1 and '[WARN]' in node.log
+
+
+@pytest.mark.parametrize(
+    'program, more', [('object_tracker', ()), ('recorder', ('--out', 'x.mcap')), ('replay', ('drive',))]
+)
+def test_the_other_programs_warn_too(tmp_path, program, more):
+    pytest.importorskip('rclpy', reason='needs rclpy')
+    (tmp_path / 'p.yaml').write_text('flow_node:\n  ros__parameters:\n    a: 1\n')
+    more = [str(tmp_path / word) if word[0] != '-' else word for word in more]
+    if program == 'replay':
+        write_bag(tmp_path / 'drive', num_sweeps=3)
+    with started(program, *more, '--ros-args', '--params-file', tmp_path / 'p.yaml') as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if f'is for this node (/{program})' in line:
+                break
+        else:
+            raise AssertionError(''.join(lines))
+
+
+def test_a_refused_file_ends_the_node_with_its_fault(tmp_path):
+    pytest.importorskip('rclpy', reason='needs rclpy')
+    (tmp_path / 'p.yaml').write_text('object_tracker:\n  ros_parameters:\n    ego_motion: none\n')
+    status, text = run('object_tracker', '--ros-args', '--params-file', tmp_path / 'p.yaml')
+    assert status == 1 and 'Traceback' not in text
+    assert "has 'ros_parameters' in the section '/object_tracker'. Expected a node, then ros__parameters" in text
