@@ -80,9 +80,10 @@ class UprightStructure:
         if best < 0.3 or here < 0.75 * best:
             turned = claimed.copy()
             turned[:3, :3] = np.eye(3)  # a claim that turns wrongly hides the displacement
-            _, other, seen_other = self._search(newer, turned)
-            if other > best:
-                best, seen = other, seen_other
+            for start in (turned, np.eye(4)):
+                _, other, seen_other = self._search(newer, start)
+                if other > best:
+                    best, seen = other, seen_other
         if best < 0.35 and here < 0.25:
             turns = [self._search(newer, yaw_translation(turn, *claimed[:2, 3]), coarse=2)[1:] for turn in _TURNS]
             seen_turned = max(turns, key=lambda found: found[0])[1]
