@@ -48,7 +48,9 @@ class BagMotion:
         self._lidar_odometry = self._tf = None
         self.odometry_T_lidar = odometry_T_lidar
         notes = []
-        for self.source in ('odometry', 'tf', 'registration') if source == 'auto' else (source,):
+        has_tf = TF_TOPIC in bag.topics_of(TRANSFORMS)
+        automatic = ('odometry', *(['tf'] if has_tf else []), 'registration')
+        for self.source in automatic if source == 'auto' else (source,):
             try:
                 if self.source == 'odometry':
                     self._use_odometry(bag, odometry_topic, frame_id)
@@ -86,7 +88,7 @@ class BagMotion:
         first = decode_message(bag.first(topic).cdr, ODOMETRY)
         if self._cloud_topic:
             clouds, poses = recorded_stamps(bag, self._cloud_topic, topic)
-            check_clocks(clouds, [poses], f'the odometry {topic}')
+            check_clocks(clouds, [poses], f'odometry {topic}')
         child_frame, fixed_frame = first.child_frame_id.lstrip('/'), first.header.frame_id.lstrip('/')
         self.has_world_clouds = bool(frame_id) and frame_id == fixed_frame != child_frame
         if self.odometry_T_lidar is None:

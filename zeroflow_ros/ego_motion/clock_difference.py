@@ -79,16 +79,15 @@ def describe_difference(difference: float, cloud_ns: int, other_ns: int, other: 
     uptime = next((name for name, ns in (('the clouds', cloud_ns), (other, other_ns)) if ns < 10**9 * 10**8), '')
     hint = f' The stamps of {uptime} look like seconds since a start, not like the time of day.' if uptime else ''
     add = f'add {-difference:.3f} s to the stamps of the clouds'
-    offset = (
-        f'{add} (stamp_offset_s, offline --stamp-offset)'
-        if abs(difference) <= MAX_OFFSET
-        else (f'offline {add} (--stamp-offset)')
-    )
+    if abs(difference) <= MAX_OFFSET:
+        offset = f'{add} (stamp_offset_s, offline --stamp-offset)'
+    else:
+        offset = f'offline {add} (--stamp-offset)'
     return (
-        f'Clouds and {other} have different clocks: when a cloud was stamped {cloud_ns * 1e-9:.3f} s, {other} had '
-        f'{other_ns * 1e-9:.3f} s, {abs(difference):.3f} s {"less" if difference > 0 else "more"}.{hint} Make the '
-        'driver of the LiDAR stamp with the time of the computer (its setting for time synchronisation: PTP, NTP or '
-        f'host time), {offset}, or use registration.'
+        f'Clouds and {other} have different clocks: at one moment a cloud is stamped {cloud_ns * 1e-9:.3f} s, {other} '
+        f'{other_ns * 1e-9:.3f} s, a difference of {abs(difference):.3f} s.{hint} Make the driver of the LiDAR stamp '
+        'with the time of the computer (its setting for time synchronisation: PTP, NTP or host time), '
+        f'{offset}, or use registration.'
     )
 
 

@@ -162,7 +162,7 @@ class OdometryMotion:
             with contextlib.suppress(ConfigError):  # no tf2_msgs: only said where it is needed
                 self._mount = MountTransforms(node)
         self._odometry = CheckedOdometry()
-        self._clocks, self._clock_text = ClockWatch('the odometry'), ''
+        self._clocks, self._clock_text = ClockWatch('odometry'), ''
         self._pose_added = threading.Condition()
         # Best effort connects to every publisher, and messages this small are not lost; 100 are 0.5 s at 200 Hz.
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -49,16 +49,17 @@ AUTO = [
      'registration', 'stamps of the clouds look like seconds since a start'),
     ('the same with tf', {'tf': [Tf('odom', 'lidar')], 'cloud_clock': UPTIME}, 'registration', 'Clouds and /tf have'),
     ('odometry stamped since its start, tf on the clock of the clouds',
-     {'odometry_clock': UPTIME, 'tf': [Tf('odom', 'lidar')]}, 'tf', 'stamps of the odometry /odometry look like'),
-    ('clouds 37 s ahead: TAI and UTC', {'odometry_clock': 0.0, 'cloud_clock': 37.0}, 'registration', '37.0.. s less'),
-    ('clouds 2 s behind', {'odometry_clock': 0.0, 'cloud_clock': -2.0}, 'registration', '2.0.. s more'),
+     {'odometry_clock': UPTIME, 'tf': [Tf('odom', 'lidar')]}, 'tf', 'stamps of odometry /odometry look like'),
+    ('clouds 37 s ahead: TAI and UTC', {'odometry_clock': 0.0, 'cloud_clock': 37.0}, 'registration',
+     'difference of 37.0'),
+    ('clouds 2 s behind', {'odometry_clock': 0.0, 'cloud_clock': -2.0}, 'registration', 'difference of 2.0'),
     ('everything since a start', {'odometry_clock': UPTIME, 'cloud_clock': UPTIME}, 'odometry', ''),
     ('clouds stamped a little late', {'odometry_clock': 0.0, 'cloud_clock': 0.1}, 'odometry', ''),
     ('a LiDAR that turns on the vehicle',
      {'odometry_clock': 0.0, 'child_frame': 'base_link',
       'tf': [*CHAIN, Tf('base_link', 'lidar', lambda s: yaw_translation(0.3 * s, 0, 0))]}, 'tf',
      'connected on /tf, but the transform from .lidar. to .base_link. on /tf changes'),
-    ('nothing', {}, 'registration', 'has no topic of nav_msgs/msg/Odometry.*does not say how .lidar.'),
+    ('nothing', {}, 'registration', 'has no topic of nav_msgs/msg/Odometry'),
 ]  # fmt: skip
 
 
@@ -81,7 +82,9 @@ def test_a_mount_on_tf_turns_the_motion_of_the_odometry(tmp_path):
 
 
 def test_odometry_that_is_asked_for_but_has_another_clock_is_refused_unless_an_offset_is_given(tmp_path):
-    with pytest.raises(EgoMotionError, match=r'different clocks.*37\.0.. s less.*PTP.*add -37\.0.. s.*--stamp-offset'):
+    with pytest.raises(
+        EgoMotionError, match=r'different clocks.*difference of 37\.0.*PTP.*add -37\.0.. s.*--stamp-offset'
+    ):
         opened(tmp_path, 'odometry', odometry_clock=0.0, cloud_clock=37.0)
     motion, sweeps = opened(tmp_path / '2', 'odometry', stamp_offset=-37.0, odometry_clock=0.0, cloud_clock=37.0)
     np.testing.assert_allclose(motion.between(sweeps[4], sweeps[5])[:3, 3], [0.5, 0, 0], atol=1e-6)

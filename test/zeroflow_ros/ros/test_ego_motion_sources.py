@@ -285,7 +285,7 @@ def test_tf_is_looked_up_between_the_stamps_through_the_fixed_frame(ros):
     motion.close()
 
 
-@pytest.mark.parametrize(('clock', 'says'), [(37.0, '37.0.. s less'), (-2.0, '2.0.. s more')])
+@pytest.mark.parametrize(('clock', 'says'), [(37.0, 'difference of 37.0'), (-2.0, 'difference of 2.0')])
 def test_odometry_on_another_clock_is_a_warning_that_names_the_difference(ros, clock, says):
     motion, offset = ros.odometry(), round(clock * 10)
     for k in range(8):
