@@ -273,7 +273,8 @@ class BagPairs:
             skipped = ', '.join(f'{count} {name}' for name, count in self.skipped.items()) or 'too few clouds'
             raise DataError(f'{self.path}: {total} clouds on {self.topic} make no pair ({skipped}). {reason}'.rstrip())
         if not (np.isfinite(self.level.height) or np.isfinite(self.level.lowest)):
-            problems = problems or [f'{self.level.reason}. Set it, in metres: bag:{self.path}?sensor_height=1.7']
+            if not problems or any(finding.kind == 'no ground' for finding in self.summary.findings):
+                problems = [self.level.reason + f'. Set it, in metres: bag:{self.path}?sensor_height=1.7']
             raise DataError(
                 f'{self.path}: no sweep shows enough ground to estimate the sensor height: {" ".join(problems)}'
             )
