@@ -2,6 +2,7 @@
 """Real-time LiDAR scene flow on the vehicle: numpy, one engine, and ROS 2 at the edges."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ __version__ = '0.1.0'
 _LIVE = ('node', 'flow_node', 'object_tracker', 'recorder', 'replay')
 _OFFLINE = ('--offline', '--view', '--view-file')  # of replay
 _INTERRUPTED = 130  # 128 + SIGINT, as in a shell
+_ENTRY_POINT = re.compile(rb'zeroflow[-_]ros.*console_scripts|from zeroflow_ros\.\w+ import main')  # colcon's, pip's
 
 
 def exit_status_at_start(command: list[str]) -> int | None:
@@ -25,12 +27,21 @@ def exit_status_at_start(command: list[str]) -> int | None:
             package, _, program = ''.join(command[k + 1 : k + 2]).partition('.')
             program = program if package == 'zeroflow_ros' else ''
         elif not argument.startswith('-'):
-            program = os.path.basename(argument)  # a script
+            program = os.path.basename(argument) if _is_entry_point(argument) else ''
         if argument in ('-m', '-c') or not argument.startswith('-'):
             break
     if program in _LIVE and not any(argument.split('=')[0] in _OFFLINE for argument in command):
         return 0
     return _INTERRUPTED if program in (*_LIVE, 'demo') else None
+
+
+def _is_entry_point(path: str) -> bool:
+    """Return whether a script is an installed program of this package, not one of the same name."""
+    try:
+        with open(path, 'rb') as file:
+            return _ENTRY_POINT.search(file.read(4096)) is not None
+    except OSError:
+        return False
 
 
 def _end_quietly_on_interrupt() -> None:

@@ -32,8 +32,9 @@ COMMANDS = {
     'tracker': f'object_tracker --ros-args -p ego_motion:=tf {TRACKER_INPUT}',
     'recorder': 'recorder --out {out}.mcap',
     'replay': 'replay {bag} --loop',
+    'offline': 'replay {bag} --offline --out {out}',
 }
-STATUS = {'recorder': (0, 1)}  # 1: no flow came to record
+STATUS = {'recorder': (0, 1), 'offline': (0, 130)}  # 1: no flow came to record; 130: stopped
 
 
 class Traffic:

@@ -63,11 +63,8 @@ def test_ros_arguments_are_told_apart():
     [
         ('python -m zeroflow_ros.node --ros-args', 0),
         ('python -u -m zeroflow_ros.object_tracker', 0),
-        ('/usr/bin/python3 /ws/install/zeroflow_ros/lib/zeroflow_ros/flow_node --ros-args -r a:=b', 0),
-        ('python3 /ws/lib/zeroflow_ros/recorder --out x', 0),
         ('python -m zeroflow_ros.replay drive', 0),
         ('python -m zeroflow_ros.replay drive --offline --out x', 130),
-        ('python3 /usr/bin/replay drive --view-file=x.rrd', 130),
         ('python -m zeroflow_ros.demo', 130),
         ('python -m zeroflow_ros.parameters', None),
         ('python -m pytest test/zeroflow_ros/test_node.py', None),
@@ -79,6 +76,22 @@ def test_ros_arguments_are_told_apart():
 )
 def test_a_program_of_this_package_is_known_by_its_command_line(line, status):
     assert exit_status_at_start(line.split()) == status
+
+
+@pytest.mark.parametrize(
+    'name, text, more, status',
+    [
+        ('flow_node', "load_entry_point('zeroflow-ros', 'console_scripts', 'flow_node')()", '--ros-args', 0),
+        ('recorder', 'from zeroflow_ros.recorder import main', '--out x', 0),
+        ('replay', 'from zeroflow_ros.replay import main', 'drive --view-file=x.rrd', 130),
+        ('recorder', 'from zeroflow_ros.bags.bag import Bag', '', None),  # of somebody else
+        ('recorder', "load_entry_point('other', 'console_scripts', 'recorder')()", '', None),
+        ('pytest', 'from zeroflow_ros.replay import main', 'replay', None),
+    ],
+)
+def test_an_installed_program_is_told_from_others_of_its_name(tmp_path, name, text, more, status):
+    (tmp_path / name).write_text(f'#!/usr/bin/python3\n{text}\n')
+    assert exit_status_at_start(['python3', str(tmp_path / name), *more.split()]) == status
 
 
 def test_another_process_keeps_its_ctrl_c():
