@@ -52,8 +52,8 @@ def test_a_bag_is_read_only_as_far_as_needed(tmp_path, clocks):
 
 def test_the_text_names_the_difference_and_the_ways_out():
     text = describe_difference(-1699999876.6, 123_400_000_000, 1_700_000_000_000_000_000, 'odometry')
-    for part in ('123.400 s', '1700000000.000 s', 'difference of 1699999876.600 s',
-                 'stamps of the clouds look like seconds', 'PTP', 'offline add 1699999876.600 s', '--stamp-offset', 'registration'):  # fmt: skip
+    for part in ('123.400 s', '1700000000.000 s', 'difference of 1699999876.600 s', 'offline add 1699999876.600 s',
+                 'stamps of the clouds look like seconds', 'PTP', '--stamp-offset', 'registration'):  # fmt: skip
         assert part in text
     leap = describe_difference(37.0, 1_700_000_037 * 10**9, 1_700_000_000 * 10**9, 'tf')
     assert (
