@@ -65,6 +65,12 @@ class Traffic:
         self.vehicle.close()
 
 
+@pytest.fixture(scope='module')
+def traffic():
+    with Traffic() as one:
+        yield one
+
+
 def has_started(process, timeout=20.0) -> bool:
     """Wait until a program imports numpy: an interrupt of Python's own start is not in the program's hands."""
     deadline = time.monotonic() + timeout
@@ -109,14 +115,25 @@ def check(kind: str, delay: float, folder, second: float | None = None) -> str:
     return '' if is_right else f'{kind} after {delay:.2f} s ended with {status}:\n{text}'
 
 
-@pytest.mark.parametrize('kind', COMMANDS)
-def test_ctrl_c_leaves_no_traceback(tmp_path, kind):
+# Seconds after the first import, and from there to a second Ctrl-C. The imports take some 0.5 s, the model 1 s.
+MOMENTS = [
+    ('tf', 0.2, None),
+    ('tf', 1.2, None),
+    ('tf', 2.5, 0.02),
+    ('odometry', 0.05, None),
+    ('registration', 1.6, None),
+    ('none', 0.8, 0.1),
+    ('tracker', 0.9, None),
+    ('recorder', 0.4, None),
+    ('replay', 0.6, None),
+    ('offline', 1.0, None),
+]
+
+
+@pytest.mark.parametrize('kind, delay, second', MOMENTS)
+def test_ctrl_c_leaves_no_traceback(traffic, tmp_path, kind, delay, second):
     write_bag(tmp_path / 'drive', num_sweeps=10)
-    rng = random.Random(kind)
-    with Traffic():
-        # The imports take 0.5 to 1 s; the rest is between opening the model and publishing.
-        for low, high, second in ((0.0, 0.4, None), (0.4, 2.0, None), (2.0, 3.0, 0.02)):
-            assert not check(kind, rng.uniform(low, high), tmp_path, second)
+    assert not check(kind, delay, tmp_path, second)
 
 
 if __name__ == '__main__':
