@@ -269,14 +269,47 @@ def test_a_tilt_that_is_not_told_is_said(tmp_path, capsys):
     path, _ = tilted(tmp_path, 22, 22)
     command = [str(path), '--offline', '--out', str(tmp_path / 'flow.mcap'), '--report', str(tmp_path / 'report.json')]
     assert main([*command, '--base-frame', '']) == 0
-    assert 'tilted by 22 degrees' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'tilted by 22 degrees' in said and 'set --base-T-lidar to 0.000 0.000 1.8' in said
     report = json.loads((tmp_path / 'report.json').read_text())
+    [warning] = report['warnings']
+    assert (warning['kind'], warning['count'], warning['level']) == ('tilt', 3, 'WARN') and warning['text'] in said
+    assert report['points_with_velocity'] / report['points'] == pytest.approx(report['share_with_velocity'], abs=1e-4)
     assert (report['sensor_height'], report['tilt_from']) == (None, 'nothing')
     quaternion = ['0', str(np.sin(np.radians(-11))), '0', str(np.cos(np.radians(-11)))]
     assert main([*command, '--replace', '--base-T-lidar', '0', '0', '0', *quaternion]) == 0
     assert 'tilted' not in capsys.readouterr().err
     report = json.loads((tmp_path / 'report.json').read_text())
     assert report['sensor_height'] == pytest.approx(1.8, abs=0.03) and report['pitch_deg'] == pytest.approx(-22)
+
+
+def test_no_point_with_a_velocity_is_a_failure_with_the_reason_and_no_output(bag_path, tmp_path, capsys):
+    def lift(topic, index, message):
+        if topic == CLOUD_TOPIC:
+            rows = message.data.view(np.float32).reshape(-1, 4).copy()
+            rows[:, 0] += 5000  # as in the frame of a map
+            message.data = rows.view(np.uint8).reshape(-1)
+
+    path, out, report_path = rewrite(bag_path, tmp_path / 'far', lift), tmp_path / 'flow', tmp_path / 'report.json'
+    command = [str(path), '--offline', '--out', str(out), '--report', str(report_path), '--ego-motion', 'none']
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert f'No sweep of {CLOUD_TOPIC} got flow (5 empty_cloud). A cloud without a point within 51 m' in said
+    report = json.loads(report_path.read_text())
+    assert report['dropped'] == {'empty_cloud': 5} and 'within 51 m' in report['dropped_because']['empty_cloud']
+    assert not out.exists()
+
+
+def test_dropped_sweeps_end_with_an_example_of_each_reason(bag_path, tmp_path, capsys):
+    def spoil(topic, index, message):
+        if topic == CLOUD_TOPIC and index == 2:
+            message.fields[0].name = 'a'
+
+    path = rewrite(bag_path, tmp_path / 'spoiled', spoil)
+    assert main([str(path), '--offline', '--out', str(tmp_path / 'flow')]) == 0
+    said = capsys.readouterr().out
+    assert 'dropped: 1 first_sweep, 1 malformed_cloud' in said and '  malformed_cloud: A cloud must have x, y' in said
+    assert re.search(r'velocities for (9\d\.\d|100\.0) % of [\d,]+ points', said)
 
 
 def test_odometry_of_an_unknown_frame_is_refused_and_auto_does_without(engine, tmp_path):
