@@ -43,19 +43,22 @@ def part_cloud(points: np.ndarray, stamp_ns: int, *, frame_id='lidar', times=Non
     )  # fmt: skip
 
 
-def street_parts(parts: list[tuple[float, float]], num_sweeps: int, *, num_points=4000, moves=True):
+def street_parts(parts: list[tuple[float, float]], num_sweeps: int, *, num_points=4000, moves=True, lost=(), turns=1):
     """Yield (stamp_ns, points (N, 4)) of each part of each revolution, in order.
 
     moves: each part is measured where the vehicle is at its stamp; else all parts of a revolution where it began.
+    lost: numbers of parts that are left out. turns: revolutions that the parts make together.
     """
-    turn = sum(width for _, width in parts)
+    turn, number = sum(width for _, width in parts) / turns, -1
     for k in range(num_sweeps):
         done = 0.0
         for sector in parts:
-            share = done / turn
+            share, number = done / turn, number + 1
+            done += sector[1]
+            if number in lost:
+                continue
             points = tiny_bag.street(k + share if moves else k, num_points=num_points)
             yield tiny_bag.START_NS + round((k + share) * tiny_bag.PERIOD_NS), points[rows_in(points, sector)]
-            done += sector[1]
 
 
 def write_bag(path: Path, parts: list[tuple[float, float]], num_sweeps: int = 6, *, odometry_hz: int = 100, **options):
@@ -83,7 +86,7 @@ def write_bag(path: Path, parts: list[tuple[float, float]], num_sweeps: int = 6,
         return types[POINT_CLOUD](header(stamp(stamp_ns // S, stamp_ns % S), 'lidar'), 1, one.width, fields, False,
                                   one.point_step, one.row_step, one.data, False)  # fmt: skip
 
-    poses = range(0, num_sweeps * tiny_bag.PERIOD_NS + 1, S // odometry_hz)
+    poses = range(0, num_sweeps * options.get('turns', 1) * tiny_bag.PERIOD_NS + 1, S // odometry_hz)
     written = [(tiny_bag.START_NS + ns, tiny_bag.ODOMETRY_TOPIC, ODOMETRY, odometry) for ns in poses]
     written += [(stamp_ns, tiny_bag.CLOUD_TOPIC, POINT_CLOUD, lambda ns, points=points: cloud(ns, points))
                 for stamp_ns, points in street_parts(parts, num_sweeps, **options)]  # fmt: skip

@@ -8,13 +8,13 @@ import copy
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from training.datasets import split_options
+from training.datasets.bag_clouds import CloudPlace, clouds_in_order, read_cloud
 from training.datasets.pairs import HISTORY, DatasetPair, from_latest
 from training.datasets.tracked_boxes import TrackedBoxes
 from training.datasets.turned_motion import TurnedMotion, level_from_mount
@@ -27,17 +27,19 @@ from zeroflow_ros.ego_motion.world_clouds import in_sensor_frame
 from zeroflow_ros.errors import CloudError, DataError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
 from zeroflow_ros.lidar.ground import is_ground
+from zeroflow_ros.lidar.joined_cloud import starts_over
 from zeroflow_ros.lidar.level import Level, SensorLevel
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, check_time_unit, no_times_text, time_field, with_times
 from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, Sweep, SweepBuffer, SweepPair
+from zeroflow_ros.lidar.sweep_assembly import SweepAssembly
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.input_checks import InputChecks, drop_text
 from zeroflow_ros.runtime.run_summary import RunSummary
 
 _DT_RANGE = (0.04, 0.25)  # s: one or two sweep periods at 10 to 20 Hz, the range of the models
 _REACH = 51.2  # m, of the grids of the models
-_MAX_WAITING = 20  # sweeps that wait for later odometry in the bag: 2 s at 10 Hz
+_MAX_WAITING, _MAX_WAIT_NS = 20, 2_000_000_000  # clouds that wait for later odometry in the bag: 2 s at 10 Hz
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class BagOptions:
     deskew: move points to the stamps of their sweeps, by their times and the ego motion. time_field, time_unit: of the
     point times; '' and auto: recognised by name, type and values. base_frame: frame whose z is up and that /tf_static
     connects with the clouds; empty: do not look. base_T_lidar: x,y,z,qx,qy,qz,qw of the clouds in it, instead.
+    assemble_sweeps: auto or off; see `SweepAssembly`.
     """
 
     topic: str = ''
@@ -62,23 +65,29 @@ class BagOptions:
     time_unit: str = 'auto'
     base_frame: str = 'base_link'
     base_T_lidar: str = ''
+    assemble_sweeps: str = 'auto'
 
 
 @dataclass(frozen=True)
 class _SweepLocation:
-    """Where a sweep is in the bag: number of its cloud, recording time, and its rank among clouds of that time.
+    """Where a sweep is in the bag, and how its points are read.
 
     motion: motion to deskew it with; None: no deskewing. has_times: whether its point times are used.
     frame_T_sensor: 16 numbers, for clouds in a fixed frame; see `Sweep`.
     """
 
-    number: int
-    time_ns: int
-    ordinal: int
-    stamp_ns: int
+    cloud: CloudPlace
     motion: SweepMotion | None = None
     has_times: bool = False
     frame_T_sensor: tuple[float, ...] | None = None
+
+    @property
+    def number(self) -> int:
+        return self.cloud.number
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.cloud.stamp_ns
 
 
 class BagPairs:
@@ -88,7 +97,8 @@ class BagPairs:
         in another frame than the first make no pair. boxes: tracked boxes for ground-truth flow, or None.
     ego_motion, note: the source of ego motion, and why it is not odometry. level: of the cloud frame over the ground.
     has_times, times_note: whether there are pairs with point times, and why the times of some clouds are not used.
-    summary: what was dropped and what is suspicious, as the diagnostics of a node would say.
+    summary: what was dropped and what is suspicious, as the diagnostics of a node would say. parts_note: what is
+    joined, where messages hold parts of a revolution.
     Raises: DataError when the bag is damaged or holds no pair, EgoMotionError when it lacks the chosen ego motion.
     """
 
@@ -98,6 +108,7 @@ class BagPairs:
         self.name = place.name if place.is_dir() else place.stem
         self.skipped: Counter[str] = Counter()
         self.has_times, self.times_note, self._num_refused = False, '', 0
+        self.parts_note = ''
         self._times = (options.time_field, options.time_unit)
         self._pairs: list[tuple[_SweepLocation, _SweepLocation, np.ndarray]] = []
         with Bag(path) as bag:
@@ -184,11 +195,9 @@ class BagPairs:
 
     def _index(self, bag: Bag, options: BagOptions) -> None:
         total = next(topic.num_messages for topic in bag.topics if topic.name == self.topic)
-        if self.boxes and len(self.boxes.sweeps) != total:
-            raise DataError(
-                f'{self.boxes.path} has boxes for {len(self.boxes.sweeps)} sweeps, {self.path} has {total} clouds on '
-                f'{self.topic}. They belong together only with one list of boxes for each cloud.'
-            )
+        assembly = SweepAssembly(options.assemble_sweeps, *self._times)
+        if self.boxes and len(self.boxes.sweeps) > total:
+            raise self._other_boxes(total)
         first = _first_cloud(bag, self.topic)
         frame_id = first.header.frame_id.lstrip('/')
         motion = BagMotion(bag, options.ego_motion, frame_id=frame_id, odometry_topic=options.odometry_topic,
@@ -212,17 +221,25 @@ class BagPairs:
         last, reason = None, ''
         title = f'{self.name}, ego motion by {motion.source}'
         in_order = _in_order(bag, self.topic, motion, round(LONGEST_SWEEP * 1e9) if deskewing else 0)
-        for number, recorded, ordinal in tqdm(in_order, title, total, delay=2, disable=None):
-            health.record_received()
-            recorded_ns = recorded.time_ns
-            try:
-                message, sweep = self._decode(recorded, options.deskew)
-            except (CloudError, DataError) as error:
-                self.skipped[DropReason.MALFORMED.value] += 1
-                reason = str(error)
-                health.record_dropped(DropReason.MALFORMED, reason)
+        in_order = tqdm(in_order, title, total, delay=2, disable=None)
+        num_sweeps, last_message = 0, None
+        for found in clouds_in_order(in_order, assembly):
+            if found.text and found.drop is None:
+                self.parts_note, num_sweeps = found.text, 0
                 continue
-            checks.check_cloud(message, sweep)
+            health.record_received()
+            recorded_ns, message, drop, text = found.time_ns, found.message, found.drop, found.text
+            num_sweeps += drop is not DropReason.FIRST
+            if drop is None:
+                try:
+                    sweep = self._decode(message, options.deskew)
+                except CloudError as error:
+                    drop, text = DropReason.MALFORMED, str(error)
+            if drop is not None:
+                self.skipped[drop.value] += 1
+                reason = text
+                health.record_dropped(drop, reason)
+                continue
             try:
                 sweep = motion.to_sensor_frame(sweep)
             except EgoMotionError as error:
@@ -230,6 +247,9 @@ class BagPairs:
                 reason = str(error)
                 health.record_dropped(DropReason.EGO_MOTION, reason)
                 continue
+            checks.check_cloud(message, sweep)
+            if starts_over(message, last_message):
+                buffer.reset()
             kept = buffer.last
             previous, drop = buffer.push(sweep)
             if drop in (DropReason.TIME_RESET, DropReason.FRAME_CHANGED):
@@ -238,7 +258,7 @@ class BagPairs:
             if buffer.last is sweep:
                 has_times = sweep.times is not None
                 pose = None if sweep.frame_T_sensor is None else tuple(sweep.frame_T_sensor.ravel().tolist())
-                last = _SweepLocation(number, recorded.time_ns, ordinal, sweep.stamp_ns, None, has_times, pose)
+                last, last_message = _SweepLocation(found.place, None, has_times, pose), message
             if sweep.frame_id != frame_id:  # another sensor, whose mounting pose is unknown
                 drop = drop or DropReason.FRAME_CHANGED
             else:
@@ -262,6 +282,8 @@ class BagPairs:
                 health.record_dropped(drop, text)
             if drop not in (None, DropReason.FIRST):
                 self.skipped[drop.value] += 1
+        if self.boxes and len(self.boxes.sweeps) != num_sweeps:
+            raise self._other_boxes(num_sweeps)
         self.ego_motion, self.note = motion.source, motion.note  # 'auto' may have given up odometry meanwhile
         self.has_times = any(place0.has_times and place1.has_times for place0, place1, _ in self._pairs)
         names = {name: f'bag:PATH?{name}=...' for name in ('sensor_height', 'base_T_lidar', 'base_frame', 'ego_motion')}
@@ -279,27 +301,32 @@ class BagPairs:
                 f'{self.path}: no sweep shows enough ground to estimate the sensor height: {" ".join(problems)}'
             )
 
-    def _decode(self, recorded: BagMessage, must_have_times: bool) -> tuple[object, Sweep]:
-        """Return a cloud and its sweep with times, turned level; a sweep without returns is empty.
+    def _other_boxes(self, num_sweeps: int) -> DataError:
+        return DataError(
+            f'{self.boxes.path} has boxes for {len(self.boxes.sweeps)} sweeps, {self.path} has {num_sweeps} clouds on '
+            f'{self.topic}. They belong together only with one list of boxes for each cloud.'
+        )
+
+    def _decode(self, message, must_have_times: bool) -> Sweep:
+        """Return the sweep of a cloud with times, turned level; a sweep without returns is empty.
 
         If its times are invalid and `deskew` is off, this sweep has none.
         """
-        message = decode_message(recorded.cdr, POINT_CLOUD)
         sweep = _turned(decode_cloud(message), self._turn)
         if not np.isfinite(sweep.points).any():
-            return message, replace(sweep, points=sweep.points[:0])
+            return replace(sweep, points=sweep.points[:0])
         if not self.has_times or sweep.stamp_ns == 0:
-            return message, sweep
+            return sweep
         try:
             if time_field(message, self._times[0]) is None:  # the layout may change within a bag
                 raise CloudError(no_times_text(message, self._times[0]))
-            return message, with_times(message, sweep, *self._times)
+            return with_times(message, sweep, *self._times)
         except CloudError as error:
             if must_have_times:
                 raise
             self._num_refused += 1
             self.times_note = f'The point times of {self._num_refused} clouds are not used. {error}'
-            return message, sweep
+            return sweep
 
 
 def open_pairs(text: str) -> BagPairs:
@@ -323,12 +350,7 @@ def _split_boxes(text: str) -> tuple[str, str]:
 @lru_cache(maxsize=2 * HISTORY + 4)  # consecutive pairs share most of their sweeps
 def _read_sweep(place: _SweepLocation, path: Path, topic: str, time_name: str, time_unit: str, turn) -> Sweep:
     """Return a sweep, deskewed if its motion is known; turn: see `_turned`."""
-    with Bag(path) as bag:  # reopened: processes must not share an open file
-        messages = bag.messages([topic], start_ns=place.time_ns, end_ns=place.time_ns + 1)
-        recorded = next(islice(messages, place.ordinal, None), None)
-    if recorded is None or recorded.stamp_ns != place.stamp_ns:
-        raise DataError(f'{path} has changed since it was opened: cloud {place.number} is gone. Open it again.')
-    message = decode_message(recorded.cdr, POINT_CLOUD)
+    message = read_cloud(path, topic, place.cloud, time_name, time_unit)
     sweep = _turned(decode_cloud(message), turn)
     if place.frame_T_sensor is not None:
         return in_sensor_frame(sweep, np.reshape(place.frame_T_sensor, (4, 4)))
@@ -380,7 +402,10 @@ def _in_order(bag: Bag, topic: str, motion: BagMotion, ahead_ns: int):
             number, ordinal = number + 1, ordinal + 1 if recorded.time_ns == last_ns else 0
             last_ns = recorded.time_ns
             waiting.append((number, recorded, ordinal))
-        while waiting and (_is_known(waiting[0][1], motion, ahead_ns) or len(waiting) > _MAX_WAITING):
+        while waiting and (
+            _is_known(waiting[0][1], motion, ahead_ns)
+            or (len(waiting) > _MAX_WAITING and waiting[-1][1].time_ns - waiting[0][1].time_ns >= _MAX_WAIT_NS)
+        ):
             yield waiting.popleft()
     yield from waiting
 
