@@ -40,6 +40,7 @@ _FARTHEST_COUNT = 0.05  # s: a counter of 32 bits that begins later than this af
 _FARTHEST_SECOND = 0.2  # s: a count from the full second is within 0.5 s of any stamp
 _SHORTEST_GUESSED = 0.002  # s: LONGEST_SWEEP is 250 times this, so two units a factor of 1000 apart never both match
 _MOST_LOST = 0.2  # share of the returns that may lose their time
+_FEW, _FEW_SHARE = 3, 0.01  # points that lose their time although with them the sweep would be short enough
 _UNKNOWN_ORIGIN = 3  # rank after stamp, hour and second
 _ALL_BITS = 2**32 - 1  # written for 'no time'
 _MANY = 1000  # points that no sensor measures within 0.5 ms
@@ -134,7 +135,7 @@ def _read_times(msg, sweep: Sweep, field: TimeField, unit: str) -> Sweep:
     is_return = np.isfinite(sweep.points[:, 0])
     if not is_return.any():  # no point to deskew
         return replace(sweep, times=np.zeros(num_points, np.float32))
-    found = [_apart_from_outliers(values, is_return, readings, stamp_ns)]
+    found = [_of_returns(values, is_return, readings, stamp_ns)]
     # Before a counter of 32 bits starts over, its values are apart from the others, too.
     if found[0] is None or (found[0].num_lost and field.dtype in ('int32', 'uint32')):
         found.append(_of_a_counter(values, is_return, readings, stamp_ns, field, unit))
@@ -232,9 +233,17 @@ def _body(values: np.ndarray) -> tuple[float, float]:
         first, last = wider
 
 
-def _apart_from_outliers(values: np.ndarray, is_return: np.ndarray, readings: list[_Reading], stamp_ns: int):
-    """Return the `_Times` by the values of returns that are no outliers, or None."""
-    low, high = _body(values[is_return])
+def _of_returns(values: np.ndarray, is_return: np.ndarray, readings: list[_Reading], stamp_ns: int) -> _Times | None:
+    """Return the times by the values of returns, without outliers if there are few or they fit no unit; or None."""
+    seen = values[is_return]
+    cleaned = _within(values, is_return, *_body(seen), readings, stamp_ns)
+    if cleaned is None or cleaned.num_lost > max(_FEW, _FEW_SHARE * len(seen)):  # else perhaps a second sensor's points
+        return _within(values, is_return, seen.min(), seen.max(), readings, stamp_ns) or cleaned
+    return cleaned
+
+
+def _within(values: np.ndarray, is_return: np.ndarray, low, high, readings: list, stamp_ns: int) -> _Times | None:
+    """Return the times by the values from low to high, or None."""
     has_time = (values >= low) & (values <= high)
     if not _enough(has_time, is_return):
         return None

@@ -45,18 +45,21 @@ class TimeField:
 def time_fields(fields: tuple[tuple[str, int, int], ...], name: str = '') -> tuple[TimeField, ...]:
     """Return the fields that may hold times, the most likely first.
 
-    fields: (name, datatype, count) of each. name: of the field to use; '' for those that are recognised.
+    fields: (name, datatype, count) of each. name: of the field to use, or of one of a pair; '' for those that are
+    recognised.
     """
     datatypes = {field[0]: field[1] for field in fields}
-    if name:
-        return (_single(name, datatypes[name]),) if name in datatypes else ()
     found = [_single(known, datatypes[known]) for known in TIME_FIELDS if known in datatypes]
     words = {
         field: split
         for field, datatype, count in fields
         if count == 1 and DATATYPES.get(datatype, ('', 0))[1] >= 4 and (split := _split(field)) is not None
     }
-    found += _pairs({field: split for field, split in words.items() if 'int' in DATATYPES[datatypes[field]][0]})
+    pairs = _pairs({field: split for field, split in words.items() if 'int' in DATATYPES[datatypes[field]][0]})
+    if name:
+        single = (_single(name, datatypes[name]),) if name in datatypes else ()
+        return tuple(pair for pair in pairs if name in pair.parts) or single
+    found += pairs
     paired = {part for pair in found for part in pair.parts}
     single = [_single(field, datatypes[field]) for field, split in words.items() if field not in paired
               and _is_time(split)]  # fmt: skip

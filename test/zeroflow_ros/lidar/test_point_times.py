@@ -174,6 +174,19 @@ def test_points_on_one_side_only_keep_their_times():
     np.testing.assert_allclose(sweep.times, values, atol=1e-6)
 
 
+def test_a_second_sensor_in_the_cloud_keeps_its_later_times():
+    values = np.r_[np.linspace(0, 0.1, 44), np.linspace(0.25, 0.35, 6)]
+    msg = message(values, 'time', 'f4')
+    sweep = with_times(msg, decode_cloud(msg))
+    assert sweep.num_lost_times == 0
+    np.testing.assert_allclose(sweep.times, values, atol=1e-6)
+
+
+def test_most_points_at_one_time_keep_the_others():
+    values = np.r_[np.zeros(44), np.linspace(0.01, 0.1, 6)]
+    np.testing.assert_allclose(times(message(values, 'time', 'f4')), values, atol=1e-6)
+
+
 def test_too_many_senseless_values_are_an_error():
     values = OVER.copy()
     values[::4] = np.nan

@@ -35,3 +35,4 @@ def test_fields_that_hold_times(fields, expected):
 def test_a_named_field_is_the_only_one():
     assert found(('t', U4), ('clock', F4), name='clock') == [(('clock',), None)]
     assert found(('t', U4), name='clock') == []
+    assert found(('sec', U4), ('nsec', U4), name='sec') == [(('sec', 'nsec'), 1e-9)]
