@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from zeroflow_ros.bags.blocks import COMPRESSIONS, Block, BlockIndex, BlockStorage, count_messages, decompress, ros_type
 from zeroflow_ros.errors import DataError
 
@@ -50,17 +52,21 @@ class _Scan:
 
     def index(self) -> BlockIndex:
         end = self._walk()
+        if self._blocks and not self._is_closed and self._blocks[-1].compression:
+            self._blocks[-1] = replace(self._blocks[-1], counts={})  # records with its counts may be missing
         blocks, num_damaged, unsupported = [], 0, set()
         for block in self._blocks:
             if block.compression not in COMPRESSIONS:
                 unsupported.add(block.compression)
                 continue
-            found, is_damaged = read_block(self._file, block, self._read_connection)
-            num_damaged += is_damaged
-            if found:
-                times = [time_ns for time_ns, _, _ in found]
+            if not block.counts or not block.counts.keys() <= self._channels.keys():
+                found, is_damaged = read_block(self._file, block, self._read_connection)
+                num_damaged += is_damaged
+                times = [time_ns for time_ns, _, _ in found] or [0]
                 counts = Counter(channel_id for _, channel_id, _ in found)
-                blocks.append(replace(block, counts=dict(counts), start_ns=min(times), end_ns=max(times)))
+                block = replace(block, counts=dict(counts), start_ns=min(times), end_ns=max(times))
+            if block.counts:
+                blocks.append(block)
         channels = count_messages(self._channels, blocks)
         return BlockIndex(
             channels, tuple(blocks), self._size - end, self._is_closed, num_damaged, frozenset(unsupported)
@@ -76,6 +82,11 @@ class _Scan:
                 return position
             if opcode == _BAG_HEADER:
                 self._is_closed = bool(_number(header, b'index_pos'))
+                if header.get(b'encryptor'):
+                    raise DataError(
+                        f'{self._file.name} cannot be read: it is encrypted. Decrypt it with ROS 1: `rosbag decrypt '
+                        f'{self._file.name}`.'
+                    )
             elif opcode == _CHUNK:
                 compression = header.get(b'compression', b'').decode(errors='replace')
                 is_cut = data + size > self._size
@@ -85,7 +96,9 @@ class _Scan:
                 self._blocks.append(Block(data, stored, compression, _number(header, b'size'), 0, 0, 0, {}, is_cut))
             if data + size > self._size:
                 return position
-            if opcode in (_MESSAGE, _CONNECTION):
+            if opcode == _INDEX and self._blocks and self._blocks[-1].compression:
+                self._add_counts(header, data, size)
+            elif opcode in (_MESSAGE, _CONNECTION):
                 self._add_loose(position, data + size - position)
             position = data + size
         return position
@@ -99,6 +112,19 @@ class _Scan:
         header = _fields(self._file.read(length))
         (size,) = struct.unpack('<I', self._file.read(4))
         return header, position + 8 + length, size
+
+    def _add_counts(self, header: dict[bytes, bytes], data: int, size: int) -> None:
+        """Take the number and the times of the messages of one topic in the last chunk from the record behind it."""
+        self._file.seek(data)
+        times = np.frombuffer(self._file.read(size // 12 * 12), '<u4').reshape(-1, 3)[:, :2].astype(np.int64)
+        if not len(times):
+            return
+        times_ns, block = times[:, 0] * 10**9 + times[:, 1], self._blocks[-1]
+        first_ns, last_ns = int(times_ns.min()), int(times_ns.max())
+        if block.counts:
+            first_ns, last_ns = min(first_ns, block.start_ns), max(last_ns, block.end_ns)
+        counts = {**block.counts, _number(header, b'conn'): len(times)}
+        self._blocks[-1] = replace(block, start_ns=first_ns, end_ns=last_ns, counts=counts)
 
     def _add_loose(self, position: int, size: int) -> None:
         last = self._blocks[-1] if self._blocks else None

@@ -174,7 +174,7 @@ def _read_index(path: Path, database):
         rows = database.execute('SELECT id, name, type, serialization_format FROM topics').fetchall()
     except apsw.Error as error:
         raise DataError(f'{path} cannot be read: {error}. {repair}') from error
-    topics = {key: (str(topic), str(msgtype), str(form)) for key, topic, msgtype, form in rows}
+    topics = {key: (str(topic), str(msgtype), str(form or 'cdr')) for key, topic, msgtype, form in rows}
     found, is_complete = _read_rows(database)
     rows = sorted((time_ns, row, topic) for row, topic, time_ns in found if topic in topics)
     if not rows:

@@ -243,8 +243,8 @@ class _RosbagsReader:
         try:
             self._connections = {connection.id: connection for connection in self._reader.connections}
             self.channels = [
-                Channel(c.id, c.topic, ros_type(c.msgtype), 'ros1' if suffix == '.bag' else c.ext.serialization_format,
-                        c.msgcount)
+                Channel(c.id, c.topic, ros_type(c.msgtype),
+                        'ros1' if suffix == '.bag' else c.ext.serialization_format or 'cdr', c.msgcount)
                 for c in self._reader.connections
             ]  # fmt: skip
             times = self._reader if suffix == '.bag' else self._reader.metadata

@@ -8,6 +8,7 @@ from rosbags.rosbag1 import Writer
 from rosbags.typesys import Stores, get_typestore
 from tiny_bag import CLOUD_TOPIC, ODOMETRY_TOPIC, write_bag
 
+from zeroflow_ros.bags import rosbag1_scan
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.errors import DataError
 
@@ -82,6 +83,34 @@ def test_a_bag_that_ended_within_its_first_message_has_nothing_to_read(intact, t
     other.write_bytes(unindexed(path.read_bytes())[: HEADER + 300])
     with pytest.raises(DataError, match=r'a\.bag cannot be read: it holds no complete message in 4,409 bytes'):
         Bag(other)
+
+
+def test_an_encrypted_bag_is_named(intact, tmp_path):
+    path, _ = intact
+    other = tmp_path / 'a.bag'
+    content = path.read_bytes()
+    (size,) = struct.unpack_from('<I', content, 13)
+    header = content[17 : 17 + size]
+    changed = header + struct.pack('<I', 20) + b'encryptor=rosbag/Aes'[:20]
+    other.write_bytes(content[:13] + struct.pack('<I', len(changed)) + changed + content[17 + size :])
+    with pytest.raises(DataError, match=r'it is encrypted.*`rosbag decrypt'):
+        Bag(other)
+
+
+def test_chunks_behind_the_first_are_not_unpacked_to_index_them(intact, tmp_path, monkeypatch):
+    path = write_bag(tmp_path / 'long', 'rosbag1', 180, num_points=1000)  # three chunks
+    expected, _ = read(path)
+    active = tmp_path / 'a.bag.active'
+    active.write_bytes(unindexed(path.read_bytes()))
+    unpacked = []
+    monkeypatch.setattr(
+        rosbag1_scan, 'read_block', lambda *a, real=rosbag1_scan.read_block: unpacked.append(a) or real(*a)
+    )
+    index = rosbag1_scan.open_rosbag1(active)
+    index.close()
+    assert index._index.num_messages == len(expected)
+    assert len(unpacked) == 2 < len(index._index.blocks)  # the first, and the last, which may be incomplete
+    assert read(active)[0] == expected
 
 
 def test_an_unknown_compression_is_named(intact, tmp_path):

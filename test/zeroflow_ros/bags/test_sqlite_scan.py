@@ -91,6 +91,12 @@ def test_a_wal_in_a_folder_that_cannot_be_written(intact, tmp_path):
         folder.chmod(0o755)
 
 
+@pytest.mark.parametrize('mode', ['WAL', 'DELETE'])
+def test_a_folder_with_signs_that_mean_something_in_an_address(intact, tmp_path, mode):
+    folder = killed(intact, tmp_path / 'what? 50%41 #1', mode)
+    assert read(folder)[0] == intact[1][: 18 if mode == 'WAL' else 9]
+
+
 def test_a_wal_that_was_not_copied_is_asked_for(intact, tmp_path):
     folder = killed(intact, tmp_path / 'bag', 'WAL')
     (folder / 'bag.db3-wal').unlink()
