@@ -8,10 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from zeroflow_ros.ego_motion import tf_poses
 from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.transforms import apply, invert
 
-FIXED_FRAMES = ('odom', 'map', 'world', 'earth', 'camera_init')
+FIXED_FRAMES = (*tf_poses.FIXED_FRAMES, 'camera_init')
+_OFF_GRID = 51.0  # m: no point of the bundled models' grid
+_OFF_ORIGIN = 20.0  # m: the nearest twentieth of the points of a sensor is nearer
+REGISTERED_REMEDY = (
+    'Clouds of SLAM in a fixed frame need the ego motion from odometry, of the topic whose header.frame_id is '
+    "'{frame_id}'; or use the clouds that the driver sends."
+)
 _FAR = 20.0  # m from the origin: half of that is beyond the blind zone around a sensor
 _MAX_TILT = np.radians(10.0)  # of the sensor against the fixed frame; less is a road's slope
 
@@ -53,7 +60,7 @@ class WorldFrame:
             near_sensor = np.count_nonzero(np.linalg.norm(some - frame_T_sensor[:2, 3], axis=1) < distance / 2)
             near_origin = np.count_nonzero(np.linalg.norm(some, axis=1) < distance / 2)
         if max(near_sensor, near_origin) >= 20 and not 0.5 < near_sensor / max(near_origin, 1) < 2:
-            self._seen = near_sensor > near_origin
+            self._seen = bool(near_sensor > near_origin)
 
 
 def in_sensor_frame(sweep: Sweep, frame_T_sensor: np.ndarray) -> Sweep:
@@ -64,6 +71,21 @@ def in_sensor_frame(sweep: Sweep, frame_T_sensor: np.ndarray) -> Sweep:
     # In double: far from the origin float32 has steps of millimetres, and of decimetres in UTM.
     points = apply(invert(frame_T_sensor), sweep.points.astype(np.float64)).astype(np.float32)
     return replace(sweep, points=points, times=None, frame_T_sensor=frame_T_sensor)
+
+
+def far_from_origin(sweep: Sweep) -> str:
+    """Return a sentence about clouds in a fixed frame far from its origin, whose sensor is not known; else ''."""
+    if sweep.frame_T_sensor is not None or sweep.frame_id.split('/')[-1] not in FIXED_FRAMES:
+        return ''
+    with np.errstate(over='ignore', invalid='ignore'):
+        distance = np.linalg.norm(sweep.points[:: 1 + len(sweep.points) // 2000, :2], axis=1)
+    distance = distance[np.isfinite(distance)]
+    if not len(distance) or np.quantile(distance, 0.05) < _OFF_ORIGIN or distance.min() > _OFF_GRID:
+        return ''  # near, or so far that the sweep counts as empty
+    return (
+        f"The clouds lie {np.median(distance):.0f} m from the origin of their frame '{sweep.frame_id}', which is fixed "
+        'in the world, and the model sees the surroundings of the origin. '
+    ) + REGISTERED_REMEDY.format(frame_id=sweep.frame_id)
 
 
 def measured_points(sweep: Sweep) -> np.ndarray:

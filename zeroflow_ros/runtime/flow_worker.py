@@ -24,7 +24,7 @@ from zeroflow_ros.lidar.sweep_assembly import SweepAssembly
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.runtime.health import Health, Level
-from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text
+from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text, without_points
 from zeroflow_ros.runtime.mailbox import Mailbox
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
@@ -179,7 +179,7 @@ class FlowWorker:
             health.report_issue('subsampled', 'input', Level.WARN, f'{text} Only every n-th point gets a velocity.')
         if not any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
             # No point on the grid: treated as empty, because flow from or to an empty sweep is unknown.
-            sweep = replace(sweep, points=sweep.points[:0], times=None)
+            sweep = without_points(sweep)
         last, last_msg = self._buffer.last, self._last_msg
         went_back = self._clock_went_back(last, sweep)
         if went_back or starts_over(msg, last_msg):

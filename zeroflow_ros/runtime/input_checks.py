@@ -2,10 +2,12 @@
 """Input and output checks that warn without dropping the sweep. Independent of ROS."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from zeroflow_ros import transforms
+from zeroflow_ros.ego_motion.world_clouds import REGISTERED_REMEDY, far_from_origin
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.lidar.cloud_layout import check_rows
 from zeroflow_ros.lidar.level import Level as GroundLevel
@@ -64,6 +66,8 @@ class InputChecks:
             self._warn_once('header', correction)
         if self._deskews:
             self._check_times(msg, sweep)
+        if far := far_from_origin(sweep):
+            health.report_issue('far from origin', 'input', Level.WARN, far)
         if not sweep.frame_id:
             text = 'The clouds have no frame_id; it is taken to be that of the ego motion. Set it in the driver.'
             health.report_issue('no frame_id', 'input', Level.WARN, text)
@@ -165,6 +169,22 @@ def any_within(points: np.ndarray, reach: float) -> bool:
     return any(bool((np.abs(some) < reach).all(axis=1).any()) for some in (points[::64], points))
 
 
+def without_points(sweep: Sweep) -> Sweep:
+    """Return a sweep without its points, none of which is on the grid, and how far away they were."""
+    with np.errstate(over='ignore', invalid='ignore'):
+        distance = np.linalg.norm(sweep.points.astype(np.float64), axis=1)
+    distance = distance[np.isfinite(distance)]
+    nearest = float(distance.min()) if len(distance) else None
+    return replace(sweep, points=sweep.points[:0], times=None, nearest=nearest)
+
+
+def _nearest_text(sweep: Sweep) -> str:
+    if sweep.nearest is None:
+        return ''
+    remedy = REGISTERED_REMEDY.format(frame_id=sweep.frame_id)
+    return f"Its nearest point lies {sweep.nearest:.0f} m from the origin of its frame '{sweep.frame_id}'. {remedy} "
+
+
 def drop_text(
     reason: DropReason, sweep: Sweep, last: Sweep | None, *, dt_range: tuple[float, float], reach: float
 ) -> str:
@@ -181,7 +201,7 @@ def drop_text(
     return {
         DropReason.FIRST: 'The first sweep waits for the second.',
         DropReason.EMPTY: f'A cloud without a point within {reach:.0f} m is published without flow. '
-        f'{own}Check the sensor and its filters, and that clouds are in metres, x forward, z up.',
+        f'{own}{_nearest_text(sweep)}Check the sensor and its filters, and that clouds are in metres, x forward, z up.',
         DropReason.ZERO_STAMP: 'A cloud is stamped 0, so the time between sweeps is unknown. Make the driver '
         'stamp its clouds.',
         DropReason.DUPLICATE: f'Two clouds have the stamp {sweep.stamp_ns * 1e-9:.6f} s; the second is dropped.',

@@ -33,7 +33,7 @@ from zeroflow_ros.lidar.sweep_assembly import Outcome, SweepAssembly
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.runtime.health import Health
-from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text
+from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text, without_points
 from zeroflow_ros.runtime.run_summary import RunSummary, option_names
 from zeroflow_ros.transforms import from_quaternion
 from zeroflow_ros.views import rerun_view
@@ -177,7 +177,7 @@ class OfflineFlow:
         self.input_checks.check_cloud(message, sweep)
         self.input_checks.check_ego_box(self._own_vehicle, sweep.frame_id, self._base_frame, mount)
         if not any_within(sweep.points, self.card.grid.half_extent):  # as the node does
-            sweep = replace(sweep, points=sweep.points[:0], times=None)
+            sweep = without_points(sweep)
         if self._last is not None and starts_over(message, self._last[0]):
             self._buffer.reset()
         last = self._buffer.last
