@@ -21,7 +21,8 @@ _BY_KEYS = {
     'SSF': {'voxel_encoder', 'backbone', 'head'},
     'VoteFlow': {'embedder', 'backbone', 'decoder'},
 }
-_DISPLAY = {name.lower(): name for name in (*_BY_KEYS, 'FastFlow3D', 'DeFlow', 'TeFlow')} | {'deflowpp': 'DeFlow++'}
+_DISPLAY = {name.lower(): name for name in (*_BY_KEYS, 'FastFlow3D', 'DeFlow', 'TeFlow')}
+_DISPLAY |= {'deflowpp': 'DeFlow++', 'seflow': 'DeFlow', 'seflowpp': 'SeFlow++'}  # SeFlow trains DeFlow's network
 _STUDENTS = ('FastFlow3D', 'DeFlow')  # those of OpenSceneFlow that we have
 _THREE_SWEEPS = (96, 96, 3, 3)  # backbone.decoder_step4.weight of DeFlow++; 64 channels with two sweeps
 _MAGIC = {

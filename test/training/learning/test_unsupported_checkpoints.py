@@ -63,6 +63,7 @@ def test_a_published_model_without_a_student_is_named_in_one_line(
     'label, target, says',
     [
         ('a name only', {'name': 'flow4d'}, 'holds Flow4D by its settings'),
+        ('the network of DeFlow', {'name': 'seflow'}, 'The weights do not fit'),
         ('a class of their own', {'_target_': 'src.models.my.FastFlow3DWide'}, 'holds FastFlow3DWide by its settings'),
         ('a network with the keys of DeFlow', {'_target_': 'src.models.ZeroFlowUNetXL'}, 'holds ZeroFlowUNetXL by'),
     ],
