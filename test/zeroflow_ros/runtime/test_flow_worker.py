@@ -111,11 +111,11 @@ class RowByRow(PointEngine):
         return target - source
 
 
-def deskewing_worker(motion, *, deskew=True, make_engine=None):
+def deskewing_worker(motion, *, deskew=True, make_engine=None, **options):
     lines, listener = [], Listener()
     listener.fails = False
     health = Health(lambda severity, text: lines.append((severity, text)))
-    parameters = Parameters(deskew=deskew)
+    parameters = Parameters(deskew=deskew, **options)
     engine = load_engine(DEFAULT_MODELS['tensorrt'])  # float: 8 bits round what is nearly the same to something else
     if make_engine:
         engine = make_engine(engine.card)
@@ -168,6 +168,27 @@ def test_clouds_without_times_are_taken_as_they_are_with_a_warning():
     assert sum('have no field t, time' in text for severity, text in lines if severity == 'warning') == 1
     status = next(s for s in health.statuses() if s.part == 'input')
     assert status.level == Level.WARN and 'or switch deskew off' in status.message
+
+
+def test_a_few_senseless_times_cost_no_sweep_and_a_named_field_is_used():
+    flows = []
+    for spoiled, options in ((False, {}), (True, {}), (True, {'time_field': 'age', 'time_unit': 's'})):
+        worker, health, listener, _ = deskewing_worker(Driven(), make_engine=RowByRow, **options)
+        for k in range(3):
+            msg = timed_cloud(k)
+            values = msg.data.reshape(6000, -1)[:, -4:]
+            if spoiled:
+                values[100 * k + 7 :: 2000] = np.frombuffer(np.float32(1e30).tobytes(), np.uint8)
+            msg.fields[4].name = options.get('time_field', 'time')
+            worker.process(msg, time.perf_counter())
+        assert health.published == 2 and health.drops == {DropReason.FIRST: 1}
+        assert (worker.input_checks.facts['lost_times'] == 3) == spoiled
+        flows.append(listener.flows[-1][1])
+    kept = np.ones(6000, bool)
+    for k in (1, 2):
+        kept[100 * k + 7 :: 2000] = False
+    np.testing.assert_array_equal(flows[1][kept], flows[0][kept])
+    np.testing.assert_array_equal(flows[2], flows[1])
 
 
 def test_times_without_sense_drop_the_sweep_and_the_next_pair_goes_around_it():
