@@ -49,6 +49,19 @@ def export_onnx(
     return write_model(proto, card, path)
 
 
+def dense_module(checkpoint, precision: str = 'float32'):
+    """Return what a dense model file computes as a torch module: images (1, S * C, G, G) to the hidden layer, float32.
+
+    checkpoint, precision: as in `export_onnx`.
+    """
+    import torch
+
+    student = checkpoint.build()
+    _fold_batch_norms(student)
+    student.merge_layers()
+    return _dense(student, torch.float16 if precision == 'float16' else torch.float32)[0]
+
+
 def _fold_batch_norms(module) -> None:
     """Merge each convolution with the batch norm that follows it, in place; module is in eval mode."""
     import torch

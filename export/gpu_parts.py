@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of `export.gpu_report`: what each needs, does, and may take; each runs in a process of its own."""
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from zeroflow_ros.engines.parity import lidar_like_cloud
+from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.views.report import percentiles
+
+ROOT = Path(__file__).parents[1]
+# Reached and missed: a goal of docs/benchmarks.md. Done: no goal. Left: cannot run on this machine, with the reason.
+REACHED, MISSED, DONE, FAILED, OUT_OF_TIME, LEFT = 'reached', 'missed', 'done', 'failed', 'out of time', 'left'
+PRECISIONS = {'float32': '', 'float16': '_float16'}
+GOALS_MS = {
+    'fastflow3d': {'inference': 1.5, 'total': 3.0},
+    'fastflow3d_xl': {'inference': 15.0},
+}  # p99
+TIMES_AS_FAST_AS_EAGER = 10
+FLOAT16_TOLERANCE_M = 5e-3
+LARGEST_LEAK_BYTES = 10**6
+NUM_PAIRS = 500  # so that the p99 is not the maximum
+GROWING_SIZES = range(20_000, 200_001, 30_000)  # points
+ABOUT = {'direction': 'both', 'ground': 'keep', 'z_origin': 'ground', 'licence': 'Apache-2.0'}
+
+
+class MissingModelError(ZeroFlowError):
+    """A part needs the file of another one, which did not end."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a part found: its verdict, one sentence, and figures for the JSON file."""
+
+    verdict: str
+    text: str
+    figures: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the report.
+
+    needs: what the machine must have, keys of `machine`. limit_s: the most seconds it may take. run: called with the
+    folder of the report and what `machine` found.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    limit_s: float
+    run: Callable[[Path, dict], Result]
+
+
+def machine(_folder: Path, _facts: dict) -> Result:
+    """Find the GPU, the compiler and the libraries. Figures: gpu, nvcc, tensorrt, pycuda, torch, ...: text, or ''."""
+    words = ['nvidia-smi', '--query-gpu=name,driver_version,memory.total,compute_cap', '--format=csv,noheader']
+    facts = {
+        'gpu': _first_line(words), 'nvcc': _first_line(['nvcc', '--version'], last=True),
+        'pycuda': _version('pycuda', 'VERSION_TEXT'), 'torch': _version('torch'), 'onnx': _version('onnx'),
+        'pytest': _version('pytest'), 'revision': _first_line(['git', '-C', str(ROOT), 'rev-parse', '--short', 'HEAD']),
+    }  # fmt: skip
+    from zeroflow_ros.engines.tensorrt_library import TensorRt
+
+    try:
+        library = TensorRt()
+        facts |= {'tensorrt': str(library), 'tensorrt_rtx': str(library) if library.is_rtx else ''}
+    except ZeroFlowError as error:
+        facts |= {'tensorrt': '', 'tensorrt_rtx': '', 'no_tensorrt': str(error)}
+    return Result(DONE, ', '.join(f'{name} {facts[name] or "none"}' for name in ('gpu', 'tensorrt', 'nvcc')), facts)
+
+
+def _first_line(words: list[str], *, last: bool = False) -> str:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        lines = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+        return lines[-1 if last else 0].strip() if lines else ''
+    return ''
+
+
+def _version(name: str, attribute: str = '__version__') -> str:
+    with contextlib.suppress(ImportError, OSError):
+        return str(getattr(importlib.import_module(name), attribute, 'unknown version'))
+    return ''
+
+
+def compile_kernels(folder: Path, _facts: dict) -> Result:
+    """Compile pillars.cu as the image does, and list registers and local memory per kernel of an H200 and an Orin."""
+    from zeroflow_ros.engines.cuda_device import KERNELS
+
+    used = {}
+    for architecture in ('sm_90', 'sm_87'):
+        words = ['nvcc', '-fmad=false', f'-arch={architecture}', '--cubin', '-Xptxas=-v', '-o', '/dev/null', KERNELS]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return Result(FAILED, f'nvcc does not compile pillars.cu for {architecture}: {done.stderr[-300:]}')
+        used[architecture] = _registers(done.stderr)
+    spilled = {name for kernels in used.values() for name, (_, spills) in kernels.items() if spills}
+    text = f'{len(used["sm_90"])} kernels; ' + (f'spilled registers: {sorted(spilled)}' if spilled else 'no spills')
+    return Result(FAILED if spilled or len(used['sm_90']) != 5 else DONE, text, used)
+
+
+def _registers(ptxas: str) -> dict[str, tuple[int, int]]:
+    """Return {kernel: (registers, bytes of spilled ones)} of the output of ptxas."""
+    found = {}
+    for block in ptxas.split('Compiling entry function ')[1:]:
+        spills = sum(map(int, re.findall(r'(\d+) bytes spill', block)))
+        found[block.split("'")[1]] = int(re.search(r'Used (\d+) registers', block)[1]), spills
+    return found
+
+
+def write_models(student: str, folder: Path, _facts: dict) -> Result:
+    """Write an untrained student, as a checkpoint and as float32 and float16 files; weights do not affect latency."""
+    import torch
+
+    from export.onnx_graph import export_onnx
+    from training.learning.checkpoint import Checkpoint
+    from training.students import build_student
+
+    torch.manual_seed(0)
+    checkpoint = Checkpoint(student, build_student(student).state_dict(), ABOUT)
+    checkpoint.save(_checkpoint(folder, student))
+    for precision in PRECISIONS:
+        export_onnx(checkpoint, _model(folder, student, precision), precision=precision)
+    size = _model(folder, student, 'float16').stat().st_size / 1e6
+    return Result(DONE, f'{student} in {" and ".join(PRECISIONS)} ({size:.1f} MB)')
+
+
+def build(student: str, precision: str, folder: Path, facts: dict) -> Result:
+    """Build an engine; with a GPU also run it, compare it with ONNX Runtime, and see whether it is recorded."""
+    from zeroflow_ros.engines.tensorrt_library import TensorRt
+
+    path = _existing(_model(folder, student, precision))
+    if not facts['gpu']:
+        plan = TensorRt().build(path.read_bytes(), path.name, progress=print)
+        return Result(DONE, f'{facts["tensorrt"]} builds it ({len(plan) / 1e6:.1f} MB); not run: no GPU')
+    from zeroflow_ros.engines.tensorrt_build import open_engine
+
+    engine = open_engine(path)
+    about = json.loads((engine.folder / 'engine.json').read_text())
+    figures = {'largest_difference_m': about['largest_difference_m'], 'runs_on': engine.runs_on}
+    return Result(DONE, f'{engine.runs_on}; {about["largest_difference_m"] * 1e3:.2f} mm from ONNX Runtime', figures)
+
+
+def float16(student: str, folder: Path, facts: dict) -> Result:
+    """Compare float16 with float32 on all parity clouds: on the GPU where it can run, else in ONNX Runtime."""
+    from zeroflow_ros.engines.parity import flow_of_clouds, largest_difference, parity_clouds
+    from zeroflow_ros.engines.selection import engine_from_spec
+
+    has_engine = facts['gpu'] and facts['tensorrt'] and facts['pycuda']
+    paths = [str(_existing(_model(folder, student, precision))) for precision in PRECISIONS]
+    reference = engine_from_spec(paths[0])
+    half = engine_from_spec(f'tensorrt:{paths[1]}') if has_engine else engine_from_spec(paths[1])
+    worst = max(
+        largest_difference(*(flow_of_clouds(engine, clouds) for engine in (reference, half)))
+        for _, clouds in parity_clouds(reference.card.grid, reference.card.num_sweeps)
+    )
+    text = f'{worst * 1e3:.2f} mm from float32 ({half.runs_on}), goal {FLOAT16_TOLERANCE_M * 1e3:g} mm; untrained'
+    return Result(REACHED if worst <= FLOAT16_TOLERANCE_M else MISSED, text, {'largest_difference_m': worst})
+
+
+def latency(student: str, folder: Path, facts: dict) -> Result:
+    """Measure the float16 engine and eager torch on the same 500 pairs of 90,000 points."""
+    model, checkpoint = _existing(_model(folder, student, 'float16')), _existing(_checkpoint(folder, student))
+    report = _benchmark(
+        '--model', f'tensorrt:{model}', '--checkpoint', checkpoint, '--compare', '--points', 90_000,
+        '--pairs', NUM_PAIRS, '--warm-up', 50,
+    )  # fmt: skip
+    [of_input] = report['inputs'].values()
+    ours, eager = of_input['models'].values()
+    [ratio] = of_input['ratios'].values()
+    figures = {'engine': ours, 'eager torch': eager, 'eager torch / engine': ratio}
+    goals = GOALS_MS.get(student, {})
+    is_reached = all(ours[stage]['p99'] <= goal for stage, goal in goals.items())
+    if student == 'fastflow3d':
+        is_reached &= ratio['p50'] >= TIMES_AS_FAST_AS_EAGER
+    text = ', '.join(f'{stage} p99 {ours[stage]["p99"]} ms (goal {goal})' for stage, goal in goals.items())
+    text = text or f'total p50 {ours["total"]["p50"]} ms'
+    text += f'; eager torch takes {ratio["p50"]:.1f} times as long'
+    return Result((REACHED if is_reached else MISSED) if goals else DONE, text, figures)
+
+
+def growth(folder: Path, _facts: dict) -> Result:
+    """Measure the full student with 10,000 to 200,000 points."""
+    model = _existing(_model(folder, 'fastflow3d', 'float16'))
+    sizes = 10_000, 50_000, 100_000, 200_000
+    report = _benchmark('--model', f'tensorrt:{model}', '--points', *sizes, '--pairs', 100)
+    totals = {name: next(iter(found['models'].values()))['total']['p50'] for name, found in report['inputs'].items()}
+    return Result(DONE, ', '.join(f'{name}: {total} ms' for name, total in totals.items()), totals)
+
+
+def eager_torch(student: str, folder: Path, facts: dict) -> Result:
+    """Measure eager torch alone, where there is no TensorRT to compare it with."""
+    checkpoint = _existing(_checkpoint(folder, student))
+    report = _benchmark('--checkpoint', checkpoint, '--points', 90_000, '--pairs', 50)
+    [of_input] = report['inputs'].values()
+    *_, eager = of_input['models'].values()
+    return Result(DONE, f'{student} in eager torch, float32: total p50 {eager["total"]["p50"]} ms', eager)
+
+
+def torch_as_network(student: str, folder: Path, _facts: dict) -> Result:
+    """Run the engine with the network in torch (float16, channels last): all but TensorRT is as on the vehicle."""
+    from export.torch_network import open_torch_engine
+    from training.learning.checkpoint import load_checkpoint
+    from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine
+    from zeroflow_ros.engines.stopwatch import Stopwatch
+    from zeroflow_ros.engines.tensorrt_build import check_parity
+
+    reference = OnnxRuntimeEngine(_existing(_model(folder, student, 'float16')), num_threads=os.cpu_count() or 1)
+    checkpoint = load_checkpoint(_existing(_checkpoint(folder, student)))
+    engine = open_torch_engine(checkpoint, reference.card, folder)
+    worst_m = check_parity(engine, reference)
+    rng, totals, on_gpu = np.random.default_rng(0), [], []
+    for _ in range(50 + NUM_PAIRS):
+        clouds = [lidar_like_cloud(reference.card.grid, rng, 89_500) for _ in range(2)]
+        watch, start = Stopwatch(), time.perf_counter()
+        engine.infer(*clouds, watch)
+        totals.append((time.perf_counter() - start) * 1e3)
+        on_gpu.append(watch.stages_ms['inference'])
+    figures = {
+        'inference': percentiles(on_gpu[50:]),
+        'total': percentiles(totals[50:]),
+        'largest_difference_m': worst_m,
+    }
+    text = f'{engine.runs_on}; {worst_m * 1e3:.2f} mm from ONNX Runtime; ' + ', '.join(
+        f'{stage} p50 {figures[stage]["p50"]} ms, p99 {figures[stage]["p99"]} ms' for stage in ('inference', 'total')
+    )
+    return Result(DONE, text, figures)
+
+
+def memory_across_threads(folder: Path, _facts: dict) -> Result:
+    """Open an engine here, use, grow and close it in another thread, as the node does: the memory must come back."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from zeroflow_ros.engines.cuda_device import CudaDevice
+    from zeroflow_ros.engines.stopwatch import Stopwatch
+    from zeroflow_ros.engines.tensorrt_build import open_engine
+
+    path = _existing(_model(folder, 'fastflow3d_lite', 'float32'))
+    engine, device = open_engine(path, max_points=10_000), CudaDevice()
+    points = np.random.default_rng(0).uniform(-40, 40, (GROWING_SIZES[-1], 3)).astype(np.float32)
+    free = []
+    with ThreadPoolExecutor(1) as thread:
+        for num_points in GROWING_SIZES:
+            thread.submit(engine.infer, points[:num_points], points[:num_points], Stopwatch()).result()
+            thread.submit(engine.close).result()
+            with device.current():
+                free.append(device.free_bytes())
+    lost = free[1] - free[-1]  # the first sweep loads kernels and libraries
+    text = f'{lost / 1e6:.1f} MB lost in {len(free) - 2} times of opening, growing and closing'
+    return Result(DONE if lost <= LARGEST_LEAK_BYTES else FAILED, text, {'free_bytes': free})
+
+
+def run_tests(paths: list[str], _folder: Path, _facts: dict) -> Result:
+    """Run tests of the checkout."""
+    words = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *(str(ROOT / path) for path in paths)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    text = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-300:]
+    if done.returncode == 0 and 'passed' not in text:
+        return Result(LEFT, text)
+    return Result(DONE if done.returncode == 0 else FAILED, text, {'output': done.stdout[-4000:]})
+
+
+def _benchmark(*options) -> dict:
+    """Run export.benchmark and return its report. Raises: ZeroFlowError."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / 'report.json'
+        words = [sys.executable, '-m', 'export.benchmark', *map(str, options), '--json', str(report)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+        if done.returncode:
+            raise ZeroFlowError(f'export.benchmark ended with {done.returncode}: {(done.stderr or done.stdout)[-400:]}')
+        return json.loads(report.read_text())
+
+
+def _model(folder: Path, student: str, precision: str) -> Path:
+    return folder / 'models' / f'{student}{PRECISIONS[precision]}.onnx'
+
+
+def _checkpoint(folder: Path, student: str) -> Path:
+    return folder / 'models' / f'{student}.pt'
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise MissingModelError(f'{path.name} is missing: the part that writes it did not end. Run the report again.')
+    return path
+
+
+def all_parts() -> list[Part]:
+    """Return all parts in order. `machine` finds out what the others need."""
+    students, tests = ('fastflow3d_lite', 'fastflow3d', 'fastflow3d_xl', 'deflow'), 'test/zeroflow_ros/engines'
+    on_gpu = ('gpu', 'tensorrt', 'pycuda')
+    without_gpu = [f'{tests}/test_{name}.py' for name in ('cuda_kernels', 'cuda_device', 'tensorrt_library')]
+    return [
+        Part('machine', (), 60, machine),
+        Part('kernels compile', ('nvcc',), 60, compile_kernels),
+        Part('tests without a GPU', ('pytest',), 120, partial(run_tests, without_gpu)),
+        *(Part(f'model {name}', ('torch', 'onnx'), 180, partial(write_models, name)) for name in students),
+        *(Part(f'build {name} {precision}', ('tensorrt',), 120, partial(build, name, precision))
+          for name in students for precision in PRECISIONS),
+        Part('tests on the GPU', ('pytest', *on_gpu), 180, partial(run_tests, [f'{tests}/test_tensorrt_gpu.py'])),
+        Part('memory across threads', on_gpu, 60, memory_across_threads),
+        Part('float16 fastflow3d_lite', (), 60, partial(float16, 'fastflow3d_lite')),
+        Part('float16 fastflow3d', (), 240, partial(float16, 'fastflow3d')),
+        Part('latency fastflow3d', ('torch', *on_gpu), 120, partial(latency, 'fastflow3d')),
+        Part('latency fastflow3d_xl', ('torch', *on_gpu), 120, partial(latency, 'fastflow3d_xl')),
+        Part('latency fastflow3d_lite', ('torch', *on_gpu), 60, partial(latency, 'fastflow3d_lite')),
+        Part('growth with points', on_gpu, 60, growth),
+        Part('torch as network fastflow3d', ('gpu', 'pycuda', 'torch', 'onnx'), 90,
+             partial(torch_as_network, 'fastflow3d')),
+        Part('eager torch fastflow3d', ('gpu', 'torch', 'onnx'), 60, partial(eager_torch, 'fastflow3d')),
+    ]  # fmt: skip
