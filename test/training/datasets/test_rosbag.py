@@ -23,6 +23,7 @@ from training.datasets import open_dataset, rosbag
 from training.datasets.pairs import MetaClass
 from training.teachers.teacher_input import Crop, teacher_input
 from zeroflow_ros.bags.bag import Bag, BagWriter
+from zeroflow_ros.bags.blocks import zstd
 from zeroflow_ros.bags.cdr import POINT_CLOUD, TRANSFORMS, decode_message, encode_message
 from zeroflow_ros.errors import DataError, EgoMotionError, ZeroFlowError
 
@@ -39,6 +40,21 @@ def edited(folder, edit, num_sweeps=6, **options):
             if cdr is not None:
                 writer.write(m.topic, m.msgtype, m.time_ns, cdr)
     return target
+
+
+def test_recordings_that_were_not_closed_or_are_packed_give_the_pairs_that_are_in_them(tmp_path):
+    whole = write_bag(tmp_path / 'whole', num_sweeps=8, num_points=NUM_POINTS) / 'whole.mcap'
+    packed, cut = tmp_path / 'PACKED.MCAP.zstd', tmp_path / 'cut.mcap'
+    packed.write_bytes(zstd().compress(whole.read_bytes()))
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert rosbag.recognises(str(packed))
+    expected = rosbag.open_pairs(f'{whole}?sensor_height=1.8')
+    for path, length in ((packed, 7), (cut, 3)):
+        pairs = rosbag.open_pairs(f'{path}?sensor_height=1.8')
+        assert length - 1 <= len(pairs) <= length
+        np.testing.assert_array_equal(pairs[1].pair.points0, expected[1].pair.points0)
+        warnings = pairs.summary.warnings()
+        assert [f'{cut} was not closed by its recorder' in line for line in warnings] == [True] * (path == cut)
 
 
 def cloud_edit(*numbers):

@@ -18,6 +18,14 @@ def summary(health, num_points=100, num_valid=90):
     return RunSummary.of(health, '/points', num_points=num_points, num_valid=num_valid)
 
 
+def test_what_of_the_recording_is_not_read_is_a_warning(health):
+    publish(health)
+    notes = ['a.mcap was not closed by its recorder']
+    found = RunSummary.of(health, '/points', num_points=1, num_valid=1, notes=notes)
+    assert found.warnings() == ['WARN: a.mcap was not closed by its recorder']
+    assert found.report()['warnings'][0]['kind'] == 'recording'
+
+
 def publish(health, times=1):
     for _ in range(times):
         health.record_received()
