@@ -14,6 +14,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from zeroflow_ros.ego_motion.checked_odometry import CheckedOdometry
 from zeroflow_ros.ego_motion.clock_difference import ClockWatch
 from zeroflow_ros.ego_motion.lidar_odometry import LidarOdometry
+from zeroflow_ros.ego_motion.motion_checks import MotionChecks
+from zeroflow_ros.ego_motion.odometry_track import PairMotion
+from zeroflow_ros.ego_motion.world_clouds import REGISTERED_REMEDY
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.ros.parameters import Parameters
@@ -73,7 +76,7 @@ def open_ego_motion(node: Node, parameters: Parameters, health: Health) -> EgoMo
     if parameters.ego_motion == 'odometry':
         return OdometryMotion(node, parameters.extrinsic(), health)
     if parameters.ego_motion == 'tf':
-        return TfMotion(node, parameters.fixed_frame)
+        return TfMotion(node, parameters.fixed_frame, health)
     return RegistrationMotion(node) if parameters.ego_motion == 'registration' else NoMotion()
 
 
@@ -276,13 +279,18 @@ class TfMotion:
 
     is_incremental = False
 
-    def __init__(self, node: Node, fixed_frame: str):
-        self._fixed_frame = fixed_frame.lstrip('/')
+    def __init__(self, node: Node, fixed_frame: str, health: Health):
+        self._fixed_frame, self._health = fixed_frame.lstrip('/'), health
         self._tf = TfBuffer(node)
+        self._clocks = ClockWatch('tf')
+        self._checks = MotionChecks('tf')
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         stamp0_ns, stamp1_ns = sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns
-        return self._lookup(sweep1.frame_id, stamp0_ns, stamp1_ns, timeout)
+        motion = PairMotion(self._lookup(sweep1.frame_id, stamp0_ns, stamp1_ns, timeout))
+        self._compare_clocks(sweep1.frame_id, stamp1_ns)  # a pose was found, but perhaps that of another moment
+        self._checks.check(sweep0, sweep1, motion)
+        return motion.claimed
 
     def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:
         return sweep
@@ -298,10 +306,31 @@ class TfMotion:
                 'The cloud has no frame_id, so tf cannot look up its motion. Make the driver set header.frame_id, or '
                 'use ego_motion registration.'
             )
-        return self._tf.lookup(frame_id, stamp0_ns, frame_id, stamp1_ns, self._fixed_frame, timeout)
+        if frame_id == self._fixed_frame:
+            raise EgoMotionError(
+                f"The clouds are in '{frame_id}', the fixed frame itself, so tf cannot tell where the sensor is. "
+                f'{REGISTERED_REMEDY.format(frame_id=frame_id)}'
+            )
+        try:
+            return self._tf.lookup(frame_id, stamp0_ns, frame_id, stamp1_ns, self._fixed_frame, timeout)
+        except EgoMotionError as error:
+            raise EgoMotionError(f'{error} {self._compare_clocks(frame_id, stamp1_ns)}'.rstrip()) from error
+
+    def _compare_clocks(self, frame_id: str, stamp_ns: int) -> str:
+        """Return a sentence if clouds and tf have different clocks, and warn of it; else ''."""
+        try:
+            newest_ns = self._tf.buffer.get_latest_common_time(self._fixed_frame, frame_id).nanoseconds
+        except Exception:  # tf2 raises several types for frames that it does not know
+            return ''
+        text = self._clocks.look(stamp_ns, newest_ns or None)
+        if text:
+            self._health.report_issue('clocks', 'ego_motion', Level.WARN, text)
+        return text
 
     def reset(self, stamp_ns: int) -> None:
         self._tf.buffer.clear()
+        self._clocks.reset()
+        self._checks.reset()
 
     def close(self) -> None:
         self._tf.close()
