@@ -38,6 +38,7 @@ from zeroflow_ros.views.report import hardware, latency_table, percentiles, writ
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 _SIMULATOR = 'training.simulate'
 _BASE_FRAME = 'base_link'
+_ONLY_HERE = ('silence', 'no clock')  # warnings that come from starting the node before the bag, and ending it later
 _OVERHEAD = 120.0  # s beyond the play time for start, discovery and reports
 _START_TIMEOUT = 60.0  # s until the node has opened its model and the recorder has found it
 _RECORD_AFTER = 3.0  # s from the end of the bag to the end of the recording; three diagnostics of the node
@@ -180,7 +181,6 @@ def _explain_no_flow(source: Source, out: Path, args) -> None:
     reports = {name: json.loads((out / f'{name}.json').read_text()) for name in ('replay', 'recorder')}
     if not reports['recorder']['flow_received']:
         summary = make_summary(source, reports, (0, 0)).with_names(option_names(vars(args)))
-        write_json(out / 'report.json', {'bag': str(source.path), **summary.report()})
         summary.check()
 
 
@@ -234,7 +234,8 @@ def make_summary(source: Source, reports: dict, counts: tuple[int, int]) -> RunS
     reports: see `play_and_record`. counts: points with a return, and with a velocity.
     """
     values = _values(reports['recorder'])
-    values.pop(SEEN + 'silence', None)  # the bag has ended before the node
+    for kind in _ONLY_HERE:
+        values.pop(SEEN + kind, None)
     dropped = _dropped(reports['replay']['sweeps_played'], reports['recorder'])
     return RunSummary.of_diagnostics(values, source.topic, dropped, num_points=counts[0], num_valid=counts[1])
 

@@ -95,7 +95,7 @@ def test_a_bag_without_pairs_is_an_error_and_no_report(tmp_path):
         'demo', '--bag', write_bag(tmp_path / 'drive', num_sweeps=1), '--out', tmp_path / 'out', timeout=90
     )
     assert code == 1, text
-    assert 'No flow to record' in text and 'a publisher, but no message' in text
+    assert f'No sweep of {CLOUD_TOPIC} got flow (1 first_sweep).' in text and 'use_sim_time' not in text
     assert not (tmp_path / 'out' / 'report.json').exists()
 
 
