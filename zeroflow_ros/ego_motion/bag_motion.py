@@ -64,7 +64,10 @@ class BagMotion:
         self.note = ' '.join(notes)
         if source == 'registration':
             self._other_sources = _other_sources(bag)
-        self.reset()
+        try:
+            self.reset()
+        except ConfigError as error:  # no small_gicp
+            raise ConfigError(f'{error} {self.note}'.rstrip()) from error
 
     @property
     def fixed_frame(self) -> str:

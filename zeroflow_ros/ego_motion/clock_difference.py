@@ -9,7 +9,7 @@ from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.errors import DataError, EgoMotionError
 
 MAX_OFFSET = 100.0  # s, of the node's parameter: leap seconds, not a time since the sensor's start
-OTHER_CLOCK = 1.0  # s: more than any message is late
+OTHER_CLOCK = 0.8  # s: more than a message is late
 _NEAR_NS = 500_000_000  # between the recording times of two messages that are compared
 _NUM_CLOUDS = 10
 _MAX_MESSAGES = 3000
@@ -65,13 +65,14 @@ def check_clocks(clouds: list, sources: list[list], other: str) -> None:
     """Compare the clock of clouds with that of others, all (recorded, stamp) [ns].
 
     sources: messages of each of several sources, of which the nearest counts. other: a noun for all of them.
-    Raises: EgoMotionError when the clocks differ by more than a second.
+    Raises: EgoMotionError when the clocks differ.
     """
     found = [clock_difference(clouds, source) for source in sources]
     difference = min((one for one in found if one is not None), key=abs, default=0.0)
     if abs(difference) > OTHER_CLOCK:
         cloud_ns = clouds[-1][1]
-        raise EgoMotionError(describe_difference(difference, cloud_ns, cloud_ns - round(difference * 1e9), other))
+        text = describe_difference(difference, cloud_ns, cloud_ns - round(difference * 1e9), other)
+        raise EgoMotionError(f'{text} If the clouds were only recorded late: --stamp-offset 0.')
 
 
 def describe_difference(difference: float, cloud_ns: int, other_ns: int, other: str) -> str:

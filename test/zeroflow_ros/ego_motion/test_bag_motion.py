@@ -2,6 +2,7 @@
 """Which source of ego motion a bag has, and what is said of it."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tiny_bag import CLOUD_TOPIC, START_NS
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
-from zeroflow_ros.errors import EgoMotionError
+from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.transforms import invert, yaw_translation
 
@@ -131,3 +132,9 @@ def test_leading_slashes_do_not_matter(tmp_path):
     assert motion.source == 'tf'
     expected = invert(driving(0.4)) @ driving(0.5)
     np.testing.assert_allclose(motion.between(sweeps[4], sweeps[5]), expected, atol=1e-6)
+
+
+def test_without_small_gicp_the_reason_for_registration_is_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'small_gicp', None)
+    with pytest.raises(ConfigError, match=r'pip install small_gicp.*different clocks.*--stamp-offset 0'):
+        opened(tmp_path, odometry_clock=0.0, cloud_clock=37.0)

@@ -2,6 +2,7 @@
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,7 +256,7 @@ def test_registration_sees_the_motion(ros):
 @pytest.mark.skipif(tf2_ros is not None, reason='tf2_ros is installed')
 def test_tf_without_tf2_is_an_error_that_says_what_to_install(ros):
     with pytest.raises(ConfigError, match=r'tf2_ros.*odometry or registration'):
-        TfMotion(ros.node, 'odom')
+        TfMotion(ros.node, 'odom', ros.health)
 
 
 @needs_tf2
@@ -334,3 +335,33 @@ def test_a_mount_of_tf_turns_the_motion_of_the_odometry_and_one_that_changes_doe
     motion._mount = Mounted(obstacle="the transform from 'lidar' to 'base' on /tf changes")
     with pytest.raises(EgoMotionError, match=r'tf connects them, but the transform .* changes.*set ego_motion to tf'):
         between(motion, sweep(0), sweep(1), timeout=0.05)
+
+
+class Tf2:
+    """A buffer of tf2, which cannot be installed here, whose newest transform is `ahead` seconds after the clouds."""
+
+    def __init__(self, ahead, finds):
+        self.buffer, self.ahead, self.finds, self.now_ns = self, ahead, finds, T0
+
+    def lookup(self, target, target_ns, source, source_ns, fixed, timeout):
+        self.now_ns = source_ns
+        if not self.finds:
+            raise EgoMotionError('tf has no transform.')
+        return EGO0_T_EGO1
+
+    def get_latest_common_time(self, target, source):
+        return SimpleNamespace(nanoseconds=self.now_ns + round(self.ahead * S))
+
+
+@pytest.mark.parametrize(('ahead', 'finds', 'warns'), [(0.02, True, False), (2.0, True, True), (-37.0, False, True)])
+def test_tf_on_another_clock_is_a_warning(monkeypatch, ahead, finds, warns):
+    monkeypatch.setattr('zeroflow_ros.ros.ego_motion_sources.TfBuffer', lambda node: Tf2(ahead, finds))
+    lines, errors = [], []
+    motion = TfMotion(None, 'odom', Health(lambda severity, text: lines.append(text)))
+    for k in range(8):
+        try:
+            between(motion, sweep(k), sweep(k + 1))
+        except EgoMotionError as error:
+            errors.append(str(error))
+    assert any('Clouds and tf have different clocks' in line for line in lines) == warns
+    assert bool(errors) != finds and all('different clocks' in error for error in errors[4:])
