@@ -34,7 +34,7 @@ from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text, without_points
-from zeroflow_ros.runtime.run_summary import RunSummary, option_names
+from zeroflow_ros.runtime.run_summary import RunSummary, option_names, renamed
 from zeroflow_ros.transforms import from_quaternion
 from zeroflow_ros.views import rerun_view
 from zeroflow_ros.views.report import latency_table, percentiles, write_json
@@ -330,6 +330,7 @@ def main(args) -> int:
         )  # fmt: skip
         if flow.motion.note:
             print(f'Ego motion by {flow.motion.describe()}: {flow.motion.note}', file=sys.stderr)
+        told = flow.motion.note
         with contextlib.ExitStack() as opened:
             results = flow
             if args.out:
@@ -339,7 +340,8 @@ def main(args) -> int:
                 view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace))
                 results = show_results(results, view)
             report = {'bag': str(bag.path), 'model': engine.card.name, **_run(flow, bag, results)}
-            summary = flow.summary().with_names(option_names(vars(args)))
+            names = option_names(vars(args))
+            summary = flow.summary().with_names(names)
             report |= summary.report()
             if args.report:
                 write_json(args.report, report)
@@ -349,7 +351,9 @@ def main(args) -> int:
     print(f'{speed:,} points per second for {seconds:.1f} s, ego motion by {report["ego_motion"]}')
     print(latency_table(report['latency_ms']))
     print(f'Flow is in {" and ".join(filter(None, [args.out, args.view_file])) or "the Rerun viewer"}')
-    for line in filter(None, [flow.parts_note, *summary.warnings()]):
+    if flow.motion.note != told:  # 'auto' gave up a source meanwhile
+        print(f'Ego motion by {flow.motion.describe()}: {flow.motion.note}', file=sys.stderr)
+    for line in filter(None, [renamed(flow.parts_note, names), *summary.warnings()]):
         print(line, file=sys.stderr)
     return 0
 
