@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tf_bag
 from processes import run, started
 from tiny_bag import CLOUD_TOPIC, ODOMETRY_TOPIC, PERIOD_NS, START_NS, write_bag
 
 from zeroflow_ros import demo
 from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.demo import Source, _dropped, examine, make_report, make_summary
+from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.runtime.offline import FLOW_TOPIC
 
 pytest.importorskip('rclpy', reason='needs rclpy')
@@ -219,3 +221,18 @@ def test_end_to_end_is_from_player_to_recorder(tmp_path):
     }  # fmt: skip
     assert report['dropped'] == {'first_sweep': 1} and report['moving_points'] == 5
     assert np.isfinite(report['rate'])
+
+
+def test_a_bag_with_only_tf_is_played_with_tf_where_the_node_can_read_it(tmp_path, monkeypatch):
+    bag = tf_bag.write(tmp_path / 'tf', [tf_bag.Tf('odom', 'lidar')], num_sweeps=2)
+    monkeypatch.setattr(demo.importlib.util, 'find_spec', lambda name: object())
+    source = examine(bag)
+    assert (source.ego_motion, source.fixed_frame, source.odometry_topic) == ('tf', 'odom', '')
+    assert 'no topic of nav_msgs/msg/Odometry' in source.note
+    monkeypatch.setattr(demo.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ConfigError, match=r'tf2_ros.*--offline'):
+        examine(bag, ego_motion='tf')
+    pytest.importorskip('small_gicp', reason='registration needs small_gicp')
+    source = examine(bag)
+    assert (source.ego_motion, source.fixed_frame) == ('registration', '')
+    assert 'The bag has ego motion on /tf, but tf2_ros is not installed.' in source.note

@@ -8,8 +8,18 @@ import time
 
 import numpy as np
 import pytest
+import tf_bag
 from processes import ROOT, started
-from tiny_bag import CLOUD_TOPIC, EGO_SPEED, ODOMETRY_TOPIC, PERIOD_NS, START_NS, street, write_bag
+from tiny_bag import (
+    CLOUD_TOPIC,
+    EGO_SPEED,
+    ODOMETRY_TOPIC,
+    PERIOD_NS,
+    SENSOR_HEIGHT,
+    START_NS,
+    street,
+    write_bag,
+)
 
 from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message
@@ -390,3 +400,27 @@ def test_a_bag_without_odometry_is_an_error_when_odometry_is_asked_for(engine, t
         pytest.raises(DataError, match=ODOMETRY),
     ):
         OfflineFlow(bag, engine, ego_motion='odometry')
+
+
+def test_a_bag_with_only_tf_gets_flow_and_says_why_not_by_odometry(tmp_path, capsys):
+    mount = tf_bag.constant(yaw_translation(0, 1, 0, SENSOR_HEIGHT))
+    tf = [tf_bag.Tf('odom', 'base_link'), tf_bag.Tf('base_link', 'lidar', mount)]
+    bag, out = tf_bag.write(tmp_path / 'bag', tf, num_sweeps=3), tmp_path / 'flow'
+    report = tmp_path / 'report.json'
+    assert main([str(bag), '--offline', '--out', str(out), '--report', str(report)]) == 0
+    said = capsys.readouterr()
+    assert "Ego motion by tf through 'odom':" in said.err and 'no topic of nav_msgs/msg/Odometry' in said.err
+    found = json.loads(report.read_text())
+    assert (found['ego_motion'], found['flow_published'], found['tilt_from']) == ('tf', 2, 'mount')
+    assert main([str(bag), '--offline', '--fixed-frame', 'utm', '--ego-motion', 'tf', '--out', str(out)]) == 1
+    assert "'utm'" in capsys.readouterr().err
+
+
+def test_stamps_since_the_start_of_the_sensor_are_refused_or_shifted(tmp_path, capsys):
+    clock = 123.4 - START_NS * 1e-9
+    bag, out = tf_bag.write(tmp_path / 'bag', num_sweeps=4, odometry_clock=0.0, cloud_clock=clock), tmp_path / 'flow'
+    command = [str(bag), '--offline', '--ego-motion', 'odometry', '--out', str(out)]
+    assert main(command) == 1
+    assert 'different clocks' in capsys.readouterr().err
+    assert main([*command, '--stamp-offset', f'{-clock:.6f}']) == 0
+    assert 'ego motion by odometry' in capsys.readouterr().out
