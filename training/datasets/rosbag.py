@@ -17,7 +17,7 @@ from training.datasets import split_options
 from training.datasets.bag_clouds import CloudPlace, clouds_in_order, read_cloud
 from training.datasets.pairs import HISTORY, DatasetPair, from_latest
 from training.datasets.tracked_boxes import TrackedBoxes
-from training.datasets.turned_motion import TurnedMotion, level_from_mount
+from training.datasets.turned_motion import TurnedMotion, level_from_mount, mount_of
 from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag, BagMessage
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
@@ -29,11 +29,13 @@ from zeroflow_ros.lidar.deskew import Deskew, SweepMotion, deskew
 from zeroflow_ros.lidar.ground import is_ground
 from zeroflow_ros.lidar.joined_cloud import starts_over
 from zeroflow_ros.lidar.level import Level, SensorLevel
+from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import LONGEST_SWEEP, check_time_unit, no_times_text, time_field, with_times
 from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, Sweep, SweepBuffer, SweepPair
 from zeroflow_ros.lidar.sweep_assembly import SweepAssembly
 from zeroflow_ros.runtime.health import Health
+from zeroflow_ros.runtime.health import Level as Severity
 from zeroflow_ros.runtime.input_checks import InputChecks, drop_text
 from zeroflow_ros.runtime.run_summary import RunSummary
 
@@ -52,7 +54,9 @@ class BagOptions:
     deskew: move points to the stamps of their sweeps, by their times and the ego motion. time_field, time_unit: of the
     point times; '' and auto: recognised by name, type and values. base_frame: frame whose z is up and that /tf_static
     connects with the clouds; empty: do not look. base_T_lidar: x,y,z,qx,qy,qz,qw of the clouds in it, instead.
-    assemble_sweeps: auto or off; see `SweepAssembly`.
+    assemble_sweeps: auto or off; see `SweepAssembly`. ego_box: x_min,x_max,y_min,y_max,z_min,z_max of the own vehicle,
+    in base_frame where the mount is known, else in the frame of the clouds; min_range: of the sensor [m]. Points there
+    count as no returns.
     """
 
     topic: str = ''
@@ -66,6 +70,16 @@ class BagOptions:
     base_frame: str = 'base_link'
     base_T_lidar: str = ''
     assemble_sweeps: str = 'auto'
+    ego_box: str = ''
+    min_range: float = 0.0
+
+    def own_vehicle(self) -> OwnVehicle:
+        """Return the region of ego_box and min_range. Raises: ConfigError or DataError when it is none."""
+        try:
+            return OwnVehicle(tuple(map(float, self.ego_box.split(','))) if self.ego_box else (), self.min_range)
+        except ValueError as error:
+            text = f'ego_box should be x_min,x_max,y_min,y_max,z_min,z_max, got {self.ego_box!r}.'
+            raise DataError(text) from error
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,7 @@ class BagPairs:
 
     def __getitem__(self, index: int) -> DatasetPair:
         place0, place1, _ = self._pairs[index]
-        read = (self.path, self.topic, *self._times, self._turn)
+        read = (self.path, self.topic, *self._times, self._turn, self._own)
         sweep0, sweep1 = (_read_sweep(place, *read) for place in (place0, place1))
         is_ground0, is_ground1 = (_ground_of(place, read, self.level) for place in (place0, place1))
         history, future = self._beside(index, read)
@@ -195,16 +209,21 @@ class BagPairs:
 
     def _index(self, bag: Bag, options: BagOptions) -> None:
         total = next(topic.num_messages for topic in bag.topics if topic.name == self.topic)
-        assembly = SweepAssembly(options.assemble_sweeps, *self._times)
+        assembly = SweepAssembly(options.assemble_sweeps, *self._times, can_wait=True)
         if self.boxes and len(self.boxes.sweeps) > total:
             raise self._other_boxes(total)
         first = _first_cloud(bag, self.topic)
         frame_id = first.header.frame_id.lstrip('/')
         motion = BagMotion(bag, options.ego_motion, frame_id=frame_id, odometry_topic=options.odometry_topic,
                            fixed_frame=options.fixed_frame, cloud_topic=self.topic)  # fmt: skip
-        level_T_lidar = None  # z of a fixed frame is up
+        mount = level_T_lidar = None  # z of a fixed frame is up
         if not motion.has_world_clouds:
-            level_T_lidar = level_from_mount(bag, frame_id, options.base_frame, options.base_T_lidar)
+            mount = mount_of(bag, frame_id, options.base_frame, options.base_T_lidar)
+            level_T_lidar = level_from_mount(mount)
+        own_vehicle, base_T_points = options.own_vehicle(), mount
+        if level_T_lidar is not None:
+            base_T_points = mount @ transforms.invert(level_T_lidar)
+        self._own = own_vehicle, None if base_T_points is None else tuple(base_T_points.ravel().tolist())
         self._turn = None if level_T_lidar is None else tuple(level_T_lidar[:3, :3].ravel().tolist())
         motion = motion if level_T_lidar is None else TurnedMotion(motion, level_T_lidar)
         health, recorded_ns = Health(lambda level, text: None), 0
@@ -247,7 +266,11 @@ class BagPairs:
                 reason = str(error)
                 health.record_dropped(DropReason.EGO_MOTION, reason)
                 continue
+            sweep = _without_own(sweep, self._own)
             checks.check_cloud(message, sweep)
+            checks.check_ego_box(own_vehicle, sweep.frame_id, options.base_frame, mount)
+            if not np.isfinite(sweep.points).any():
+                sweep = replace(sweep, points=sweep.points[:0], times=None)
             if starts_over(message, last_message):
                 buffer.reset()
             kept = buffer.last
@@ -286,7 +309,10 @@ class BagPairs:
             raise self._other_boxes(num_sweeps)
         self.ego_motion, self.note = motion.source, motion.note  # 'auto' may have given up odometry meanwhile
         self.has_times = any(place0.has_times and place1.has_times for place0, place1, _ in self._pairs)
-        names = {name: f'bag:PATH?{name}=...' for name in ('sensor_height', 'base_T_lidar', 'base_frame', 'ego_motion')}
+        if self.times_note:
+            health.report_issue('times', 'input', Severity.WARN, self.times_note)
+        named = ('sensor_height', 'base_T_lidar', 'base_frame', 'ego_motion', 'time_field', 'time_unit')
+        names = {name: f'bag:PATH?{name}=...' for name in named}
         self.summary = RunSummary.of(health, self.name, num_points=0, num_valid=0, notes=bag.notes)
         self.summary = self.summary.with_names(names)
         problems = [finding.text for finding in self.summary.findings]
@@ -348,16 +374,23 @@ def _split_boxes(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=2 * HISTORY + 4)  # consecutive pairs share most of their sweeps
-def _read_sweep(place: _SweepLocation, path: Path, topic: str, time_name: str, time_unit: str, turn) -> Sweep:
-    """Return a sweep, deskewed if its motion is known; turn: see `_turned`."""
+def _read_sweep(place: _SweepLocation, path: Path, topic: str, time_name: str, time_unit: str, turn, own) -> Sweep:
+    """Return a sweep, deskewed if its motion is known; turn, own: see `_turned` and `_without_own`."""
     message = read_cloud(path, topic, place.cloud, time_name, time_unit)
     sweep = _turned(decode_cloud(message), turn)
     if place.frame_T_sensor is not None:
-        return in_sensor_frame(sweep, np.reshape(place.frame_T_sensor, (4, 4)))
+        return _without_own(in_sensor_frame(sweep, np.reshape(place.frame_T_sensor, (4, 4))), own)
     sweep = with_times(message, sweep, time_name, time_unit) if place.has_times else sweep
+    sweep = _without_own(sweep, own)
     if place.motion is not None:
         sweep = replace(sweep, points=deskew(sweep.points, sweep.times, place.motion))
     return sweep
+
+
+def _without_own(sweep: Sweep, own: tuple[OwnVehicle, tuple[float, ...] | None]) -> Sweep:
+    """Return a sweep without points on the own vehicle; own: the vehicle, the 16 numbers of base_T_points or None."""
+    vehicle, pose = own
+    return vehicle.remove(sweep, None if pose is None else np.reshape(pose, (4, 4)))
 
 
 def _turned(sweep: Sweep, turn: tuple[float, ...] | None) -> Sweep:

@@ -15,8 +15,8 @@ from zeroflow_ros.transforms import apply, from_quaternion, invert
 _LEVEL = np.cos(np.radians(1.5))  # a mount tilted by less changes nothing, as on the vehicle
 
 
-def level_from_mount(bag: Bag, frame_id: str, base_frame: str, base_T_lidar: str) -> np.ndarray | None:
-    """Return level_T_lidar, (4, 4), a rotation; None where the mount is not known, or is level.
+def mount_of(bag: Bag, frame_id: str, base_frame: str, base_T_lidar: str) -> np.ndarray | None:
+    """Return base_T_sensor, (4, 4); None where the mount is not known.
 
     frame_id: of the clouds. base_frame: frame whose z is up, '' for none; /tf_static of the bag says how the sensor is
     mounted on it. base_T_lidar: 'x,y,z,qx,qy,qz,qw', instead of that.
@@ -25,12 +25,15 @@ def level_from_mount(bag: Bag, frame_id: str, base_frame: str, base_T_lidar: str
     if base_T_lidar:
         try:
             numbers = [float(number) for number in base_T_lidar.split(',')]
-            base_T_sensor = from_quaternion(numbers[:3], numbers[3:])
+            return from_quaternion(numbers[:3], numbers[3:])
         except (ValueError, EgoMotionError) as error:
             raise DataError(f'base_T_lidar should be x,y,z,qx,qy,qz,qw, got {base_T_lidar!r}.') from error
-    else:
-        frames = base_frame.lstrip('/'), frame_id
-        base_T_sensor = static_transforms(bag, *frames).lookup(*frames) if base_frame else None
+    frames = base_frame.lstrip('/'), frame_id
+    return static_transforms(bag, *frames).lookup(*frames) if base_frame else None
+
+
+def level_from_mount(base_T_sensor: np.ndarray | None) -> np.ndarray | None:
+    """Return level_T_lidar, (4, 4), a rotation; None where the mount is not known, or is level."""
     if base_T_sensor is None or base_T_sensor[2, 2] > _LEVEL:
         return None
     level_T_lidar = np.eye(4)

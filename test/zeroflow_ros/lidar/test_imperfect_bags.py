@@ -157,6 +157,30 @@ def test_own_vehicle_gets_no_velocity_and_changes_nothing_far_away(engine, tmp_p
     assert 'ego_box' not in findings
 
 
+@pytest.mark.parametrize('option, near', [
+    ('ego_box=-3,3,-2,2,-2,1', lambda x, y, z: (np.abs(x) <= 3) & (np.abs(y) <= 2) & (z >= -2) & (z <= 1)),
+    ('ego_box=-3,3,-2,2,-0.1,1&base_T_lidar=1,0,1.8,0,0,0,1',
+     lambda x, y, z: (np.abs(x + 1) <= 3) & (np.abs(y) <= 2) & (z >= -1.9) & (z <= -0.8)),
+    # Upside down: y and z of the base are those of the sensor, negated.
+    ('ego_box=-3,3,0,2,3,4.5&base_T_lidar=0,0,1.8,1,0,0,0',
+     lambda x, y, z: (np.abs(x) <= 3) & (y <= 0) & (y >= -2) & (z >= -2.7) & (z <= -1.2)),
+    ('min_range=4', lambda x, y, z: x * x + y * y + z * z < 16),
+])  # fmt: skip
+def test_a_data_set_has_no_points_on_the_own_vehicle(tmp_path, option, near):
+    path = write_bag(tmp_path / 'bag', num_sweeps=3)
+    item = open_dataset(f'bag:{path}?{option}&sensor_height=1.8')[1]
+    for k, points in ((1, item.pair.points0), (2, item.pair.points1)):
+        xyz = clouds_of(path, CLOUD_TOPIC)[k].data.view(np.float32).reshape(-1, 4)[:, :3]
+        with np.errstate(invalid='ignore'):
+            own = near(*xyz.T)
+        assert own.any()
+        np.testing.assert_array_equal(np.isnan(points[:, 0]), own | np.isnan(xyz[:, 0]))
+    with pytest.raises(ConfigError, match='ego_box must be'):
+        open_dataset(f'bag:{path}?ego_box=1,2')
+    with pytest.raises(DataError, match='ego_box should be'):
+        open_dataset(f'bag:{path}?ego_box=car')
+
+
 def test_a_box_around_everything_says_why_no_sweep_gets_flow(tmp_path, capsys):
     path = write_bag(tmp_path / 'bag', num_sweeps=3)
     box = ['--ego-box', '-100', '100', '-100', '100', '-100', '100']
