@@ -29,7 +29,7 @@ _LIMITED = np.radians(140)  # widest field of view of solid-state sensors
 _ALIKE = 0.5  # share of the union of two sectors that is common, above which they are the same sector
 _MIN_FILL = 0.6  # share of a sector in which there are points, below which it is no contiguous part
 _MISSING = 0.05  # share of a revolution that may be missing
-_CHECK_ALL = 20  # messages at the start, and after a change, that are looked at; then two of ten are
+_CHECK_ALL = 10  # messages at the start, and after a change, that are looked at; then two of ten are
 _MAX_WAIT_NS, _MAX_WAITING = 1_500_000_000, 600  # two revolutions at 2 Hz take 1 s; packets are 150 a revolution
 _LATE_NS = 1_000_000_000  # a stamp older by this much is a bag loop; as in SweepBuffer
 
@@ -63,18 +63,20 @@ class SweepAssembly:
     """Takes every message in the order of arrival, and gives whole sweeps.
 
     mode: 'auto', or 'off': every message is a sweep. time_name, time_unit: of the point times; see `with_times`.
+    can_wait: hold the first message until the second shows whether it is a part; else it passes at once, on its own.
     Raises: ConfigError for another mode.
     """
 
-    def __init__(self, mode: str = 'auto', time_name: str = '', time_unit: str = 'auto'):
+    def __init__(self, mode: str = 'auto', time_name: str = '', time_unit: str = 'auto', *, can_wait: bool = False):
         if mode not in ASSEMBLE_SWEEPS:
             raise ConfigError(f'assemble_sweeps must be one of {", ".join(ASSEMBLE_SWEEPS)}, got {mode!r}.')
-        self._is_off, self._times = mode == 'off', (time_name, time_unit)
+        self._is_off, self._times, self._can_wait = mode == 'off', (time_name, time_unit), can_wait
         self._reset()
 
     def _reset(self) -> None:
         self._num_seen, self._alert = 0, _CHECK_ALL
         self._last: _Part | None = None  # the last one looked at, which was passed on
+        self._held: _Part | None = None  # the first one, while it is held
         self._waiting: deque[_Part] = deque()  # seem to be parts
         self._revolutions: _Revolutions | None = None
         self._frame_id = None
@@ -103,13 +105,20 @@ class SweepAssembly:
         if self._revolutions:
             return self._revolutions.close(at_end=True)
         waiting, self._waiting = self._waiting, deque()
-        return [_dropped(part) for part in waiting]
+        return self._release() + [_dropped(part) for part in waiting]
+
+    def _release(self) -> list[Outcome]:
+        held, self._held = self._held, None
+        return [] if held is None else [_unchanged(held)]
 
     def _pass(self, part: _Part) -> list[Outcome]:
         """Pass a message on, unless its sector shows that it is a part."""
         if part.sector is None:
-            return [_unchanged(part)]
+            return [*self._release(), _unchanged(part)]
         last = self._last
+        if last is None and self._can_wait and part.sector.width < _WHOLE:
+            self._last = self._held = part
+            return []
         has_moved = last is not None and _moved(last.sector, part.sector)
         has_narrowed = last is not None and part.sector.width < _WHOLE <= last.sector.width
         in_a_row = self._alert or self._num_seen % 10 == 1  # else others lie between the two
@@ -119,7 +128,7 @@ class SweepAssembly:
             self._waiting.append(part)
             return []
         self._last = part
-        return [_unchanged(part)]
+        return [*self._release(), _unchanged(part)]
 
     def _wait(self, part: _Part) -> list[Outcome]:
         """Add a message to those that seem to be parts, and decide what they are as soon as it is certain."""
@@ -128,11 +137,11 @@ class SweepAssembly:
         if part.sector is not None and _is_no_part(parts):
             released, self._waiting, self._last = self._waiting, deque(), part
             self._alert = _CHECK_ALL
-            return [_unchanged(one) for one in released]
+            return self._release() + [_unchanged(one) for one in released]
         pattern = find_pattern(parts)
         if pattern is not None:
-            # The first part was passed on as a sweep of its own; it is part of the first revolution all the same.
-            parts = [self._last, *self._waiting]
+            # The first part may have passed as a sweep of its own; it is part of the first revolution all the same.
+            parts, self._held = [self._last, *self._waiting], None
             self._waiting.clear()
             self._revolutions = _Revolutions(pattern, self._times)
             outcomes = [Outcome(text=self._revolutions.describe())]
@@ -141,6 +150,7 @@ class SweepAssembly:
             return outcomes
         outcomes = []
         while len(self._waiting) > _MAX_WAITING or part.stamp_ns - self._waiting[0].stamp_ns > _MAX_WAIT_NS:
+            outcomes += self._release()
             self._last = self._waiting.popleft()
             outcomes.append(_dropped(self._last))
             while self._waiting and self._waiting[0].sector is None:

@@ -99,7 +99,7 @@ class OfflineFlow:
         if deskew and self.motion.source == 'none':
             raise ConfigError('--deskew needs ego motion; choose an --ego-motion other than none.')
         self._deskew = Deskew() if deskew else None
-        self._assembly = SweepAssembly(assemble_sweeps, time_name, time_unit)
+        self._assembly = SweepAssembly(assemble_sweeps, time_name, time_unit, can_wait=True)
         check_time_unit(time_unit)
         self._times, self._own_vehicle = (time_name, time_unit), own_vehicle or OwnVehicle()
         self._bag, self._engine = bag, engine

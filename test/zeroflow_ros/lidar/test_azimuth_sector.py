@@ -32,7 +32,7 @@ def test_the_sector_is_what_the_points_cover(label, azimuths, width):
     if width is None:
         assert sector is None
     else:
-        assert np.degrees(sector.width) == pytest.approx(width, abs=5)  # a bin is 2 degrees, and one at an edge may look empty
+        assert np.degrees(sector.width) == pytest.approx(width, abs=5)  # bins of 2 degrees
 
 
 def test_rows_without_a_return_are_not_seen():

@@ -21,9 +21,9 @@ def street_messages(parts, num_sweeps=NUM_SWEEPS):
             street_parts(parts, num_sweeps, num_points=NUM_POINTS, moves=False)]  # fmt: skip
 
 
-def ran(messages, mode='auto'):
+def ran(messages, mode='auto', **options):
     """Return (joined clouds, clouds that passed as they are, dropped by reason, texts)."""
-    assembly, found = SweepAssembly(mode), []
+    assembly, found = SweepAssembly(mode, **options), []
     for message in messages:
         found += assembly.push(message)
     found += assembly.flush()
@@ -112,9 +112,10 @@ UNCHANGED = {
 @pytest.mark.parametrize('messages', UNCHANGED.values(), ids=UNCHANGED)
 def test_what_is_no_part_stays_as_it_is(messages):
     messages = list(messages())
-    joined, passed, dropped, texts = ran(messages)
-    assert not joined and not dropped and not texts
-    assert len(passed) == len(messages) and all(a is b for a, b in zip(passed, messages, strict=True))
+    for can_wait in (False, True):
+        joined, passed, dropped, texts = ran(messages, can_wait=can_wait)
+        assert not joined and not dropped and not texts
+        assert len(passed) == len(messages) and all(a is b for a, b in zip(passed, messages, strict=True))
 
 
 def test_whole_sweeps_pass_at_once():
@@ -122,6 +123,13 @@ def test_whole_sweeps_pass_at_once():
     for message in whole(40):
         [found] = assembly.push(message)
         assert found.message is message
+
+
+def test_offline_the_first_part_is_no_sweep_of_its_own():
+    joined, passed, dropped, _ = ran(street_messages(sectors([90] * 4)), can_wait=True)
+    assert len(joined) == NUM_SWEEPS and not passed and not dropped
+    [only] = limited(120, 1)
+    assert ran([only], can_wait=True)[1] == [only]
 
 
 def test_off_takes_parts_as_they_are():
