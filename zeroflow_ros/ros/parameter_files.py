@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sections of the parameter files on a command line are for a node; ROS ignores the others without a word."""
+"""Which parameter files, parameters and remappings on a command line are for a node; ROS ignores others silently."""
 
 import difflib
 import re
@@ -10,12 +10,14 @@ from zeroflow_ros.runtime.command_line import split_ros_args
 
 _PARAMETERS = 'ros__parameters'
 _NUM_SHOWN = 5
+_RULE = re.compile(r'(\w+):(?!//|=)(.*?):=')  # NODE:NAME:=VALUE
 _WILDCARDS = {'**': r'(/\w+)*', '*': r'/\w+'}  # as a step of a section's name
 
 
 def unused_parameters(argv: list[str], node: str) -> list[str]:
-    """Return one sentence for each parameter file, and each -p NODE:NAME:=VALUE, of which nothing is for a node.
+    """Return one sentence for each parameter file of which nothing is for a node.
 
+    The same for -p NODE:NAME:=VALUE and -r NODE:FROM:=TO with the name of another node.
     argv: the command line. node: fully qualified name, as /front/flow_node. Files that ROS refuses are left out.
     """
     texts = []
@@ -24,12 +26,13 @@ def unused_parameters(argv: list[str], node: str) -> list[str]:
             names = sections(Path(value))
             if names is not None and not any(is_for(name, node) for name in names):
                 texts.append(_file_text(value, names, node))
-        elif ':' in value.partition(':=')[0]:
-            name = value.partition(':')[0]
-            if not is_for(name, node):
+        elif rule := _RULE.match(value):
+            # ROS compares parameters with the full name of a node, remappings with the name alone.
+            is_ours = is_for(rule[1], node) if option == '-p' else rule[1] == node.rpartition('/')[2]
+            if not is_ours and not rule[2].startswith('__'):  # __node and __ns are for the name before them
                 texts.append(
-                    f'The parameter -p {value} is for {_absolute(name)}, so it has no effect on this node ({node}). '
-                    'Leave out the name of the node.'
+                    f'{option} {value} is for a node {rule[1]}, so it has no effect on this node ({node}). Leave out '
+                    f'{rule[1]}: there.'
                 )
     return texts
 
@@ -70,8 +73,8 @@ def refusal_hint(argv: list[str]) -> str:
 
 
 def _ros_options(argv: list[str]) -> list[tuple[str, str]]:
-    """Return (option, value) of the parameter files and parameters on a command line."""
-    names = {'--params-file': '--params-file', '-p': '-p', '--param': '-p'}
+    """Return (option, value) of the parameter files, parameters and remappings on a command line."""
+    names = {'--params-file': '--params-file', '-p': '-p', '--param': '-p', '-r': '-r', '--remap': '-r'}
     rest, found = list(argv), []
     while '--ros-args' in rest:
         rest, words = split_ros_args(rest)

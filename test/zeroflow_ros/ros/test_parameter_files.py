@@ -106,11 +106,25 @@ def test_a_file_for_another_node_is_named_with_its_sections(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'value, num', [('a:=1', 0), ('flow_node:a:=1', 0), ('flow:a:=1', 1), ('a:=x:y', 0), ('url:=tcp://a:1', 0)]
+    'option, value, node, num',
+    [
+        ('-p', 'a:=1', '/flow_node', 0),
+        ('-p', 'flow_node:a:=1', '/flow_node', 0),
+        ('-p', 'flow_node:a:=1', '/ns/flow_node', 1),  # as ROS does
+        ('--param', 'flow:a.b:=1', '/flow_node', 1),
+        ('-p', 'a:=x:y', '/flow_node', 0),
+        ('-p', 'url:=tcp://a:=1', '/flow_node', 0),
+        ('-r', '~/input/pointcloud:=/points', '/flow_node', 0),
+        ('-r', 'flow_node:~/input/pointcloud:=/points', '/ns/flow_node', 0),
+        ('--remap', 'flow:~/input/pointcloud:=/points', '/flow_node', 1),
+        ('-r', 'flow_node:__node:=x', '/x', 0),
+        ('-r', '__ns:=/x', '/x/flow_node', 0),
+        ('-r', 'rostopic://a:=b', '/flow_node', 0),
+    ],
 )
-def test_a_parameter_for_another_node_is_named(value, num):
-    texts = unused_parameters(['node', '--ros-args', '-p', value], '/flow_node')
-    assert len(texts) == num and all('/flow_node' in text and value in text for text in texts)
+def test_a_parameter_or_remapping_for_another_node_is_named(option, value, node, num):
+    texts = unused_parameters(['node', '--ros-args', option, value], node)
+    assert len(texts) == num and all(f'({node})' in text and value in text for text in texts)
 
 
 @pytest.mark.parametrize(
