@@ -12,7 +12,7 @@ from zeroflow_ros.errors import EgoMotionError
 from zeroflow_ros.transforms import from_quaternion, invert, rotation_vector
 
 TF_TOPIC = '/tf'
-_SAME, _SAME_ANGLE = 0.005, np.radians(0.1)  # m, rad: what the numbers of one mount may differ by
+SAME, SAME_ANGLE = 0.005, np.radians(0.1)  # m, rad: what the numbers of one mount may differ by
 _MIN_MESSAGES = 3  # of /tf with one pose, over `min_seconds`, ...
 _MANY_MESSAGES = 100  # ... or as many, where all have one stamp
 
@@ -29,7 +29,7 @@ class _Observed:
     angle: float = 0.0
 
     def changes(self) -> bool:
-        return self.distance > _SAME or self.angle > _SAME_ANGLE
+        return self.distance > SAME or self.angle > SAME_ANGLE
 
 
 class StaticTransforms:
@@ -139,12 +139,6 @@ def poses_of(message) -> Iterator[tuple[str, str, int, np.ndarray]]:
         stamp = transform.header.stamp
         stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
         yield transform.header.frame_id.lstrip('/'), transform.child_frame_id.lstrip('/'), stamp_ns, parent_T_child
-
-
-def is_same_pose(a_T_b: np.ndarray, other_T_b: np.ndarray) -> bool:
-    """Return whether two poses differ by less than the numbers of one mount do: 5 mm and 0.1 degrees."""
-    distance, angle = _difference(a_T_b, other_T_b)
-    return distance <= _SAME and angle <= _SAME_ANGLE
 
 
 def _difference(a_T_b: np.ndarray, other_T_b: np.ndarray) -> tuple[float, float]:

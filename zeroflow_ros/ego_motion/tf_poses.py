@@ -7,7 +7,7 @@ import numpy as np
 
 from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag
 from zeroflow_ros.bags.cdr import TRANSFORMS, decode_message
-from zeroflow_ros.ego_motion.static_transforms import TF_TOPIC, is_same_pose, poses_of
+from zeroflow_ros.ego_motion.static_transforms import SAME, SAME_ANGLE, TF_TOPIC, poses_of
 from zeroflow_ros.errors import EgoMotionError
 from zeroflow_ros.transforms import interpolate, invert
 
@@ -24,23 +24,37 @@ _JUMP = 0.05  # m between two publishers of one transform
 
 @dataclass
 class _Edge:
-    """One transform over time, parent_T_child. stamps_ns is sorted once all of the bag is read."""
+    """One transform over time, parent_T_child.
+
+    stamps_ns, recorded_ns, numbers: in recording order while the bag is read, sorted by stamp after that; numbers are
+    x y z qx qy qz qw. poses: (N, 4, 4).
+    """
 
     parent: str
     child: str
     stamps_ns: list | np.ndarray = field(default_factory=list)
-    recorded_ns: list = field(default_factory=list)
-    poses: list = field(default_factory=list)
+    recorded_ns: list | np.ndarray = field(default_factory=list)
+    numbers: list = field(default_factory=list)
+    poses: np.ndarray | None = None
     is_constant: bool = False
 
-    def complete(self) -> None:
-        """Sort by stamp, and find out whether the transform ever changes."""
-        order = np.argsort(np.array(self.stamps_ns, np.int64), kind='stable')
-        self.stamps_ns = np.array(self.stamps_ns, np.int64)[order]
-        self.poses = [self.poses[k] for k in order]
-        self.recorded_ns = [self.recorded_ns[k] for k in order]
-        is_same = all(is_same_pose(self.poses[0], pose) for pose in self.poses[1:])
-        self.is_constant = is_same and len(self.poses) >= _MIN_MESSAGES
+    def complete(self) -> bool:
+        """Sort by stamp, find out whether the transform ever changes; return whether one is a pose."""
+        numbers = np.array(self.numbers)
+        with np.errstate(over='ignore', invalid='ignore'):
+            length = np.linalg.norm(numbers[:, 3:], axis=1)
+            is_pose = np.isfinite(numbers).all(axis=1) & np.isfinite(length) & (length > 1e-6)
+        kept = np.flatnonzero(is_pose)
+        kept = kept[np.argsort(np.array(self.stamps_ns, np.int64)[kept], kind='stable')]
+        self.stamps_ns, self.recorded_ns = (np.array(of, np.int64)[kept] for of in (self.stamps_ns, self.recorded_ns))
+        moved, turned = numbers[kept, :3], numbers[kept, 3:] / length[kept, None]
+        self.numbers = []
+        self.poses = _from_quaternions(moved, turned)
+        if len(kept):
+            distance = np.linalg.norm(moved - moved[0], axis=1).max()
+            angle = 2 * np.arccos(np.clip(np.abs(turned @ turned[0]), 0, 1)).max()
+            self.is_constant = bool(len(kept) >= _MIN_MESSAGES and distance <= SAME and angle <= SAME_ANGLE)
+        return bool(len(kept))
 
     def at(self, stamp_ns: int) -> np.ndarray:
         """Return parent_T_child at a stamp, interpolated, never extrapolated.
@@ -68,7 +82,7 @@ class _Edge:
 
     def alternates(self) -> bool:
         """Return whether most poses jump back and forth, as those of two publishers do."""
-        steps = np.diff([pose[:3, 3] for pose in self.poses], axis=0)
+        steps = np.diff(self.poses[:, :3, 3], axis=0)
         steps = steps[np.linalg.norm(steps, axis=1) > 1e-6]
         if len(steps) < 6:
             return False
@@ -112,7 +126,7 @@ class TfPoses:
                     'simulator and an odometry), or choose another --fixed-frame or registration.'
                 )
         changing = [edge for edge, _ in self._path if not edge.is_constant] or [edge for edge, _ in self._path]
-        self.stamps = [list(zip(edge.recorded_ns, edge.stamps_ns.tolist(), strict=True)) for edge in changing]
+        self.stamps = [list(zip(edge.recorded_ns.tolist(), edge.stamps_ns.tolist(), strict=True)) for edge in changing]
 
     def pose(self, stamp_ns: int) -> np.ndarray:
         """Return fixed_T_frame, (4, 4) float64, at a stamp.
@@ -184,17 +198,20 @@ def _read(bag: Bag) -> dict[tuple[str, str], _Edge]:
     """Return the transforms of a bag by parent and child; one that is on both topics and changes is taken from /tf."""
     edges: dict[tuple[str, str], _Edge] = {}
     for recorded in bag.messages([TF_TOPIC]):
-        for parent, child, stamp_ns, pose in poses_of(decode_message(recorded.cdr, TRANSFORMS)):
+        for transform in decode_message(recorded.cdr, TRANSFORMS).transforms:
+            parent, child = transform.header.frame_id.lstrip('/'), transform.child_frame_id.lstrip('/')
+            stamp, t, q = transform.header.stamp, transform.transform.translation, transform.transform.rotation
             edge = edges.setdefault((parent, child), _Edge(parent, child))
-            edge.stamps_ns.append(stamp_ns)
+            edge.stamps_ns.append(stamp.sec * 1_000_000_000 + stamp.nanosec)
             edge.recorded_ns.append(recorded.time_ns)
-            edge.poses.append(pose)
-    for edge in edges.values():
-        edge.complete()
+            edge.numbers.append((t.x, t.y, t.z, q.x, q.y, q.z, q.w))
+    edges = {frames: edge for frames, edge in edges.items() if edge.complete()}
     for recorded in bag.messages([STATIC_TRANSFORMS_TOPIC]):
         for parent, child, stamp_ns, pose in poses_of(decode_message(recorded.cdr, TRANSFORMS)):
             if (parent, child) not in edges or edges[parent, child].is_constant:
-                edges[parent, child] = _Static(parent, child, np.array([stamp_ns]), [recorded.time_ns], [pose], True)
+                edges[parent, child] = _Static(
+                    parent, child, np.array([stamp_ns]), np.array([recorded.time_ns]), [], pose[None], True
+                )
     return edges
 
 
@@ -211,3 +228,14 @@ def _tail(frame: str) -> str:
 
 def _is_fixed(frame: str) -> bool:
     return _tail(frame) in FIXED_FRAMES
+
+
+def _from_quaternions(moved: np.ndarray, turned: np.ndarray) -> np.ndarray:
+    """Return poses (N, 4, 4) of translations (N, 3) and unit quaternions x y z w (N, 4)."""
+    x, y, z, w = turned.T
+    poses = np.tile(np.eye(4), (len(moved), 1, 1))
+    poses[:, 0, 0], poses[:, 0, 1], poses[:, 0, 2] = 1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)
+    poses[:, 1, 0], poses[:, 1, 1], poses[:, 1, 2] = 2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)
+    poses[:, 2, 0], poses[:, 2, 1], poses[:, 2, 2] = 2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)
+    poses[:, :3, 3] = moved
+    return poses

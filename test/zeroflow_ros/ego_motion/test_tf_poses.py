@@ -115,3 +115,12 @@ REFUSED = [
 def test_transforms_that_do_not_say_how_the_lidar_moves_are_refused(tmp_path, tf, static, fixed, says):
     with pytest.raises(EgoMotionError, match=says):
         poses(tmp_path, tf, static, fixed_frame=fixed)
+
+
+def test_a_transform_that_is_no_pose_is_left_out(tmp_path):
+    def broken(seconds):
+        pose = driving(seconds)
+        pose[0, 3] = np.nan if round(seconds * 50) % 5 == 0 else pose[0, 3]
+        return pose
+
+    np.testing.assert_allclose(motion(poses(tmp_path, [Tf('odom', 'lidar', broken)])), MOVED, atol=1e-6)
