@@ -20,9 +20,9 @@ from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
 from zeroflow_ros.runtime.level_check import LevelCheck
 
+_NODE_CLOCK = 'the clock of this node'
 _OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
 _NEAR_DT = 0.3  # a dt within 30 % of the trained one gets no warning
-_NODE_CLOCK = 'the clock of this node'
 _SAMPLE = 8192  # rows that are checked for non-finite model output
 
 
@@ -31,8 +31,7 @@ class InputChecks:
 
     card: the model card; None where flow is not checked. deskews: whether clouds are deskewed. now_ns: the clock that
     the clouds are stamped by; of a bag the time when they were recorded. clock: what that time is, after 'stamped 3 s
-    before'.
-    time_name: field of the point times; '' for the one that is recognised.
+    before'. time_name: field of the point times; '' for the one that is recognised.
     facts: values of the last sweep, for the diagnostics.
     """
 
@@ -91,22 +90,6 @@ class InputChecks:
                       'own_points': num_own, 'lost_times': sweep.num_lost_times,
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
 
-    def check_level(self, sweep: Sweep, mount: np.ndarray | None) -> None:
-        """Check the level of a sweep that gets no flow: registration fails where z does not point up.
-
-        mount: base_T_sensor of the frame of the sweep, or None; see `FlowPipeline`.
-        """
-        self._dropped_level.set_mount(mount)
-        self.report_level(self._dropped_level.update(sweep.points), sweep.points)
-
-    def report_level(self, level: GroundLevel, points: np.ndarray) -> None:
-        """Report what is wrong with the level of points (N, 3)."""
-        card = self._card
-        needs_height = card is None or not (card.z_origin == 'sensor' and card.ground == 'keep')
-        kind, text = self._level.problem(level, self.facts.get('frame_id', ''), points, needs_height=needs_height)
-        if kind:
-            self._health.report_issue(kind, 'input', Level.WARN, text)
-
     def check_ego_box(self, own_vehicle: OwnVehicle, frame_id: str, base_frame: str, mount: np.ndarray | None) -> None:
         """Warn where ego_box is taken in the frame of the clouds because their mount on base_frame is not known."""
         if own_vehicle.ego_box and mount is None and base_frame not in ('', frame_id):
@@ -136,6 +119,22 @@ class InputChecks:
         """Log a warning once, and show it in the diagnostics as long as it lasts."""
         self._health.log_once(kind, text)
         self._health.report_issue(kind, 'input', Level.WARN, text, log='debug')
+
+    def check_level(self, sweep: Sweep, mount: np.ndarray | None) -> None:
+        """Check the level of a sweep that gets no flow: registration fails where z does not point up.
+
+        mount: base_T_sensor of the frame of the sweep, or None; see `FlowPipeline`.
+        """
+        self._dropped_level.set_mount(mount)
+        self.report_level(self._dropped_level.update(sweep.points), sweep.points)
+
+    def report_level(self, level: GroundLevel, points: np.ndarray) -> None:
+        """Report what is wrong with the level of points (N, 3)."""
+        card = self._card
+        needs_height = card is None or not (card.z_origin == 'sensor' and card.ground == 'keep')
+        kind, text = self._level.problem(level, self.facts.get('frame_id', ''), points, needs_height=needs_height)
+        if kind:
+            self._health.report_issue(kind, 'input', Level.WARN, text)
 
     def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Check points (N, 3) and their velocities: dt, level, non-finite model output, points outside the grid."""
