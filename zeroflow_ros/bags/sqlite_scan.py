@@ -172,7 +172,7 @@ def _read_index(path: Path, database):
         if not {'topics', 'messages'} <= tables:
             raise DataError(f'{path} is an SQLite database without the tables topics and messages: not a rosbag2.')
         rows = database.execute('SELECT id, name, type, serialization_format FROM topics').fetchall()
-    except apsw.Error as error:
+    except (apsw.Error, ValueError, TypeError) as error:  # text that is no UTF-8, or numbers
         raise DataError(f'{path} cannot be read: {error}. {repair}') from error
     topics = {key: (str(topic), str(msgtype), str(form or 'cdr')) for key, topic, msgtype, form in rows}
     found, is_complete = _read_rows(database)
@@ -200,7 +200,7 @@ def _read_rows(database) -> tuple[list[tuple[int, int, int]], bool]:
                 last = row[0]
                 jump = 1
             return rows, is_complete
-        except apsw.Error:
+        except (apsw.Error, ValueError, TypeError):
             is_complete = False
             last += jump
             jump *= 2
