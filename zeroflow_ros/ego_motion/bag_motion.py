@@ -60,7 +60,7 @@ class BagMotion:
             except (DataError, EgoMotionError) as error:
                 if source != 'auto' or odometry_topic:
                     raise
-                notes.append(str(error))
+                notes.append(str(error).split(' It has:\n')[0])  # a note is a sentence, not a list of topics
         self.note = ' '.join(notes)
         if source == 'registration':
             self._other_sources = _other_sources(bag)

@@ -101,6 +101,11 @@ class TfPoses:
     """
 
     def __init__(self, bag: Bag, frame_id: str, fixed_frame: str = ''):
+        if not frame_id:
+            raise EgoMotionError(
+                f'The clouds of {bag.path} have no frame_id, so {TF_TOPIC} cannot say how they move. Make the driver '
+                'set header.frame_id.'
+            )
         if _is_fixed(frame_id) and not fixed_frame:
             raise EgoMotionError(
                 f'The clouds of {bag.path} are in {frame_id!r}, a frame that is fixed in the world: {TF_TOPIC} does '

@@ -60,6 +60,8 @@ AUTO = [
      {'odometry_clock': 0.0, 'child_frame': 'base_link',
       'tf': [*CHAIN, Tf('base_link', 'lidar', lambda s: yaw_translation(0.3 * s, 0, 0))]}, 'tf',
      'connected on /tf, but the transform from .lidar. to .base_link. on /tf changes'),
+    ('clouds without a frame', {'tf': [Tf('odom', 'lidar')], 'frame': ''}, 'registration', 'have no frame_id'),
+    ('clouds in the world', {'tf': CHAIN, 'frame': 'odom'}, 'registration', "are in 'odom', a frame that is fixed"),
     ('nothing', {}, 'registration', 'has no topic of nav_msgs/msg/Odometry'),
 ]  # fmt: skip
 
