@@ -100,7 +100,7 @@ CLEAN = Result('clean', 0, [], 19, 0.95, 0.2, 0.05)
     ({'status': 1, 'said': []}, WRONG),
 ])  # fmt: skip
 def test_the_verdict(change, expected):
-    result = dataclasses.replace(CLEAN, **{'kind': 'snow', **change})
+    result = dataclasses.replace(CLEAN, **{'kind': 'of tomorrow', **change})
     assert verdict(result, CLEAN) == expected
     assert f'| {expected} |' in table([CLEAN, result]).splitlines()[-1]
 

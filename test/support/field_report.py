@@ -41,6 +41,7 @@ _TIMEOUT = 900.0  # s
 _MILLISECOND_NS = 1_000_000
 # What a message must contain to name the cause, for the kinds that are known; for others any message will do.
 _CAUSES = {
+    'clutter|snow|rain': r'rain|snow',
     'pitch|roll|upside|optical': r'tilt|mount|base-T-lidar', 'base_link': r'height|base_link', 'ground': r'ground',
     'zeros': r'0 0 0|no return', 'halves|segments|part': r'revolution|part', 'twist': r'pose|twist', 'world': r'frame',
     'row_step': r'row_step', 'time_zero': r'skip|pause|time', 'wal': r'-wal|recorder',
@@ -172,6 +173,7 @@ def run_kind(folder: Path, out: Path, drive: Drive, options: list[str]) -> Resul
         return Result(folder.name, -1, ['timed out'])
     (out / 'log.txt').write_text(done.stdout + done.stderr)
     said = [line.split('\r')[-1].strip() for line in done.stderr.splitlines()]
+    said = ['Traceback: ' + said[-1]] if any(line.startswith('Traceback') for line in said) else said
     result = Result(folder.name, done.returncode, [line for line in said if line])
     if report.is_file():
         result.valid_share = json.loads(report.read_text()).get('share_with_velocity', 0.0)

@@ -15,6 +15,7 @@ from zeroflow_ros.lidar.level import SensorLevel
 from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.point_cloud import FLOW_FIELDS
 from zeroflow_ros.lidar.point_times import no_times_text, time_field
+from zeroflow_ros.lidar.stray_returns import stray_share
 from zeroflow_ros.lidar.sweep import DropReason, Sweep
 from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
@@ -23,6 +24,7 @@ from zeroflow_ros.runtime.level_check import LevelCheck
 _NODE_CLOCK = 'the clock of this node'
 _OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
 _NEAR_DT = 0.3  # a dt within 30 % of the trained one gets no warning
+_STRAY_EVERY, _MOST_STRAY = 50, 0.012  # sweeps: 10 ms in 5 s; 1 % stray returns in the whole sweep still do no harm
 _SAMPLE = 8192  # rows that are checked for non-finite model output
 
 
@@ -40,6 +42,7 @@ class InputChecks:
         self._health, self._card, self._deskews, self._now_ns, self._clock = health, card, deskews, now_ns, clock
         self._layout, self._time_name = None, time_name
         self._level, self._dropped_level = LevelCheck(), SensorLevel()
+        self._num_checked = 0
         self.facts: dict = {}
 
     def check_cloud(self, msg, sweep: Sweep) -> None:
@@ -136,6 +139,15 @@ class InputChecks:
         if kind:
             self._health.report_issue(kind, 'input', Level.WARN, text)
 
+    def _check_stray_returns(self, points: np.ndarray) -> None:
+        if self._num_checked % _STRAY_EVERY == 0 and (share := stray_share(points)) > _MOST_STRAY:
+            text = (
+                f'{100 * share:.1f} % of the points within 12 m are alone: rain, snow, dust or interference. '
+                'Velocities are less accurate. Filter stray returns, in the driver or before this program.'
+            )
+            self._health.report_issue('stray returns', 'input', Level.WARN, text)
+        self._num_checked += 1
+
     def check_flow(self, points: np.ndarray, estimate: FlowEstimate) -> None:
         """Check points (N, 3) and their velocities: dt, level, non-finite model output, points outside the grid."""
         card = self._card
@@ -149,6 +161,7 @@ class InputChecks:
                       'sensor_height_m': f'{level.height:.2f}', 'roll_deg': f'{np.degrees(level.roll):.1f}',
                       'pitch_deg': f'{np.degrees(level.pitch):.1f}', 'tilt_from': level.tilt_from}  # fmt: skip
         self.report_level(level, points)
+        self._check_stray_returns(points)
         # Rows inside the grid without a velocity: the output of the network is not finite.
         step = max(1, len(points) // _SAMPLE)
         with np.errstate(invalid='ignore', over='ignore'):  # rows that are infinite or huge are outside

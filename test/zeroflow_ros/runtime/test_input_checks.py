@@ -6,9 +6,12 @@ import pytest
 from cloud_messages import XYZ, XYZI, message
 from timed_clouds import T0, timed_message
 
+from zeroflow_ros.engines.selection import load_engine
+from zeroflow_ros.lidar.level import Level as SensorLevel
 from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.lidar.point_times import with_times
+from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
 from zeroflow_ros.runtime.input_checks import InputChecks
 
@@ -90,3 +93,19 @@ def test_own_points_are_no_missing_returns(mount, base_frame, is_said):
     level, text = checked.look_at(timed_message(POINTS, T0, None), mount, base_frame)
     assert (checked.checks.facts['own_points'], checked.checks.facts['nan_points']) == (50, 0)
     assert ('ego_box is in the frame of the clouds' in text) == is_said == (level == Level.WARN)
+
+
+def test_snow_is_a_warning_once_in_a_while():
+    rng = np.random.default_rng(0)
+    ground = np.c_[rng.uniform(-12, 12, (40_000, 2)), np.full(40_000, -1.8)].astype(np.float32)
+    flakes = np.c_[rng.uniform(-9, 9, (1500, 2)), rng.uniform(-1, 2, 1500)].astype(np.float32)
+    level = SensorLevel(np.array([0.0, 0.0, 1.0]), 1.8, 'nothing', seen_height=1.8)
+    for points, expected in ((ground, []), (np.concatenate([ground, flakes]), [('stray returns', 2)])):
+        health = Health(lambda level, text: None)
+        checks = InputChecks(health, load_engine().card, deskews=False, now_ns=lambda: 0)
+        estimate = FlowEstimate(
+            np.zeros_like(points), np.full(len(points), 3, np.uint8), 'latest', 0.1, level, level.level_T_sensor, {}
+        )
+        for _ in range(51):
+            checks.check_flow(points, estimate)
+        assert [(finding.kind, finding.count) for finding in health.findings()] == expected
