@@ -14,6 +14,13 @@ void set_handler(handler h) { handle = h; }
   word arguments[] = {__VA_ARGS__};      \
   return handle ? handle(name, arguments) : 3  // CUDA_ERROR_NOT_INITIALIZED
 
+int cuGetErrorString(int code, const char** text) {
+  *text = code == 700   ? "an illegal memory access was encountered"
+          : code == 901 ? "operation failed due to a previous error during capture"
+                        : "not one of the errors of this library";
+  return 0;
+}
+
 int cuStreamBeginCapture_v2(void* stream, int mode) { CALL("cuStreamBeginCapture_v2", (word)stream, mode); }
 
 int cuStreamEndCapture(void* stream, void** graph) {

@@ -184,7 +184,9 @@ class _DriverLibrary:
     def call(self, name: str, *arguments) -> None:
         """Call a function. Raises: CudaCallError; AttributeError when the driver is too old to have it."""
         if code := getattr(self._library, name)(*arguments):
-            raise CudaCallError(f'{name} failed with CUDA error {code}')
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorString(code, ctypes.byref(text))
+            raise CudaCallError(f'{name} failed: {(text.value or b"unknown").decode()} (CUDA error {code})')
 
 
 class _Graph:

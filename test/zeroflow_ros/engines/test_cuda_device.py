@@ -8,7 +8,7 @@ import pytest
 from simulated_gpu import CudaError, SimulatedGpu
 
 from zeroflow_ros.engines import cuda_device
-from zeroflow_ros.engines.cuda_device import CudaDevice
+from zeroflow_ros.engines.cuda_device import CudaCallError, CudaDevice
 from zeroflow_ros.errors import ModelError
 
 
@@ -58,6 +58,21 @@ def test_a_recorded_graph_runs_what_was_recorded_each_time(device, gpu):
         assert gpu.held['graph'] == 0 and gpu.held['executable graph'] == 1
         del launch
         assert gpu.held['executable graph'] == 0
+
+
+def test_a_call_that_fails_is_named_with_its_reason(device, gpu):
+    with device.current():
+        stream, memory = device.driver.Stream(), device.driver.mem_alloc(8)
+        gpu.is_lost = True
+        with pytest.raises(CudaCallError, match=r'^cuMemcpyDtoHAsync_v2 failed: an illegal memory access .* error 700'):
+            device.copy_out(np.zeros(2, np.float32), int(memory), stream)
+
+
+def test_a_capture_that_was_broken_without_an_error_is_named(device):
+    with device.current():
+        stream = device.driver.Stream()
+        _, reason = device.record(stream, lambda: setattr(stream, 'recorded', 'invalid'))
+        assert 'cuStreamEndCapture failed: operation failed due to a previous error during capture' in reason
 
 
 @pytest.mark.parametrize('error', [ModelError('The engine does not run.'), CudaError('not permitted')])
