@@ -6,11 +6,11 @@ import os
 import shutil
 import tempfile
 import threading
-import weakref
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from zeroflow_ros.bags.blocks import Channel
@@ -92,7 +92,7 @@ class _Database:
         self._path, self._rows = path, None
         self._connection, copy = _connect(path)
         self._lock = threading.Lock()  # recordings are read in background threads, too
-        weakref.finalize(self, _close, self._connection, copy, os.getpid())
+        Finalize(self, _close, (self._connection, copy), exitpriority=0)  # at the end of a worker process, too
 
     def index(self):
         """Return topics by id, (time_ns, row id, topic id) in order of time, and whether all rows were found."""
@@ -117,12 +117,11 @@ def _state(path: Path) -> tuple:
     return tuple((status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files))
 
 
-def _close(connection, copy: Path | None, process: int) -> None:
-    if os.getpid() == process:  # not in a fork
-        with contextlib.suppress(Exception):
-            connection.close()
-        if copy:
-            shutil.rmtree(copy, ignore_errors=True)
+def _close(connection, copy: Path | None) -> None:
+    with contextlib.suppress(Exception):
+        connection.close()
+    if copy:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def _connect(path: Path):

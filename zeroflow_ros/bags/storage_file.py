@@ -4,10 +4,10 @@
 import io
 import os
 import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from zeroflow_ros.bags import mcap_scan, rosbag1_scan, sqlite_scan
@@ -91,7 +91,7 @@ class _Unpacked:
     def __init__(self, path: Path):
         handle, name = tempfile.mkstemp(prefix='zeroflow_bag.')
         self.path, self.is_complete = Path(name), False
-        self._finalizer = weakref.finalize(self, _delete, name, os.getpid())
+        self._finalizer = Finalize(self, os.unlink, (name,), exitpriority=0)  # at the end of a worker process, too
         try:
             with path.open('rb') as packed, os.fdopen(handle, 'wb') as unpacked:
                 decompressor = zstd().ZstdDecompressor()
@@ -114,11 +114,6 @@ class _Unpacked:
         except BaseException:
             self._finalizer()
             raise
-
-
-def _delete(name: str, process: int) -> None:
-    if os.getpid() == process:  # not in a fork
-        os.unlink(name)
 
 
 @lru_cache(maxsize=16)  # training opens a bag for each sweep

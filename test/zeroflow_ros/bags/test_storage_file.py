@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are packed, named in another way, or are no recording at all."""
 
+import gc
+import multiprocessing
+import tempfile
+
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tiny_bag import CLOUD_TOPIC, ODOMETRY_TOPIC, write_bag
 
+from zeroflow_ros.bags import storage_file
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.blocks import zstd
 from zeroflow_ros.errors import DataError
@@ -113,12 +118,24 @@ def test_a_file_that_is_no_recording_is_named_with_its_cause(tmp_path, label, su
     assert str(error.value).startswith(f'{path} cannot be read: ')
 
 
+def _read_all(path):
+    read(path)
+
+
+def test_an_unpacked_copy_is_deleted_at_the_end_of_a_worker_process(bags, tmp_path, monkeypatch):
+    temporary = tmp_path / 'tmp'
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(temporary))
+    packed = tmp_path / 'a.mcap.zstd'
+    packed.write_bytes(zstd().compress(bags['mcap'][0].read_bytes()))
+    worker = multiprocessing.get_context('fork').Process(target=_read_all, args=(packed,))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert not list(temporary.iterdir())
+
+
 def test_an_unpacked_copy_is_deleted_when_it_is_not_used_any_more(bags, tmp_path, monkeypatch):
-    import gc
-    import tempfile
-
-    from zeroflow_ros.bags import storage_file
-
     temporary = tmp_path / 'tmp'
     temporary.mkdir()
     monkeypatch.setattr(tempfile, 'tempdir', str(temporary))
