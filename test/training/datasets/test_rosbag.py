@@ -3,6 +3,7 @@
 
 import json
 import pickle
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -42,7 +43,8 @@ def edited(folder, edit, num_sweeps=6, **options):
     return target
 
 
-def test_recordings_that_were_not_closed_or_are_packed_give_the_pairs_that_are_in_them(tmp_path):
+def test_recordings_that_were_not_closed_or_are_packed_give_the_pairs_that_are_in_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     whole = write_bag(tmp_path / 'whole', num_sweeps=8, num_points=NUM_POINTS) / 'whole.mcap'
     packed, cut = tmp_path / 'PACKED.MCAP.zstd', tmp_path / 'cut.mcap'
     packed.write_bytes(zstd().compress(whole.read_bytes()))
