@@ -234,7 +234,7 @@ def late_odometry(drive):
     [
         ([without_odometry], 'needs a pose'),
         ([late_odometry, without_odometry], 'needs a pose'),
-        ([jump], 'the localisation jumped'),
+        ([jump], 'The odometry jumps by'),
         ([zero_quaternion], 'quaternion of length 1'),
         ([other_body, other_body], 'odometry_T_lidar'),
     ],
