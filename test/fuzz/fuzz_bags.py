@@ -5,6 +5,7 @@ import copy
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 from example_card import CARD
@@ -15,13 +16,16 @@ from tiny_bag import FORMATS, START_NS, write_bag
 from training.datasets.rosbag import BagOptions, BagPairs
 from training.datasets.tracked_boxes import TrackedBoxes
 from zeroflow_ros.bags.bag import Bag, BagWriter
+from zeroflow_ros.bags.blocks import zstd
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.lidar.pillars import PillarGrid
 from zeroflow_ros.lidar.point_cloud import decode_cloud
 from zeroflow_ros.runtime.offline import FLOW_TOPIC, OfflineFlow, write_flow
 from zeroflow_ros.views.recorded_flow import count_moving
 
 _NUM_SWEEPS, _NUM_POINTS = 3, 300
+_CARD = replace(CARD, grid=PillarGrid(128, 0.8, -2.0, 4.0))  # the street lies within its 51 m
 _WAYS = ('read', 'offline', 'pairs', 'tf', 'picture')
 _BOX = {'track_id': 1, 'category': 'Car', 'center': [8.0, 3.0, -1.0], 'size_lwh': [4.0, 2.0, 1.6], 'yaw': 0.1}
 _BOXES = {'sweeps': [[_BOX]] * _NUM_SWEEPS, 'lidar_to_image_3x4': np.eye(3, 4).tolist(), 'image_size_wh': [640, 480]}
@@ -60,7 +64,7 @@ class Bags:
         self._good = [write_bag(self._folder / name, name, _NUM_SWEEPS, num_points=_NUM_POINTS) for name in FORMATS]
         flow = self._folder / 'flow'
         with Bag(self._good[2]) as bag, BagWriter(flow) as writer:
-            list(write_flow(OfflineFlow(bag, _Still(CARD)), self._good[2], writer))
+            list(write_flow(OfflineFlow(bag, _Still(_CARD)), self._good[2], writer))
             messages = list(bag.messages([topic.name for topic in bag.topics]))
         self._messages = [(m.topic, m.msgtype, m.time_ns, bytes(m.cdr)) for m in messages]
         with Bag(flow) as bag:
@@ -112,6 +116,12 @@ class Bags:
             metadata.write_bytes(damage(metadata.read_bytes(), rng, b': [{&a *a !!int "x" ~ 1e999 -1 2024-99-99\n- '))
             return path
         storage.write_bytes(damage(storage.read_bytes(), rng))
+        if rng.random() < 0.1:  # a packed file
+            packed = storage.with_name(f'{storage.name}.zstd')
+            packed.write_bytes(zstd().compress(storage.read_bytes()))
+            return packed
+        if storage.suffix == '.db3' and rng.random() < 0.2:  # what a killed recorder leaves
+            storage.with_name(f'{storage.name}-wal').write_bytes(rng.randbytes(rng.choice((10, 4200))))
         if rng.random() < 0.5:
             return storage
         return path
@@ -132,7 +142,7 @@ class Bags:
             _read_all(path)
         elif way == 'offline':
             with Bag(path) as bag:
-                flow = OfflineFlow(bag, _Still(CARD), ego_motion=self._ego_motion())
+                flow = OfflineFlow(bag, _Still(_CARD), ego_motion=self._ego_motion())
                 for result in flow:
                     assert (result.estimate is None) == (result.drop is not None)
         elif way == 'picture':
