@@ -50,6 +50,7 @@ class TurnedMotion:
 
     def __init__(self, motion, level_T_lidar: np.ndarray):
         self._motion, self._level_T_lidar, self._lidar_T_level = motion, level_T_lidar, invert(level_T_lidar)
+        motion.set_mount(level_T_lidar)
         self._recorded: tuple[Sweep | None, Sweep | None] = None, None  # the last turned sweep, and as recorded
 
     def __getattr__(self, name: str):

@@ -45,7 +45,7 @@ class BagMotion:
         self._odometry = CheckedOdometry(_CAPACITY)
         self.has_world_clouds = False
         self._may_register = source == 'auto' and not odometry_topic
-        self._lidar_odometry = self._tf = None
+        self._lidar_odometry = self._tf = self._mount = None
         self.odometry_T_lidar = odometry_T_lidar
         notes = []
         has_tf = TF_TOPIC in bag.topics_of(TRANSFORMS)
@@ -103,6 +103,12 @@ class BagMotion:
         """Add one nav_msgs/Odometry; a non-finite pose is ignored, so `between` may lack a pose there."""
         with contextlib.suppress(EgoMotionError):
             self._odometry.add(decode_message(cdr, ODOMETRY))
+
+    def set_mount(self, mount: np.ndarray | None) -> None:
+        """Say how the sensor is mounted; see `LidarOdometry`."""
+        self._mount = mount
+        if self.source == 'registration':
+            self._lidar_odometry.set_mount(mount)
 
     def covers(self, stamp_ns: int) -> bool:
         """Return whether the odometry read so far reaches a stamp."""
@@ -180,6 +186,7 @@ class BagMotion:
             from zeroflow_ros.ego_motion.lidar_odometry import LidarOdometry  # small_gicp is optional
 
             self._lidar_odometry = LidarOdometry()
+            self._lidar_odometry.set_mount(self._mount)
 
 
 def _other_sources(bag: Bag) -> str:

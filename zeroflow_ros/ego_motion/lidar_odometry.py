@@ -4,8 +4,11 @@
 import numpy as np
 
 from zeroflow_ros.ego_motion.registration import Registration
+from zeroflow_ros.lidar.level import level_rotation
 from zeroflow_ros.lidar.sweep import Sweep
-from zeroflow_ros.transforms import interpolate
+from zeroflow_ros.transforms import apply, interpolate, invert
+
+_UPRIGHT = np.cos(np.radians(15.0))  # registration itself takes smaller tilts
 
 
 class LidarOdometry:
@@ -17,6 +20,20 @@ class LidarOdometry:
     def __init__(self):
         self._registration = Registration()
         self._last_motion: tuple[np.ndarray, float] | None = None  # ego0_T_ego1 and its duration [s]
+        self._level_T_sensor = np.eye(4)
+        self._turned: tuple[np.ndarray | None, np.ndarray | None] = None, None  # points of the last sweep, turned ones
+
+    def set_mount(self, mount: np.ndarray | None) -> None:
+        """Say how the sensor is mounted: registration tells walls from ground by z, so it gets level sweeps.
+
+        mount: base_T_sensor, (4, 4), of a base frame whose z is up; None: not known, then z of the points is about up.
+        """
+        level_T_sensor = np.eye(4)
+        if mount is not None and mount[2, 2] < _UPRIGHT:
+            level_T_sensor[:3, :3] = level_rotation(mount[2, :3])
+        if not np.array_equal(level_T_sensor, self._level_T_sensor):
+            self._level_T_sensor = level_T_sensor
+            self.reset()
 
     def between(self, sweep0: Sweep, sweep1: Sweep) -> np.ndarray:
         """Return ego0_T_ego1, (4, 4) float64, of the frames of the two sweeps.
@@ -24,9 +41,10 @@ class LidarOdometry:
         Raises: EgoMotionError when registration fails.
         """
         dt = (sweep1.stamp_ns - sweep0.stamp_ns) * 1e-9
-        guess = self._extrapolate(dt) if self._last_motion is not None else None
+        turn, back = self._level_T_sensor, invert(self._level_T_sensor)  # identity for an upright sensor
+        guess = turn @ self._extrapolate(dt) @ back if self._last_motion is not None else None
         self._last_motion = None
-        ego0_T_ego1 = self._registration.align(sweep0.points, sweep1.points, guess)
+        ego0_T_ego1 = back @ self._registration.align(self._level(sweep0), self._level(sweep1), guess) @ turn
         self._last_motion = ego0_T_ego1, dt
         return ego0_T_ego1
 
@@ -46,6 +64,14 @@ class LidarOdometry:
         """Forget the last sweep and the last motion."""
         self._registration.reset()
         self._last_motion = None
+
+    def _level(self, sweep: Sweep) -> np.ndarray:
+        """Return the points (N, 3) turned level; the same array for the same sweep, which registration recognises."""
+        if self._level_T_sensor[2, 2] == 1:
+            return sweep.points
+        if sweep.points is not self._turned[0]:
+            self._turned = sweep.points, apply(self._level_T_sensor, sweep.points)
+        return self._turned[1]
 
     def _extrapolate(self, seconds: float) -> np.ndarray:
         motion, dt = self._last_motion

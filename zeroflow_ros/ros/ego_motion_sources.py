@@ -113,6 +113,10 @@ class RegistrationMotion:
         self._node = node
         self._odometry = LidarOdometry()
 
+    def set_mount(self, mount: np.ndarray | None) -> None:
+        """See `LidarOdometry`."""
+        self._odometry.set_mount(mount)
+
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         with self._naming_odometry():
             return self._odometry.between(sweep0, sweep1)

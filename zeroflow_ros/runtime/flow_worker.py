@@ -162,6 +162,8 @@ class FlowWorker:
                     sweep = with_part_times(msg, sweep)
             sweep = self._ego_motion.to_sensor_frame(sweep, **(lookup := _lookup(parameters)))
             sweep = self._own_vehicle.remove(sweep, mount := self._mount(sweep.frame_id))
+            if self._ego_motion.is_incremental:
+                self._ego_motion.set_mount(mount)
         except CloudError as error:
             health.record_dropped(DropReason.MALFORMED, str(error))
             return

@@ -170,6 +170,7 @@ class OfflineFlow:
                     sweep = with_part_times(message, with_times(message, sweep, *self._times))
             sweep = self.motion.to_sensor_frame(sweep)
             sweep = self._own_vehicle.remove(sweep, mount := self._mount(sweep.frame_id))
+            self.motion.set_mount(mount)
         except CloudError as error:
             return dropped(DropReason.MALFORMED, str(error))
         except EgoMotionError as error:
