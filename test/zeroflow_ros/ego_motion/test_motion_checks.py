@@ -122,6 +122,11 @@ def test_a_jump_costs_one_pair_and_says_so(jump):
     assert 'The odometry jumps by' in found[7] and 'This pair of sweeps is not used' in found[7]
 
 
+def test_a_single_stray_pose_costs_the_two_pairs_beside_it():
+    found = judged([yaw_translation(0, 0, 9) @ pose if k == 8 else pose for k, pose in enumerate(TRUE)])
+    assert [k for k, text in enumerate(found) if text] == [7, 8]
+
+
 def test_odometry_recovers_when_its_poses_are_right_again():
     step = invert(TRUE[0]) @ TRUE[1]
     claimed = [np.eye(4)] * 6
