@@ -5,7 +5,7 @@ import numpy as np
 
 _NEAR, _FAR, _CELL = 2.5, 12.0, 0.3  # m: beyond the vehicle's own returns, and where surfaces are sampled densely
 _ALONE = 2  # points in 27 cells
-_MIN_POINTS, _MIN_MEDIAN = 1000, 20  # fewer points around a point: a sparse sensor, whose points all are alone
+_MIN_POINTS, _MIN_AROUND = 8000, 8  # fewer points around a quarter of them: a sparse sensor, whose points are alone
 
 
 def stray_share(points: np.ndarray) -> float:
@@ -27,6 +27,6 @@ def stray_share(points: np.ndarray) -> float:
     for axis in range(3):
         count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
     around = count.reshape(-1)[cell]
-    if np.median(around) < _MIN_MEDIAN:
+    if np.percentile(around, 25) < _MIN_AROUND:
         return float('nan')
     return float(np.mean(around <= _ALONE))

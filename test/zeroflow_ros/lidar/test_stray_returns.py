@@ -29,7 +29,7 @@ def test_snow_is_seen_and_a_clean_street_is_not():
 
 @pytest.mark.parametrize('points', [
     np.empty((0, 3), np.float32), np.full((9000, 3), np.nan, np.float32), np.full((9000, 3), 3e38, np.float32),
-    np.zeros((9000, 3), np.float32), street(np.random.default_rng(0), 800),
+    np.zeros((9000, 3), np.float32), street(np.random.default_rng(0), 4500),
 ], ids=['empty', 'NaN', 'huge', 'zeros', 'sparse'])  # fmt: skip
 def test_a_cloud_that_cannot_tell(points):
     assert np.isnan(stray_share(points))
