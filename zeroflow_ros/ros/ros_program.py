@@ -11,7 +11,6 @@ from rclpy.utilities import remove_ros_args
 
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.ros.parameter_files import refusal_hint, unused_parameters
-from zeroflow_ros.runtime.command_line import interrupt_normally
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 
 
@@ -22,9 +21,42 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
     logs the error and returns False when the node cannot start. The node's close() releases all resources; its
     unused_parameters gets the warnings about parameter files that are not for it.
     """
+    interrupt = _Interrupt()
+    try:
+        interrupt.handle()
+        return _run_node(name, argv, make, start, interrupt)
+    except KeyboardInterrupt:  # in the middle of handling another error, which came of the same Ctrl-C
+        return 0
+    finally:
+        # CPython remembers a KeyboardInterrupt inside exec(), which imports and numba use, and would end the process by
+        # SIGINT although it was handled. The next exec() of a text makes it forget.
+        exec('')
+
+
+class _Interrupt:
+    """Ctrl-C while a node starts raises KeyboardInterrupt, once: building an engine takes minutes.
+
+    Later it does nothing: rclpy then shuts the context down, which ends the loop of the executor.
+    """
+
+    def __init__(self):
+        self.is_raised, self.has_come = True, False
+
+    def handle(self) -> None:
+        """Install this; before rclpy.init, which puts its own handler in front of it."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self)
+
+    def __call__(self, *_) -> None:
+        self.has_come = True
+        if self.is_raised:
+            self.is_raised = False
+            raise KeyboardInterrupt
+
+
+def _run_node(name, argv, make, start, interrupt: _Interrupt) -> int:
     node, is_up = None, False
     try:
-        interrupt_normally()
         keep_freed_memory()
         rclpy.init(args=argv)
         is_up = True
@@ -33,9 +65,10 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
         node = make()
         node.unused_parameters = warn_of_unused_parameters(node, argv)
         if start is not None and not start(node):
-            return 1 if rclpy.ok() else 0  # 0: stopped while starting
+            return 1 if rclpy.ok() and not interrupt.has_come else 0  # 0: stopped while starting
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        interrupt.is_raised = False
         while rclpy.ok():  # rclpy.spin sometimes misses a signal, and then waits until the next event
             executor.spin_once(timeout_sec=1.0)
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -44,7 +77,7 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
         rclpy.logging.get_logger(name).fatal(str(error))
         return 1
     except Exception as error:
-        if is_up and not rclpy.ok():  # stopped while starting
+        if interrupt.has_come or (is_up and not rclpy.ok()):  # stopped while starting
             return 0
         if node is not None:
             raise
@@ -54,6 +87,7 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
         rclpy.logging.get_logger(name).fatal(text)
         return 1
     finally:
+        interrupt.is_raised = False
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn the end into a traceback
         if node is not None:
             node.close()
