@@ -9,6 +9,7 @@ SENSORS = {  # beam elevations [deg], columns of a revolution
     8: (np.linspace(-10.5, 10.5, 8), 1800),
     16: (np.linspace(-15, 15, 16), 1800),
     32: (np.linspace(-25, 15, 32), 1800),
+    64: (np.linspace(-22, 22, 64), 1024),
 }
 _FAR = 100.0  # m
 
@@ -33,6 +34,7 @@ PLACES = {
     'hall of 15 x 10 m': room(15, 10, 4, [(4, 3, 1.5, 0.8, 1), (-5, -3, 2, 0.6, 2), (1, -4, 0.5, 0.5, 4)]),
     'closed corridor of 20 x 6 m': room(20, 6),
     'endless corridor': room(1000, 3),
+    'endless narrow corridor': room(1000, 2),
     'warehouse': room(60, 40, 9, [(x, y, 12, 1.2, 6) for x in (-20, -4, 12) for y in (-12, -6, 6, 12)]),
     'street': room(
         2000, 400, 100,

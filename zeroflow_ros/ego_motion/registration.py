@@ -35,10 +35,11 @@ _OFF_GROUND = 0.6  # m
 _INLIER = 0.1  # m from the plane
 _MIN_INLIERS = 0.25  # of the wall points; consecutive sweeps have 0.45 to 0.75, different places up to 0.08
 _MIN_CONSTRAINT = 0.015  # of the anchors; streets give 0.055 to 0.15, a tunnel or a bare plane 0
-# A weak constraint by fewer points than these must come from flat surfaces: the neighbours of a point of sparse rings
-# may lie on two walls of a corridor, and its normal then points along the corridor. Corridors have up to 30 of those,
-# streets seen by 4 or 8 beams more than 100 points.
-_WEAK_CONSTRAINT, _FEW_POINTS = 0.05, 50
+# A weak constraint must come from surfaces that are seen as such: where rings are sparse, the neighbours of a point lie
+# on two walls of a corridor or along one ring, and its normal then points along the corridor. Neighbours of a surface
+# spread by up to _COMPACT; fewer than _FEW_POINTS must lie on a plane, too.
+_WEAK_CONSTRAINT, _FEW_POINTS = 0.08, 50
+_COMPACT = 0.65  # m, standard deviation along the longest axis; 0.4 m on a wall
 _FLAT = 0.1  # most smallest variance of the neighbours of a flat surface, of their middle one
 _FINEST = 2  # the voxels are halved as often where a sweep has few points
 # Where fewer points than this share are horizontal surfaces, as of few beams in a room, height, roll and pitch are
@@ -236,9 +237,8 @@ class Registration:
         if _MIN_CONSTRAINT <= constraint < _WEAK_CONSTRAINT:
             along = horizontal @ directions[:, 0]
             facing = np.flatnonzero(np.abs(along) > 0.5)
-            if len(facing) < _FEW_POINTS:
-                facing = facing[_is_flat(cloud1, fitting[facing])]
-                constraint = float((along[facing] ** 2).sum()) / len(cloud1.anchors)
+            facing = facing[_is_surface(cloud1, fitting[facing], must_be_flat=len(facing) < _FEW_POINTS)]
+            constraint = float((along[facing] ** 2).sum()) / len(cloud1.anchors)
         if constraint < _MIN_CONSTRAINT:
             return (
                 f'only {constraint:.1%} of the points constrain one horizontal direction, {_MIN_CONSTRAINT:.1%} are '
@@ -256,12 +256,13 @@ def _scale(radius_squared: np.ndarray) -> float:
     return float(np.clip(np.sqrt(sample[int(0.95 * (len(sample) - 1))]) / _ROOM, 0.1, 1.0))
 
 
-def _is_flat(cloud: _Cloud, indices: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: whether the neighbours of the points of a cloud with these indices lie on a plane."""
+def _is_surface(cloud: _Cloud, indices: np.ndarray, *, must_be_flat: bool) -> np.ndarray:
+    """Return (n,) bool: whether the neighbours of the points of a cloud with these indices lie on one surface."""
     if not len(indices):
         return np.zeros(0, bool)
     neighbours, _ = cloud.tree.batch_knn_search(cloud.points[indices], _NEIGHBORS)
     near = cloud.points[np.asarray(neighbours).astype(np.int64)]  # (n, _NEIGHBORS, 3)
     near = near - near.mean(axis=1, keepdims=True)
-    variances = np.linalg.eigvalsh(np.einsum('nki,nkj->nij', near, near))
-    return variances[:, 0] < _FLAT * variances[:, 1]
+    variances = np.linalg.eigvalsh(np.einsum('nki,nkj->nij', near, near) / _NEIGHBORS)
+    is_compact = variances[:, 2] < (_COMPACT * cloud.scale) ** 2
+    return is_compact & (variances[:, 0] < _FLAT * variances[:, 1]) if must_be_flat else is_compact
