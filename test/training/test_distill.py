@@ -13,7 +13,7 @@ from tiny_distillation import TINY, ProcessGroup, label
 pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
 pytest.importorskip('onnxscript', reason='export needs onnxscript')
 
-from training.distill import Distillation, distill, main
+from training.distill import Distillation, _label_lines, distill, main
 from training.labels.label_store import LabelStore
 from training.learning.pair_sources import split_labels
 from training.learning.start_model import load_start
@@ -191,3 +191,22 @@ def test_the_embedded_model_is_adapted_to_a_recorded_drive_by_the_programs_thems
     [folder] = work.glob('label_*')
     assert len(LabelStore(folder).keys()) == 4
     assert '"adapted"' in capsys.readouterr().out
+
+
+def test_it_ends_with_what_labelling_dropped_and_warned_of(tmp_path):
+    assert _label_lines(tmp_path) == []
+    warning = {'level': 'WARN', 'count': 3, 'text': 'The sensor hangs upside down.'}
+    dataset = {
+        'sweeps': 9, 'pairs': 6, 'dropped': {'no_ego_motion': 2, 'first_sweep': 1}, 'warnings': [warning],
+        'dropped_because': {'no_ego_motion': 'No pose.', 'first_sweep': 'It waits.'},
+    }  # fmt: skip
+    report = {'points': 1000, 'points_labelled': 940, 'failures': {'a': 'Too few.'}, 'datasets': {'drive': dataset}}
+    (tmp_path / 'jobs').mkdir()
+    (tmp_path / 'jobs' / 'shard_1_of_1.json').write_text(json.dumps(report))
+    assert _label_lines(tmp_path) == [
+        'labels for 94.0 % of 1,000 points, ground included',
+        '1 pairs not labelled: Too few.',
+        'drive: 9 sweeps, 6 pairs, dropped: 2 no_ego_motion, 1 first_sweep',
+        '  no_ego_motion: No pose.',
+        'WARN (3 times): The sensor hangs upside down.',
+    ]
