@@ -33,7 +33,7 @@ from zeroflow_ros.views.report import percentiles, write_json
 
 _PLAYED_TYPES = (POINT_CLOUD, ODOMETRY, TRANSFORMS)
 _CLOCK_PERIOD = 0.01  # s of wall time
-_DEPTH = 10  # queue of the publishers: a subscriber loses sweeps when it is a second late at 10 Hz
+_DEPTH, _MAX_DEPTH = 10, 200  # queue of the publishers: a subscriber loses messages when it is a second late
 _MAX_REPORTED = 100_000  # sweeps in the report, 3 h at 10 Hz: a loop may play for days
 _TOLD_PAUSE = 5.0  # s of wall time: longer ones without a message are logged
 _PACE_SWEEPS = 10  # whose stamps are compared with their recording times
@@ -90,9 +90,10 @@ class Player:
                 self._node.get_logger().info(f'{topic.name} is not played: {package} is not installed.')
                 continue
             is_static = topic.name == STATIC_TRANSFORMS_TOPIC
+            rate = topic.num_messages / max(self._bag.duration, 1.0)  # 10 sweeps a second, 120 parts of sweeps
             qos = QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
-                depth=100 if is_static else _DEPTH,
+                depth=100 if is_static else min(max(_DEPTH, round(rate)), _MAX_DEPTH),
                 reliability=ReliabilityPolicy.RELIABLE,
                 durability=DurabilityPolicy.TRANSIENT_LOCAL if is_static else DurabilityPolicy.VOLATILE,
             )

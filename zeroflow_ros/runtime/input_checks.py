@@ -104,7 +104,7 @@ class InputChecks:
 
     def _check_times(self, msg, sweep: Sweep) -> None:
         """Check the times of the points, where clouds are deskewed."""
-        if not time_field(msg, self._time_name):
+        if not time_field(msg, self._time_name) and sweep.times is None:  # parts of a sweep have that of their stamp
             text = no_times_text(msg, self._time_name)
             self._health.log_once('no times', f'{text} They are used without deskewing.')
             self._health.report_issue('no times', 'input', Level.WARN, text, log='debug')
