@@ -21,9 +21,9 @@ from training.datasets.tracked_boxes import TrackedBoxes  # noqa: E402
 from training.scoring.tracking_metrics import TrackingMetrics  # noqa: E402
 from zeroflow_ros.bags.bag import Bag  # noqa: E402
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, decode_message  # noqa: E402
+from zeroflow_ros.ego_motion.odometry_track import odometry_pose  # noqa: E402
 from zeroflow_ros.lidar.point_cloud import decode_cloud  # noqa: E402
 from zeroflow_ros.objects.tracker import MovingObject  # noqa: E402
-from zeroflow_ros.ros.messages import odometry_pose  # noqa: E402
 from zeroflow_ros.ros.object_markers import BOXES, VELOCITY  # noqa: E402
 
 OBJECTS, DYNAMIC_POINTS = '/object_tracker/output/objects', '/flow_node/output/dynamic_points'

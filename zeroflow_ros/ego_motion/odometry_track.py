@@ -90,9 +90,7 @@ class OdometryTrack:
         Poses of another child frame or another odometry frame do not form one trajectory: those before are removed.
         Raises: EgoMotionError when the pose is not finite or its quaternion has no length.
         """
-        p, q = message.pose.pose.position, message.pose.pose.orientation
-        pose = from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
-        stamp_ns = int(message.header.stamp.sec) * _NS + int(message.header.stamp.nanosec)
+        stamp_ns, pose = odometry_pose(message)
         frames = message.header.frame_id.lstrip('/'), message.child_frame_id.lstrip('/')
         twist = message.twist.twist
         twist = np.array([getattr(part, axis) for part in (twist.linear, twist.angular) for axis in 'xyz'], np.float64)
@@ -240,6 +238,15 @@ class OdometryTrack:
         if not chosen:
             return None
         return _moved(np.median(chosen, axis=0), (stamp1_ns - stamp0_ns) / _NS)
+
+
+def odometry_pose(message) -> tuple[int, np.ndarray]:
+    """Return (stamp_ns, odom_T_child) of a nav_msgs/Odometry, rclpy's or rosbags'.
+
+    Raises: EgoMotionError when the pose is not finite or its quaternion has no length.
+    """
+    p, q, stamp = message.pose.pose.position, message.pose.pose.orientation, message.header.stamp
+    return int(stamp.sec) * _NS + int(stamp.nanosec), from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
 
 def _velocity(motion: np.ndarray, seconds: float) -> np.ndarray:

@@ -12,7 +12,6 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker
 
 from zeroflow_ros.lidar.point_cloud import Field, FlowCloud
-from zeroflow_ros.transforms import from_quaternion
 
 _ARROW_WIDTH = 0.06  # m: a few pixels wide in a view of a street
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
@@ -71,18 +70,6 @@ def arrow_marker(header: Header, segments: np.ndarray, colors: np.ndarray, lifet
         vertex_colors.append(color)
     marker.colors = vertex_colors
     return marker
-
-
-def odometry_pose(msg) -> tuple[int, np.ndarray]:
-    """Return (stamp_ns, odom_T_ego) of a nav_msgs/Odometry, rclpy's or rosbags'.
-
-    Raises: EgoMotionError when the pose is not finite or its quaternion has no length.
-    """
-    position, orientation = msg.pose.pose.position, msg.pose.pose.orientation
-    odom_T_ego = from_quaternion(
-        (position.x, position.y, position.z), (orientation.x, orientation.y, orientation.z, orientation.w)
-    )
-    return stamp_ns(msg.header.stamp), odom_T_ego
 
 
 def stamp_ns(stamp) -> int:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from odometry_drive import T0, S, odometry
 
-from zeroflow_ros.ego_motion.odometry_track import OdometryTrack
+from zeroflow_ros.ego_motion.odometry_track import OdometryTrack, odometry_pose
 from zeroflow_ros.errors import EgoMotionError
 from zeroflow_ros.transforms import invert, rotation_vector, yaw_translation
 
@@ -147,3 +147,24 @@ def test_twist_over_a_pair(twists, expected):
     # A sensor that looks to the left of its vehicle.
     seen = motion.seen_from(yaw_translation(np.pi / 2, 0, 0))
     np.testing.assert_allclose(seen.twist[:2, 3], [y, -x], atol=1e-9)
+
+
+def message_of(x=0.0, y=0.0, z=0.0, w=1.0):
+    message = odometry(0, np.eye(4))
+    position, orientation = message.pose.pose.position, message.pose.pose.orientation
+    position.x, position.y, orientation.z, orientation.w = x, y, z, w
+    return message
+
+
+def test_a_quaternion_need_not_have_the_length_1():
+    message = message_of(1.0, 2.0, 2 * np.sin(0.25), 2 * np.cos(0.25))
+    message.header.stamp.sec, message.header.stamp.nanosec = 3, 500
+    stamp_ns, odom_T_child = odometry_pose(message)
+    assert stamp_ns == 3_000_000_500
+    np.testing.assert_allclose(odom_T_child, yaw_translation(0.5, 1, 2), atol=1e-12)
+
+
+@pytest.mark.parametrize(('x', 'w'), [(np.nan, 1.0), (0.0, 0.0), (0.0, np.nan), (np.inf, 1.0)])
+def test_what_is_no_pose_is_an_error(x, w):
+    with pytest.raises(EgoMotionError, match='finite translation and a quaternion of length 1'):
+        odometry_pose(message_of(x=x, w=w))

@@ -7,20 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from zeroflow_ros.errors import EgoMotionError
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
-from zeroflow_ros.transforms import yaw_translation
 from zeroflow_ros.views.arrows import pick_arrows
 
 pytest.importorskip('rclpy', reason='messages need ROS 2')
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from nav_msgs.msg import Odometry
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from visualization_msgs.msg import Marker
 
-from zeroflow_ros.ros.messages import arrow_marker, diagnostic_array, flow_message, odometry_pose
+from zeroflow_ros.ros.messages import arrow_marker, diagnostic_array, flow_message
 
 
 def cloud_message(points, frame='/lidar_top'):
@@ -90,24 +87,6 @@ def test_arrow_marker_without_arrows_takes_the_old_ones_away():
     segments, colors = pick_arrows(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
     marker = arrow_marker(cloud_message(np.zeros((2, 3))).header, segments, colors, 0.2)
     assert (marker.action, marker.ns, marker.id, len(marker.points)) == (Marker.DELETE, 'flow', 0, 0)
-
-
-def test_odometry_pose():
-    msg = Odometry()
-    msg.header.stamp = Time(sec=3, nanosec=500)
-    msg.pose.pose.position.x, msg.pose.pose.position.y = 1.0, 2.0
-    msg.pose.pose.orientation.z, msg.pose.pose.orientation.w = 2 * np.sin(0.25), 2 * np.cos(0.25)  # length 2
-    stamp_ns, odom_T_ego = odometry_pose(msg)
-    assert stamp_ns == 3_000_000_500
-    np.testing.assert_allclose(odom_T_ego, yaw_translation(0.5, 1, 2), atol=1e-12)
-
-
-@pytest.mark.parametrize(('x', 'w'), [(np.nan, 1.0), (0.0, 0.0), (0.0, np.nan), (np.inf, 1.0)])
-def test_odometry_pose_that_is_none(x, w):
-    msg = Odometry()
-    msg.pose.pose.position.x, msg.pose.pose.orientation.w = x, w
-    with pytest.raises(EgoMotionError, match='finite translation and a quaternion of length 1'):
-        odometry_pose(msg)
 
 
 def test_diagnostic_array():
