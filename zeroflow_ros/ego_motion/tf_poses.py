@@ -8,14 +8,14 @@ import numpy as np
 from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag
 from zeroflow_ros.bags.cdr import TRANSFORMS, decode_message
 from zeroflow_ros.ego_motion.static_transforms import SAME, SAME_ANGLE, TF_TOPIC, poses_of
+from zeroflow_ros.ego_motion.trajectory import Trajectory
 from zeroflow_ros.errors import EgoMotionError
-from zeroflow_ros.transforms import interpolate, invert
+from zeroflow_ros.transforms import invert
 
 # Names of frames that are fixed in the world, without their prefix, the best first: odom jumps less than map.
 FIXED_FRAMES = ('odom', 'odom_combined', 'odometry', 'map', 'world', 'earth', 'local_map', 'global')
 # Tops of trees that move with the vehicle.
 _BODIES = ('base', 'body', 'imu', 'chassis', 'vehicle', 'robot', 'car', 'ego', 'hero', 'gps', 'ins', 'rear_axle')
-_MAX_GAP_NS = 500_000_000  # as of a trajectory
 _MOVES = 1.0  # m: more than a tilting sensor moves on its vehicle
 _SAMPLES = 20  # of a path, to see how far it moves
 _MIN_MESSAGES = 3  # of a transform that never changes
@@ -50,6 +50,9 @@ class _Edge:
         moved, turned = numbers[kept, :3], numbers[kept, 3:] / length[kept, None]
         self.numbers = []
         self.poses = _from_quaternions(moved, turned)
+        self._trajectory = Trajectory(len(kept) + 2)
+        for stamp_ns, pose in zip(self.stamps_ns.tolist(), self.poses, strict=True):
+            self._trajectory.add(stamp_ns, pose)
         if len(kept):
             distance = np.linalg.norm(moved - moved[0], axis=1).max()
             angle = 2 * np.arccos(np.clip(np.abs(turned @ turned[0]), 0, 1)).max()
@@ -57,23 +60,22 @@ class _Edge:
         return bool(len(kept))
 
     def at(self, stamp_ns: int) -> np.ndarray:
-        """Return parent_T_child at a stamp, interpolated, never extrapolated.
+        """Return parent_T_child at a stamp, interpolated as by a `Trajectory`.
 
-        Raises: EgoMotionError where the transform is not known within 0.5 s on both sides.
+        Raises: EgoMotionError where the transform is not known there.
         """
         if self.is_constant and not _is_fixed(self.parent) and not _is_fixed(self.child):
             return self.poses[0]
+        pose = self._trajectory.pose(stamp_ns)
+        if pose is not None:
+            return pose
         after = int(np.searchsorted(self.stamps_ns, stamp_ns))
-        if after < len(self.stamps_ns) and self.stamps_ns[after] == stamp_ns:
-            return self.poses[after]
-        if not 0 < after < len(self.stamps_ns):
-            first, last = self.stamps_ns[[0, -1]] * 1e-9
-            known = f'it is known from {first:.3f} s to {last:.3f} s ({len(self.stamps_ns)} messages)'
-        elif (gap_ns := int(self.stamps_ns[after] - self.stamps_ns[after - 1])) > _MAX_GAP_NS:
+        if 0 < after < len(self.stamps_ns):
+            gap_ns = int(self.stamps_ns[after] - self.stamps_ns[after - 1])
             known = f'there is a gap of {gap_ns * 1e-9:.2f} s around it'
         else:
-            fraction = (stamp_ns - int(self.stamps_ns[after - 1])) / gap_ns
-            return interpolate(self.poses[after - 1], self.poses[after], fraction)
+            first, last = self.stamps_ns[[0, -1]] * 1e-9
+            known = f'it is known from {first:.3f} s to {last:.3f} s ({len(self.stamps_ns)} messages)'
         raise EgoMotionError(
             f'{TF_TOPIC} has no transform from {self.child!r} to {self.parent!r} around '
             f'{stamp_ns * 1e-9:.3f} s: {known}. The motion of a sweep needs it at 2 Hz or more, on the clock of the '
@@ -136,7 +138,7 @@ class TfPoses:
     def pose(self, stamp_ns: int) -> np.ndarray:
         """Return fixed_T_frame, (4, 4) float64, at a stamp.
 
-        Raises: EgoMotionError when a transform of the chain is unknown there; nothing is extrapolated.
+        Raises: EgoMotionError when a transform of the chain is unknown there.
         """
         fixed_T_frame = np.eye(4)
         for edge, is_inverse in self._path:
