@@ -72,7 +72,7 @@ USER 1001
 # Any user may run this image (--user), so files are written to folders that are writable for all.
 ENV ROS_LOG_DIR=/tmp/ros_log NUMBA_CACHE_DIR=/tmp/numba_cache
 ENTRYPOINT ["/bin/bash", "-c", ". /workspace/install/setup.bash && exec \"$@\"", "--"]
-CMD ["ros2", "launch", "zeroflow_ros", "flow.launch.py"]
+CMD ["ros2", "launch", "zeroflow_ros", "flow.launch.py", "required:=true"]
 
 FROM runtime AS runtime-tensorrt
 USER 0

@@ -77,9 +77,9 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         'required',
-        default_value='true',
+        default_value='false',
         choices=['true', 'false'],
-        description='End the launch when the node or the object tracker ends by itself; false: other nodes go on.',
+        description='true: end the launch when the node or the object tracker ends by itself; else other nodes go on.',
     ),
     DeclareLaunchArgument('rviz', default_value='false', choices=['true', 'false'], description='Open RViz.'),
     DeclareLaunchArgument(

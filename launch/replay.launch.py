@@ -43,7 +43,8 @@ def generate_launch_description() -> LaunchDescription:
             *required.handlers(),
             OpaqueFunction(function=read_bag),
             IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(FLOW), launch_arguments={'use_sim_time': 'true'}.items()
+                PythonLaunchDescriptionSource(FLOW),
+                launch_arguments={'use_sim_time': 'true', 'required': 'true'}.items(),
             ),
             # After the node, whose launch file sets the Fast DDS profile for both.
             OpaqueFunction(function=play, kwargs={'required': required}),

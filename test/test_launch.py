@@ -214,13 +214,15 @@ def test_replay_ends_with_the_reason_of_a_node_whose_model_does_not_open(workspa
 def test_a_tracker_that_dies_ends_the_launch(workspace, tmp_path):
     file = tmp_path / 'objects.yaml'
     file.write_text('object_tracker:\n  ros__parameters:\n    nonsense: 1\n')
-    text = _finish(_launch(workspace, f'flow.launch.py ego_motion:=none objects:=true objects_params_file:={file}'))
+    text = _finish(
+        _launch(workspace, f'flow.launch.py required:=true ego_motion:=none objects:=true objects_params_file:={file}')
+    )
     last = text.strip().splitlines()[-1]
     assert re.search(r'object_tracker-\d+ has ended with exit status 1: Unknown parameter', last), text
 
 
 def test_a_node_that_is_not_required_leaves_the_others_alone(workspace):
-    lines = ['flow.launch.py required:=false model_path:=nowhere.onnx', 'flow.launch.py namespace:=b ego_motion:=none']
+    lines = ['flow.launch.py model_path:=nowhere.onnx', 'flow.launch.py namespace:=b ego_motion:=none']
     process = _launch(workspace, *lines)
     from flow_node import Vehicle
 
@@ -246,8 +248,8 @@ def test_a_player_that_fails_ends_the_launch(workspace, tmp_path):
     [
         ('replay.launch.py bag:=nowhere.mcap', 'There is no bag at nowhere.mcap'),
         ('replay.launch.py', "required argument 'bag'"),
-        ('flow.launch.py num_threads:=two', "'num_threads' must be an integer, got the string 'two'"),
-        ('flow.launch.py model_path:=nowhere.onnx', 'No model file at nowhere.onnx'),
+        ('flow.launch.py required:=true num_threads:=two', "'num_threads' must be an integer, got the string 'two'"),
+        ('flow.launch.py required:=true model_path:=nowhere.onnx', 'No model file at nowhere.onnx'),
         ('flow.launch.py params_file:=nowhere.yaml', 'params_file: there is no file nowhere.yaml'),
     ],
 )
