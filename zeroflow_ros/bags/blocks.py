@@ -7,6 +7,7 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -192,3 +193,24 @@ def ros_type(name: str) -> str:
     """Return a message type as ROS 2 names it: sensor_msgs/PointCloud2 and sensor_msgs::msg::PointCloud2 too."""
     package, *rest = name.replace('::', '/').split('/')
     return f'{package}/msg/{rest[0]}' if len(rest) == 1 else '/'.join([package, *rest])
+
+
+def open_blocks(path: Path, scan: Callable[[BinaryIO, int], BlockIndex], read_block, compressions: str):
+    """Return the `BlockStorage` of a file.
+
+    scan: indexes an open file of a size in bytes. read_block: see `BlockStorage`. compressions: those it may have.
+    Raises: DataError when no message of it can be read.
+    """
+    status = path.stat()
+    index = _indexed(path, status.st_size, status.st_mtime_ns, scan)
+    if not index.blocks:
+        why = f'its chunks are compressed by {", ".join(sorted(index.unsupported))}, expected {compressions}' \
+            if index.unsupported else f'it holds no complete message in {status.st_size:,} bytes'  # fmt: skip
+        raise DataError(f'{path} cannot be read: {why}.')
+    return BlockStorage(path, index, read_block)
+
+
+@lru_cache(maxsize=16)  # training opens a bag for each sweep
+def _indexed(path: Path, size: int, _time_ns: int, scan: Callable[[BinaryIO, int], BlockIndex]) -> BlockIndex:
+    with path.open('rb') as file:
+        return scan(file, size)

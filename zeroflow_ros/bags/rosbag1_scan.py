@@ -8,13 +8,21 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from zeroflow_ros.bags.blocks import COMPRESSIONS, Block, BlockIndex, BlockStorage, count_messages, decompress, ros_type
+from zeroflow_ros.bags.blocks import (
+    COMPRESSIONS,
+    Block,
+    BlockIndex,
+    BlockStorage,
+    count_messages,
+    decompress,
+    open_blocks,
+    ros_type,
+)
 from zeroflow_ros.errors import DataError
 
 MAGIC = b'#ROSBAG V2.0\n'
@@ -26,19 +34,11 @@ _LOOSE_BYTES = 1 << 22  # of messages outside chunks, read together
 
 def open_rosbag1(path: Path) -> BlockStorage:
     """Open a rosbag1 file without trusting its index. Raises: DataError when no message of it can be read."""
-    status = path.stat()
-    index = _indexed(path, status.st_size, status.st_mtime_ns)
-    if not index.blocks:
-        why = f'its chunks are compressed by {", ".join(sorted(index.unsupported))}, expected bz2, lz4 or none' \
-            if index.unsupported else f'it holds no complete message in {status.st_size:,} bytes'  # fmt: skip
-        raise DataError(f'{path} cannot be read: {why}.')
-    return BlockStorage(path, index, read_block)
+    return open_blocks(path, _index, read_block, 'bz2, lz4 or none')
 
 
-@lru_cache(maxsize=8)  # training opens a bag for each sweep
-def _indexed(path: Path, size: int, _time_ns: int) -> BlockIndex:
-    with path.open('rb') as file:
-        return _Scan(file, size).index()
+def _index(file: BinaryIO, size: int) -> BlockIndex:
+    return _Scan(file, size).index()
 
 
 class _Scan:
