@@ -154,53 +154,17 @@ class FlowWorker:
         received: time.perf_counter() when it arrived. overtaken: keep it only to pair with the next one.
         """
         health, parameters, watch = self._health, self._parameters(), Stopwatch()
-        try:
-            with watch('decode'):
-                sweep = decode_cloud(msg)
-                if self._deskew is not None:
-                    sweep = with_times(msg, sweep, parameters.time_field, parameters.time_unit)
-                    sweep = with_part_times(msg, sweep)
-            sweep = self._ego_motion.to_sensor_frame(sweep, **(lookup := _lookup(parameters)))
-            sweep = self._own_vehicle.remove(sweep, mount := self._mount(sweep.frame_id))
-            if self._ego_motion.is_incremental:
-                self._ego_motion.set_mount(mount)
-        except CloudError as error:
-            health.record_dropped(DropReason.MALFORMED, str(error))
+        sweep = self._read(msg, parameters, watch)
+        if sweep is None:
             return
-        except EgoMotionError as error:
-            health.record_dropped(DropReason.EGO_MOTION, str(error))
-            return
-        self.input_checks.check_cloud(msg, sweep)
-        self.input_checks.check_ego_box(self._own_vehicle, sweep.frame_id, parameters.base_frame, mount)
-        if len(sweep.points) > parameters.max_points:
-            text = f'{len(sweep.points)} points are more than max_points ({parameters.max_points}).'
-            if parameters.over_max_points == 'drop':
-                health.record_dropped(DropReason.TOO_LARGE, f'{text} Raise it, or set over_max_points to subsample.')
-                return
-            _keep_every_nth(sweep.points, parameters.max_points)
-            health.report_issue('subsampled', 'input', Level.WARN, f'{text} Only every n-th point gets a velocity.')
-        if not any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
-            # No point on the grid: treated as empty, because flow from or to an empty sweep is unknown.
-            sweep = without_points(sweep)
-        last, last_msg = self._buffer.last, self._last_msg
-        went_back = self._clock_went_back(last, sweep)
-        if went_back or starts_over(msg, last_msg):
-            self._buffer.reset()
-        previous, reason = self._buffer.push(sweep)
-        if went_back and reason is DropReason.FIRST:
-            reason = DropReason.TIME_RESET
-        if self._buffer.last is sweep:
-            self._last_msg = msg
-        # A gap to the last sweep is expected here: the ones between were skipped.
-        if overtaken and reason in (None, DropReason.GAP):
-            health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
-            return
-        if reason is not None:
-            self._handle_drop(reason, msg, sweep, last)
+        last_msg = self._last_msg
+        previous = self._previous_of(msg, sweep, overtaken)
+        if previous is None:
             return
         if not (self.active and (parameters.always_run or self._sink.has_subscribers())):
             health.record_skipped(SkipReason.NO_SUBSCRIBERS if self.active else SkipReason.INACTIVE)
             return
+        lookup = _lookup(parameters)
         dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
         measured = {'previous': previous, 'latest': sweep}  # before deskewing: arrows start there
         try:
@@ -240,6 +204,61 @@ class FlowWorker:
             self._sink.publish_debug(carrier, stages_ms, dt)
             self._sink.publish_arrows(carrier, measured_points(shown), estimate.velocity)
         self.input_checks.check_flow(points, estimate)
+
+    def _read(self, msg, parameters, watch: Stopwatch) -> Sweep | None:
+        """Return the sweep of a cloud, in the frame of the sensor, without the own vehicle; None if it is dropped."""
+        try:
+            with watch('decode'):
+                sweep = decode_cloud(msg)
+                if self._deskew is not None:
+                    sweep = with_times(msg, sweep, parameters.time_field, parameters.time_unit)
+                    sweep = with_part_times(msg, sweep)
+            sweep = self._ego_motion.to_sensor_frame(sweep, **_lookup(parameters))
+        except CloudError as error:
+            self._health.record_dropped(DropReason.MALFORMED, str(error))
+            return None
+        except EgoMotionError as error:
+            self._health.record_dropped(DropReason.EGO_MOTION, str(error))
+            return None
+        mount = self._mount(sweep.frame_id)
+        if self._ego_motion.is_incremental:
+            self._ego_motion.set_mount(mount)
+        sweep = self._own_vehicle.remove(sweep, mount)
+        self.input_checks.check_cloud(msg, sweep)
+        self.input_checks.check_ego_box(self._own_vehicle, sweep.frame_id, parameters.base_frame, mount)
+        if len(sweep.points) > parameters.max_points:
+            text = f'{len(sweep.points)} points are more than max_points ({parameters.max_points}).'
+            if parameters.over_max_points == 'drop':
+                text = f'{text} Raise it, or set over_max_points to subsample.'
+                self._health.record_dropped(DropReason.TOO_LARGE, text)
+                return None
+            _keep_every_nth(sweep.points, parameters.max_points)
+            text = f'{text} Only every n-th point gets a velocity.'
+            self._health.report_issue('subsampled', 'input', Level.WARN, text)
+        if not any_within(sweep.points, self._pipeline.engine.card.grid.half_extent):
+            # No point on the grid: treated as empty, because flow from or to an empty sweep is unknown.
+            sweep = without_points(sweep)
+        return sweep
+
+    def _previous_of(self, msg, sweep: Sweep, overtaken: bool) -> Sweep | None:
+        """Return the sweep that makes a pair with this one; None where there is none, which is counted."""
+        last = self._buffer.last
+        went_back = self._clock_went_back(last, sweep)
+        if went_back or starts_over(msg, self._last_msg):
+            self._buffer.reset()
+        previous, reason = self._buffer.push(sweep)
+        if went_back and reason is DropReason.FIRST:
+            reason = DropReason.TIME_RESET
+        if self._buffer.last is sweep:
+            self._last_msg = msg
+        # A gap to the last sweep is expected here: the ones between were skipped.
+        if overtaken and reason in (None, DropReason.GAP):
+            self._health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
+            return None
+        if reason is not None:
+            self._handle_drop(reason, msg, sweep, last)
+            return None
+        return previous
 
     def _handle_drop(self, reason: DropReason, msg, sweep: Sweep, last: Sweep | None) -> None:
         """Count a sweep that makes no pair, with the reason, and reset the state that it invalidates."""
