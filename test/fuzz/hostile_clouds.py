@@ -77,7 +77,10 @@ def _field_number(draw, msg):
 
 def _field_name(draw, msg):
     if msg.fields:
-        draw(st.sampled_from(msg.fields)).name = draw(_NAMES)
+        field, name = draw(st.sampled_from(msg.fields)), draw(_NAMES)
+        # Of one field only: many may be the same object, and a long name in each of them makes 12 GB, too much to send.
+        place = next(k for k, one in enumerate(msg.fields) if one is field)
+        msg.fields[place] = SimpleNamespace(**vars(field) | {'name': name})
 
 
 def _drop_field(draw, msg):
