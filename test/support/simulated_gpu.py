@@ -8,6 +8,7 @@ context is leaked, unless that thread made the context. A lost GPU fails every l
 """
 
 import ctypes
+import gc
 import itertools
 import struct
 import subprocess
@@ -56,6 +57,7 @@ class SimulatedGpu:
 
     def install(self, monkeypatch) -> 'SimulatedGpu':
         """Put the modules where `import` finds them, and the libcuda where ctypes does."""
+        gc.collect()  # engines of another test free what they hold on their own GPU
         driver, compiler, package = (ModuleType(f'pycuda{part}') for part in ('.driver', '.compiler', ''))
         for name in ('mem_alloc', 'mem_get_info', 'to_device', 'memset_d32_async', 'module_from_buffer'):
             setattr(driver, name, getattr(self, name))

@@ -32,6 +32,7 @@ from zeroflow_ros.lidar.sweep import DropReason, SweepBuffer
 from zeroflow_ros.lidar.sweep_assembly import Outcome, SweepAssembly
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
+from zeroflow_ros.runtime.command_line import stop_on_signals
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text, without_points
 from zeroflow_ros.runtime.run_summary import RunSummary, option_names, renamed
@@ -360,21 +361,27 @@ def main(args) -> int:
 
 
 def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
-    """Iterate over all results, which computes, writes and shows them; return the report values."""
+    """Iterate over all results, which computes, writes and shows them; return the report values.
+
+    Raises: KeyboardInterrupt after the sweep during which SIGINT or SIGTERM arrived.
+    """
     total = next(topic.num_messages for topic in bag.topics if topic.name == flow.topic)
     stages_ms: dict[str, list[float]] = {}
     num_sweeps = num_rows = 0
     level = None
     start = time.perf_counter()
-    for result in results:
-        num_sweeps += 1
-        if result.drop is None:
-            num_rows += len(result.estimate.velocity)
-            level = result.estimate.level
-            for stage, value in result.stages_ms.items():
-                stages_ms.setdefault(stage, []).append(value)
-        if sys.stderr.isatty():
-            print(f'\r{num_sweeps} of {total} sweeps', end='', file=sys.stderr)
+    with stop_on_signals() as stop:  # a KeyboardInterrupt within a compiled function would be lost
+        for result in results:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            num_sweeps += 1
+            if result.drop is None:
+                num_rows += len(result.estimate.velocity)
+                level = result.estimate.level
+                for stage, value in result.stages_ms.items():
+                    stages_ms.setdefault(stage, []).append(value)
+            if sys.stderr.isatty():
+                print(f'\r{num_sweeps} of {total} sweeps', end='', file=sys.stderr)
     seconds = time.perf_counter() - start
     if sys.stderr.isatty():
         print('\r', end='', file=sys.stderr)
