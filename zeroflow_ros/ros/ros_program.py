@@ -11,6 +11,7 @@ from rclpy.utilities import remove_ros_args
 
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.ros.parameter_files import refusal_hint, unused_parameters
+from zeroflow_ros.runtime.command_line import repeat_lost_interrupts
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 
 
@@ -46,6 +47,7 @@ class _Interrupt:
         """Install this; before rclpy.init, which puts its own handler in front of it."""
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self)
+            repeat_lost_interrupts()
 
     def __call__(self, *_) -> None:
         self.has_come = True

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command-line arguments and signals, handled the same way in all programs of this package."""
 
+import _thread
 import contextlib
 import queue
 import signal
@@ -26,8 +27,21 @@ def interrupt_normally() -> None:
     """
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and exit_status_at_start(sys.orig_argv) is not None:
+        repeat_lost_interrupts()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def repeat_lost_interrupts() -> None:
+    """Repeat a KeyboardInterrupt that is raised within a callback of compiled code, which no exception can leave."""
+    sys.unraisablehook = _interrupt_again
+
+
+def _interrupt_again(unraisable) -> None:
+    if unraisable.exc_type is KeyboardInterrupt:
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager
