@@ -27,7 +27,7 @@ from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.lidar.dynamic_points import DYNAMIC_MIN_SPEED
 from zeroflow_ros.lidar.sweep_assembly import ASSEMBLE_SWEEPS
-from zeroflow_ros.runtime.command_line import interrupt_normally, split_ros_args, stop_on_signals
+from zeroflow_ros.runtime.command_line import forget_interrupt, interrupt_normally, split_ros_args, stop_on_signals
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 from zeroflow_ros.views.report import percentiles, write_json
 
@@ -381,6 +381,7 @@ def main(args: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         print('replay: stopped', file=sys.stderr)
+        forget_interrupt()
         return 130
     except (ZeroFlowError, OSError) as error:
         print(f'replay: {error}', file=sys.stderr)

@@ -11,7 +11,7 @@ from rclpy.utilities import remove_ros_args
 
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.ros.parameter_files import refusal_hint, unused_parameters
-from zeroflow_ros.runtime.command_line import repeat_lost_interrupts
+from zeroflow_ros.runtime.command_line import forget_interrupt, repeat_lost_interrupts
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 
 
@@ -29,9 +29,7 @@ def run_node(name: str, argv: list[str], make: Callable[[], Node], start: Callab
     except KeyboardInterrupt:  # in the middle of handling another error, which came of the same Ctrl-C
         return 0
     finally:
-        # CPython remembers a KeyboardInterrupt inside exec(), which imports and numba use, and would end the process by
-        # SIGINT although it was handled. The next exec() of a text makes it forget.
-        exec('')
+        forget_interrupt()
 
 
 class _Interrupt:

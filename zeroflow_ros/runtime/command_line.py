@@ -37,6 +37,15 @@ def repeat_lost_interrupts() -> None:
     sys.unraisablehook = _interrupt_again
 
 
+def forget_interrupt() -> None:
+    """Let the exit status of a program be its own after a KeyboardInterrupt that it has handled.
+
+    CPython remembers one inside exec(), which imports and numba use, and would end the process by SIGINT. The next
+    exec() of a text makes it forget.
+    """
+    exec('')
+
+
 def _interrupt_again(unraisable) -> None:
     if unraisable.exc_type is KeyboardInterrupt:
         _thread.interrupt_main()
