@@ -6,7 +6,7 @@ import heapq
 import importlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -73,6 +73,33 @@ def count_messages(channels: dict[int, tuple[str, str, str]], blocks: Collection
     for block in blocks:
         counts.update(block.counts)
     return tuple(Channel(key, *names, counts[key]) for key, names in channels.items())
+
+
+def complete_index(blocks: list[Block], channels: dict[int, tuple[str, str, str]], read: Callable, *, loose: str,
+                   num_lost_bytes: int, is_closed: bool) -> BlockIndex:  # fmt: skip
+    """Return the index of a file; blocks whose messages or times are not known are read.
+
+    channels: see `count_messages`; may grow while blocks are read. read(block): as `read_block` of a `BlockStorage`.
+    loose: compression of the blocks of messages outside chunks.
+    """
+    if blocks and not is_closed and blocks[-1].compression != loose:
+        blocks[-1] = replace(blocks[-1], counts={})  # records with its counts may be missing
+    complete, num_damaged, unsupported = [], 0, set()
+    for block in blocks:
+        if block.compression not in (loose, *COMPRESSIONS):
+            unsupported.add(block.compression)
+            continue
+        is_known = bool(block.counts) and block.counts.keys() <= channels.keys()
+        if not is_known or not block.start_ns <= block.end_ns:
+            found, is_damaged = read(block)
+            num_damaged += is_damaged
+            times = [time_ns for time_ns, _, _ in found] or [0]
+            counts = Counter(channel_id for _, channel_id, _ in found)
+            block = replace(block, counts=dict(counts), start_ns=min(times), end_ns=max(times))
+        if block.counts:
+            complete.append(block)
+    counted = count_messages(channels, complete)
+    return BlockIndex(counted, tuple(complete), num_lost_bytes, is_closed, num_damaged, frozenset(unsupported))
 
 
 class BlockStorage:

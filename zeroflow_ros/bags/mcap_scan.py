@@ -6,19 +6,17 @@ Layout of the records: https://mcap.dev/spec
 
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from zeroflow_ros.bags.blocks import (
-    COMPRESSIONS,
     LARGEST_BLOCK,
     Block,
     BlockIndex,
     BlockStorage,
-    count_messages,
+    complete_index,
     decompress,
     open_blocks,
     ros_type,
@@ -55,26 +53,10 @@ class _Scan:
 
     def index(self) -> BlockIndex:
         end = self._walk()
-        if self._blocks and not self._is_closed and self._blocks[-1].compression != _LOOSE:
-            self._blocks[-1] = replace(self._blocks[-1], counts={})  # records with its counts may be missing
-        blocks, num_damaged, unsupported = [], 0, set()
-        for block in self._blocks:
-            if block.compression not in (_LOOSE, *COMPRESSIONS):
-                unsupported.add(block.compression)
-                continue
-            is_known = bool(block.counts) and block.counts.keys() <= self._channels.keys()
-            if not is_known or not block.start_ns <= block.end_ns:
-                found, is_damaged = read_block(self._file, block, self._read_definition)
-                num_damaged += is_damaged
-                times = [time_ns for time_ns, _, _ in found] or [0]
-                counts = Counter(channel_id for _, channel_id, _ in found)
-                block = replace(block, counts=dict(counts), start_ns=min(times), end_ns=max(times))
-            if block.counts:
-                blocks.append(block)
-        channels = count_messages(self._channels, blocks)
-        return BlockIndex(
-            channels, tuple(blocks), self._size - end, self._is_closed, num_damaged, frozenset(unsupported)
-        )
+        return complete_index(
+            self._blocks, self._channels, lambda block: read_block(self._file, block, self._read_definition),
+            loose=_LOOSE, num_lost_bytes=self._size - end, is_closed=self._is_closed,
+        )  # fmt: skip
 
     def _walk(self) -> int:
         """Note blocks, schemas and channels; return where the readable part of the file ends."""

@@ -5,7 +5,6 @@ Layout of the records: http://wiki.ros.org/Bags/Format/2.0
 """
 
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import BinaryIO
 import numpy as np
 
 from zeroflow_ros.bags.blocks import (
-    COMPRESSIONS,
     Block,
     BlockIndex,
     BlockStorage,
-    count_messages,
+    complete_index,
     decompress,
     open_blocks,
     ros_type,
@@ -52,25 +50,10 @@ class _Scan:
 
     def index(self) -> BlockIndex:
         end = self._walk()
-        if self._blocks and not self._is_closed and self._blocks[-1].compression:
-            self._blocks[-1] = replace(self._blocks[-1], counts={})  # records with its counts may be missing
-        blocks, num_damaged, unsupported = [], 0, set()
-        for block in self._blocks:
-            if block.compression not in COMPRESSIONS:
-                unsupported.add(block.compression)
-                continue
-            if not block.counts or not block.counts.keys() <= self._channels.keys():
-                found, is_damaged = read_block(self._file, block, self._read_connection)
-                num_damaged += is_damaged
-                times = [time_ns for time_ns, _, _ in found] or [0]
-                counts = Counter(channel_id for _, channel_id, _ in found)
-                block = replace(block, counts=dict(counts), start_ns=min(times), end_ns=max(times))
-            if block.counts:
-                blocks.append(block)
-        channels = count_messages(self._channels, blocks)
-        return BlockIndex(
-            channels, tuple(blocks), self._size - end, self._is_closed, num_damaged, frozenset(unsupported)
-        )
+        return complete_index(
+            self._blocks, self._channels, lambda block: read_block(self._file, block, self._read_connection),
+            loose='', num_lost_bytes=self._size - end, is_closed=self._is_closed,
+        )  # fmt: skip
 
     def _walk(self) -> int:
         """Note chunks, and messages outside of them; return where the readable part of the file ends."""
