@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_EXTRAS := ros speed replay registration simulation
+DEMO_EXTRAS := ros speed replay registration simulation camera
 TEST_EXTRAS := $(DEMO_EXTRAS) ground training export test
 # The tests compare our metrics with these. Their dependencies (open3d, kornia, ...; over 1 GB) are not needed for that.
 OFFICIAL_METRICS := av2==0.3.6 bucketed-scene-flow-eval==2.0.25

@@ -46,6 +46,7 @@ setup(
             'ros-jazzy-rosgraph-msgs',
             'ros-jazzy-sensor-msgs',
             'ros-jazzy-std-msgs',
+            'ros-jazzy-stereo-msgs',
             'ros-jazzy-visualization-msgs',
         ],
         'replay': ['rosbags>=0.11', 'matplotlib', 'apsw', 'lz4'],  # rosbags itself needs the last two
@@ -53,6 +54,7 @@ setup(
         'speed': ['numba'],
         'registration': ['small_gicp'],
         'ground': ['pypatchworkpp'],
+        'camera': ['opencv-python-headless>=4.5'],  # scene flow from stereo images
         'simulation': ['trimesh', 'embreex'],
         'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow', 'h5py'],
         'dynamic': ['dufomap'],  # what moves in a drive, for training by SeFlow

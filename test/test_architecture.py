@@ -14,7 +14,7 @@ PACKAGES = ('zeroflow_ros', 'training', 'export')
 # From the bottom to the top; a room imports only rooms below it, and itself.
 ROOMS = (
     'zeroflow_ros.errors', 'zeroflow_ros.transforms', 'zeroflow_ros.bags', 'zeroflow_ros.lidar',
-    'zeroflow_ros.ego_motion', 'zeroflow_ros.views', 'zeroflow_ros.engines', 'zeroflow_ros.pipeline',
+    'zeroflow_ros.camera', 'zeroflow_ros.ego_motion', 'zeroflow_ros.views', 'zeroflow_ros.engines', 'zeroflow_ros.pipeline',
     'zeroflow_ros.runtime', 'zeroflow_ros.objects', 'zeroflow_ros.ros',
     'training.provenance', 'training.config', 'training.simulation.shapes', 'training.simulation.sensors',
     'training.simulation.streets', 'training.simulation', 'training.students', 'training.datasets',
@@ -24,7 +24,8 @@ PROGRAMS = len(ROOMS)  # above all rooms
 ROS = {
     'ament_index_python', 'builtin_interfaces', 'diagnostic_msgs', 'diagnostic_updater', 'geometry_msgs', 'launch',
     'launch_ros', 'lifecycle_msgs', 'message_filters', 'nav_msgs', 'rcl_interfaces', 'rclpy', 'rosgraph_msgs',
-    'sensor_msgs', 'sensor_msgs_py', 'std_msgs', 'tf2_msgs', 'tf2_py', 'tf2_ros', 'visualization_msgs',
+    'sensor_msgs', 'sensor_msgs_py', 'std_msgs', 'stereo_msgs', 'tf2_msgs', 'tf2_py', 'tf2_ros',
+    'visualization_msgs',
 }  # fmt: skip
 OFFLINE_ONLY = {
     'torch', 'scipy', 'matplotlib', 'trimesh', 'embreex', 'onnx', 'onnxscript', 'pyarrow', 'pandas', 'rerun', 'h5py',
@@ -209,7 +210,7 @@ def test_every_import_is_ours_or_declared():
     named = {re.split(r'[^\w.-]', r)[0].lower().replace('-', '_') for r in requirements}
     declared = {re.sub(r'^ros_(jazzy_)?', '', name) for name in named}
     declared |= {'yaml', 'pytest', 'setuptools', 'distutils', 'catkin_pkg'}  # pyyaml; colcon brings catkin_pkg
-    declared |= {'rerun', 'mcap_ros2'}  # of rerun-sdk and mcap-ros2-support
+    declared |= {'rerun', 'mcap_ros2', 'cv2'}  # of rerun-sdk, mcap-ros2-support, opencv-python-headless
     declared |= {'tf2_ros', 'tf2_msgs', 'launch', 'launch_ros'}  # not on PyPI: with ROS only
     ours = {*PACKAGES, *(path.stem for path in _modules('test'))}
     wrong = {
