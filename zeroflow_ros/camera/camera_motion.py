@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rigid motion between two stereo frames from disparity and optical flow: of the camera, or of one object."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroflow_ros import transforms
+from zeroflow_ros.camera.stereo import StereoCamera
+from zeroflow_ros.errors import ConfigError, EgoMotionError
+
+_SAMPLE = 3  # pixels of a hypothesis: the fewest that fix a rigid motion
+_HYPOTHESIS_STEPS = 4  # Gauss-Newton steps of a hypothesis
+_REFINE_STEPS = 12
+_NO_ROTATION = np.arange(3, 6)  # the parameters of a translation
+
+
+@dataclass(frozen=True)
+class CameraMotionConfig:
+    """Settings of the estimate of ego motion.
+
+    num_pixels: pixels used, chosen at random. min_pixels: fewer than this give no motion. num_hypotheses: motions
+    of three random pixels that are tried. sigmas: residuals below this many standard deviations agree with a motion.
+    flow_sigma, disparity_sigma: standard deviations of what is measured [px]. min_share: smallest share of the pixels
+    that must agree with the ego motion; below 0.5 the static scene may be the minority. max_translation,
+    max_rotation: largest motion that is plausible [m, rad]. given_share: smallest share of the pixels that must agree
+    with an ego motion that is given, relative to those that agree with the motion that fits best.
+    max_correction, max_turn: a given motion is refined by at most this [m, rad]. seed: of the random choice.
+    """
+
+    num_pixels: int = 1500
+    min_pixels: int = 100
+    num_hypotheses: int = 64
+    sigmas: float = 3.0
+    flow_sigma: float = 0.7
+    disparity_sigma: float = 0.7
+    min_share: float = 0.5
+    max_translation: float = 6.0
+    max_rotation: float = 0.6
+    given_share: float = 0.5
+    max_correction: float = 0.3
+    max_turn: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ('num_pixels', 'min_pixels', 'num_hypotheses', 'sigmas', 'flow_sigma', 'disparity_sigma',
+                     'max_translation', 'max_rotation'):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ConfigError(f'{name} of the camera motion must be above 0, got {getattr(self, name)}.')
+        for name in ('min_share', 'given_share'):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f'{name} of the camera motion must be in (0, 1], got {getattr(self, name)}.')
+
+
+@dataclass(frozen=True)
+class CameraMotion:
+    """A rigid motion that was fitted to pixels.
+
+    other_T_reference: (4, 4), maps points of the reference frame to the other frame, both left optical frames.
+    share: share of the pixels that agree with it. covariance: (6, 6) of rotation [rad] and translation [m].
+    """
+
+    other_T_reference: np.ndarray
+    share: float
+    covariance: np.ndarray
+
+
+@dataclass(frozen=True)
+class MatchedPixels:
+    """Pixels of the reference frame that were found in the other frame.
+
+    u, v, disparity, flow_u, flow_v: (N,) float [px]. other_disparity: (N,) [px], NaN where not known, or None.
+    flow_sigma, disparity_sigma: standard deviations, one for all or (N,) [px].
+    """
+
+    u: np.ndarray
+    v: np.ndarray
+    disparity: np.ndarray
+    flow_u: np.ndarray
+    flow_v: np.ndarray
+    other_disparity: np.ndarray | None = None
+    flow_sigma: float | np.ndarray = 0.7
+    disparity_sigma: float | np.ndarray = 0.7
+
+    @staticmethod
+    def at(rows, columns, disparity, flow, other_disparity=None, *, flow_sigma=0.7, disparity_sigma=0.7):
+        """Return the pixels (rows, columns) of maps (H, W) and (H, W, 2)."""
+        return MatchedPixels(
+            columns.astype(np.float64), rows.astype(np.float64), disparity[rows, columns].astype(np.float64),
+            flow[rows, columns, 0].astype(np.float64), flow[rows, columns, 1].astype(np.float64),
+            None if other_disparity is None else other_disparity[rows, columns].astype(np.float64),
+            flow_sigma, disparity_sigma,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.u)
+
+    def rows(self, chosen: np.ndarray) -> 'MatchedPixels':
+        """Return some of the pixels: an index or a mask (N,)."""
+
+        def of(values):
+            return values[chosen] if isinstance(values, np.ndarray) else values
+
+        return MatchedPixels(
+            of(self.u), of(self.v), of(self.disparity), of(self.flow_u), of(self.flow_v), of(self.other_disparity),
+            of(self.flow_sigma), of(self.disparity_sigma),
+        )  # fmt: skip
+
+
+def rigid_flow(
+    camera: StereoCamera, disparity: np.ndarray, other_T_reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flow (H, W, 2) and the other disparity (H, W) of a scene that moves as one body, float32 [px].
+
+    disparity: (H, W) [px]. NaN where the disparity is, and behind the other camera.
+    """
+    height, width = disparity.shape
+    motion = other_T_reference.astype(np.float32)
+    fx, fy, cx, cy = (np.float32(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    x = (np.arange(width, dtype=np.float32) - cx) / fx
+    y = ((np.arange(height, dtype=np.float32) - cy) / fy)[:, None]
+    at_infinity = np.float32(camera.disparity_at_infinity)
+    parallax = np.asarray(disparity, np.float32) - at_infinity
+    # A point at depth z is its ray divided by its inverse depth: no division by small disparities.
+    inverse_depth = parallax / np.float32(camera.fx * camera.baseline)
+
+    def moved(axis):
+        along = inverse_depth * motion[axis, 3]
+        along += x * motion[axis, 0] + (y * motion[axis, 1] + motion[axis, 2])
+        return along
+
+    depth = moved(2)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        scale = np.where(depth > 1e-3, 1 / depth, np.nan)
+        flow = np.empty((height, width, 2), np.float32)
+        np.multiply(moved(0), scale, out=flow[..., 0])
+        flow[..., 0] -= x
+        flow[..., 0] *= fx
+        np.multiply(moved(1), scale, out=flow[..., 1])
+        flow[..., 1] -= y
+        flow[..., 1] *= fy
+        return flow, parallax * scale + at_infinity
+
+
+def estimate_camera_motion(
+    camera: StereoCamera, disparity: np.ndarray, flow: np.ndarray, valid: np.ndarray, *,
+    other_disparity: np.ndarray | None = None, start: np.ndarray | None = None,
+    config: CameraMotionConfig = CameraMotionConfig(),
+) -> CameraMotion:  # fmt: skip
+    """Return the ego motion that most pixels agree with.
+
+    disparity: (H, W), flow: (H, W, 2), other_disparity: (H, W) [px], of the size of `camera`. valid: (H, W) bool, where
+    disparity and flow are trusted. start: (4, 4), other_T_reference of a neighbouring pair; it is only tried first.
+
+    Raises: EgoMotionError when too few pixels are valid, fewer than `min_share` of them agree with one motion, or the
+    motion is implausible.
+    """
+    pixels = spread_pixels(disparity, flow, valid, other_disparity, config)
+    starts = [np.eye(4)] if start is None else [start, np.eye(4)]
+    motion, share, covariance = fit_motion(camera, pixels, starts, config)
+    if share < config.min_share:
+        raise EgoMotionError(
+            f'Ego motion from images needs one motion that at least {config.min_share:.0%} of the pixels agree with; '
+            f'the best has {share:.0%}. Objects that move may fill the image, or the images are not rectified: use '
+            'odometry or tf as the source of ego motion.'
+        )
+    translation, angle = np.linalg.norm(motion[:3, 3]), np.linalg.norm(transforms.rotation_vector(motion))
+    if translation > config.max_translation or angle > config.max_rotation:
+        raise EgoMotionError(
+            f'Ego motion from images is at most {config.max_translation:g} m and {config.max_rotation:g} rad a pair; '
+            f'found {translation:.2f} m and {angle:.2f} rad. Check baseline, frame rate and the order of the images.'
+        )
+    return CameraMotion(motion, share, covariance)
+
+
+def check_camera_motion(
+    camera: StereoCamera, disparity: np.ndarray, flow: np.ndarray, valid: np.ndarray, other_T_reference: np.ndarray, *,
+    other_disparity: np.ndarray | None = None, config: CameraMotionConfig = CameraMotionConfig(),
+) -> CameraMotion:  # fmt: skip
+    """Return a given ego motion, refined to the pixels that agree with it; arguments as `estimate_camera_motion`.
+
+    Where the image shows too little (darkness, no texture), the given motion is returned as it is, with share 0.
+
+    Raises: EgoMotionError when the images contradict the given motion: clearly more pixels agree with another one.
+    """
+    if not np.isfinite(other_T_reference).all():
+        raise EgoMotionError('The ego motion that is given is not finite. Check the source of odometry.')
+    unchecked = CameraMotion(np.array(other_T_reference, np.float64), 0.0, np.zeros((6, 6)))
+    try:
+        pixels = spread_pixels(disparity, flow, valid, other_disparity, config)
+    except EgoMotionError:
+        return unchecked
+    # Odometry is some centimetres off, which near pixels show: the nearby motion that fits best is what is checked.
+    refined, covariance = refine_motion(camera, pixels, other_T_reference, loose=10.0)
+    difference = transforms.invert(unchecked.other_T_reference) @ refined
+    near = np.linalg.norm(difference[:3, 3]) < config.max_correction
+    near = near and np.linalg.norm(transforms.rotation_vector(difference)) < config.max_turn
+    candidate = refined if near else unchecked.other_T_reference
+    share = agreement(camera, pixels, candidate, config.sigmas).mean()
+    best, best_share, _ = fit_motion(camera, pixels, [candidate, np.eye(4)], config)
+    if best_share >= config.min_share and share < config.given_share * best_share:
+        moved, given = np.linalg.norm(best[:3, 3]), np.linalg.norm(other_T_reference[:3, 3])
+        raise EgoMotionError(
+            f'The ego motion that is given ({given:.2f} m) agrees with {share:.0%} of the pixels, another '
+            f'({moved:.2f} m) with {best_share:.0%}. Check the odometry, its stamps, and how the camera is mounted.'
+        )
+    return CameraMotion(candidate, float(share), covariance) if near else unchecked
+
+
+def spread_pixels(disparity, flow, valid, other_disparity, config: CameraMotionConfig) -> MatchedPixels:
+    """Return `num_pixels` valid pixels, chosen at random.
+
+    Raises: EgoMotionError when fewer than `min_pixels` are valid.
+    """
+    rows, columns = np.nonzero(valid)
+    if len(rows) < config.min_pixels:
+        raise EgoMotionError(
+            f'Ego motion from images needs at least {config.min_pixels} pixels with disparity and flow, found '
+            f'{len(rows)}. The images are dark, without texture, or do not belong together: check both cameras, or '
+            'use odometry or tf as the source of ego motion.'
+        )
+    if len(rows) > config.num_pixels:
+        chosen = np.random.default_rng(config.seed).integers(len(rows), size=config.num_pixels)
+        rows, columns = rows[chosen], columns[chosen]
+    return MatchedPixels.at(
+        rows, columns, disparity, flow, other_disparity,
+        flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,
+    )  # fmt: skip
+
+
+def fit_motion(
+    camera: StereoCamera, pixels: MatchedPixels, starts, config: CameraMotionConfig, *, rotates: bool = True
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Return (other_T_reference, share of the pixels that agree, covariance (6, 6)) of the best rigid motion.
+
+    starts: motions (4, 4) that are tried as they are; the first is where random hypotheses start.
+    rotates: False fits the translation only and keeps the rotation of the first start.
+    """
+    rng = np.random.default_rng(config.seed)
+    picks = rng.integers(len(pixels), size=(config.num_hypotheses, _SAMPLE))
+    motions = np.concatenate([np.stack(starts), _fit_samples(camera, pixels, picks, starts[0], rotates)])
+    cut = config.sigmas**2
+    some = pixels.rows(np.arange(0, len(pixels), 3)) if len(pixels) > 600 else pixels
+    cost = np.minimum(_squared_residuals(camera, some, motions), cut).mean(axis=1)
+    best = motions[cost.argmin()]
+    refined, covariance = refine_motion(camera, pixels, best, loose=2.0, rotates=rotates)
+    return refined, float(agreement(camera, pixels, refined, config.sigmas).mean()), covariance
+
+
+def agreement(camera: StereoCamera, pixels: MatchedPixels, other_T_reference, sigmas: float) -> np.ndarray:
+    """Return which pixels (N,) agree with a motion: residual below so many standard deviations."""
+    return _squared_residuals(camera, pixels, other_T_reference[None])[0] < sigmas**2
+
+
+def refine_motion(
+    camera: StereoCamera, pixels: MatchedPixels, start: np.ndarray, *, loose: float = 1.0, rotates: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the motion (4, 4) near `start` that fits the pixels best, robustly, and its covariance (6, 6).
+
+    loose: the kernel starts at so many times its last width, which is one standard deviation.
+    """
+    motion = np.array(start, np.float64)
+    free = np.arange(6) if rotates else _NO_ROTATION
+    covariance = np.zeros((6, 6))
+    for step in range(_REFINE_STEPS):
+        width = max(1.0, loose * 0.6**step)
+        residual, jacobian = _residuals(camera, pixels, motion[None])
+        residual, jacobian = residual[0], jacobian[0][..., free]
+        squared = np.einsum('nk,nk->n', residual, residual)
+        weight = 1 / (1 + squared / (2 * width**2)) ** 2  # Geman-McClure
+        weight = np.where(np.isfinite(weight), weight, 0)
+        residual, jacobian = np.nan_to_num(residual), np.nan_to_num(jacobian)
+        normal = np.einsum('n,nki,nkj->ij', weight, jacobian, jacobian)
+        normal += 1e-6 * np.eye(len(free))
+        change = -np.linalg.solve(normal, np.einsum('n,nki,nk->i', weight, jacobian, residual))
+        motion = _moved(motion[None], change[None], free)[0]
+        if step >= 4 and width == 1.0 and np.abs(change).max() < 1e-5:
+            break
+    covariance[np.ix_(free, free)] = np.linalg.inv(normal)
+    return motion, covariance
+
+
+def _fit_samples(camera, pixels, picks, start, rotates):
+    """Return motions (K, 4, 4), each fitted to few pixels: picks (K, S)."""
+    free = np.arange(6) if rotates else _NO_ROTATION
+    motions = np.repeat(np.asarray(start, np.float64)[None], len(picks), axis=0)
+    sample = pixels.rows(picks)
+    for _ in range(_HYPOTHESIS_STEPS):
+        residual, jacobian = _residuals(camera, sample, motions)
+        residual, jacobian = np.nan_to_num(residual), np.nan_to_num(jacobian[..., free])
+        normal = np.einsum('bnki,bnkj->bij', jacobian, jacobian)
+        # Two pixels on one line, or three far ones, leave directions free: damping keeps the start there.
+        normal += np.eye(len(free)) * (1e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / len(free) + 1e-9)
+        change = -np.linalg.solve(normal, np.einsum('bnki,bnk->bi', jacobian, residual)[..., None])[..., 0]
+        motions = _moved(motions, np.clip(change, -1.0, 1.0), free)
+    return motions
+
+
+def _moved(motions, change, free):
+    """Return motions (K, 4, 4) after a small rotation and translation: change (K, F), of the parameters `free`."""
+    full = np.zeros((len(motions), 6))
+    full[:, free] = change
+    out = motions.copy()
+    out[:, :3, :3] = _rotations(full[:, :3]) @ motions[:, :3, :3]
+    out[:, :3, 3] += full[:, 3:]
+    return out
+
+
+def _rotations(vectors):
+    """Return the rotations (K, 3, 3) about vectors (K, 3) by their lengths [rad] (Rodrigues)."""
+    angle = np.linalg.norm(vectors, axis=1)[:, None, None]
+    cross = np.zeros((len(vectors), 3, 3))
+    cross[:, [2, 0, 1], [1, 2, 0]] = vectors
+    cross[:, [1, 2, 0], [2, 0, 1]] = -vectors
+    return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * cross @ cross
+
+
+def _squared_residuals(camera, pixels, motions) -> np.ndarray:
+    """Return (K, N) squared residuals in standard deviations; infinite where a point is behind the camera."""
+    residual, _ = _residuals(camera, pixels, motions, with_jacobian=False)
+    squared = np.einsum('bnk,bnk->bn', residual, residual)
+    return np.where(np.isfinite(squared), squared, np.inf)
+
+
+def _residuals(camera, pixels, motions, with_jacobian=True):
+    """Return residuals (K, N, 2 or 3) of flow u, v (and other disparity), in standard deviations, and their Jacobian.
+
+    motions: (K, 4, 4). Pixels are (N,) for all motions, or (K, N). Jacobian: (K, N, 2 or 3, 6) by rotation (applied
+    after the motion's own) and translation. The standard deviations are those of the measured flow and of the
+    predicted one, whose error is that of the disparity.
+    """
+    u, v = np.atleast_2d(pixels.u), np.atleast_2d(pixels.v)
+    x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
+    per_pixel = camera.fx * camera.baseline
+    inverse_depth = (np.atleast_2d(pixels.disparity) - camera.disparity_at_infinity) / per_pixel
+    R, t = motions[:, :3, :3, None], motions[:, :3, 3, None]
+    # Rays (K, 3, N) of the rotated points, and the points times their inverse depth in the reference frame.
+    ray = R[:, :, 0] * x[:, None] + R[:, :, 1] * y[:, None] + R[:, :, 2]
+    point = ray + t * inverse_depth[:, None]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        scale = np.where(point[:, 2] > 1e-3, 1 / point[:, 2], np.nan)
+    px, py = point[:, 0] * scale, point[:, 1] * scale
+    q = inverse_depth * scale  # inverse depth in the other frame
+    # How the predicted pixel changes with the disparity of the reference.
+    du = camera.fx * scale * (t[:, 0] - px * t[:, 2]) / per_pixel
+    dv = camera.fy * scale * (t[:, 1] - py * t[:, 2]) / per_pixel
+    disparity_variance = np.square(pixels.disparity_sigma)
+    flow_variance = np.square(pixels.flow_sigma)
+    sigma_u = np.sqrt(flow_variance + du**2 * disparity_variance)
+    sigma_v = np.sqrt(flow_variance + dv**2 * disparity_variance)
+    parts = [
+        (camera.fx * (px - x) - pixels.flow_u) / sigma_u,
+        (camera.fy * (py - y) - pixels.flow_v) / sigma_v,
+    ]
+    sigma_d = None
+    if pixels.other_disparity is not None:
+        # scale - q t_z: derivative of q by the inverse depth, over the same factor as the disparity.
+        by_disparity = scale * (1 - q * t[:, 2])
+        sigma_d = np.sqrt(disparity_variance * (1 + by_disparity**2))
+        off = (per_pixel * q + camera.disparity_at_infinity - pixels.other_disparity) / sigma_d
+        parts.append(np.where(np.isnan(off) & np.isfinite(q), 0.0, off))  # not known: no evidence
+    residual = np.stack(parts, axis=-1)
+    if not with_jacobian:
+        return residual, None
+    one, zero = np.ones_like(px), np.zeros_like(px)
+    # Derivatives of (px, py) and ln(q) by the rotation of the moved ray and by the translation. Rotation acts on the
+    # ray only: a rotation about the other camera would also turn t, which the translation takes up.
+    rx, ry, rz = (ray[:, axis] * scale for axis in range(3))
+    by_rotation = (
+        (-px * ry, rz + px * rx, -ry),
+        (-rz - py * ry, py * rx, rx),
+        (-ry * one, rx * one, zero),
+    )
+    by_translation = ((q, zero, -px * q), (zero, q, -py * q), (zero, zero, -q))
+    lines = [
+        [camera.fx * value / sigma_u for value in (*by_rotation[0], *by_translation[0])],
+        [camera.fy * value / sigma_v for value in (*by_rotation[1], *by_translation[1])],
+    ]
+    if sigma_d is not None:
+        known = np.where(np.isfinite(pixels.other_disparity), per_pixel * q / sigma_d, 0.0)
+        lines.append([known * value for value in (*by_rotation[2], *by_translation[2])])
+    return residual, np.stack([np.stack(line, axis=-1) for line in lines], axis=-2)

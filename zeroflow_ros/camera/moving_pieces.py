@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connected pixels that do not move with the static scene, and one rigid motion for each such piece."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroflow_ros import transforms
+from zeroflow_ros.camera.camera_motion import CameraMotionConfig, MatchedPixels, fit_motion, rigid_flow
+from zeroflow_ros.camera.opencv import load_opencv
+from zeroflow_ros.camera.stereo import StereoCamera
+from zeroflow_ros.errors import ConfigError
+
+_FIT_PIXELS = 400  # pixels of a piece that its motion is fitted to
+_HYPOTHESES = 24
+
+
+@dataclass(frozen=True)
+class MovingPiecesConfig:
+    """Settings of the search for pieces that move.
+
+    sigmas: a pixel may move where its residual exceeds this many standard deviations. min_residual: and this [px].
+    flow_sigma, disparity_sigma: standard deviations of what is measured [px]. window: side of the square in which most
+    of the measured pixels must move for a pixel to be part of a piece [px]. min_pixels: smallest piece. turn_pixels:
+    smaller pieces do not turn: their rotation is not seen. depth_step: neighbours in a piece differ by less than this
+    share of their disparity. min_share: smallest share of a piece's pixels that must agree with one rigid motion.
+    max_motion: fastest motion relative to the static scene [m per pair].
+    """
+
+    sigmas: float = 3.0
+    min_residual: float = 1.5
+    flow_sigma: float = 0.7
+    disparity_sigma: float = 0.7
+    window: int = 5
+    min_pixels: int = 80
+    turn_pixels: int = 600
+    depth_step: float = 0.08
+    min_share: float = 0.5
+    max_motion: float = 6.0
+
+    def __post_init__(self):
+        for name in ('sigmas', 'min_residual', 'flow_sigma', 'disparity_sigma', 'window', 'min_pixels', 'turn_pixels',
+                     'depth_step', 'min_share', 'max_motion'):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ConfigError(f'{name} of the moving pieces must be above 0, got {getattr(self, name)}.')
+
+
+@dataclass(frozen=True)
+class MovingPieces:
+    """Pieces of the reference frame that move on their own.
+
+    piece: (H, W) int32, number of the piece of each pixel, -1 where it moves with the static scene, -2 where it does
+    not, but belongs to no piece with a motion. motions: other_T_reference (4, 4) of each piece, ego motion included.
+    """
+
+    piece: np.ndarray
+    motions: tuple[np.ndarray, ...]
+
+
+def motion_residual(
+    camera: StereoCamera, disparity: np.ndarray, flow: np.ndarray, other_T_reference: np.ndarray, *,
+    other_disparity: np.ndarray | None = None, flow_sigma: float = 0.7, disparity_sigma: float = 0.7,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return how far flow (and other disparity) are from a rigid motion: (H, W) [px], and (H, W) in sigmas; float32.
+
+    NaN where disparity or flow is. The standard deviation holds the error of the flow, and of the disparity times the
+    change of the predicted flow with it.
+    """
+    predicted, predicted_disparity = rigid_flow(camera, disparity, other_T_reference)
+    step = np.float32(1.0)  # px of disparity: the derivative of the predicted flow is a difference
+    shifted, _ = rigid_flow(camera, np.asarray(disparity, np.float32) + step, other_T_reference)
+    off = flow - predicted
+    squared = off[..., 0] ** 2 + off[..., 1] ** 2
+    shifted -= predicted
+    variance = flow_sigma**2 + disparity_sigma**2 * (shifted[..., 0] ** 2 + shifted[..., 1] ** 2)
+    in_sigmas = squared / variance
+    if other_disparity is not None:
+        change = other_disparity - predicted_disparity
+        change = np.where(np.isnan(change), np.float32(0), change) ** 2  # not known: no evidence
+        in_sigmas += change / (2 * disparity_sigma**2)
+        squared += change
+    return np.sqrt(squared), np.sqrt(in_sigmas)
+
+
+def find_moving_pieces(
+    camera: StereoCamera, disparity: np.ndarray, flow: np.ndarray, valid: np.ndarray, other_T_reference: np.ndarray, *,
+    other_disparity: np.ndarray | None = None, config: MovingPiecesConfig = MovingPiecesConfig(),
+) -> MovingPieces:  # fmt: skip
+    """Return the pieces that move relative to the static scene, whose motion is other_T_reference (4, 4).
+
+    disparity: (H, W), flow: (H, W, 2), other_disparity: (H, W) [px], of the size of `camera`. valid: (H, W) bool, where
+    disparity and flow are trusted; pixels without that belong to the piece around them, if their disparity is known
+    and alike.
+    """
+    residual, in_sigmas = motion_residual(
+        camera, disparity, flow, other_T_reference, other_disparity=other_disparity,
+        flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,
+    )  # fmt: skip
+    measured = valid & np.isfinite(residual)
+    moves = measured & (in_sigmas > config.sigmas) & (residual > config.min_residual)
+    piece = np.full(disparity.shape, -1, np.int32)
+    if np.count_nonzero(moves) < config.min_pixels:
+        return MovingPieces(piece, ())
+    region = _mostly_moving(moves, measured, config.window) & np.isfinite(disparity)
+    labels, sizes = _connected(region, disparity, config.depth_step)
+    motions = []
+    order = np.argsort(labels[region], kind='stable')
+    all_rows, all_columns = (places[order] for places in np.nonzero(region))
+    ends = np.cumsum(sizes)
+    piece[moves] = -2
+    for number in np.flatnonzero(sizes >= config.min_pixels):
+        if number == 0:  # seams between pieces
+            continue
+        rows, columns = (places[ends[number] - sizes[number] : ends[number]] for places in (all_rows, all_columns))
+        motion = _piece_motion(
+            camera, rows, columns, disparity, flow, measured, other_disparity, other_T_reference, config
+        )
+        piece[rows, columns] = -2 if motion is None else len(motions)
+        if motion is not None:
+            motions.append(motion)
+    return MovingPieces(piece, tuple(motions))
+
+
+def _mostly_moving(moves: np.ndarray, measured: np.ndarray, window: int) -> np.ndarray:
+    """Return the pixels around which most measured pixels move."""
+    cv2 = load_opencv()
+    size = (window, window)
+    moving = cv2.blur(moves.view(np.uint8) * np.uint8(255), size)
+    known = cv2.blur(measured.view(np.uint8) * np.uint8(255), size)
+    return (moving > known // 2) & (moving > 64)
+
+
+def _connected(region: np.ndarray, disparity: np.ndarray, depth_step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (H, W), 0 outside the region and on seams in depth, and the pixels of each within the region."""
+    cv2 = load_opencv()
+    known = np.where(region, disparity, 0).astype(np.float32)
+    step = np.maximum(np.float32(1), np.float32(depth_step) * known)
+    is_seam = np.zeros(region.shape, bool)
+    for axis in (0, 1):
+        jump = np.abs(np.diff(known, axis=axis))
+        a, b = ((slice(None, -1), slice(None)), (slice(1, None), slice(None))) if axis == 0 else (
+            (slice(None), slice(None, -1)), (slice(None), slice(1, None)))  # fmt: skip
+        far = (jump > np.maximum(step[a], step[b])) & region[a] & region[b]
+        # The far side of a jump is the seam, so that the near object keeps its outline.
+        is_seam[a] |= far & (known[a] < known[b])
+        is_seam[b] |= far & (known[b] <= known[a])
+    _, labels = cv2.connectedComponents((region & ~is_seam).view(np.uint8), connectivity=4)
+    return labels, np.bincount(labels[region])
+
+
+def _piece_motion(camera, rows, columns, disparity, flow, measured, other_disparity, other_T_reference, config):
+    """Return other_T_reference (4, 4) of the pixels of a piece, None if they do not move as one body."""
+    is_measured = measured[rows, columns]
+    rows, columns = rows[is_measured], columns[is_measured]
+    if len(rows) < config.min_pixels // 2:
+        return None
+    rotates = len(rows) >= config.turn_pixels
+    if len(rows) > _FIT_PIXELS:
+        chosen = np.linspace(0, len(rows) - 1, _FIT_PIXELS).astype(np.int64)
+        rows, columns = rows[chosen], columns[chosen]
+    pixels = MatchedPixels.at(
+        rows, columns, disparity, flow, other_disparity,
+        flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,
+    )  # fmt: skip
+    search = CameraMotionConfig(num_hypotheses=_HYPOTHESES, sigmas=config.sigmas)
+    motion, share, _ = fit_motion(camera, pixels, [other_T_reference], search, rotates=rotates)
+    if share < config.min_share:
+        return None
+    centre = np.array([pixels.u.mean(), pixels.v.mean()])
+    depth = float(camera.depth(np.median(pixels.disparity)))
+    if not np.isfinite(depth):
+        return None
+    point = depth * np.array([(centre[0] - camera.cx) / camera.fx, (centre[1] - camera.cy) / camera.fy, 1])[None]
+    moved = transforms.apply(motion, point) - transforms.apply(other_T_reference, point)
+    return motion if np.linalg.norm(moved) <= config.max_motion else None
