@@ -10,6 +10,10 @@ class CloudError(ZeroFlowError):
     """A point cloud message that cannot be decoded."""
 
 
+class ImageError(ZeroFlowError):
+    """An image message that cannot be decoded or does not fit its camera."""
+
+
 class ModelError(ZeroFlowError):
     """A model file that is missing, has no model card, is damaged, or does not match its card."""
 
