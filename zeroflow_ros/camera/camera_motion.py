@@ -11,8 +11,6 @@ from zeroflow_ros.errors import ConfigError, EgoMotionError
 
 _SAMPLE = 3  # pixels of a hypothesis: the fewest that fix a rigid motion
 _HYPOTHESIS_STEPS = 4  # Gauss-Newton steps of a hypothesis
-_REFINE_STEPS = 12
-_NO_ROTATION = np.arange(3, 6)  # the parameters of a translation
 
 
 @dataclass(frozen=True)
@@ -22,19 +20,21 @@ class CameraMotionConfig:
     num_pixels: pixels used, chosen at random. min_pixels: fewer than this give no motion. num_hypotheses: motions
     of three random pixels that are tried. sigmas: residuals below this many standard deviations agree with a motion.
     flow_sigma, disparity_sigma: standard deviations of what is measured [px]. min_share: smallest share of the pixels
-    that must agree with the ego motion; below 0.5 the static scene may be the minority. max_translation,
-    max_rotation: largest motion that is plausible [m, rad]. given_share: smallest share of the pixels that must agree
+    that must agree with the ego motion; below 0.5 the static scene may be the minority. sure_share: with this share, a
+    motion near the start that is given is taken without a search. max_translation, max_rotation: largest motion that is
+    plausible [m, rad]. given_share: smallest share of the pixels that must agree
     with an ego motion that is given, relative to those that agree with the motion that fits best.
     max_correction, max_turn: a given motion is refined by at most this [m, rad]. seed: of the random choice.
     """
 
-    num_pixels: int = 1500
+    num_pixels: int = 1000
     min_pixels: int = 100
-    num_hypotheses: int = 64
+    num_hypotheses: int = 48
     sigmas: float = 3.0
     flow_sigma: float = 0.7
     disparity_sigma: float = 0.7
     min_share: float = 0.5
+    sure_share: float = 0.7
     max_translation: float = 6.0
     max_rotation: float = 0.6
     given_share: float = 0.5
@@ -47,7 +47,7 @@ class CameraMotionConfig:
                      'max_translation', 'max_rotation'):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} of the camera motion must be above 0, got {getattr(self, name)}.')
-        for name in ('min_share', 'given_share'):
+        for name in ('min_share', 'sure_share', 'given_share'):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f'{name} of the camera motion must be in (0, 1], got {getattr(self, name)}.')
 
@@ -156,8 +156,13 @@ def estimate_camera_motion(
     motion is implausible.
     """
     pixels = spread_pixels(disparity, flow, valid, other_disparity, config)
-    starts = [np.eye(4)] if start is None else [start, np.eye(4)]
-    motion, share, covariance = fit_motion(camera, pixels, starts, config)
+    motion, share, covariance = np.eye(4), 0.0, np.zeros((6, 6))
+    if start is not None:
+        motion, covariance = refine_motion(camera, pixels, start, loose=10.0)
+        share = float(agreement(camera, pixels, motion, config.sigmas).mean())
+    if share < config.sure_share:
+        starts = [np.eye(4)] if start is None else [motion, np.eye(4)]
+        motion, share, covariance = fit_motion(camera, pixels, starts, config)
     if share < config.min_share:
         raise EgoMotionError(
             f'Ego motion from images needs one motion that at least {config.min_share:.0%} of the pixels agree with; '
@@ -229,80 +234,99 @@ def spread_pixels(disparity, flow, valid, other_disparity, config: CameraMotionC
 
 
 def fit_motion(
-    camera: StereoCamera, pixels: MatchedPixels, starts, config: CameraMotionConfig, *, rotates: bool = True
+    camera: StereoCamera, pixels: MatchedPixels, starts, config: CameraMotionConfig
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """Return (other_T_reference, share of the pixels that agree, covariance (6, 6)) of the best rigid motion.
 
     starts: motions (4, 4) that are tried as they are; the first is where random hypotheses start.
-    rotates: False fits the translation only and keeps the rotation of the first start.
     """
     rng = np.random.default_rng(config.seed)
     picks = rng.integers(len(pixels), size=(config.num_hypotheses, _SAMPLE))
-    motions = np.concatenate([np.stack(starts), _fit_samples(camera, pixels, picks, starts[0], rotates)])
+    motions = np.concatenate([np.stack(starts), _fit_samples(camera, pixels, picks, starts[0])])
     cut = config.sigmas**2
-    some = pixels.rows(np.arange(0, len(pixels), 3)) if len(pixels) > 600 else pixels
+    some = pixels.rows(np.arange(0, len(pixels), 1 + len(pixels) // 300))
     cost = np.minimum(_squared_residuals(camera, some, motions), cut).mean(axis=1)
     best = motions[cost.argmin()]
-    refined, covariance = refine_motion(camera, pixels, best, loose=2.0, rotates=rotates)
+    refined, covariance = refine_motion(camera, pixels, best, loose=2.0)
     return refined, float(agreement(camera, pixels, refined, config.sigmas).mean()), covariance
 
 
-def agreement(camera: StereoCamera, pixels: MatchedPixels, other_T_reference, sigmas: float) -> np.ndarray:
-    """Return which pixels (N,) agree with a motion: residual below so many standard deviations."""
-    return _squared_residuals(camera, pixels, other_T_reference[None])[0] < sigmas**2
+def agreement(camera: StereoCamera, pixels: MatchedPixels, motions: np.ndarray, sigmas: float) -> np.ndarray:
+    """Return which pixels agree with a motion (4, 4), (N,), or with K motions (K, 4, 4), (K, N).
+
+    A pixel agrees when its residual is below so many standard deviations.
+    """
+    is_one = motions.ndim == 2
+    agrees = _squared_residuals(camera, pixels, motions[None] if is_one else motions) < sigmas**2
+    return agrees[0] if is_one else agrees
 
 
 def refine_motion(
-    camera: StereoCamera, pixels: MatchedPixels, start: np.ndarray, *, loose: float = 1.0, rotates: bool = True
+    camera: StereoCamera, pixels: MatchedPixels, start: np.ndarray, *, loose: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the motion (4, 4) near `start` that fits the pixels best, robustly, and its covariance (6, 6).
+    """Return the motion (4, 4) near `start` that fits pixels (N,) best, robustly, and its covariance (6, 6).
 
-    loose: the kernel starts at so many times its last width, which is one standard deviation.
+    loose: the robust kernel starts at so many times its last width, which is one standard deviation.
     """
-    motion = np.array(start, np.float64)
-    free = np.arange(6) if rotates else _NO_ROTATION
-    covariance = np.zeros((6, 6))
-    for step in range(_REFINE_STEPS):
+    motions, covariances = refine_motions(camera, pixels, np.asarray(start)[None], loose=loose)
+    return motions[0], covariances[0]
+
+
+def refine_motions(
+    camera: StereoCamera, pixels: MatchedPixels, starts: np.ndarray, *, loose: float = 1.0, steps: int = 12,
+    rotation_sigma: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return the motions (K, 4, 4) near `starts` that fit K sets of pixels (K, N), and their covariances (K, 6, 6).
+
+    loose: as in `refine_motion`. steps: most iterations. rotation_sigma: standard deviation of the rotation about that
+    of the start [rad], for objects so small that images hardly show it; None: any rotation is as likely.
+    """
+    motions = np.array(starts, np.float64)
+    prior = np.zeros(6)
+    prior[:3] = 0 if rotation_sigma is None else 1 / rotation_sigma**2
+    turned = np.zeros((len(motions), 6))
+    for step in range(steps):
         width = max(1.0, loose * 0.6**step)
-        residual, jacobian = _residuals(camera, pixels, motion[None])
-        residual, jacobian = residual[0], jacobian[0][..., free]
-        squared = np.einsum('nk,nk->n', residual, residual)
+        residual, jacobian = _residuals(camera, pixels, motions)
+        squared = np.einsum('bnk,bnk->bn', residual, residual)
         weight = 1 / (1 + squared / (2 * width**2)) ** 2  # Geman-McClure
-        weight = np.where(np.isfinite(weight), weight, 0)
-        residual, jacobian = np.nan_to_num(residual), np.nan_to_num(jacobian)
-        normal = np.einsum('n,nki,nkj->ij', weight, jacobian, jacobian)
-        normal += 1e-6 * np.eye(len(free))
-        change = -np.linalg.solve(normal, np.einsum('n,nki,nk->i', weight, jacobian, residual))
-        motion = _moved(motion[None], change[None], free)[0]
-        if step >= 4 and width == 1.0 and np.abs(change).max() < 1e-5:
+        normal, gradient = _normal_equations(np.where(np.isfinite(weight), weight, 0), residual, jacobian)
+        normal += np.diag(prior + 1e-6)
+        change = -np.linalg.solve(normal, (gradient + prior * turned)[..., None])[..., 0]
+        turned += change
+        motions = _moved(motions, change)
+        if step >= 2 and width == 1.0 and np.abs(change).max() < 1e-5:
             break
-    covariance[np.ix_(free, free)] = np.linalg.inv(normal)
-    return motion, covariance
+    return motions, np.linalg.inv(normal)
 
 
-def _fit_samples(camera, pixels, picks, start, rotates):
+def _fit_samples(camera, pixels, picks, start):
     """Return motions (K, 4, 4), each fitted to few pixels: picks (K, S)."""
-    free = np.arange(6) if rotates else _NO_ROTATION
     motions = np.repeat(np.asarray(start, np.float64)[None], len(picks), axis=0)
     sample = pixels.rows(picks)
     for _ in range(_HYPOTHESIS_STEPS):
         residual, jacobian = _residuals(camera, sample, motions)
-        residual, jacobian = np.nan_to_num(residual), np.nan_to_num(jacobian[..., free])
-        normal = np.einsum('bnki,bnkj->bij', jacobian, jacobian)
-        # Two pixels on one line, or three far ones, leave directions free: damping keeps the start there.
-        normal += np.eye(len(free)) * (1e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / len(free) + 1e-9)
-        change = -np.linalg.solve(normal, np.einsum('bnki,bnk->bi', jacobian, residual)[..., None])[..., 0]
-        motions = _moved(motions, np.clip(change, -1.0, 1.0), free)
+        normal, gradient = _normal_equations(np.ones(picks.shape), residual, jacobian)
+        # Pixels that are far or on one line leave directions free: damping keeps the start there.
+        normal += np.eye(6) * (1e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-9)
+        change = -np.linalg.solve(normal, gradient[..., None])[..., 0]
+        motions = _moved(motions, np.clip(change, -1.0, 1.0))
     return motions
 
 
-def _moved(motions, change, free):
-    """Return motions (K, 4, 4) after a small rotation and translation: change (K, F), of the parameters `free`."""
-    full = np.zeros((len(motions), 6))
-    full[:, free] = change
+def _normal_equations(weight, residual, jacobian):
+    """Return J^T W J (K, 6, 6) and J^T W r (K, 6); pixels whose residual is NaN count nothing."""
+    count = jacobian.shape[1] * jacobian.shape[2]
+    J = np.nan_to_num(jacobian).reshape(len(jacobian), count, 6)
+    weighted = (J * np.repeat(weight, jacobian.shape[2], axis=1)[..., None]).transpose(0, 2, 1)
+    return weighted @ J, (weighted @ np.nan_to_num(residual).reshape(len(J), count, 1))[..., 0]
+
+
+def _moved(motions, change):
+    """Return motions (K, 4, 4) after small rotations and translations: change (K, 6)."""
     out = motions.copy()
-    out[:, :3, :3] = _rotations(full[:, :3]) @ motions[:, :3, :3]
-    out[:, :3, 3] += full[:, 3:]
+    out[:, :3, :3] = _rotations(change[:, :3]) @ motions[:, :3, :3]
+    out[:, :3, 3] += change[:, 3:]
     return out
 
 
@@ -362,21 +386,24 @@ def _residuals(camera, pixels, motions, with_jacobian=True):
     residual = np.stack(parts, axis=-1)
     if not with_jacobian:
         return residual, None
-    one, zero = np.ones_like(px), np.zeros_like(px)
-    # Derivatives of (px, py) and ln(q) by the rotation of the moved ray and by the translation. Rotation acts on the
-    # ray only: a rotation about the other camera would also turn t, which the translation takes up.
+    # Derivatives of px, py and ln(q) by the rotation of the moved ray and by the translation. Rotation acts on the ray
+    # only: a rotation about the other camera would also turn t, which the translation takes up.
     rx, ry, rz = (ray[:, axis] * scale for axis in range(3))
-    by_rotation = (
-        (-px * ry, rz + px * rx, -ry),
-        (-rz - py * ry, py * rx, rx),
-        (-ry * one, rx * one, zero),
-    )
-    by_translation = ((q, zero, -px * q), (zero, q, -py * q), (zero, zero, -q))
-    lines = [
-        [camera.fx * value / sigma_u for value in (*by_rotation[0], *by_translation[0])],
-        [camera.fy * value / sigma_v for value in (*by_rotation[1], *by_translation[1])],
-    ]
+    by_u, by_v = camera.fx / sigma_u, camera.fy / sigma_v
+    jacobian = np.zeros((*residual.shape, 6))
+    jacobian[..., 0, 0] = -by_u * px * ry
+    jacobian[..., 0, 1] = by_u * (rz + px * rx)
+    jacobian[..., 0, 2] = -by_u * ry
+    jacobian[..., 0, 3] = by_u * q
+    jacobian[..., 0, 5] = -by_u * q * px
+    jacobian[..., 1, 0] = -by_v * (rz + py * ry)
+    jacobian[..., 1, 1] = by_v * py * rx
+    jacobian[..., 1, 2] = by_v * rx
+    jacobian[..., 1, 4] = by_v * q
+    jacobian[..., 1, 5] = -by_v * q * py
     if sigma_d is not None:
-        known = np.where(np.isfinite(pixels.other_disparity), per_pixel * q / sigma_d, 0.0)
-        lines.append([known * value for value in (*by_rotation[2], *by_translation[2])])
-    return residual, np.stack([np.stack(line, axis=-1) for line in lines], axis=-2)
+        by_d = np.where(np.isfinite(pixels.other_disparity), per_pixel * q / sigma_d, 0.0)
+        jacobian[..., 2, 0] = -by_d * ry
+        jacobian[..., 2, 1] = by_d * rx
+        jacobian[..., 2, 5] = -by_d * q
+    return residual, jacobian

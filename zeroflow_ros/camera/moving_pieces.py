@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zeroflow_ros import transforms
-from zeroflow_ros.camera.camera_motion import CameraMotionConfig, MatchedPixels, fit_motion, rigid_flow
+from zeroflow_ros.camera.camera_motion import MatchedPixels, agreement, refine_motions, rigid_flow
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.stereo import StereoCamera
 from zeroflow_ros.errors import ConfigError
 
-_FIT_PIXELS = 400  # pixels of a piece that its motion is fitted to
-_HYPOTHESES = 24
+_FIT_PIXELS = 128  # pixels of a piece that its motion is fitted to
+_FIT_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,10 @@ class MovingPiecesConfig:
 
     sigmas: a pixel may move where its residual exceeds this many standard deviations. min_residual: and this [px].
     flow_sigma, disparity_sigma: standard deviations of what is measured [px]. window: side of the square in which most
-    of the measured pixels must move for a pixel to be part of a piece [px]. min_pixels: smallest piece. turn_pixels:
-    smaller pieces do not turn: their rotation is not seen. depth_step: neighbours in a piece differ by less than this
-    share of their disparity. min_share: smallest share of a piece's pixels that must agree with one rigid motion.
-    max_motion: fastest motion relative to the static scene [m per pair].
+    of the measured pixels must move for a pixel to be part of a piece [px]. min_pixels: smallest piece. max_pieces: only
+    so many, the largest, get a motion. depth_step: neighbours in a piece differ by less than this share of their
+    disparity. min_share: smallest share of a piece's pixels that must agree with one rigid motion. max_motion: fastest
+    motion relative to the static scene [m per pair]. turn_sigma: standard deviation of its rotation [rad per pair].
     """
 
     sigmas: float = 3.0
@@ -33,14 +32,15 @@ class MovingPiecesConfig:
     disparity_sigma: float = 0.7
     window: int = 5
     min_pixels: int = 80
-    turn_pixels: int = 600
+    max_pieces: int = 24
     depth_step: float = 0.08
     min_share: float = 0.5
     max_motion: float = 6.0
+    turn_sigma: float = 0.03
 
     def __post_init__(self):
-        for name in ('sigmas', 'min_residual', 'flow_sigma', 'disparity_sigma', 'window', 'min_pixels', 'turn_pixels',
-                     'depth_step', 'min_share', 'max_motion'):  # fmt: skip
+        for name in ('sigmas', 'min_residual', 'flow_sigma', 'disparity_sigma', 'window', 'min_pixels', 'max_pieces',
+                     'depth_step', 'min_share', 'max_motion', 'turn_sigma'):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} of the moving pieces must be above 0, got {getattr(self, name)}.')
 
@@ -103,21 +103,17 @@ def find_moving_pieces(
         return MovingPieces(piece, ())
     region = _mostly_moving(moves, measured, config.window) & np.isfinite(disparity)
     labels, sizes = _connected(region, disparity, config.depth_step)
-    motions = []
-    order = np.argsort(labels[region], kind='stable')
-    all_rows, all_columns = (places[order] for places in np.nonzero(region))
-    ends = np.cumsum(sizes)
     piece[moves] = -2
-    for number in np.flatnonzero(sizes >= config.min_pixels):
-        if number == 0:  # seams between pieces
-            continue
-        rows, columns = (places[ends[number] - sizes[number] : ends[number]] for places in (all_rows, all_columns))
-        motion = _piece_motion(
-            camera, rows, columns, disparity, flow, measured, other_disparity, other_T_reference, config
-        )
-        piece[rows, columns] = -2 if motion is None else len(motions)
-        if motion is not None:
-            motions.append(motion)
+    largest = np.argsort(-sizes[1:], kind='stable')[: config.max_pieces] + 1  # label 0: seams
+    largest = largest[sizes[largest] >= config.min_pixels]
+    fitted = _fit_pieces(camera, labels, largest, disparity, flow, measured, other_disparity, other_T_reference, config)
+    numbers = np.full(len(sizes), -2, np.int32)
+    motions = []
+    for label, motion in fitted:
+        numbers[label] = len(motions)
+        motions.append(motion)
+    in_piece = labels > 0
+    piece[in_piece] = numbers[labels[in_piece]]
     return MovingPieces(piece, tuple(motions))
 
 
@@ -148,28 +144,48 @@ def _connected(region: np.ndarray, disparity: np.ndarray, depth_step: float) -> 
     return labels, np.bincount(labels[region])
 
 
-def _piece_motion(camera, rows, columns, disparity, flow, measured, other_disparity, other_T_reference, config):
-    """Return other_T_reference (4, 4) of the pixels of a piece, None if they do not move as one body."""
-    is_measured = measured[rows, columns]
-    rows, columns = rows[is_measured], columns[is_measured]
-    if len(rows) < config.min_pixels // 2:
-        return None
-    rotates = len(rows) >= config.turn_pixels
-    if len(rows) > _FIT_PIXELS:
-        chosen = np.linspace(0, len(rows) - 1, _FIT_PIXELS).astype(np.int64)
-        rows, columns = rows[chosen], columns[chosen]
+def _fit_pieces(camera, labels, chosen, disparity, flow, measured, other_disparity, ego, config):
+    """Return (label, other_T_reference (4, 4)) of the chosen pieces whose pixels move as one body."""
+    width = labels.shape[1]
+    places = np.flatnonzero(measured & (labels > 0))
+    label_of = labels.reshape(-1)[places]
+    places = places[np.argsort(label_of, kind='stable')]
+    counts = np.bincount(label_of, minlength=labels.max() + 1)
+    ends = np.cumsum(counts)
+    chosen = [label for label in chosen if counts[label] >= config.min_pixels // 2]
+    if not chosen:
+        return []
+    picks = np.stack(
+        [places[np.linspace(ends[k] - counts[k], ends[k] - 1, _FIT_PIXELS).astype(np.int64)] for k in chosen]
+    )
     pixels = MatchedPixels.at(
-        rows, columns, disparity, flow, other_disparity,
+        picks // width, picks % width, disparity, flow, other_disparity,
         flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,
     )  # fmt: skip
-    search = CameraMotionConfig(num_hypotheses=_HYPOTHESES, sigmas=config.sigmas)
-    motion, share, _ = fit_motion(camera, pixels, [other_T_reference], search, rotates=rotates)
-    if share < config.min_share:
-        return None
-    centre = np.array([pixels.u.mean(), pixels.v.mean()])
-    depth = float(camera.depth(np.median(pixels.disparity)))
-    if not np.isfinite(depth):
-        return None
-    point = depth * np.array([(centre[0] - camera.cx) / camera.fx, (centre[1] - camera.cy) / camera.fy, 1])[None]
-    moved = transforms.apply(motion, point) - transforms.apply(other_T_reference, point)
-    return motion if np.linalg.norm(moved) <= config.max_motion else None
+    starts = _median_motions(camera, pixels, ego)
+    motions, _ = refine_motions(
+        camera, pixels, starts, loose=3.0, steps=_FIT_STEPS, rotation_sigma=config.turn_sigma
+    )  # fmt: skip
+    share = agreement(camera, pixels, motions, config.sigmas).mean(axis=1)
+    centres = np.median(_points(camera, pixels.u, pixels.v, pixels.disparity), axis=1)  # (K, 3)
+    moved = np.einsum('kij,kj->ki', motions[:, :3, :3] - ego[:3, :3], centres) + motions[:, :3, 3] - ego[:3, 3]
+    is_body = (share >= config.min_share) & (np.linalg.norm(moved, axis=1) <= config.max_motion)
+    return [(label, motion) for label, motion, good in zip(chosen, motions, is_body, strict=True) if good]
+
+
+def _median_motions(camera, pixels, ego):
+    """Return the motions (K, 4, 4) with the rotation of the ego motion and the median translation of K x N pixels."""
+    point = _points(camera, pixels.u, pixels.v, pixels.disparity) @ ego[:3, :3].T + ego[:3, 3]
+    other_disparity = camera.disparity(point[..., 2])
+    if pixels.other_disparity is not None:
+        other_disparity = np.where(np.isfinite(pixels.other_disparity), pixels.other_disparity, other_disparity)
+    seen = _points(camera, pixels.u + pixels.flow_u, pixels.v + pixels.flow_v, other_disparity)
+    shift = seen - point
+    motions = np.repeat(ego[None], len(shift), axis=0)
+    motions[:, :3, 3] += np.nan_to_num(np.nanmedian(np.where(np.isfinite(shift), shift, np.nan), axis=1))
+    return motions
+
+
+def _points(camera, u, v, disparity):
+    depth = camera.depth(disparity).astype(np.float64)
+    return np.stack([(u - camera.cx) / camera.fx * depth, (v - camera.cy) / camera.fy * depth, depth], axis=-1)
