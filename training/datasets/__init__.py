@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweep pairs for labelling, training and scoring, named by one line of text.
+"""Sweep pairs and stereo pairs for labelling, training and scoring, named by one line of text.
 
   simulation:0-9              one pair from each simulated clip, seeds 0 to 9
   simulation:0-9@out/clips    the same, with clips stored in a folder; missing ones are simulated
@@ -7,6 +7,8 @@
   bag:PATH+BOXES.json         with ground-truth flow inside tracked boxes
   av2:FOLDER                  one Argoverse 2 Sensor log, or a folder of logs
   osf:FOLDER                  scenes of OpenSceneFlow, *.h5
+
+  kitti_scene_flow:ROOT       stereo pairs of KITTI scene flow 2015, folder training or testing
 
 A bare path is recognised by its content. Options follow a question mark: bag:PATH?topic=/lidar/points&deskew=true.
 """
@@ -18,33 +20,60 @@ from zeroflow_ros.errors import DataError
 
 if TYPE_CHECKING:
     from training.datasets.pairs import PairDataset
+    from training.datasets.stereo_pairs import StereoPairDataset
 
+SWEEPS, STEREO = 'sweeps', 'stereo'  # what datasets hold pairs of
 # Scheme -> its module, with open_pairs(text) -> PairDataset and recognises(text) -> bool for what follows the colon.
-_SCHEMES = {
+_SWEEP_SCHEMES = {
     'simulation': 'training.datasets.simulated_pairs',
     'bag': 'training.datasets.rosbag',
     'av2': 'training.datasets.argoverse2',
     'osf': 'training.datasets.opensceneflow',
 }
+# The same, with open_pairs(text) -> StereoPairDataset.
+_STEREO_SCHEMES = {
+    'kitti_scene_flow': 'training.datasets.kitti_scene_flow',
+}
+_SCHEMES = _SWEEP_SCHEMES | _STEREO_SCHEMES
+_PAIRS = {SWEEPS: 'pairs of LiDAR sweeps', STEREO: 'pairs of stereo images'}
 _TRUTH = {'true': True, 'false': False}
 
 
-def open_dataset(spec: str) -> 'PairDataset':
+def open_dataset(spec: str, sensors: tuple[str, ...] = (SWEEPS,)) -> 'PairDataset | StereoPairDataset':
     """Return the dataset that a line of text names; see the docstring of this module.
 
-    Raises: DataError for an unknown scheme or path, which lists the known ones, and when the dataset has no pair.
+    sensors: what the caller can use, SWEEPS, STEREO or both; `sensor_of` tells which it got.
+    Raises: DataError for an unknown scheme or path, which lists the known ones, for a dataset of another sensor, and
+    when the dataset has no pair.
     """
-    scheme, colon, text = str(spec).partition(':')
+    scheme, text = _scheme_of(str(spec))
+    sensor = STEREO if scheme in _STEREO_SCHEMES else SWEEPS
+    if sensor not in sensors:
+        usable = _STEREO_SCHEMES if STEREO in sensors else _SWEEP_SCHEMES
+        raise DataError(
+            f'{spec} holds {_PAIRS[sensor]}, and {_PAIRS[sensors[0]]} are needed here. Use one of '
+            f'{", ".join(f"{name}:..." for name in usable)}.'
+        )
+    return import_module(_SCHEMES[scheme]).open_pairs(text)
+
+
+def sensor_of(dataset: 'PairDataset | StereoPairDataset') -> str:
+    """Return SWEEPS or STEREO: what a dataset holds pairs of."""
+    return getattr(dataset, 'sensor', SWEEPS)
+
+
+def _scheme_of(spec: str) -> tuple[str, str]:
+    """Return the scheme and what follows it. Raises: DataError when the text names no dataset."""
+    scheme, colon, text = spec.partition(':')
     if colon and scheme in _SCHEMES:
-        return import_module(_SCHEMES[scheme]).open_pairs(text)
-    for name in _SCHEMES.values():
-        module = import_module(name)
-        if module.recognises(str(spec)):
-            return module.open_pairs(str(spec))
+        return scheme, text
+    for name, module in _SCHEMES.items():
+        if import_module(module).recognises(spec):
+            return name, spec
     raise DataError(
         f'{spec!r} is not a dataset: expected one of {", ".join(f"{name}:..." for name in _SCHEMES)}, or the path of a '
         'rosbag, of Argoverse 2 logs or of *.h5 scenes. Examples: simulation:0-9, bag:PATH, bag:PATH+BOXES.json, '
-        'av2:FOLDER, osf:FOLDER.'
+        'av2:FOLDER, osf:FOLDER, kitti_scene_flow:ROOT.'
     )
 
 
