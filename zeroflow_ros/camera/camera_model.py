@@ -199,7 +199,7 @@ def stereo_camera(left_info, right_info, left_T_right: np.ndarray | None = None)
     baseline, below = (left.P[0, 3] - right.P[0, 3]) / fx, (left.P[1, 3] - right.P[1, 3]) / fy
     if abs(below) > _MOST_OFFSET * abs(baseline):
         raise ConfigError(
-            f'Stereo cameras must be side by side, but by P the right camera is {baseline:g} m to the right of the left '
+            f'Stereo cameras must be side by side, but by P the right camera is {baseline:g} m right of the left '
             f'one and {below:g} m below it. {_CALIBRATE_PAIR}. Cameras above each other are not supported.'
         )
     if abs(baseline) < 1e-9:
