@@ -11,7 +11,6 @@ interruption. index_total.pkl and index_flow.pkl are for OpenSceneFlow; our prog
 import argparse
 import os
 import pickle
-import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from training.datasets.argoverse2_truth import CATEGORIES
 from training.datasets.opensceneflow import OpenSceneFlowPairs
-from training.datasets.pairs import DatasetPair, MetaClass, PairDataset
+from training.datasets.pairs import DatasetPair, MetaClass, PairDataset, scene_and_stamp
 from training.datasets.scene_file import SOURCE, SceneSweep, open_scene, stamps_of, write_sweep
 from training.datasets.total_flow import residual_to_total
 from zeroflow_ros.errors import DataError, ZeroFlowError
@@ -33,16 +32,6 @@ _CATEGORY = {
     MetaClass.PEDESTRIAN: 'PEDESTRIAN', MetaClass.WHEELED_VRU: 'BICYCLIST', MetaClass.IGNORED: 'SIGN',
 }  # fmt: skip
 CATEGORY_NUMBER = np.array([1 + CATEGORIES.index(name) if name else 0 for name in _CATEGORY.values()], np.uint8)
-
-
-def scene_and_stamp(name: str, key: str) -> tuple[str, int]:
-    """Return the scene of a pair and the stamp of its older sweep, from the dataset's name and the pair's key.
-
-    SCENE/STAMP (logs, scenes) and NUMBER_STAMP (bags) contain both; any other key is a scene that starts at 0.
-    """
-    if match := re.fullmatch(r'(?:(.+)/|\d+_)(\d+)', key):
-        return (match[1] or name).replace('/', '_'), int(match[2])
-    return key.replace('/', '_'), 0
 
 
 @dataclass

@@ -72,7 +72,7 @@ class OpenSceneFlowPairs:
         scenes = [path.stem] if path.suffix == '.h5' else list(index)
         for scene in scenes:
             for sweep0, sweep1 in pairwise(index[scene]):
-                dt = (int(sweep1.stamp) - int(sweep0.stamp)) * (options.tick or _tick(int(sweep0.stamp)))
+                dt = (int(sweep1.stamp) - int(sweep0.stamp)) * (options.tick or tick_of(int(sweep0.stamp)))
                 name, why = _no_pair(sweep0, sweep1, dt, options)
                 if name in ('', _NO_MASK):
                     self._before[scene, sweep1.stamp] = sweep0.stamp
@@ -157,7 +157,7 @@ def _no_pair(sweep0: IndexedSweep, sweep1: IndexedSweep, dt: float, options: Ope
     if problem := sweep0.problem or sweep1.problem:
         return DropReason.MALFORMED.value, problem
     if not _MIN_DT <= dt <= options.max_dt:
-        unit = options.tick or _tick(int(sweep0.stamp))
+        unit = options.tick or tick_of(int(sweep0.stamp))
         return (DropReason.GAP if dt > options.max_dt else DropReason.TOO_CLOSE).value, (
             f'{sweep0.stamp} and {sweep1.stamp} are {dt:.3f} s apart if a unit is {unit:g} s; if it is not, set '
             '?tick=SECONDS.'
@@ -169,7 +169,8 @@ def _no_pair(sweep0: IndexedSweep, sweep1: IndexedSweep, dt: float, options: Ope
     return '', ''
 
 
-def _tick(stamp: int) -> float:
+def tick_of(stamp: int) -> float:
+    """Return the seconds per unit of a stamp, by its size."""
     return next(tick for smallest, tick in _TICKS if stamp >= smallest)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface of datasets: sweep pairs with ego motion, ground masks, and ground-truth flow where known."""
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -111,3 +112,13 @@ def evenly_spread(total: int, count: int) -> list[int]:
     if count < 0:
         raise ConfigError(f'The number of pairs should be 0 (all) or more, got {count}.')
     return np.linspace(0, total - 1, min(count or total, total)).round().astype(int).tolist()
+
+
+def scene_and_stamp(name: str, key: str) -> tuple[str, int]:
+    """Return the scene of a pair and the stamp of its older sweep, from the dataset's name and the pair's key.
+
+    SCENE/STAMP (logs, scenes) and NUMBER_STAMP (bags) contain both; any other key is a scene that starts at 0.
+    """
+    if match := re.fullmatch(r'(?:(.+)/|\d+_)(\d+)', key):
+        return (match[1] or name).replace('/', '_'), int(match[2])
+    return key.replace('/', '_'), 0
