@@ -120,47 +120,58 @@ class SweepPair:
             raise ValueError(f'dt must be positive seconds, got {self.dt}')
 
 
-class SweepBuffer:
-    """Keep the last sweep and decide for each new one whether the two form a pair.
+class PairBuffer:
+    """Keep the last of a sequence of measurements and decide for each new one whether the two form a pair.
 
-    dt_range: (shortest, longest) seconds between the sweeps of a pair, from the model card.
+    Measurements have stamp_ns, the ROS time [ns], and frame_id, the coordinate frame.
+    dt_range: (shortest, longest) seconds between the measurements of a pair.
     reset_after: a stamp older by at least this many seconds is a bag loop or a clock jump, not a late message.
     """
 
     def __init__(self, dt_range: tuple[float, float], reset_after: float = 1.0):
         self.dt_range = dt_range
         self.reset_after = reset_after
-        self.last: Sweep | None = None
-
-    def reset(self) -> None:
-        """Forget the last sweep."""
         self.last = None
 
-    def push(self, sweep: Sweep) -> tuple[Sweep | None, DropReason | None]:
-        """Add the next sweep; return (previous, None) when it completes a pair, else (None, reason).
+    def reset(self) -> None:
+        """Forget the last measurement."""
+        self.last = None
 
-        A late, repeated, too early or empty sweep and one with stamp 0 are not stored; any other becomes the last one.
+    def push(self, measurement) -> tuple:
+        """Add the next one; return (previous, None) when it completes a pair, else (None, DropReason).
+
+        A late, repeated or too early one and one with stamp 0 are not stored; any other becomes the last one.
         """
-        if sweep.stamp_ns == 0:
+        if measurement.stamp_ns == 0:
             return None, DropReason.ZERO_STAMP
-        if len(sweep.points) == 0:
-            return None, DropReason.EMPTY
         previous = self.last
         if previous is None:
-            self.last = sweep
+            self.last = measurement
             return None, DropReason.FIRST
-        dt = (sweep.stamp_ns - previous.stamp_ns) * 1e-9
+        dt = (measurement.stamp_ns - previous.stamp_ns) * 1e-9
         if dt == 0:
             return None, DropReason.DUPLICATE
         if -self.reset_after < dt < 0:
             return None, DropReason.OUT_OF_ORDER
-        if 0 < dt < self.dt_range[0] and sweep.frame_id == previous.frame_id:
+        if 0 < dt < self.dt_range[0] and measurement.frame_id == previous.frame_id:
             return None, DropReason.TOO_CLOSE
-        self.last = sweep
+        self.last = measurement
         if dt < 0:
             return None, DropReason.TIME_RESET
-        if sweep.frame_id != previous.frame_id:
+        if measurement.frame_id != previous.frame_id:
             return None, DropReason.FRAME_CHANGED
         if dt > self.dt_range[1]:
             return None, DropReason.GAP
         return previous, None
+
+
+class SweepBuffer(PairBuffer):
+    """Decide which two sweeps form a pair; dt_range is that of the model card."""
+
+    last: Sweep | None
+
+    def push(self, sweep: Sweep) -> tuple[Sweep | None, DropReason | None]:
+        """Add the next sweep, as `PairBuffer.push`; an empty one is not stored either."""
+        if sweep.stamp_ns != 0 and len(sweep.points) == 0:
+            return None, DropReason.EMPTY
+        return super().push(sweep)
