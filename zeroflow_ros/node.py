@@ -9,111 +9,46 @@ Parameters: config/node.yaml. Topics: see README.md.
 """
 
 import array
-import gc
 import math
 import sys
-import time
-import traceback
-from collections.abc import Callable
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType, JumpThreshold
-from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import PointCloud2, PointField
 
 from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.model_card import REMEDY
 from zeroflow_ros.engines.selection import FallbackEngine, load_engine, resolve_model_path
-from zeroflow_ros.errors import GpuLostError, ModelError, ZeroFlowError
+from zeroflow_ros.errors import GpuLostError, ModelError
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.lidar.sweep import SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
-from zeroflow_ros.ros.cloud_input import CloudInput
 from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
-from zeroflow_ros.ros.messages import diagnostic_array
-from zeroflow_ros.ros.parameters import apply_live_changes, read_parameters
+from zeroflow_ros.ros.managed_node import ManagedNode
+from zeroflow_ros.ros.parameters import Parameters
 from zeroflow_ros.ros.publishers import DYNAMIC_POINTS, FLOW, MARKERS, STATIC_POINTS, FlowPublishers
 from zeroflow_ros.ros.ros_program import node_log, run_node
+from zeroflow_ros.ros.sensor_input import SensorInput
 from zeroflow_ros.ros.sensor_mount import SensorMount
 from zeroflow_ros.runtime.flow_worker import FlowWorker
 from zeroflow_ros.runtime.health import Health, Level
 
-_REPORT_S, _WATCH_S = 1.0, 0.5
-_NO_CLOCK_S = 5.0
+CLOUD = '~/input/pointcloud'
+_DEPTH = 16  # parts of a revolution come a few ms apart and all count; of whole sweeps the worker takes the newest
 _MAX_FAILURES = 2  # failed sweeps in a row, after which the node makes itself inactive
 
 
-class FlowNode(LifecycleNode):
+class FlowNode(ManagedNode):
     """A managed node: configure opens the model and the topics, activate starts publishing; see the module.
 
     While inactive it keeps the latest sweep, so the first sweep after activation has flow. Cleanup releases all
-    resources. If configuring fails, the node logs the reason and stays unconfigured.
+    resources.
 
     Raises: ConfigError for an unknown parameter or an invalid value.
     """
 
     def __init__(self, **node_arguments):
-        super().__init__('flow_node', automatically_declare_parameters_from_overrides=True, **node_arguments)
-        qos = [
-            f'qos_overrides.{self.resolve_topic_name(topic)}.publisher.{policy}'
-            for topic in (FLOW, DYNAMIC_POINTS, STATIC_POINTS, MARKERS)
-            for policy in ('history', 'depth', 'reliability')
-        ]
-        self.parameters = read_parameters(self, others=qos)
-        apply_live_changes(self)
-        self.unused_parameters: list[str] = []  # warnings about parameter files
-        self._change_state = self._service_change_state.callback
-        self._service_change_state.callback = self._on_change_state
-        self._undo: list[Callable[[], object]] = []  # calls that release the resources, in order of acquisition
-
-    def _on_change_state(self, request, response):
-        """Refuse a transition that the current state does not have: rclpy would raise, and the node would end."""
-        try:
-            return self._change_state(request, response)
-        except Exception as error:
-            self.get_logger().warning(f'The current state does not have this transition: {error}')
-            response.success = False
-            return response
-
-    def autostart(self) -> bool:
-        """Configure and activate, as a lifecycle manager would; return whether the node is active."""
-        success = TransitionCallbackReturn.SUCCESS
-        return self.trigger_configure() == success and self.trigger_activate() == success
-
-    def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition(self._set_up)
-
-    def on_activate(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition(self._activate)
-
-    def on_deactivate(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition(self._deactivate)
-
-    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition(self.tear_down)
-
-    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition(self.tear_down)
-
-    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition(self.tear_down)  # then the node is unconfigured and can be configured again
-
-    def _transition(self, step: Callable[[], None]) -> TransitionCallbackReturn:
-        """Run the step of a transition and return the result; log errors here, because rclpy drops them."""
-        try:
-            step()
-        except ZeroFlowError as error:
-            self.get_logger().fatal(str(error))
-            self.tear_down()
-            return TransitionCallbackReturn.FAILURE
-        except Exception as error:
-            if self.context.ok():  # else the node was stopped meanwhile
-                self.get_logger().fatal(f'{type(error).__name__}: {error}\n{traceback.format_exc()}')
-            return TransitionCallbackReturn.ERROR
-        return TransitionCallbackReturn.SUCCESS
+        super().__init__('flow_node', Parameters, (FLOW, DYNAMIC_POINTS, STATIC_POINTS, MARKERS), **node_arguments)
 
     def _set_up(self) -> None:
         """Open the model, the source of ego motion, and the topics.
@@ -141,8 +76,7 @@ class FlowNode(LifecycleNode):
         self._undo.append(mount.close)
         publishers = FlowPublishers(self)
         self._undo.append(publishers.close)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._undo.append(lambda: self.destroy_publisher(self._diagnostics))
+        self._open_diagnostics()
         self._worker = FlowWorker(
             pipeline, self._ego_motion, self.health, publishers, parameters=lambda: self.parameters,
             now_ns=lambda: self.get_clock().now().nanoseconds, mount=mount.lookup,
@@ -182,16 +116,12 @@ class FlowNode(LifecycleNode):
     def _start_input(self) -> None:
         """Subscribe to clouds, watch the topic and the clock, and start the diagnostics."""
         self.health.start_input_timeout()
-        self._input = CloudInput(self, self.parameters.input_reliability, self._worker.put, self.health)
+        self._input = SensorInput(
+            self, CLOUD, PointCloud2, self._worker.put, self.health, noun='cloud',
+            reliability=self.parameters.input_reliability, depth=_DEPTH,
+        )  # fmt: skip
         self._undo.append(self._input.close)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a paused bag stops ROS time, but not these timers
-        self._started = time.monotonic()
-        for seconds, callback in ((_REPORT_S, self._report), (_WATCH_S, self._input.match_qos)):
-            timer = self.create_timer(seconds, callback, clock=steady)
-            self._undo.append(lambda timer=timer: self.destroy_timer(timer))
-        backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
-        jump = self.get_clock().create_jump_callback(backward, post_callback=lambda _: self._worker.clock_jumped_back())
-        self._undo.append(jump.unregister)
+        self._watch_input(self._input.match_qos, self._worker.clock_jumped_back)
 
     def _activate(self) -> None:
         self._engine_failed = False
@@ -206,30 +136,8 @@ class FlowNode(LifecycleNode):
         self._worker.set_active(False)
         self.get_logger().info('Inactive: no flow until the node is activated again.')
 
-    def tear_down(self) -> None:
-        """Stop taking clouds, finish the current one, and release all resources."""
-        while self._undo:
-            self._undo.pop()()
+    def _forget(self) -> None:
         self._input = self._worker = self._ego_motion = self._diagnostics = self._engine = None
-        gc.collect()  # callbacks and their owners refer to each other, and keep the engine alive
-
-    def close(self) -> None:
-        """Release all resources, and destroy the node."""
-        self.tear_down()
-        self.destroy_node()
-
-    def _report(self) -> None:
-        try:
-            if self._worker.gpu_lost:
-                raise GpuLostError(self._worker.gpu_lost)
-            self._deactivate_if_engine_failed()
-            self._publish_diagnostics()
-        except GpuLostError:
-            raise  # ends the process, so that systemd starts a new one
-        except Exception as error:  # an error in the diagnostics must not end the node
-            if self.context.ok():
-                text = f'The diagnostics failed: {type(error).__name__}: {error}'
-                self.health.report_issue('diagnostics', 'model', Level.ERROR, text, log='error')
 
     def _deactivate_if_engine_failed(self) -> None:
         if self._worker.active and self._worker.num_failures >= _MAX_FAILURES:
@@ -243,15 +151,11 @@ class FlowNode(LifecycleNode):
             self.health.report_issue('engine', 'model', Level.ERROR, text, log='error')
 
     def _publish_diagnostics(self) -> None:
+        if self._worker.gpu_lost:
+            raise GpuLostError(self._worker.gpu_lost)
+        self._deactivate_if_engine_failed()
         self.health.check_input_timeout(self.parameters.input_timeout_s, self._input.describe)
-        for text in self.unused_parameters:
-            self.health.report_issue(text, 'inference', Level.WARN, text, log='debug')
-        use_sim_time = self.get_parameter('use_sim_time').value
-        has_no_time = use_sim_time and self.get_clock().now().nanoseconds == 0
-        if has_no_time and time.monotonic() - self._started > _NO_CLOCK_S:
-            text = 'use_sim_time is set, but nothing comes on /clock. Play the bag with --clock, or unset it.'
-            self.health.log_once('no clock', text)
-            self.health.report_issue('no clock', 'input', Level.WARN, text, log='debug')
+        self._report_settings()
         if getattr(self._engine, 'fell_back', False):
             text = f'The GPU failed; the model runs on the CPU ({self._engine.runs_on}).'
             self.health.report_issue('cpu fallback', 'model', Level.WARN, text)
@@ -265,9 +169,7 @@ class FlowNode(LifecycleNode):
             'ego_motion': {'source': self.parameters.ego_motion},
             'model': {**self._model_facts, 'engine': self._engine.runs_on},
         }
-        name = self.get_fully_qualified_name().lstrip('/')
-        statuses = [(f'{name}: {s.part}', s.level, s.message, s.values) for s in self.health.statuses(facts)]
-        self._diagnostics.publish(diagnostic_array(self.get_clock().now().to_msg(), statuses))
+        self._publish_health(facts)
 
 
 def _warm_up(pipeline: FlowPipeline) -> None:

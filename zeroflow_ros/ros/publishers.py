@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The publishers of the flow node."""
+"""The publishers of the flow node, and what those of other nodes share with them."""
+
+from collections.abc import Iterable
 
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import PointCloud2
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, Header
 from visualization_msgs.msg import Marker
 
 from zeroflow_ros.errors import ConfigError
@@ -21,17 +23,16 @@ FLOW, MARKERS = '~/output/flow', '~/output/markers'
 DYNAMIC_POINTS, STATIC_POINTS = '~/output/dynamic_points', '~/output/static_points'
 
 
-class FlowPublishers:
-    """The node's `FlowSink`: publishes the results of each sweep. Used on the worker thread."""
+class NodePublishers:
+    """Publishers of one node: topics whose QoS users may override, and one debug topic per stage.
 
-    def __init__(self, node: Node):
+    stages: names of the stages whose milliseconds are published.
+    """
+
+    def __init__(self, node: Node, stages: Iterable[str]):
         self._node = node
-        self._flow = self._overridable(PointCloud2, FLOW)
-        self._cloud = None  # the last published cloud; the next one reuses its memory
-        self._dynamic = self._overridable(PointCloud2, DYNAMIC_POINTS)
-        self._static = self._overridable(PointCloud2, STATIC_POINTS)
-        self._markers = self._overridable(Marker, MARKERS)
-        names = {stage: f'processing_time/{stage}_ms' for stage in STAGES}
+        self._topics: list = []
+        names = {stage: f'processing_time/{stage}_ms' for stage in stages}
         names |= {'latency': 'pipeline_latency_ms', 'dt': 'dt_s'}
         self._debug = {key: node.create_publisher(Float64, f'~/debug/{name}', 10) for key, name in names.items()}
 
@@ -40,12 +41,14 @@ class FlowPublishers:
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         options = QoSOverridingOptions.with_default_policies()
         try:
-            return self._node.create_publisher(message_type, topic, qos, qos_overriding_options=options)
+            publisher = self._node.create_publisher(message_type, topic, qos, qos_overriding_options=options)
         except Exception as error:  # rclpy raises various types for a value that is not a policy
             raise ConfigError(
                 f'A qos_overrides parameter of {topic} cannot be used: {type(error).__name__} {error}. Expected are '
                 'history keep_last or keep_all, an integer depth, and reliability reliable or best_effort.'
             ) from error
+        self._topics.append(publisher)
+        return publisher
 
     def close(self) -> None:
         """Destroy the publishers."""
@@ -53,13 +56,34 @@ class FlowPublishers:
             self._node.destroy_publisher(publisher)
 
     def _all(self) -> tuple:
-        return self._flow, self._dynamic, self._static, self._markers, *self._debug.values()
+        return *self._topics, *self._debug.values()
 
     def ok(self) -> bool:
+        """Return False once nothing can be published any more, because the node shuts down."""
         return self._node.context.ok()
 
     def has_subscribers(self) -> bool:
+        """Return whether there are subscribers."""
         return any(publisher.get_subscription_count() for publisher in self._all())
+
+    def _publish_debug(self, header: Header, stages_ms: dict, dt: float) -> None:
+        latency_ms = (self._node.get_clock().now().nanoseconds - stamp_ns(header.stamp)) * 1e-6
+        values = {**stages_ms, 'latency': latency_ms, 'dt': dt}
+        for key, publisher in self._debug.items():
+            if publisher.get_subscription_count():
+                publisher.publish(Float64(data=float(values.get(key, 0.0))))
+
+
+class FlowPublishers(NodePublishers):
+    """The node's `FlowSink`: publishes the results of each sweep. Used on the worker thread."""
+
+    def __init__(self, node: Node):
+        super().__init__(node, STAGES)
+        self._flow = self._overridable(PointCloud2, FLOW)
+        self._cloud = None  # the last published cloud; the next one reuses its memory
+        self._dynamic = self._overridable(PointCloud2, DYNAMIC_POINTS)
+        self._static = self._overridable(PointCloud2, STATIC_POINTS)
+        self._markers = self._overridable(Marker, MARKERS)
 
     def publish_flow(self, msg: PointCloud2, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
         reuse = self._cloud.data if self._cloud is not None else None  # publish() copies, so its memory is free again
@@ -93,8 +117,4 @@ class FlowPublishers:
         self._markers.publish(arrow_marker(msg.header, segments, colors, 2 * self._node.nominal_dt))
 
     def publish_debug(self, msg: PointCloud2, stages_ms: dict, dt: float) -> None:
-        latency_ms = (self._node.get_clock().now().nanoseconds - stamp_ns(msg.header.stamp)) * 1e-6
-        values = {**stages_ms, 'latency': latency_ms, 'dt': dt}
-        for key, publisher in self._debug.items():
-            if publisher.get_subscription_count():
-                publisher.publish(Float64(data=float(values.get(key, 0.0))))
+        self._publish_debug(msg.header, stages_ms, dt)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A thread that computes the flow of the newest cloud and survives bad ones."""
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ import numpy as np
 from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.ego_motion.world_clouds import in_cloud_axes, measured_points, mount_of
 from zeroflow_ros.engines.stopwatch import Stopwatch
-from zeroflow_ros.errors import CloudError, EgoMotionError, GpuLostError, ModelError
+from zeroflow_ros.errors import CloudError, EgoMotionError
 from zeroflow_ros.lidar.cloud_layout import num_points
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.lidar.joined_cloud import starts_over, with_part_times
@@ -25,10 +24,9 @@ from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.runtime.health import Health, Level
 from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text, without_points
-from zeroflow_ros.runtime.mailbox import Mailbox
+from zeroflow_ros.runtime.newest_worker import NewestWorker
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
-_JUMP_MARGIN_NS = 100_000_000
 _OVERTAKEN_TEXT = 'A newer cloud arrived before this one was processed.'
 
 
@@ -57,7 +55,7 @@ class FlowSink(Protocol):
         """Return False once nothing can be published any more, because the node shuts down."""
 
 
-class FlowWorker:
+class FlowWorker(NewestWorker):
     """Decode, pair, ego motion, pipeline, publish: one sweep at a time, always the newest.
 
     If the machine is too slow for every sweep, the sweep before the newest is still decoded, to pair with the newest:
@@ -71,39 +69,18 @@ class FlowWorker:
     def __init__(self, pipeline: FlowPipeline, ego_motion, health: Health, sink: FlowSink, *,
                  parameters: Callable, now_ns: Callable[[], int],
                  mount: Callable[[str], np.ndarray | None] = lambda frame_id: None):  # fmt: skip
-        self._pipeline, self._ego_motion, self._health, self._sink = pipeline, ego_motion, health, sink
-        self._parameters, self._now_ns, self._mount = parameters, now_ns, mount
-        self._mailbox = Mailbox()
+        super().__init__('flow', health, is_open=sink.ok, now_ns=now_ns, overtaken_text=_OVERTAKEN_TEXT)
+        self._pipeline, self._ego_motion, self._sink = pipeline, ego_motion, sink
+        self._parameters, self._mount = parameters, mount
         self._buffer = SweepBuffer(pipeline.engine.card.dt_range)
         self._history = SweepHistory(pipeline.engine.card.num_sweeps)
         self._last_msg = None  # the message of self._buffer.last
-        self._clock_jumped = False
         self._deskew = Deskew() if parameters().deskew else None
         self._assembly = SweepAssembly(parameters().assemble_sweeps, parameters().time_field, parameters().time_unit)
         deskews = self._deskew is not None
         self.input_checks = InputChecks(health, pipeline.engine.card, deskews=deskews, now_ns=now_ns,
                                         time_name=parameters().time_field)  # fmt: skip
         self._own_vehicle = parameters().own_vehicle()
-        self._thread = threading.Thread(target=self._work, name='flow', daemon=True)
-        self.active = False  # whether it publishes; if not, it only keeps the last sweep
-        self.num_failures = 0  # sweeps in a row on which the engine failed, since activation
-        self.gpu_lost = ''  # why only a new process can use the GPU again
-        self._publishing = threading.Lock()
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its current sweep."""
-        self._mailbox.close()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2.0)
-
-    def set_active(self, active: bool) -> None:
-        """Start or stop publishing; once it has stopped, nothing more is published after this returns."""
-        with self._publishing:
-            self.active, self.num_failures = active, 0
 
     def put(self, msg) -> None:
         """Hand over the newest cloud; returns at once."""
@@ -114,45 +91,23 @@ class FlowWorker:
                 self._health.record_dropped(found.drop, found.text)
             elif found.text:
                 self._health.log_once(found.text, found.text, 'info')
-            elif self._mailbox.put((found.message, received)):
-                self._health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
+            else:
+                self._put(found.message, received)
 
-    def clock_jumped_back(self) -> None:
-        """Record that the clock went back, so that the next sweep starts over if the last one is now in the future."""
-        self._clock_jumped = True
+    def _malformed(self, error: Exception) -> DropReason | None:
+        # A legal cloud may be one that is not legal with velocities added.
+        return DropReason.MALFORMED if isinstance(error, CloudError) else None
 
-    def _work(self) -> None:
-        while items := self._mailbox.take():
-            for item in items:
-                overtaken = item is not items[-1]
-                if overtaken and self._can_pair_with_last(items[-1][0]):
-                    self._health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
-                    continue
-                try:
-                    self.process(*item, overtaken=overtaken)
-                except CloudError as error:  # a legal cloud that is not legal with velocities added
-                    self._health.record_dropped(DropReason.MALFORMED, str(error))
-                except Exception as error:  # of any kind: drop this sweep, go on with the next
-                    self.num_failures += isinstance(error, ModelError)
-                    self.gpu_lost = str(error) if isinstance(error, GpuLostError) else ''
-                    if not self._sink.ok():
-                        return
-                    text = f'This sweep failed: {type(error).__name__}: {error}'
-                    self._health.record_dropped(DropReason.ENGINE, text)
-
-    def _can_pair_with_last(self, msg) -> bool:
-        """Return whether to pair a cloud with the last sweep instead of the one that it overtook; see the class."""
+    def _can_skip(self, item, newest) -> bool:
+        """Return whether to pair the newest cloud with the last sweep instead of the one before it; see the class."""
         last = self._buffer.last
-        if last is None or not self._ego_motion.is_incremental or starts_over(msg, self._last_msg):
+        if last is None or not self._ego_motion.is_incremental or starts_over(newest, self._last_msg):
             return False
-        stamp_ns = msg.header.stamp.sec * 1_000_000_000 + msg.header.stamp.nanosec
+        stamp_ns = newest.header.stamp.sec * 1_000_000_000 + newest.header.stamp.nanosec
         return 0 < (stamp_ns - last.stamp_ns) * 1e-9 <= self._buffer.dt_range[1]
 
     def process(self, msg, received: float, *, overtaken: bool = False) -> None:
-        """Turn one cloud into flow, or count why not.
-
-        received: time.perf_counter() when it arrived. overtaken: keep it only to pair with the next one.
-        """
+        """Turn one cloud into flow, or count why not; see `NewestWorker`."""
         health, parameters, watch = self._health, self._parameters(), Stopwatch()
         sweep = self._read(msg, parameters, watch)
         if sweep is None:
@@ -253,7 +208,7 @@ class FlowWorker:
             self._last_msg = msg
         # A gap to the last sweep is expected here: the ones between were skipped.
         if overtaken and reason in (None, DropReason.GAP):
-            self._health.record_dropped(DropReason.OVERTAKEN, _OVERTAKEN_TEXT)
+            self._drop_overtaken()
             return None
         if reason is not None:
             self._handle_drop(reason, msg, sweep, last)
@@ -281,14 +236,6 @@ class FlowWorker:
                 self._sink.publish_flow(msg, unknown, np.zeros(num_rows, np.uint8))
                 self._sink.publish_dynamic_points(msg, unknown, unknown)
                 self._sink.publish_static_points(msg, unknown, own_rows)
-
-    def _clock_went_back(self, last: Sweep | None, sweep: Sweep) -> bool:
-        """Return whether the clock went back between the last sweep and this one."""
-        ahead_ns = self._now_ns() + _JUMP_MARGIN_NS
-        if not self._clock_jumped or last is None or sweep.stamp_ns > ahead_ns:
-            return False
-        self._clock_jumped = False
-        return last.stamp_ns > ahead_ns
 
 
 def _lookup(parameters) -> dict:

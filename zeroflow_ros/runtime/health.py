@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Health of a node: counters, latencies and current issues. Independent of ROS."""
 
+import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 import numpy as np
 
@@ -68,13 +69,34 @@ DROPS = {
     DropReason.OVERTAKEN: Severity('inference', Level.OK, 'debug'),  # a warning when frequent
     DropReason.ENGINE: Severity('inference', Level.ERROR, 'error'),
 }
-_DROP_KINDS = frozenset(reason.value for reason in DropReason)
 _LOG_LEVELS = {'warning': Level.WARN, 'error': Level.ERROR}
 _FREQUENT = {
     DropReason.DUPLICATE: 'repeat the stamp of the one before: two publishers, or a driver that stamps coarsely',
     DropReason.OVERTAKEN: 'were overtaken: the model is slower than the sensor, give it more threads or a smaller '
     'model',
 }
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """What a node takes in: the reasons to drop it, and the words for it.
+
+    drops: severity by reason. frequent: sentences on reasons that are harmless unless frequent. words: (pattern,
+    replacement) for texts that are written for clouds and sweeps.
+    """
+
+    drops: Mapping[Enum, Severity]
+    frequent: Mapping[Enum, str]
+    words: tuple[tuple[re.Pattern, str], ...] = ()
+
+    def text(self, text: str) -> str:
+        """Return a text in the words of this input."""
+        for pattern, replacement in self.words:
+            text = pattern.sub(replacement, text)
+        return text
+
+
+CLOUDS = InputKind(DROPS, _FREQUENT)
 
 
 @dataclass(frozen=True)
@@ -103,41 +125,43 @@ class Health:
     """Counters, latencies and current issues; thread-safe.
 
     log: called with ('debug' | 'info' | 'warning' | 'error', sentence), at most once in LOG_EVERY_S per kind.
-    clock: steady seconds.
+    clock: steady seconds. kind: what the node takes in.
     """
 
-    def __init__(self, log: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic):
-        self._log, self._clock = log, clock
+    def __init__(self, log: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic,
+                 kind: InputKind = CLOUDS):  # fmt: skip
+        self._log, self._clock, self._kind = log, clock, kind
+        self._drop_kinds = frozenset(reason.value for reason in kind.drops)
         self._lock = threading.RLock()
         self.received = self.published = self.short_history = 0
         self.skips: Counter[SkipReason] = Counter()
-        self.drops: Counter[DropReason] = Counter()
-        self._outcomes: deque[DropReason | None] = deque(maxlen=200)
+        self.drops: Counter[Enum] = Counter()
+        self._outcomes: deque[Enum | None] = deque(maxlen=200)
         self._arrivals: deque[float] = deque(maxlen=50)
         self._stages: dict[str, deque[float]] = {}
         self._issues: dict[str, _Issue] = {}
         self._logged: dict[str, tuple[float, int]] = {}  # kind -> last log time, repeats suppressed since
         self._logged_once: set[str] = set()
         self._findings: dict[str, Finding] = {}
-        self._drop_examples: dict[DropReason, str] = {}
+        self._drop_examples: dict[Enum, str] = {}
         self._ego_failures = 0
         self._slow_since: float | None = None
         self._started = clock()
         self._timeout_level = Level.OK
 
     def start_input_timeout(self) -> None:
-        """Expect clouds from now on; see `check_input_timeout`."""
+        """Expect input from now on; see `check_input_timeout`."""
         self._started = self._clock()
 
     def record_received(self) -> None:
-        """Count a cloud that came in."""
+        """Count an input that came in."""
         with self._lock:
             self.received += 1
             self._arrivals.append(self._clock())
 
-    def record_dropped(self, reason: DropReason, text: str) -> None:
+    def record_dropped(self, reason: Enum, text: str) -> None:
         """Count a sweep that yields no flow; `text` says what was found and what to do about it."""
-        severity = DROPS[reason]
+        severity, text = self._kind.drops[reason], self._kind.text(text)
         with self._lock:
             self.drops[reason] += 1
             self._drop_examples.setdefault(reason, text)
@@ -184,6 +208,7 @@ class Health:
 
         kind: names the rule that was broken; there are a few dozen at most.
         """
+        text = self._kind.text(text)
         with self._lock:
             now = self._clock()
             if level > Level.OK:
@@ -198,6 +223,7 @@ class Health:
 
     def log_once(self, kind: str, text: str, log: str = 'warning') -> None:
         """Log a text of this kind the first time only."""
+        text = self._kind.text(text)
         with self._lock:
             if kind in self._logged_once:
                 return
@@ -213,18 +239,18 @@ class Health:
     def findings(self) -> list[Finding]:
         """Return every warning and error since the start, the worst first; dropped sweeps are in `dropped`."""
         with self._lock:
-            found = [f for kind, f in self._findings.items() if kind not in _DROP_KINDS]
-            frequent = list(_frequent_drops(self.drops, sum(self.drops.values()) + self.published))
+            found = [f for kind, f in self._findings.items() if kind not in self._drop_kinds]
+            frequent = list(self._frequent_drops(self.drops, sum(self.drops.values()) + self.published))
         found += [Finding(f'frequent {reason.value}', part, Level.WARN, text, 1) for reason, part, text in frequent]
         return sorted(found, key=lambda finding: -finding.level)
 
-    def dropped(self) -> dict[DropReason, tuple[int, str]]:
+    def dropped(self) -> dict[Enum, tuple[int, str]]:
         """Return the number of dropped sweeps and the first sentence about them, by reason, the most frequent first."""
         with self._lock:
             return {reason: (count, self._drop_examples[reason]) for reason, count in self.drops.most_common()}
 
     def check_input_timeout(self, timeout: float, describe: Callable[[], str]) -> None:
-        """Report missing clouds: a warning after timeout seconds, an error after five times that.
+        """Report missing input: a warning after timeout seconds, an error after five times that.
 
         describe: returns the topic and its publishers; called only on a timeout. Logs when the level changes.
         """
@@ -235,23 +261,23 @@ class Health:
             if level == Level.OK:
                 self._issues.pop('silence', None)
                 if was != Level.OK:
-                    self._log('info', 'Clouds come in again.')
+                    self._log('info', self._kind.text('Clouds come in again.'))
                 return
-            text = f'No cloud for {silent:.0f} s. {describe()}'
+            text = self._kind.text(f'No cloud for {silent:.0f} s. {describe()}')
             self._issues['silence'] = _Issue('input', level, text, self._clock())
             self._find('silence', 'input', level, text)
         if level != was:
             self._log('warning' if level == Level.WARN else 'error', text)
 
     def rate(self) -> float:
-        """Return the clouds per second over the last 50; 0 after HOLD_S without a cloud."""
+        """Return the inputs per second over the last 50; 0 after HOLD_S without one."""
         with self._lock:
             if len(self._arrivals) < 2 or self._clock() - self._arrivals[-1] > HOLD_S:
                 return 0.0
             return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
 
     def jitter_ms(self) -> float:
-        """Return the standard deviation of the times between the last clouds [ms]; 0 for fewer than three."""
+        """Return the standard deviation of the times between the last inputs [ms]; 0 for fewer than three."""
         with self._lock:
             return float(np.std(np.diff(self._arrivals))) * 1e3 if len(self._arrivals) > 2 else 0.0
 
@@ -273,18 +299,18 @@ class Health:
             facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
             facts['inference'] |= {'published': self.published, 'short_history': self.short_history}
             facts['inference'] |= {reason.value: self.skips[reason] for reason in SkipReason}
-            for reason in DropReason:
-                facts[DROPS[reason].part][f'dropped.{reason.value}'] = self.drops[reason]
+            for reason, severity in self._kind.drops.items():
+                facts[severity.part][f'dropped.{reason.value}'] = self.drops[reason]
             for reason, text in self._drop_examples.items():
-                facts[DROPS[reason].part][f'{EXAMPLE}{reason.value}'] = text
+                facts[self._kind.drops[reason].part][f'{EXAMPLE}{reason.value}'] = text
             for finding in self._findings.values():
-                if finding.kind not in _DROP_KINDS:
+                if finding.kind not in self._drop_kinds:
                     text = f'{finding.level.name} {finding.count}: {finding.text}'
                     facts[finding.part][f'{SEEN}{finding.kind}'] = text
         for stage, (p50, p95, p99) in self.percentiles().items():
             part = stage if stage in PARTS else 'inference'
             facts[part][f'{stage}_ms.p50_p95_p99'] = f'{p50:.1f} {p95:.1f} {p99:.1f}'
-        for _, part, sentence in _frequent_drops(outcomes, outcomes.total(), 'the last '):
+        for _, part, sentence in self._frequent_drops(outcomes, outcomes.total(), 'the last '):
             issues.append(_Issue(part, Level.WARN, sentence, now))
         statuses = []
         for part in PARTS:
@@ -296,14 +322,16 @@ class Health:
 
     def _ok_message(self, part: str) -> str:
         if part == 'input':
-            return f'{self.rate():.1f} clouds per second'
+            return self._kind.text(f'{self.rate():.1f} clouds per second')
         if part == 'inference':
-            return f'{self.published} sweeps with flow' if self.published else 'waiting for a pair of sweeps'
+            text = f'{self.published} sweeps with flow' if self.published else 'waiting for a pair of sweeps'
+            return self._kind.text(text)
         return 'ready'
 
-
-def _frequent_drops(counts: Mapping, total: int, which: str = '') -> Iterator[tuple[DropReason, str, str]]:
-    """Yield (reason, part, sentence) of drops that are harmless unless frequent; counts: by reason, of total clouds."""
-    for reason, text in _FREQUENT.items():
-        if counts[reason] > _FREQUENT_SHARE * total:
-            yield reason, DROPS[reason].part, f'{counts[reason]} of {which}{total} clouds {text}.'
+    def _frequent_drops(self, counts: Mapping, total: int, which: str = '') -> Iterator[tuple[Enum, str, str]]:
+        """Yield (reason, part, sentence) of drops that are harmless unless frequent; counts: by reason, of total."""
+        kind = self._kind
+        for reason, text in kind.frequent.items():
+            if counts[reason] > _FREQUENT_SHARE * total:
+                text = kind.text(f'{counts[reason]} of {which}{total} clouds {text}.')
+                yield reason, kind.drops[reason].part, text

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subscription to the input cloud; its QoS follows what the publishers offer."""
+"""A subscription to a large sensor message whose QoS follows what the publishers offer."""
 
 from collections.abc import Callable
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import PointCloud2
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -14,42 +13,47 @@ except ImportError:  # ROS 2 Humble
 
 from zeroflow_ros.runtime.health import Health, Level
 
-TOPIC = '~/input/pointcloud'
-_TYPE = 'sensor_msgs/msg/PointCloud2'
-_DEPTH = 16  # parts of a revolution come a few ms apart and all count; of whole sweeps the worker takes the newest
 _POLICIES = {'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
 
 
-class CloudInput:
-    """Subscribes to the cloud, keep_last 16, and subscribes again when publishers offer another reliability.
+class SensorInput:
+    """Subscribes to a topic, keep_last, and subscribes again when publishers offer another reliability.
 
-    Best effort connects to every publisher, but loses most LiDAR-size clouds with stock Fast DDS; reliable loses none,
-    but does not connect to a best-effort publisher. reliability: 'auto' takes reliable unless a publisher offers less.
+    Best effort connects to every publisher, but loses most messages of LiDAR size with stock Fast DDS; reliable loses
+    none, but does not connect to a best-effort publisher.
+
+    topic: private name such as ~/input/pointcloud. message_type: of sensor_msgs. noun: what a message is called.
+    reliability: 'auto' takes reliable unless a publisher offers less. depth: messages that wait.
     """
 
-    def __init__(self, node: Node, reliability: str, on_cloud: Callable[[PointCloud2], None], health: Health):
-        self._node, self._on_cloud, self._health = node, on_cloud, health
+    def __init__(self, node: Node, topic: str, message_type: type, on_message: Callable, health: Health, *,
+                 noun: str, reliability: str, depth: int):  # fmt: skip
+        self._node, self._name, self._message_type, self._health = node, topic, message_type, health
+        self._on_message, self._noun, self._depth = on_message, noun, depth
+        self._type = f'sensor_msgs/msg/{message_type.__name__}'
         self._auto = reliability == 'auto'
-        self.topic = node.resolve_topic_name(TOPIC)
+        self.topic = node.resolve_topic_name(topic)
         # Reliable while there is no publisher: a best-effort one then raises an event at once, and nothing is lost.
         self.reliability = 'reliable' if self._auto else reliability
         self._subscription = self._subscribe()
         self.match_qos()
 
     def _subscribe(self):
-        qos = QoSProfile(depth=_DEPTH, reliability=_POLICIES[self.reliability])
+        qos = QoSProfile(depth=self._depth, reliability=_POLICIES[self.reliability])
         events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
-        return self._node.create_subscription(PointCloud2, TOPIC, self._on_cloud, qos, event_callbacks=events)
+        return self._node.create_subscription(
+            self._message_type, self._name, self._on_message, qos, event_callbacks=events
+        )
 
     def _on_incompatible_qos(self, _event) -> None:
         self._node.executor.create_task(self.match_qos)  # not here: the subscription is in use by its own event
 
     def _offered_reliability(self) -> dict[str, str]:
-        """Return the offered reliability of each publisher of clouds, by node name."""
+        """Return the offered reliability of each publisher of this type, by node name."""
         return {
             f'{info.node_namespace.rstrip("/")}/{info.node_name}': info.qos_profile.reliability.name.lower()
-            for info in self._node.get_publishers_info_by_topic(TOPIC)
-            if info.topic_type == _TYPE
+            for info in self._node.get_publishers_info_by_topic(self._name)
+            if info.topic_type == self._type
         }
 
     def match_qos(self) -> None:
@@ -71,26 +75,27 @@ class CloudInput:
                 self._node.destroy_subscription(self._subscription)
                 self._subscription = self._subscribe()
                 self._health.report_issue(
-                    'qos changed', 'input', Level.OK, f'{self.describe()} This node now uses {wanted}.', log='info'
-                )
+                    f'qos changed on {self.topic}', 'input', Level.OK,
+                    f'{self.describe()} This node now uses {wanted}.', log='info',
+                )  # fmt: skip
         elif best_effort and self.reliability == 'reliable':
             text = (
                 f'QoS does not match on {self.topic}: {", ".join(best_effort)} offers reliability best_effort, '
-                'this node requests reliable, so no cloud arrives from there. Set the parameter input_reliability to '
-                'auto or best_effort.'
+                f'this node requests reliable, so no {self._noun} arrives from there. Set the parameter '
+                'input_reliability to auto or best_effort.'
             )
-            self._health.log_once('qos', text)
-            self._health.report_issue('qos', 'input', Level.ERROR, text, log='debug')
+            self._health.log_once(f'qos of {self.topic}', text)
+            self._health.report_issue(f'qos of {self.topic}', 'input', Level.ERROR, text, log='debug')
 
     def describe(self) -> str:
         """Describe the publishers of the topic and their QoS, or what to do if there are none."""
         offers = self._offered_reliability()
-        others = {i.topic_type for i in self._node.get_publishers_info_by_topic(TOPIC)} - {_TYPE}
+        others = {i.topic_type for i in self._node.get_publishers_info_by_topic(self._name)} - {self._type}
         if offers:
             named = ', '.join(f'{name} ({offer})' for name, offer in offers.items())
             return f'{self.topic} has {len(offers)} publisher{"s" * (len(offers) != 1)}: {named}.'
-        wrong = f' of {_TYPE}, but of {", ".join(sorted(others))}' if others else ''
-        return f"{self.topic} has 0 publishers{wrong}. Remap it: --ros-args -r '{TOPIC}:=/your/topic'."
+        wrong = f' of {self._type}, but of {", ".join(sorted(others))}' if others else ''
+        return f"{self.topic} has 0 publishers{wrong}. Remap it: --ros-args -r '{self._name}:=/your/topic'."
 
     def close(self) -> None:
         """Unsubscribe."""
