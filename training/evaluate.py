@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Score flow estimators on data with ground-truth flow, by class, speed and range.
+r"""Score flow estimators on data with ground-truth flow: sweeps by class, speed and range, stereo pairs as KITTI does.
 
 usage:
   python3 -m training.evaluate --estimator zero embedded --dataset simulation:1000000-1000019
@@ -9,10 +9,13 @@ usage:
   python3 -m training.evaluate --estimator embedded --dataset bag:BAG+BOXES.json --sweep latest \
       --perturb stray:0.01 stray:0.05 pitch:10 upside_down ground_removed decimate:0.5 --picture out/robustness.png
 
+  python3 -m training.evaluate --estimator classical --dataset kitti_scene_flow:KITTI/training --json out/stereo.json
+
 estimators: zero, nearest (nearest neighbour), embedded (the bundled model), a model file, a checkpoint,
   teacher:NAME, labels:STORE
 datasets: simulation:FIRST-LAST (seeds; seeds from 1000000 on are never trained on), av2:LOG_OR_SPLIT,
   osf:SCENES, bag:BAG+BOXES.json
+stereo: estimator classical; datasets kitti_scene_flow:ROOT, stereo:BAG+BOXES.json
 perturbations, of any strength: stray:0.01, pitch:10, roll:10, yaw:20, upside_down, ground_removed, rings:0.5,
   decimate:0.5, voxel:0.1, range_noise:0.05, odometry:1.05 (or 0.5m/s or 2deg/s), rate:5;
   the mount of a turned sensor is told, except in pitch:10,untold and upside_down:untold
@@ -27,10 +30,14 @@ from pathlib import Path
 from training.scoring.estimators import build_estimator
 from training.scoring.evaluation import CLEAN, SCOPES, SWEEPS, evaluate, evaluate_perturbed, without_nan
 from training.scoring.perturbations import parse_perturbation
-from training.scoring.score_text import perturbation_text, score_text
+from training.scoring.score_text import perturbation_text, score_text, stereo_score_text
 from training.scoring.scores import Scope
-from zeroflow_ros.errors import ZeroFlowError
+from training.scoring.stereo_estimators import build_stereo_estimator
+from training.scoring.stereo_evaluation import evaluate_stereo
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.views.report import write_json
+
+_DEFAULT = {'sweeps': ('zero', 'embedded'), 'stereo': ('classical',)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         'training.evaluate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--estimator', nargs='+', default=['zero', 'embedded'], help='estimators to score (default: zero embedded)'
+        '--estimator', nargs='+', help='estimators to score (default: zero embedded; on stereo pairs: classical)'
     )
     parser.add_argument('--dataset', nargs='+', required=True, help='datasets to score on')
     parser.add_argument(
@@ -57,14 +64,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--picture', type=Path, help='write plots of the scores to this file')
     options = parser.parse_args(arguments)
     try:
-        from training.datasets import open_dataset
+        from training.datasets import SENSORS, STEREO, open_dataset, sensor_of
 
         perturbations = [parse_perturbation(text) for text in dict.fromkeys(options.perturb)]
-        estimators = [build_estimator(spec) for spec in dict.fromkeys(options.estimator)]
-        reports, without_flow = {}, []
+        built, reports, without_flow = {}, {}, []
         for spec in dict.fromkeys(options.dataset):
             scope = SCOPES.get(spec.partition(':')[0], Scope())
-            dataset, chosen = open_dataset(spec), {'num_pairs': options.pairs, 'sweep': options.sweep}
+            chosen = {'num_pairs': options.pairs, 'sweep': options.sweep}
+            dataset = open_dataset(spec, SENSORS)
+            sensor = sensor_of(dataset)
+            if sensor not in built:
+                specs = dict.fromkeys(options.estimator or _DEFAULT[sensor])
+                built[sensor] = [(build_stereo_estimator if sensor == STEREO else build_estimator)(s) for s in specs]
+            estimators = built[sensor]
+            if sensor == STEREO:
+                if perturbations or options.picture:
+                    raise ConfigError(
+                        f'--{"perturb" if perturbations else "picture"} is for sweeps, and {spec} holds stereo pairs. '
+                        'training.inspect_flow draws them.'
+                    )
+                reports[spec] = evaluate_stereo(dataset, estimators, **chosen)
+                print(stereo_score_text(spec, reports[spec]), flush=True)
+                continue
             if perturbations:
                 reports[spec] = evaluate_perturbed(
                     dataset, estimators, scope, perturbations, seed=options.seed, **chosen

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.datasets.pairs import PairDataset
     from training.datasets.stereo_pairs import StereoPairDataset
 
-SWEEPS, STEREO = 'sweeps', 'stereo'  # what datasets hold pairs of
+SENSORS = SWEEPS, STEREO = 'sweeps', 'stereo'  # what datasets hold pairs of
 # Scheme -> its module, with open_pairs(text) -> PairDataset and recognises(text) -> bool for what follows the colon.
 _SWEEP_SCHEMES = {
     'simulation': 'training.datasets.simulated_pairs',

@@ -25,6 +25,41 @@ _MOVING = (
     ('bucketed', lambda r: r['bucketed_35m']['mean_dynamic']),
     ('static [m]', lambda r: r['bucketed_35m']['mean_static']),
 )
+_STEREO_PIXELS = (
+    *((m, lambda r, m=m: r['outliers_percent']['occ'][m]['all']) for m in ('D1', 'D2', 'Fl', 'SF')),
+    ('SF bg', lambda r: r['outliers_percent']['occ']['SF']['bg']),
+    ('SF fg', lambda r: r['outliers_percent']['occ']['SF']['fg']),
+    ('SF noc', lambda r: r['outliers_percent']['noc']['SF']['all']),
+    ('SF meas.', lambda r: r['outliers_percent_measured']['occ']['SF']['all']),
+    ('measured', lambda r: 100 * r['density']['SF']),
+    ('EPE3D [m]', lambda r: r['epe_3d']['all']),
+    ('AccR 3D', lambda r: 100 * r['acc_relaxed_3d']['all']),
+)
+_STEREO_BOXES = (
+    ('norm. EPE', lambda r: r['mover_normalised_epe']),
+    ('EPE m/s', lambda r: r['mover_epe_mps']),
+    ('true m/s', lambda r: r['mover_speed_mps']),
+    ('static >0.5', lambda r: 100 * r['static_fast_share']),
+    ('resting box', lambda r: 100 * r['resting_box_fast_share']),
+    ('background', lambda r: 100 * r['background_fast_share']),
+    ('boxes seen', lambda r: 100 * r['share_of_boxes_seen']),
+)
+
+
+def stereo_score_text(name: str, reports: dict[str, dict]) -> str:
+    """Return the reports of all stereo estimators on one dataset as tables, one line per estimator."""
+    lines = []
+    for kind, columns, title in (
+        ('pixels', _STEREO_PIXELS, 'outliers [%] as KITTI counts them, occluded pixels included; shares [%]'),
+        ('boxes', _STEREO_BOXES, 'velocities in moving boxes; standing points faster than 0.5 m/s [%], within 30 m'),
+    ):
+        chosen = {estimator: report[kind] for estimator, report in reports.items() if kind in report}
+        if chosen:
+            first = next(iter(chosen.values()))
+            count = f'{first["pixels"]:,} pixels' if kind == 'pixels' else f'{first["mover_points"]:,} points of movers'
+            lines += [f'{name}: {first["pairs"]} pairs, {count}', *_table(title, columns, chosen, digits=2)]
+    timed = [('ms', lambda r: r['ms_per_pair'])]
+    return '\n'.join([*lines, *_table('median time of a pair, on this machine', timed, reports, digits=0)])
 
 
 def score_text(name: str, reports: dict[str, dict]) -> str:
@@ -81,14 +116,14 @@ def perturbation_text(name: str, reports: dict[str, dict[str, dict]]) -> str:
     return '\n'.join(lines + errors)
 
 
-def _table(title: str, columns, reports: dict[str, dict]) -> list[str]:
+def _table(title: str, columns, reports: dict[str, dict], digits: int = 4) -> list[str]:
     if not columns:
         return []
     width = max(len(short_name(name)) for name in reports)
     column = max(10, 2 + max(len(heading) for heading, _ in columns))
     lines = [f'  {title}', ' ' * (width + 4) + ''.join(f'{heading:>{column}}' for heading, _ in columns)]
     for name, report in reports.items():
-        values = ''.join(f'{_number(value(report)):>{column}}' for _, value in columns)
+        values = ''.join(f'{_number(value(report), digits):>{column}}' for _, value in columns)
         lines.append(f'    {short_name(name):{width}}{values}')
     return lines
 

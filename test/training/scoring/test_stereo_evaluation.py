@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stereo estimators whose answer is known, scored over a dataset."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from training.datasets.stereo_pairs import StereoBox, StereoDatasetPair, StereoTruth
+from training.scoring.score_text import stereo_score_text
+from training.scoring.stereo_estimators import build_stereo_estimator
+from training.scoring.stereo_evaluation import evaluate_stereo, measured_velocity
+from zeroflow_ros import transforms
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
+from zeroflow_ros.errors import ConfigError, DataError
+
+CAMERA = StereoCamera(8, 4, 10.0, 10.0, 3.5, 1.5, 1.0)
+FRAME = StereoFrame(np.zeros((4, 8), np.uint8), np.zeros((4, 8), np.uint8), CAMERA)
+EGO = transforms.yaw_translation(0, 0, 0, -1.0)  # the camera drives 1 m forward
+# Everything is 2 m away: what stands is 1 m away in the other frame, and the box on the left half keeps its distance.
+DEPTH, STEP = 2.0, 1.0
+IS_BOX = np.arange(8) < 4
+POINTS = CAMERA.rays * np.float32(DEPTH)
+MOVED = (POINTS + np.where(IS_BOX, STEP, 0)[None, :, None] * np.array([0, 0, 1]) - [0, 0, 1]).astype(np.float32)
+PIXELS, OTHER_DISPARITY = CAMERA.project(MOVED)
+GRID = np.stack(np.meshgrid(np.arange(8), np.arange(4)), axis=-1)
+FLOW = (PIXELS - GRID).astype(np.float32)
+DISPARITY = np.full((4, 8), 5, np.float32)
+ALL = np.ones((4, 8), bool)
+TRUTH = StereoTruth(DISPARITY, OTHER_DISPARITY, FLOW, ALL, ALL, ALL, np.tile(IS_BOX, (4, 1)))
+BOX_POSE = np.eye(4)
+BOX_POSE[:3, :3] = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]
+BOX_POSE[:3, 3] = -1.0, 0, DEPTH  # pixels at or left of x = 0
+BOX = StereoBox('Car', np.array([1.0, 1.7, 4.0]), BOX_POSE, BOX_POSE)
+
+
+class Pairs:
+    """Three pairs: with truth, with boxes, with neither."""
+
+    name, sensor = 'pairs', 'stereo'
+
+    def __init__(self, number=3, is_labelled=True):
+        self.number, self.is_labelled = number, is_labelled
+
+    def __len__(self):
+        return self.number
+
+    def key(self, index):
+        return f'{index:06d}_10'
+
+    def __getitem__(self, index):
+        truth = TRUTH if index == 0 and self.is_labelled else None
+        boxes = (BOX,) if index == 1 and self.is_labelled else None
+        return StereoDatasetPair(self.key(index), FRAME, FRAME, EGO, 0.1, truth, boxes)
+
+
+class Oracle:
+    """Knows the scene flow, or says that all stands."""
+
+    def __init__(self, name, knows=True):
+        self.name, self.knows, self.told = name, knows, []
+
+    def estimate(self, reference, other, other_T_reference=None):
+        self.told.append(other_T_reference)
+        sigma = np.ones_like(DISPARITY)
+        found = StereoFlow(DISPARITY, OTHER_DISPARITY, FLOW, sigma, sigma, sigma, ALL)
+        if self.knows:
+            return found
+        pixels, disparity = CAMERA.project(POINTS - np.float32([0, 0, 1]))
+        return replace(found, flow=(pixels - GRID).astype(np.float32), other_disparity=disparity)
+
+
+def test_the_truth_scores_0_and_a_standing_world_misses_what_moves():
+    true, standing = Oracle('true'), Oracle('standing', knows=False)
+    reports = evaluate_stereo(Pairs(), [true, standing])
+    assert reports['true']['pixels']['outliers_percent']['occ']['SF']['all'] == 0
+    assert reports['true']['boxes']['mover_normalised_epe'] == pytest.approx(0, abs=1e-5)
+    found = reports['standing']
+    assert found['pixels']['outliers_percent']['occ']['D2'] == {'bg': 0, 'fg': 100, 'all': 50}  # 10 px, not 5
+    assert found['boxes']['mover_normalised_epe'] == pytest.approx(1, abs=1e-5)
+    assert found['boxes']['mover_speed_mps'] == pytest.approx(10, abs=1e-5)
+    assert found['boxes']['static_fast_share'] == 0 and found['ms_per_pair'] >= 0
+    assert len(true.told) == 2 and true.told[0] is not None  # the pair with neither is not estimated
+    text = stereo_score_text('pairs', reports)
+    assert 'pairs: 1 pairs, 32 pixels' in text and 'points of movers' in text
+    row = next(line.split() for line in text.splitlines() if line.split()[0] == 'standing')
+    assert row[1:3] == ['0.00', '50.00']  # D1, D2
+
+
+def test_velocity_is_that_of_measured_pixels_without_ego_motion():
+    item, found = Pairs()[1], Oracle('true').estimate(None, None)
+    measured = ALL.copy()
+    measured[0] = False
+    points, velocity = measured_velocity(item, replace(found, is_measured=measured))
+    assert len(points) == len(velocity) == 24
+    np.testing.assert_allclose(velocity.reshape(3, 8, 3)[:, :4], np.tile([0, 0, 10], (3, 4, 1)), atol=1e-4)
+    np.testing.assert_allclose(velocity.reshape(3, 8, 3)[:, 4:], 0, atol=1e-4)
+    backwards = replace(item, dt=-0.1)  # the other frame is the earlier one: it came from there
+    np.testing.assert_allclose(measured_velocity(backwards, found)[1][0], [0, 0, -10], atol=1e-4)
+
+
+def test_what_cannot_be_scored_is_said():
+    for pairs, said in ((Pairs(0), 'has no pairs'), (Pairs(3, False), 'None of 3 pairs of pairs has ground truth')):
+        with pytest.raises(DataError, match=said):
+            evaluate_stereo(pairs, [Oracle('true')])
+    with pytest.raises(DataError, match='ground truth of the older frame of a pair only'):
+        evaluate_stereo(Pairs(), [], sweep='latest')
+    with pytest.raises(ConfigError, match="Unknown estimator of stereo pairs 'embedded'; expected one of: classical"):
+        build_stereo_estimator('embedded')
