@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from image_messages import camera_info, compressed, image
+
+from zeroflow_ros.camera.stereo_pairing import StereoMessages
+from zeroflow_ros.camera.stereo_reader import CalibrationError, StereoReader, stereo_frame
+from zeroflow_ros.errors import ImageError
+
+cv2 = pytest.importorskip('cv2', reason='needs OpenCV')
+GREY = np.random.default_rng(0).integers(0, 255, (48, 64), np.uint8)
+LEFT, RIGHT = camera_info(), camera_info(tx=-6.0)
+
+
+def messages(left_info=LEFT, right_info=RIGHT, left=GREY, right=GREY, encoding='mono8'):
+    images = image(left, encoding), image(right, encoding, frame='right_optical')
+    return StereoMessages(*images, left_info, right_info, 12_000_000_345, 'left_optical')
+
+
+def test_a_frame_has_the_pixels_the_camera_and_the_left_stamp():
+    frame = stereo_frame(
+        image(GREY, 'mono8', stamp_ns=7), image(GREY[::-1], 'mono8', stamp_ns=9, frame='right_optical'), LEFT, RIGHT
+    )
+    assert frame.left.tolist() == GREY.tolist() and frame.right.tolist() == GREY[::-1].tolist()
+    assert (frame.camera.baseline, frame.stamp_ns, frame.frame_id) == (0.12, 7, 'left_optical')
+
+
+def test_grey_and_colour_jpeg_and_raw_may_differ_between_the_sides():
+    jpeg = cv2.imencode('.jpg', np.dstack([GREY] * 3))[1].tobytes()
+    frame = stereo_frame(image(GREY, 'mono8'), compressed(jpeg), LEFT, RIGHT)
+    assert frame.left.shape == (48, 64) and frame.right.shape == (48, 64, 3)
+
+
+def test_images_of_another_size_than_camera_info_says():
+    with pytest.raises(ImageError, match='right images are 64 x 47 pixels, but CameraInfo says 64 x 48'):
+        stereo_frame(image(GREY, 'mono8'), image(GREY[:47], 'mono8'), LEFT, RIGHT)
+    with pytest.raises(ImageError, match='left images are 32 x 48'):
+        stereo_frame(image(GREY[:, :32], 'mono8'), image(GREY, 'mono8'), LEFT, RIGHT)
+
+
+def test_raw_images_are_rectified_where_the_parameter_says_so():
+    distorted = messages(*(camera_info(tx=tx, d=(-0.2, 0.05, 0, 0, 0)) for tx in (0, -6.0)))
+    reader = StereoReader(images_are_rectified=True)
+    assert (reader.read(distorted).left == GREY).all() and reader.is_seen is None
+    assert 'If they are raw images, set images_are_rectified to false' in reader.note
+    reader = StereoReader(images_are_rectified=False)
+    left = reader.read(distorted).left
+    assert (left != GREY).mean() > 0.3 and abs(int(left[23, 31]) - GREY[23, 31]) < 40
+    assert reader.note == '' and reader.is_seen.shape == (48, 64)
+    assert (reader.read(messages()).left == GREY).all()
+    assert reader.note == '' and reader.is_seen is None
+
+
+def test_a_baseline_of_tf_is_asked_for_by_the_frames_of_the_images():
+    asked = []
+
+    def left_T_right(left, right):
+        asked.append((left, right))
+        pose = np.eye(4)
+        pose[0, 3] = 0.2
+        return pose
+
+    reader = StereoReader(left_T_right=left_T_right)
+    for _ in range(2):
+        assert reader.read(messages(LEFT, LEFT)).camera.baseline == 0.2
+    assert asked == [('left_optical', 'right_optical')]
+    assert reader.read(messages()).camera.baseline == 0.12
+    assert len(asked) == 1
+
+
+def test_a_new_calibration_is_taken_over_and_a_bad_one_stays_bad():
+    reader = StereoReader()
+    assert reader.camera is None
+    camera = reader.read(messages()).camera
+    assert reader.read(messages(camera_info(stamp_ns=5), camera_info(tx=-6.0))).camera is camera is reader.camera
+    assert reader.read(messages(LEFT, camera_info(tx=-12.0))).camera.baseline == 0.24
+    for _ in range(2):
+        with pytest.raises(CalibrationError, match='swapped'):
+            reader.read(messages(LEFT, camera_info(tx=6.0)))
+    assert reader.read(messages()).camera.baseline == 0.12
+
+
+def test_both_cameras_of_16_bits_keep_the_same_brightness():
+    dark, bright = np.full((48, 64), 900, np.uint16), np.full((48, 64), 4000, np.uint16)
+    frame = StereoReader().read(messages(left=dark, right=bright, encoding='mono16'))
+    assert (frame.left[0, 0], frame.right[0, 0]) == (900 >> 4, 4000 >> 4)
+
+
+def test_frames_of_a_recording(shared_data):
+    """JPEG of 1242 x 375 pixels; what KITTI says of its cameras."""
+    rosbags = pytest.importorskip('rosbags.highlevel', reason='needs rosbags')
+    topics = [f'/stereo/{side}/{name}' for name in ('image_rect_color/compressed', 'camera_info')
+              for side in ('left', 'right')]  # fmt: skip
+    with rosbags.AnyReader([shared_data / 'bags' / 'kitti_0005_a_stereo']) as bag:
+        found = {}
+        for connection, _, data in bag.messages([c for c in bag.connections if c.topic in topics]):
+            found.setdefault(connection.topic, bag.deserialize(data, connection.msgtype))
+            if len(found) == 4:
+                break
+    frame = stereo_frame(*(found[topic] for topic in topics))
+    assert frame.left.shape == frame.right.shape == (375, 1242, 3)
+    assert frame.camera.baseline == pytest.approx(0.5327, abs=1e-4) and frame.camera.fx == 721.5377
+    sign, wall = frame.left[230:280, 127:150].mean((0, 1)), frame.left[60:130, 690:850].mean((0, 1))
+    assert sign.argmax() == 2 and wall.argmax() == 0  # a blue sign before a red house
