@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of networks for stereo images: correlation volumes, warps, the resize and the padding of TensorFlow 1."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def correlation_1d(left: Tensor, right: Tensor, before: int, after: int) -> Tensor:
+    """Return the mean over channels of left(x) * right(x + o) for offsets o = -before..after along a row.
+
+    left, right: (B, C, H, W). Returns (B, before + after + 1, H, W); outside of the image, right is 0.
+    One matrix product per row computes all pairs of its pixels: a tenth of the operators that products of shifted
+    images take, and CPUs compute them faster.
+    """
+    rows = functional.pad(right, (before, after)).permute(0, 2, 1, 3)
+    return _band(_pixels(left), rows, before + after + 1).permute(0, 3, 1, 2)
+
+
+def correlation_2d(source: Tensor, target: Tensor, radius: int) -> Tensor:
+    """Return the mean over channels of source(p) * target(p + o) for offsets o of a square, dy outer, dx inner.
+
+    source, target: (B, C, H, W). Returns (B, (2 * radius + 1)^2, H, W); outside of the image, target is 0.
+    """
+    height, num = source.shape[2], 2 * radius + 1
+    pixels = _pixels(source)
+    rows = functional.pad(target, (radius, radius, radius, radius)).permute(0, 2, 1, 3)  # (B, H + 2r, C, W + 2r)
+    bands = [_band(pixels, rows[:, k : k + height], num) for k in range(num)]
+    return torch.cat(bands, dim=3).permute(0, 3, 1, 2)
+
+
+def correlation_3d(source: Tensor, target: Tensor, radius: int, depth_radius: int) -> Tensor:
+    """Return the 2-D correlations of source with target, shifted along its channels by s = -depth_radius..depth_radius.
+
+    source, target: (B, C, H, W). Channel c of the shifted target is channel c + s of the target, 0 where there is none.
+    Returns (B, (2 * depth_radius + 1) * (2 * radius + 1)^2, H, W), the blocks in the order of s.
+    """
+    if not depth_radius:
+        return correlation_2d(source, target, radius)
+    num_channels = target.shape[1]
+    padded = functional.pad(target, (0, 0, 0, 0, depth_radius, depth_radius))
+    blocks = [correlation_2d(source, padded[:, k : k + num_channels], radius) for k in range(2 * depth_radius + 1)]
+    return torch.cat(blocks, dim=1)
+
+
+def _pixels(image: Tensor) -> Tensor:
+    """Return the image (B, C, H, W) divided by C as (B, H, W, C)."""
+    return image.permute(0, 2, 3, 1) * (1 / image.shape[1])
+
+
+def _band(pixels: Tensor, rows: Tensor, num: int) -> Tensor:
+    """Return the sum over channels of pixels(x) * rows(x + k) for k = 0..num - 1, (B, H, W, num).
+
+    pixels: (B, H, W, C). rows: (B, H, C, W + num - 1).
+    """
+    batch, height, width = pixels.shape[:3]
+    pairs = (pixels @ rows).flatten(2)  # of all pixels of a row
+    # Entry (x, x + k) of rows of length W + num - 1 is entry (x, k) of rows that are one longer.
+    return functional.pad(pairs, (0, width)).reshape(batch, height, width, width + num)[..., :num]
+
+
+def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
+    """Return the pixel coordinates (u, v) of an image, (1, 2, H, W), in the type and on the device of `like`."""
+    v = torch.arange(height, dtype=like.dtype, device=like.device)[:, None].expand(height, width)
+    u = torch.arange(width, dtype=like.dtype, device=like.device)[None].expand(height, width)
+    return torch.stack([u, v])[None]
+
+
+def sample_at(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
+    """Return an image (B, C, H, W) at pixel coordinates (B, 2, h, w), bilinear.
+
+    padding: outside of the image, 'border' repeats the nearest pixel, 'zeros' is 0.
+    """
+    height, width = image.shape[2:]
+    u, v = pixels[:, 0] * (2 / (width - 1)) - 1, pixels[:, 1] * (2 / (height - 1)) - 1
+    return functional.grid_sample(
+        image, torch.stack([u, v], dim=-1), mode='bilinear', padding_mode=padding, align_corners=True
+    )
+
+
+def warp_by_flow(image: Tensor, flow: Tensor) -> Tensor:
+    """Return the image (B, C, H, W) at p + flow(p), flow (B, 2, H, W) [px]; outside, the nearest border pixel."""
+    return sample_at(image, pixel_grid(*image.shape[2:], flow) + flow)
+
+
+def warp_along_rows(image: Tensor, offset: Tensor) -> Tensor:
+    """Return the image (B, C, H, W) at (u + offset, v), offset (B, 1, H, W) [px], as the sampler of DWARF does.
+
+    Its interpolation weights come from clipped corners: they cancel for u + offset < 0 and u + offset >= W - 1, and in
+    the whole last row. The result is 0 there.
+    Source: the sampler of monodepth (Godard et al. 2017), which DWARF uses.
+    """
+    height, width = image.shape[2:]
+    grid = pixel_grid(height, width, offset)
+    u = grid[:, :1] + offset
+    inside = (u >= 0) & (u < width - 1) & (grid[:, 1:] < height - 1)
+    pixels = torch.cat([u, grid[:, 1:].expand(len(u), -1, -1, -1)], dim=1)
+    return sample_at(image, pixels) * inside.to(image.dtype)
+
+
+def legacy_upsample(image: Tensor, factor: int) -> Tensor:
+    """Return the image (B, C, H, W) enlarged by a whole factor as TensorFlow 1 resizes it, bilinear.
+
+    Pixel i of the image is pixel i * factor of the result: no offset by half a pixel. The last pixel is repeated.
+    """
+    return _legacy_upsample_rows(_legacy_upsample_rows(image, factor).transpose(2, 3), factor).transpose(2, 3)
+
+
+def _legacy_upsample_rows(image: Tensor, factor: int) -> Tensor:
+    """Return the image (B, C, H, W) enlarged to (B, C, H * factor, W)."""
+    after = torch.cat([image[:, :, 1:], image[:, :, -1:]], dim=2)
+    steps = [image * (1 - k / factor) + after * (k / factor) for k in range(factor)]
+    return torch.stack(steps, dim=3).flatten(2, 3)
+
+
+def same_padding(image: Tensor) -> Tensor:
+    """Return the image padded for a 3x3 convolution of stride 2 as TensorFlow's SAME does.
+
+    An even size is padded by one at the bottom or the right only, an odd size at both ends.
+    """
+    height, width = image.shape[2:]
+    top, left = height % 2, width % 2
+    return functional.pad(image, (left, 1, top, 1))
