@@ -85,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
                     )
                 reports[spec] = evaluate_stereo(dataset, estimators, **chosen)
                 print(stereo_score_text(spec, reports[spec]), flush=True)
+                print(''.join(f'  {line}\n' for line in getattr(dataset, 'warnings', ())), end='', flush=True)
                 continue
             if perturbations:
                 reports[spec] = evaluate_perturbed(

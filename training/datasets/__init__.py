@@ -7,8 +7,11 @@
   bag:PATH+BOXES.json         with ground-truth flow inside tracked boxes
   av2:FOLDER                  one Argoverse 2 Sensor log, or a folder of logs
   osf:FOLDER                  scenes of OpenSceneFlow, *.h5
+  nuscenes:ROOT               nuScenes, the folder with samples, sweeps and v1.0-*
 
   kitti_scene_flow:ROOT       stereo pairs of KITTI scene flow 2015, folder training or testing
+  stereo:PATH                 rosbag1 or rosbag2: pairs of consecutive stereo frames
+  stereo:PATH+BOXES.json      with tracked boxes
 
 A bare path is recognised by its content. Options follow a question mark: bag:PATH?topic=/lidar/points&deskew=true.
 """
@@ -29,10 +32,12 @@ _SWEEP_SCHEMES = {
     'bag': 'training.datasets.rosbag',
     'av2': 'training.datasets.argoverse2',
     'osf': 'training.datasets.opensceneflow',
+    'nuscenes': 'training.datasets.nuscenes',
 }
 # The same, with open_pairs(text) -> StereoPairDataset.
 _STEREO_SCHEMES = {
     'kitti_scene_flow': 'training.datasets.kitti_scene_flow',
+    'stereo': 'training.datasets.stereo_bag',
 }
 _SCHEMES = _SWEEP_SCHEMES | _STEREO_SCHEMES
 _PAIRS = {SWEEPS: 'pairs of LiDAR sweeps', STEREO: 'pairs of stereo images'}
