@@ -14,10 +14,11 @@ PACKAGES = ('zeroflow_ros', 'training', 'export')
 # From the bottom to the top; a room imports only rooms below it, and itself.
 ROOMS = (
     'zeroflow_ros.errors', 'zeroflow_ros.transforms', 'zeroflow_ros.bags', 'zeroflow_ros.lidar',
-    'zeroflow_ros.camera', 'zeroflow_ros.ego_motion', 'zeroflow_ros.views', 'zeroflow_ros.engines', 'zeroflow_ros.pipeline',
-    'zeroflow_ros.runtime', 'zeroflow_ros.objects', 'zeroflow_ros.ros',
+    'zeroflow_ros.camera', 'zeroflow_ros.ego_motion', 'zeroflow_ros.views', 'zeroflow_ros.engines',
+    'zeroflow_ros.pipeline', 'zeroflow_ros.runtime', 'zeroflow_ros.objects', 'zeroflow_ros.ros',
     'training.provenance', 'training.config', 'training.simulation.shapes', 'training.simulation.sensors',
-    'training.simulation.streets', 'training.simulation', 'training.students', 'training.datasets',
+    'training.simulation.streets', 'training.simulation.cameras', 'training.simulation', 'training.students',
+    'training.datasets',
     'training.teachers', 'training.labels', 'training.learning', 'training.scoring', 'export',
 )  # fmt: skip
 PROGRAMS = len(ROOMS)  # above all rooms

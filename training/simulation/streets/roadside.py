@@ -64,6 +64,10 @@ class Roadside:
         """Return all objects as one mesh."""
         return join(self._meshes)
 
+    def pieces(self) -> np.ndarray:
+        """Return the number of the object that each triangle of `mesh` is part of, (T,) int32."""
+        return np.repeat(np.arange(len(self._meshes), dtype=np.int32), [len(mesh) for mesh in self._meshes])
+
     def put(self, mesh: Mesh, s: float, t: float, yaw: float = 0.0, *, scale: float = 1.0, solid: float = 0.0) -> bool:
         """Put a mesh at road coordinates, rotated by `yaw` [rad] from the road, and return whether the ground is free.
 

@@ -28,15 +28,19 @@ class Street:
 
     kind: a key of street_kinds.KINDS.
     ground, background: static meshes in odom.
+    background_piece: number of the static object that each triangle of the background is part of, (T,) int32.
     actors: all road users except the ego vehicle.
     ego: the vehicle that carries the LiDAR; its body frame lies on the ground below the LiDAR.
+    layout: of the roads and lanes.
     """
 
     kind: str
     ground: Mesh
     background: Mesh
+    background_piece: np.ndarray
     actors: tuple[Actor, ...]
     ego: Actor
+    layout: StreetLayout
 
 
 def make_street(
@@ -67,4 +71,5 @@ def make_street(
     add_cyclists(rng, layout, traffic)
     add_pedestrians(rng, layout, traffic)
     ground = layout.terrain.mesh(rng, layout.half_width)
-    return Street(layout.name, ground, roadside.mesh(), tuple(traffic.actors), ego)
+    actors = tuple(traffic.actors)
+    return Street(layout.name, ground, roadside.mesh(), roadside.pieces(), actors, ego, layout)
