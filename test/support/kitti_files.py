@@ -89,3 +89,36 @@ def truth_images(width: int = WIDTH, height: int = HEIGHT) -> dict[str, np.ndarr
     found['obj_map'] = np.zeros((height, width), np.uint8)
     found['obj_map'][CAR] = 7
     return found
+
+
+LATITUDE, LONGITUDE = 49.0, 8.4
+IMU_T_CAMERA = np.array([[0, 0, 1, 1.1], [-1, 0, 0, 0.26], [0, -1, 0, 0.8], [0, 0, 0, 1]])  # see write_drive
+
+
+def write_drive(day: Path, motion=((0, 0), (1, 0), (2, 0)), *, delay_ms: float = 0.0) -> Path:
+    """Write a drive of KITTI raw data into the folder of a day; return its folder.
+
+    motion: metres to the east and heading [rad] of the IMU at each frame, 0.1 s apart; the heading of 0 is east.
+    delay_ms: by how much the images are later than the poses.
+    """
+    write(day / 'calib_cam_to_cam.txt', camera_calibration())
+    # Camera 0 is 1.1 m before the IMU, 0.2 m to its left and 0.8 m above it; camera 2 is 6 cm further left.
+    write(
+        day / 'calib_velo_to_cam.txt', 'calib_time: 15-Mar-2012\nR: 0 -1 0 0 0 -1 1 0 0\nT: 0 -0.08 -0.27\ndelta_f: 0 0'
+    )
+    write(day / 'calib_imu_to_velo.txt', 'R: 1 0 0 0 1 0 0 0 1\nT: -0.83 -0.2 -0.88')
+    drive = day / '2011_09_26_drive_0005_sync'
+    earth = 6378137 * np.cos(np.radians(LATITUDE))
+    stamps = {'image_02': [], 'oxts': []}
+    for k, (east, yaw) in enumerate(motion):
+        for eye in (2, 3):
+            write(drive / f'image_0{eye}' / 'data' / f'{k:010d}.png', png(photo(10 * k + eye)))
+        longitude = LONGITUDE + np.degrees(east / earth)
+        numbers = [LATITUDE, longitude, 112.0, 0.0, 0.0, yaw, *[0.0] * 24]
+        write(drive / 'oxts' / 'data' / f'{k:010d}.txt', ' '.join(f'{number:.14g}' for number in numbers))
+        for name, late_ms in (('oxts', 0), ('image_02', delay_ms)):
+            fraction = 0.1 * k + 0.25 + 1e-3 * late_ms
+            stamps[name].append(f'2011-09-26 13:02:{25 + int(fraction):02d}.{round(1e9 * (fraction % 1)):09d}')
+    for name, lines in stamps.items():
+        write(drive / name / 'timestamps.txt', '\n'.join(lines) + '\n')
+    return drive

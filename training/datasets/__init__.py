@@ -10,8 +10,10 @@
   nuscenes:ROOT               nuScenes, the folder with samples, sweeps and v1.0-*
 
   kitti_scene_flow:ROOT       stereo pairs of KITTI scene flow 2015, folder training or testing
+  kitti_raw:DATE/DRIVE        stereo pairs of a drive of KITTI raw data
   stereo:PATH                 rosbag1 or rosbag2: pairs of consecutive stereo frames
   stereo:PATH+BOXES.json      with tracked boxes
+  stereo_simulation:0-9       one pair from each simulated drive; @FOLDER keeps them, as for simulation
 
 A bare path is recognised by its content. Options follow a question mark: bag:PATH?topic=/lidar/points&deskew=true.
 """
@@ -37,7 +39,9 @@ _SWEEP_SCHEMES = {
 # The same, with open_pairs(text) -> StereoPairDataset.
 _STEREO_SCHEMES = {
     'kitti_scene_flow': 'training.datasets.kitti_scene_flow',
+    'kitti_raw': 'training.datasets.kitti_raw',
     'stereo': 'training.datasets.stereo_bag',
+    'stereo_simulation': 'training.datasets.stereo_simulation',
 }
 _SCHEMES = _SWEEP_SCHEMES | _STEREO_SCHEMES
 _PAIRS = {SWEEPS: 'pairs of LiDAR sweeps', STEREO: 'pairs of stereo images'}

@@ -82,6 +82,15 @@ def decode(content: bytes, name: str) -> np.ndarray:
     return image
 
 
+def check_size(path: Path, image: np.ndarray, size: tuple[int, int], like: Path) -> None:
+    """Raise DataError when an image has another size than (height, width), that of the file `like` [px]."""
+    if image.shape[:2] != size:
+        raise DataError(
+            f'{path} is {image.shape[1]} x {image.shape[0]} pixels, expected {size[1]} x {size[0]} as in {like}. Take '
+            'the official file: images that are resized or cropped need another calibration.'
+        )
+
+
 _REMEDY = 'Programs that read or write 8 bits lose its values: take the official file.'
 
 

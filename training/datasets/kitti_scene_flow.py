@@ -18,7 +18,7 @@ import numpy as np
 
 from training.datasets import split_options
 from training.datasets.kitti_calibration import stereo_camera
-from training.datasets.kitti_png import read_disparity, read_flow, read_image, read_labels
+from training.datasets.kitti_png import check_size, read_disparity, read_flow, read_image, read_labels
 from training.datasets.stereo_pairs import StereoDatasetPair, StereoTruth
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.errors import DataError
@@ -94,7 +94,7 @@ class KittiSceneFlowPairs:
         for folder in (_LEFT, _RIGHT):
             path = self.root / folder / f'{scene}_{number:02d}.png'
             images.append(read_image(path))
-            _check_size(path, images[-1], (camera.height, camera.width), calibration)
+            check_size(path, images[-1], (camera.height, camera.width), calibration)
         return StereoFrame(*images, camera, round(number * PERIOD * 1e9))
 
     def _truth(self, scene: str, size: tuple[int, int]) -> StereoTruth:
@@ -103,7 +103,7 @@ class KittiSceneFlowPairs:
             path = self.root / folder / f'{scene}_{REFERENCE}.png'
             read = read_labels if folder == 'obj_map' else read_flow if 'flow' in folder else read_disparity
             found[folder] = read(path)
-            _check_size(path, found[folder], size, self.root / _LEFT / path.name)
+            check_size(path, found[folder], size, self.root / _LEFT / path.name)
         for occ, noc in (('disp_occ_0', 'disp_noc_0'), ('disp_occ_1', 'disp_noc_1'), ('flow_occ', 'flow_noc')):
             visible, known = (np.isfinite(found[name]) for name in (noc, occ))
             if (visible & ~known).any():
@@ -163,11 +163,3 @@ def _check_root(root: Path) -> None:
 
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
-
-
-def _check_size(path: Path, image: np.ndarray, size: tuple[int, int], like: Path) -> None:
-    if image.shape[:2] != size:
-        raise DataError(
-            f'{path} is {image.shape[1]} x {image.shape[0]} pixels, expected {size[1]} x {size[0]} as in {like}. Take '
-            'the official file: images that are resized or cropped need another calibration.'
-        )
