@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from training.datasets.argoverse2_log import Argoverse2Log, read_columns
+from training.datasets.box_flow import BOX_MARGIN, MovingBox, box_flow
 from training.datasets.pairs import GroundTruthFlow, MetaClass
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
@@ -33,8 +34,6 @@ _META_CLASS_OF = {category: meta for meta, names in _MEMBERS.items() for categor
 META_CLASS = np.array(
     [MetaClass.BACKGROUND, *(_META_CLASS_OF.get(category, MetaClass.IGNORED) for category in CATEGORIES)], np.uint8
 )
-
-_BOX_MARGIN = 0.2  # m added to the length and width of boxes. Source: av2's scene flow
 
 _BOX_COLUMNS = 'timestamp_ns track_uuid category length_m width_m height_m qw qx qy qz tx_m ty_m tz_m'
 
@@ -94,19 +93,11 @@ def annotated_flow(log: Argoverse2Log, index: int, pair: SweepPair) -> GroundTru
     before, after = _boxes(log.path, int(log.files[index].stem)), _boxes(log.path, int(log.files[index + 1].stem))
     if not before or not after:
         return None
-    flow, is_valid = np.zeros_like(pair.points0), np.isfinite(pair.points0).all(1)
-    classes = np.zeros(len(pair.points0), np.uint8)
-    for track, (ego0_T_box, half_size, number) in before.items():
-        reach = np.linalg.norm(half_size)
-        near = np.flatnonzero((np.abs(pair.points0 - ego0_T_box[:3, 3]) < reach).all(1))
-        points = pair.points0[near].astype(np.float64)
-        inside = (np.abs(transforms.apply(transforms.invert(ego0_T_box), points)) <= half_size).all(1)
-        rows, points = near[inside], points[inside]
-        classes[rows], is_valid[rows] = number, track in after
-        if track in after:
-            ego0_T_past = pair.ego0_T_ego1 @ after[track][0] @ transforms.invert(ego0_T_box)
-            flow[rows] = transforms.apply(ego0_T_past, points) - points
-    return GroundTruthFlow(flow, META_CLASS[classes], is_valid)
+    boxes = (
+        MovingBox(pose, pair.ego0_T_ego1 @ after[track][0] if track in after else None, half_size, META_CLASS[number])
+        for track, (pose, half_size, number) in before.items()
+    )
+    return box_flow(pair.points0, boxes)
 
 
 def _boxes(path: Path, stamp_ns: int) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
@@ -121,7 +112,7 @@ def _boxes(path: Path, stamp_ns: int) -> dict[str, tuple[np.ndarray, np.ndarray,
         ego_T_box = transforms.from_quaternion(
             [box['tx_m'], box['ty_m'], box['tz_m']], [box['qx'], box['qy'], box['qz'], box['qw']]
         )
-        size = np.array([box['length_m'] + _BOX_MARGIN, box['width_m'] + _BOX_MARGIN, box['height_m']])
+        size = np.array([box['length_m'] + BOX_MARGIN, box['width_m'] + BOX_MARGIN, box['height_m']])
         boxes[box['track_uuid']] = ego_T_box, size / 2, 1 + CATEGORIES.index(box['category'])
     return boxes
 

@@ -75,11 +75,7 @@ class BagOptions:
 
     def own_vehicle(self) -> OwnVehicle:
         """Return the region of ego_box and min_range. Raises: ConfigError or DataError when it is none."""
-        try:
-            return OwnVehicle(tuple(map(float, self.ego_box.split(','))) if self.ego_box else (), self.min_range)
-        except ValueError as error:
-            text = f'ego_box should be x_min,x_max,y_min,y_max,z_min,z_max, got {self.ego_box!r}.'
-            raise DataError(text) from error
+        return OwnVehicle.from_text(self.ego_box, self.min_range)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from zeroflow_ros.errors import DataError, ZeroFlowError
 # Box ground truth excludes ground by itself; the grid of the lite model ends at 51.2 m.
 SCOPES = {
     'av2': Scope(half_extent=51.2), 'osf': Scope(half_extent=51.2), 'bag': Scope(with_ground=True),
-    'simulation': Scope(),
+    'simulation': Scope(), 'nuscenes': Scope(half_extent=51.2),
 }  # fmt: skip
 SWEEPS = ('older', 'latest')
 CLEAN = 'clean'  # name of the unperturbed dataset

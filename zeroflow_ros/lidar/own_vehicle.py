@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.lidar.sweep import Sweep
 from zeroflow_ros.transforms import apply, invert
 
@@ -34,6 +34,14 @@ class OwnVehicle:
             )
         if not (np.isfinite(self.min_range) and self.min_range >= 0):
             raise ConfigError(f'min_range must be 0 or a distance in metres, got {self.min_range}.')
+
+    @classmethod
+    def from_text(cls, ego_box: str, min_range: float = 0.0) -> 'OwnVehicle':
+        """Return the region of 'x_min,x_max,y_min,y_max,z_min,z_max', '' for none. Raises: ConfigError or DataError."""
+        try:
+            return cls(tuple(map(float, ego_box.split(','))) if ego_box else (), min_range)
+        except ValueError as error:
+            raise DataError(f'ego_box should be x_min,x_max,y_min,y_max,z_min,z_max, got {ego_box!r}.') from error
 
     def __bool__(self) -> bool:
         return bool(self.ego_box) or self.min_range > 0
