@@ -28,9 +28,9 @@ from training.scoring.tracking_sequences import RecordedDrive, SimulatedDrive
 from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+from zeroflow_ros.lidar.clusters import cluster_moving
 from zeroflow_ros.lidar.dynamic_points import moving_rows
 from zeroflow_ros.objects.cluster_boxes import fit_boxes
-from zeroflow_ros.objects.clusters import cluster_moving
 from zeroflow_ros.objects.tracker import MovingObject, Tracker, TrackerOptions
 from zeroflow_ros.views.report import percentiles, write_json
 

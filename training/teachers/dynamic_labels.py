@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from zeroflow_ros.objects.clusters import cluster_moving
+from zeroflow_ros.lidar.clusters import cluster_moving
 
 NOT_LABELLED, GROUND, STATIC, UNCLUSTERED, FIRST_CLUSTER = -2, -1, 0, 1, 2
 _REACH, _MIN_POINTS = 0.7, 20  # m, points: of a cluster. Source: SeFlow's HDBSCAN, min_cluster_size 20 and epsilon 0.7

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from zeroflow_ros import transforms
+from zeroflow_ros.lidar.clusters import cluster_moving
 from zeroflow_ros.lidar.dynamic_points import moving_rows
 from zeroflow_ros.lidar.ground import above_ground
 from zeroflow_ros.objects.cluster_boxes import ClusterBoxes, fit_boxes
-from zeroflow_ros.objects.clusters import cluster_moving
 from zeroflow_ros.objects.occupancy_memory import CELL, OccupancyMemory
 from zeroflow_ros.objects.track import Track
 from zeroflow_ros.runtime.parameter_fields import check_fields, parameter

@@ -12,9 +12,9 @@ from std_msgs.msg import Float64, Header
 from visualization_msgs.msg import Marker
 
 from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.lidar.clusters import cluster_moving
 from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows, static_cloud
 from zeroflow_ros.lidar.point_cloud import flow_cloud
-from zeroflow_ros.objects.clusters import cluster_moving
 from zeroflow_ros.ros.messages import arrow_marker, flow_message, stamp_ns
 from zeroflow_ros.runtime.flow_worker import STAGES
 from zeroflow_ros.views.arrows import pick_arrows

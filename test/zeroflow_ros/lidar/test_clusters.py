@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from zeroflow_ros.objects.clusters import _components, cluster_moving
+from zeroflow_ros.lidar.clusters import _components, cluster_moving
 
 RNG = np.random.default_rng(0)
 NONE = np.zeros((0, 3), np.float32)
