@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip('embreex', reason='ray casting needs embreex: pip install embreex')
-cv2 = pytest.importorskip('cv2', reason='simulated images need OpenCV')
+pytest.importorskip('cv2', reason='simulated images need OpenCV')
 
 from dataclasses import replace
+
+import cv2
 
 from training.simulation.cameras.pixel_motion import NO_BODY, STATIC_WORLD, pixel_points
 from training.simulation.cameras.stereo_drive import simulate_stereo
@@ -49,7 +51,8 @@ def test_what_is_visible_looks_the_same_where_the_truth_says_it_is(drive, frames
         'other left': (other.left, moved_u, moved_v, seen_left),
         'other right': (other.right, moved_u - motion.other_disparity, moved_v, seen_right),
     }[match]
-    error, unmoved = photometric_error(reference.left, image, at_u, at_v), photometric_error(reference.left, image, u, v)
+    error = photometric_error(reference.left, image, at_u, at_v)
+    unmoved = photometric_error(reference.left, image, u, v)
     # Of 255: interpolation of fine textures costs some grey levels; a wrong match costs tens.
     assert np.median(error[visible]) < 5 and error[visible].mean() < 13
     assert error[visible].mean() < 0.45 * unmoved[visible].mean()
