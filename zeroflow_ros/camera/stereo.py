@@ -120,6 +120,10 @@ class StereoFlow:
     disparity_sigma, other_disparity_sigma, flow_sigma: (H, W) float32 [px], standard deviations; of flow, per axis.
     is_measured: (H, W) bool, False where the values are filled in from the surroundings, as boards want them.
     other_T_reference: (4, 4) float64, ego motion between the optical frames that was used or found; None: neither.
+    is_disparity_measured: (H, W) bool, where at least `disparity` is measured; None: as is_measured.
+    motion_sigma: (H, W) float32 [m], standard deviation of the length of the point's motion relative to the static
+    scene, where the estimator knows it better than the errors of the single pixel say: one motion of many pixels. NaN
+    elsewhere; None: nowhere.
     """
 
     disparity: np.ndarray
@@ -130,6 +134,8 @@ class StereoFlow:
     flow_sigma: np.ndarray
     is_measured: np.ndarray
     other_T_reference: np.ndarray | None = None
+    is_disparity_measured: np.ndarray | None = None
+    motion_sigma: np.ndarray | None = None
 
 
 class StereoEstimator(Protocol):
