@@ -4,9 +4,11 @@
 usage: python3 -m training.inspect_flow simulation:1000000-1000003 --estimator embedded teacher:rigid --out pictures
        python3 -m training.inspect_flow drive.mcap --estimator embedded labels:out/labels --view-file drive.rrd
        python3 -m training.inspect_flow av2:LOG --estimator zero embedded model.onnx --view
+       python3 -m training.inspect_flow kitti_scene_flow:KITTI/training --estimator classical --out pictures
 
 Estimators and datasets are those of training.evaluate; ground-truth flow, if known, comes first. --out gets one
 picture per pair, with the mean error of each estimator; --view and --view-file show the drive in the Rerun viewer.
+Stereo pairs are drawn as depth, optical flow, speed and scene flow error; the viewer is for sweeps.
 """
 
 import argparse
@@ -18,7 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets.pairs import DatasetPair, PairDataset, evenly_spread
+from training.datasets.stereo_pairs import StereoPairDataset
 from training.scoring.estimators import Estimator, build_estimator
+from training.scoring.stereo_estimators import build_stereo_estimator
+from zeroflow_ros.camera.stereo import StereoEstimator
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 
 TRUTH = 'ground truth'
@@ -87,6 +92,32 @@ def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | No
     return num_shown
 
 
+def inspect_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator], out: Path, num_pairs: int) -> int:
+    """Draw stereo pairs into the folder `out`; return their number.
+
+    Raises: DataError when the dataset has no pairs.
+    """
+    from training.scoring.stereo_metrics import StereoScores
+    from training.scoring.stereo_picture import draw_stereo
+
+    indices = evenly_spread(len(dataset), num_pairs)
+    if not indices:
+        raise DataError(f'{dataset.name} has no pairs to inspect.')
+    for index in tqdm(indices, unit='pair'):
+        item, found = dataset[index], {}
+        for estimator in estimators:
+            estimate = estimator.estimate(item.reference, item.other, item.other_T_reference)
+            name = estimator.name
+            if item.truth is not None:
+                scores = StereoScores()
+                scores.add(item.truth, estimate, item.reference.camera)
+                percent = scores.report()['outliers_percent']['occ']['SF']['all']
+                name = f'{name}   {percent:.1f} % SF'
+            found[name] = estimate
+        draw_stereo(item, found, out / f'{item.key.replace("/", "_")}.png', title=item.key)
+    return len(indices)
+
+
 def world_name(name: str) -> str:
     """Return the name of an estimator's world in Rerun: letters, digits and underscores only."""
     return ''.join(letter if letter.isalnum() else '_' for letter in name)
@@ -99,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('dataset', help='dataset spec or drive, as in the examples above')
     parser.add_argument(
-        '--estimator', nargs='+', default=['embedded'], help='estimators to compare (default: embedded)'
+        '--estimator', nargs='+', help='estimators to compare (default: embedded; of stereo pairs: classical)'
     )
     parser.add_argument('--out', type=Path, help='folder for the pictures')
     parser.add_argument(
@@ -115,11 +146,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not (options.out or options.view or options.view_file):
             raise ConfigError('Nothing to write: give --out FOLDER, --view-file FILE.rrd, or --view.')
-        from training.datasets import open_dataset
+        from training.datasets import SENSORS, STEREO, open_dataset, sensor_of
 
-        estimators = [build_estimator(spec) for spec in dict.fromkeys(options.estimator)]
-        dataset = open_dataset(options.dataset)
-        number = _inspect_with_view(dataset, estimators, options)
+        dataset = open_dataset(options.dataset, SENSORS)
+        if sensor_of(dataset) == STEREO:
+            if options.view or options.view_file:
+                raise ConfigError('The viewer shows sweeps; stereo pairs are drawn with --out FOLDER.')
+            specs = dict.fromkeys(options.estimator or ['classical'])
+            estimators = [build_stereo_estimator(spec) for spec in specs]
+            number = inspect_stereo(dataset, estimators, options.out, options.pairs)
+        else:
+            estimators = [build_estimator(spec) for spec in dict.fromkeys(options.estimator or ['embedded'])]
+            number = _inspect_with_view(dataset, estimators, options)
     except ZeroFlowError as error:
         print(f'training.inspect_flow: {error}', file=sys.stderr)
         return 1
