@@ -142,6 +142,21 @@ def rigid_flow(
         return flow, parallax * scale + at_infinity
 
 
+def moved_pixels(
+    camera: StereoCamera, columns: np.ndarray, rows: np.ndarray, disparity: np.ndarray, other_T_reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flow (N, 2) and the other disparity (N,) of single pixels that move as one body, float32 [px]."""
+    motion = other_T_reference.astype(np.float32)
+    inverse_depth = (disparity - camera.disparity_at_infinity) / (camera.fx * camera.baseline)
+    rays = np.stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(len(rows))])
+    moved = motion[:3, :3] @ rays.astype(np.float32) + motion[:3, 3:] * inverse_depth
+    with np.errstate(divide='ignore', invalid='ignore'):
+        scale = np.where(moved[2] > 1e-3, 1 / moved[2], np.nan)
+    u, v = camera.fx * moved[0] * scale + camera.cx, camera.fy * moved[1] * scale + camera.cy
+    other_disparity = (disparity - camera.disparity_at_infinity) * scale + camera.disparity_at_infinity
+    return np.stack([u - columns, v - rows], axis=-1).astype(np.float32), other_disparity.astype(np.float32)
+
+
 def estimate_camera_motion(
     camera: StereoCamera, disparity: np.ndarray, flow: np.ndarray, valid: np.ndarray, *,
     other_disparity: np.ndarray | None = None, start: np.ndarray | None = None,

@@ -12,6 +12,7 @@ from zeroflow_ros.errors import ConfigError
 
 _FIT_PIXELS = 128  # pixels of a piece that its motion is fitted to
 _FIT_STEPS = 10
+_AGREES = 3.0  # standard deviations: pixels nearer to the motion of their piece agree with it
 
 
 @dataclass(frozen=True)
@@ -19,30 +20,34 @@ class MovingPiecesConfig:
     """Settings of the search for pieces that move.
 
     sigmas: a pixel may move where its residual exceeds this many standard deviations. min_residual: and this [px].
-    flow_sigma, disparity_sigma: standard deviations of what is measured [px]. window: side of the square in which most
-    of the measured pixels must move for a pixel to be part of a piece [px]. min_pixels: smallest piece. max_pieces: only
-    so many, the largest, get a motion. depth_step: neighbours in a piece differ by less than this share of their
-    disparity. min_share: smallest share of a piece's pixels that must agree with one rigid motion. max_motion: fastest
-    motion relative to the static scene [m per pair]. turn_sigma: standard deviation of its rotation [rad per pair].
+    piece_sigmas: a piece moves where the length of its motion exceeds this many. flow_sigma, disparity_sigma: standard
+    deviations of what is measured [px]. window: side of the square in which most of the measured pixels must move for a
+    pixel to be part of a piece [px]. min_pixels: smallest piece. max_pieces: only so many, the largest, get a motion.
+    depth_step: neighbours in a piece differ by less than this share of their disparity. min_share: smallest share of a
+    piece's pixels that must agree with one rigid motion. min_motion, max_motion: slowest and fastest motion relative to
+    the static scene [m per pair]. turn_sigma: standard deviation of its rotation [rad per pair]. correlated:
+    neighbouring pixels whose errors are as one: so much fewer measurements a piece has than pixels.
     """
 
-    sigmas: float = 3.0
-    min_residual: float = 1.5
-    flow_sigma: float = 0.7
-    disparity_sigma: float = 0.7
+    sigmas: float = 2.0
+    min_residual: float = 1.0
+    piece_sigmas: float = 4.0
+    flow_sigma: float = 0.4
+    disparity_sigma: float = 0.5
     window: int = 5
     min_pixels: int = 80
     max_pieces: int = 24
     depth_step: float = 0.08
     min_share: float = 0.5
+    min_motion: float = 0.03
     max_motion: float = 6.0
     turn_sigma: float = 0.03
+    correlated: int = 30
 
     def __post_init__(self):
-        for name in ('sigmas', 'min_residual', 'flow_sigma', 'disparity_sigma', 'window', 'min_pixels', 'max_pieces',
-                     'depth_step', 'min_share', 'max_motion', 'turn_sigma'):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise ConfigError(f'{name} of the moving pieces must be above 0, got {getattr(self, name)}.')
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ConfigError(f'{name} of the moving pieces must be above 0, got {value}.')
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,12 @@ class MovingPieces:
 
     piece: (H, W) int32, number of the piece of each pixel, -1 where it moves with the static scene, -2 where it does
     not, but belongs to no piece with a motion. motions: other_T_reference (4, 4) of each piece, ego motion included.
+    sigmas: standard deviation of the length of each piece's motion relative to the static scene [m].
     """
 
     piece: np.ndarray
     motions: tuple[np.ndarray, ...]
+    sigmas: tuple[float, ...] = ()
 
 
 def motion_residual(
@@ -108,13 +115,11 @@ def find_moving_pieces(
     largest = largest[sizes[largest] >= config.min_pixels]
     fitted = _fit_pieces(camera, labels, largest, disparity, flow, measured, other_disparity, other_T_reference, config)
     numbers = np.full(len(sizes), -2, np.int32)
-    motions = []
-    for label, motion in fitted:
-        numbers[label] = len(motions)
-        motions.append(motion)
+    for number, (label, _, _) in enumerate(fitted):
+        numbers[label] = number
     in_piece = labels > 0
     piece[in_piece] = numbers[labels[in_piece]]
-    return MovingPieces(piece, tuple(motions))
+    return MovingPieces(piece, tuple(motion for _, motion, _ in fitted), tuple(sigma for _, _, sigma in fitted))
 
 
 def _mostly_moving(moves: np.ndarray, measured: np.ndarray, window: int) -> np.ndarray:
@@ -145,7 +150,7 @@ def _connected(region: np.ndarray, disparity: np.ndarray, depth_step: float) -> 
 
 
 def _fit_pieces(camera, labels, chosen, disparity, flow, measured, other_disparity, ego, config):
-    """Return (label, other_T_reference (4, 4)) of the chosen pieces whose pixels move as one body."""
+    """Return (label, other_T_reference (4, 4), sigma [m]) of the chosen pieces that move as one body."""
     width = labels.shape[1]
     places = np.flatnonzero(measured & (labels > 0))
     label_of = labels.reshape(-1)[places]
@@ -163,14 +168,23 @@ def _fit_pieces(camera, labels, chosen, disparity, flow, measured, other_dispari
         flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,
     )  # fmt: skip
     starts = _median_motions(camera, pixels, ego)
-    motions, _ = refine_motions(
+    motions, covariances = refine_motions(
         camera, pixels, starts, loose=3.0, steps=_FIT_STEPS, rotation_sigma=config.turn_sigma
-    )  # fmt: skip
-    share = agreement(camera, pixels, motions, config.sigmas).mean(axis=1)
+    )
+    share = agreement(camera, pixels, motions, _AGREES).mean(axis=1)
+    independent = np.maximum(counts[chosen] / config.correlated, 1)
+    covariances *= np.maximum(_FIT_PIXELS / independent, 1)[:, None, None]
     centres = np.median(_points(camera, pixels.u, pixels.v, pixels.disparity), axis=1)  # (K, 3)
-    moved = np.einsum('kij,kj->ki', motions[:, :3, :3] - ego[:3, :3], centres) + motions[:, :3, 3] - ego[:3, 3]
-    is_body = (share >= config.min_share) & (np.linalg.norm(moved, axis=1) <= config.max_motion)
-    return [(label, motion) for label, motion, good in zip(chosen, motions, is_body, strict=True) if good]
+    turned = np.einsum('kij,kj->ki', motions[:, :3, :3], centres)
+    moved = turned + motions[:, :3, 3] - (centres @ ego[:3, :3].T + ego[:3, 3])
+    length = np.linalg.norm(moved, axis=1)
+    direction = moved / np.maximum(length, 1e-9)[:, None]
+    # A small rotation w moves the centre by w x turned, so along the direction by w . (turned x direction).
+    by_motion = np.concatenate([np.cross(turned, direction), direction], axis=1)
+    sigma = np.sqrt(np.einsum('ki,kij,kj->k', by_motion, covariances, by_motion))
+    moves = (share >= config.min_share) & (length >= config.min_motion) & (length <= config.max_motion)
+    moves &= length > config.piece_sigmas * sigma
+    return [(chosen[k], motions[k], float(sigma[k])) for k in np.flatnonzero(moves)]
 
 
 def _median_motions(camera, pixels, ego):

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scene flow of stereo pairs without a model: stereo matching, optical flow, ego motion and rigid pieces."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import numpy as np
+
+from zeroflow_ros.camera.camera_motion import (
+    CameraMotionConfig,
+    check_camera_motion,
+    estimate_camera_motion,
+    moved_pixels,
+    rigid_flow,
+)
+from zeroflow_ros.camera.moving_pieces import MovingPieces, MovingPiecesConfig, find_moving_pieces, motion_residual
+from zeroflow_ros.camera.opencv import load_opencv
+from zeroflow_ros.camera.optical_flow import FlowConfig, OpticalFlow, targets
+from zeroflow_ros.camera.stereo import StereoFlow, StereoFrame
+from zeroflow_ros.camera.stereo_matching import (
+    MatchingConfig,
+    StereoMatcher,
+    fill_from_background,
+    fit_road,
+    is_below_road,
+    is_road,
+)
+from zeroflow_ros.errors import ConfigError, EgoMotionError
+
+_KEPT = 2  # frames whose disparity is kept: the node sends each frame twice
+_AGREES = 3.0  # standard deviations: flow nearer to that of the static scene confirms it
+_SURFACE = np.float32(0.5)  # px of disparity: neighbours that differ by more are different surfaces
+
+
+@dataclass(frozen=True)
+class ClassicalConfig:
+    """Settings of the classical estimator. Lengths of the parts are pixels of the images that are worked on.
+
+    scale: size of these images, as a share of the camera's. matching.max_disparity is one of the camera's size.
+    fill: fill pixels without a measurement from the surroundings, as boards want it; else they are NaN.
+    disparity_sigma, flow_sigma: standard deviations of what is measured, at the size of the images worked on [px].
+    """
+
+    scale: float = 0.5
+    fill: bool = True
+    disparity_sigma: float = 0.35
+    flow_sigma: float = 0.4
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    motion: CameraMotionConfig = field(default_factory=CameraMotionConfig)
+    pieces: MovingPiecesConfig = field(default_factory=MovingPiecesConfig)
+
+    def __post_init__(self):
+        if not 0.1 <= self.scale <= 1:
+            raise ConfigError(f'scale of the classical estimator must be in [0.1, 1], got {self.scale}.')
+
+
+@dataclass
+class _View:
+    """A frame at the size of the images worked on. disparity: (H, W), without what is below the road."""
+
+    frame: StereoFrame
+    left: np.ndarray
+    right: np.ndarray
+    disparity: np.ndarray | None = None
+    road: np.ndarray | None = None
+
+
+class ClassicalStereoFlow:
+    """A StereoEstimator; see zeroflow_ros/camera/stereo.py.
+
+    Pixels of the static scene take their disparity and the ego motion; pieces that move take their disparity and one
+    rigid motion each. Where optical flow was not measured, or agrees with neither, is_measured is False. Works on grey
+    images of half the size, in two threads.
+    `stages_ms` says what the parts of the last call took [ms]; those of the two threads overlap.
+    """
+
+    name = 'classical'
+
+    def __init__(self, config: ClassicalConfig | None = None):
+        self.config = config = config or ClassicalConfig()
+        self._cv2 = load_opencv()
+        self._matching = replace(
+            config.matching, max_disparity=max(16, int(config.matching.max_disparity * config.scale))
+        )
+        self._matchers = [StereoMatcher(self._matching) for _ in range(2)]
+        self._flow = OpticalFlow(config.flow)
+        self._views: list[_View] = []
+        self._last_motion: np.ndarray | None = None
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix='stereo')
+        self.stages_ms: dict[str, float] = {}
+
+    def estimate(self, reference: StereoFrame, other: StereoFrame,
+                 other_T_reference: np.ndarray | None = None) -> StereoFlow:  # fmt: skip
+        """Return the scene flow of the pixels of `reference` to the time of `other`, which may be earlier.
+
+        Raises: EgoMotionError when the ego motion is not given and cannot be told from the images, or when the images
+        contradict the one that is given. ConfigError when the frames are of different cameras.
+        """
+        if reference.camera != other.camera:
+            raise ConfigError(
+                f'Both stereo frames must be of one camera, got {reference.camera} and {other.camera}. '
+                'Restart the estimator after a new calibration.'
+            )
+        self.stages_ms = {}
+        view, other_view = self._view(reference), self._view(other)
+        camera = reference.camera.scaled(view.left.shape[1], view.left.shape[0])
+        flow_task = self._threads.submit(self._timed, 'flow', self._flow.forward, view.left, other_view.left)
+        self._match(view, 0)
+        self._match(other_view, 1)
+        backward = self._timed('flow check', self._flow.backward, view.left, other_view.left)
+        flow = flow_task.result()
+        measured = self._timed('consistency', self._consistent, view, flow, backward)
+        other_disparity = self._timed('other disparity', self._other_disparity, other_view, flow)
+        motion = self._timed(
+            'ego motion', self._motion, camera, view, flow, measured, other_disparity, other_T_reference
+        )
+        pieces = self._timed('pieces', self._pieces, camera, view, flow, measured, other_disparity, motion)
+        return self._timed('fusion', self._fuse, reference, view, camera, flow, measured, motion, pieces)
+
+    def _timed(self, stage: str, function, *arguments, **options):
+        start = perf_counter()
+        result = function(*arguments, **options)
+        self.stages_ms[stage] = self.stages_ms.get(stage, 0) + 1e3 * (perf_counter() - start)
+        return result
+
+    def _view(self, frame: StereoFrame) -> _View:
+        for view in self._views:
+            if view.frame is frame:
+                return view
+        self._views = self._views[-(_KEPT - 1) :]
+        self._views.append(self._timed('resize', self._resized, frame))
+        return self._views[-1]
+
+    def _resized(self, frame: StereoFrame) -> _View:
+        cv2, scale = self._cv2, self.config.scale
+        size = (max(8, round(frame.camera.width * scale)), max(8, round(frame.camera.height * scale)))
+
+        def resized(image):
+            grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+            return grey if scale == 1 else cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+
+        return _View(frame, resized(frame.left), resized(frame.right))
+
+    def _match(self, view: _View, number: int) -> None:
+        if view.disparity is not None:
+            return
+        disparity = self._timed('matching', self._matchers[number].disparity, view.left, view.right)
+        if self._matching.road:
+            start = next((other.road for other in self._views if other.road is not None), None)
+            view.road = self._timed('road', fit_road, disparity, start=start)
+            if view.road is not None:
+                disparity[is_below_road(disparity, view.road)] = np.nan
+        view.disparity = disparity
+
+    def _consistent(self, view: _View, flow: np.ndarray, backward: np.ndarray) -> np.ndarray:
+        return self._flow.is_consistent(flow, backward) & np.isfinite(view.disparity)
+
+    def _other_disparity(self, view: _View, flow: np.ndarray) -> np.ndarray:
+        return self._cv2.remap(
+            view.disparity, *targets(flow), self._cv2.INTER_NEAREST,
+            borderMode=self._cv2.BORDER_CONSTANT, borderValue=np.nan,
+        )  # fmt: skip
+
+    def _motion(self, camera, view, flow, measured, other_disparity, other_T_reference) -> np.ndarray:
+        if other_T_reference is not None:
+            return check_camera_motion(
+                camera, view.disparity, flow, measured, other_T_reference,
+                other_disparity=other_disparity, config=self.config.motion,
+            ).other_T_reference  # fmt: skip
+        try:
+            motion = estimate_camera_motion(
+                camera, view.disparity, flow, measured,
+                other_disparity=other_disparity, start=self._last_motion, config=self.config.motion,
+            ).other_T_reference  # fmt: skip
+        except EgoMotionError:
+            self._last_motion = None
+            raise
+        self._last_motion = motion
+        return motion
+
+    def _pieces(self, camera, view, flow, measured, other_disparity, motion) -> MovingPieces:
+        disparity = view.disparity
+        if view.road is not None:
+            # The road does not move; the shadows on it do.
+            disparity = np.where(is_road(disparity, view.road), np.float32(np.nan), disparity)
+        return find_moving_pieces(
+            camera, disparity, flow, measured, motion, other_disparity=other_disparity, config=self.config.pieces
+        )
+
+    def _fuse(self, reference, view, camera, flow, measured, motion, pieces: MovingPieces) -> StereoFlow:
+        full, config = reference.camera, self.config
+        _, in_sigmas = motion_residual(
+            camera, view.disparity, flow, motion,
+            flow_sigma=config.pieces.flow_sigma, disparity_sigma=config.pieces.disparity_sigma,
+        )  # fmt: skip
+        is_measured = measured & (in_sigmas < _AGREES) & (pieces.piece == -1)
+        is_measured |= pieces.piece >= 0
+        is_measured = self._enlarged(is_measured, full)
+        is_disparity_measured = self._enlarged(np.isfinite(view.disparity), full)
+        known = fill_from_background(view.disparity, view.road) if config.fill else view.disparity
+        disparity = self._enlarged_disparity(known, full)
+        full_flow, other_disparity = rigid_flow(full, disparity, motion)
+        motion_sigma = np.full(disparity.shape, np.nan, np.float32)
+        if pieces.motions:
+            piece = self._enlarged(pieces.piece.astype(np.int16), full)
+            for number, (piece_motion, sigma) in enumerate(zip(pieces.motions, pieces.sigmas, strict=True)):
+                rows, columns = np.nonzero(piece == number)
+                moved, moved_disparity = moved_pixels(full, columns, rows, disparity[rows, columns], piece_motion)
+                full_flow[rows, columns] = moved
+                other_disparity[rows, columns] = moved_disparity
+                motion_sigma[rows, columns] = sigma
+        if not config.fill:
+            for values in (other_disparity, full_flow):
+                values[~is_measured] = np.nan
+        scale = np.float32(1 / config.scale)
+        disparity_sigma = np.full(disparity.shape, config.disparity_sigma * scale, np.float32)
+        flow_sigma = np.full(disparity.shape, config.flow_sigma * scale, np.float32)
+        return StereoFlow(
+            disparity, other_disparity, full_flow, disparity_sigma, disparity_sigma, flow_sigma, is_measured, motion,
+            is_disparity_measured, motion_sigma,
+        )  # fmt: skip
+
+    def _enlarged(self, values: np.ndarray, camera) -> np.ndarray:
+        """Return values (H, W) at the camera's size: those of the nearest pixel."""
+        is_mask = values.dtype == np.bool_
+        values = values.view(np.uint8) if is_mask else values
+        size = (camera.width, camera.height)
+        enlarged = self._cv2.resize(values, size, interpolation=self._cv2.INTER_NEAREST_EXACT)
+        return enlarged.view(bool) if is_mask else enlarged
+
+    def _enlarged_disparity(self, disparity: np.ndarray, camera) -> np.ndarray:
+        """Return the disparity (H, W) at the camera's size, scaled to it, and interpolated within surfaces only."""
+        nearest = self._enlarged(disparity, camera)
+        size = (camera.width, camera.height)
+        smooth = self._cv2.resize(disparity, size, interpolation=self._cv2.INTER_LINEAR)
+        with np.errstate(invalid='ignore'):
+            enlarged = np.where(np.abs(smooth - nearest) < _SURFACE, smooth, nearest)
+        enlarged *= np.float32(camera.width / disparity.shape[1])
+        return enlarged
