@@ -20,6 +20,7 @@ _MODELS = {
     'plumb_bob': ('plumb_bob', (4, 5)), 'rational_polynomial': ('rational_polynomial', (8, 12, 14)),
     'equidistant': ('equidistant', (4,)), 'fisheye': ('equidistant', (4,)),
 }  # fmt: skip
+_KNOWN = ('none', 'plumb_bob', 'rational_polynomial', 'equidistant')
 _MAX_SIDE = 2**16
 _MAX_COEFFICIENTS = 100
 _SAME_PX = 0.01  # a map that moves no pixel by more changes nothing
@@ -133,17 +134,9 @@ class Rectifier:
     def __init__(self, model: CameraModel):
         self.model = model
         self._maps = None
-        if not model.is_distorted:
-            return
-        cv2 = load_opencv()
-        arguments = (model.K, model.distortion, model.R, model.P[:, :3], model.size, cv2.CV_16SC2)
-        if model.distortion_model == 'equidistant':
-            self._maps = cv2.fisheye.initUndistortRectifyMap(*arguments)
-        elif model.distortion_model in ('none', 'plumb_bob', 'rational_polynomial'):
-            self._maps = cv2.initUndistortRectifyMap(*arguments)
-        else:
+        if model.is_distorted and model.distortion_model not in _KNOWN:
             raise ConfigError(
-                f'Rectification knows the distortion models plumb_bob, rational_polynomial and equidistant, but '
+                'Rectification knows the distortion models plumb_bob, rational_polynomial and equidistant, but '
                 f'CameraInfo has {model.distortion_model!r}. Publish rectified images and set images_are_rectified.'
             )
 
@@ -153,10 +146,19 @@ class Rectifier:
         Raises: ImageError where the size is not that of the camera.
         """
         self.model.check_size(pixels.shape[1], pixels.shape[0])
-        if self._maps is None:
+        if not self.model.is_distorted:
             return pixels
         cv2 = load_opencv()
+        if self._maps is None:  # now that the size is known to be that of an image, not only of a header
+            self._maps = self._make_maps(cv2)
         return cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+    def _make_maps(self, cv2) -> tuple[np.ndarray, np.ndarray]:
+        model = self.model
+        arguments = (model.K, model.distortion, model.R, model.P[:, :3], model.size, cv2.CV_16SC2)
+        if model.distortion_model == 'equidistant':
+            return cv2.fisheye.initUndistortRectifyMap(*arguments)
+        return cv2.initUndistortRectifyMap(*arguments)
 
     @cached_property
     def is_seen(self) -> np.ndarray:

@@ -139,11 +139,11 @@ class StereoPairing:
         seen = self._seen[side]
         if not seen or stamp > max(seen) - self._reset_ns:
             return []
-        seen.clear()
         self._offsets.clear()
         outcomes = [] if self._complete is None else [self._no_info()]
         future = stamp + self._reset_ns
         self._last = {one: last for one, last in self._last.items() if last < future}
+        self._seen[side] = deque((one for one in seen if one < future), maxlen=_NUM_STAMPS)
         num_old = 0
         for one in SIDES:
             kept = {waiting: msg for waiting, msg in self._waiting[one].items() if waiting < future}

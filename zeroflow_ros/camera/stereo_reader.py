@@ -48,11 +48,13 @@ class StereoReader:
         frames = (message.header.frame_id.lstrip('/') for message in (messages.left, messages.right))
         self._use(messages.left_info, messages.right_info, *frames)
         images = self._decode(messages)
-        pixels = []
-        for number, side in enumerate(('left', 'right')):
-            self._models[number].check_size(*images[number].size, side)
-            image = images[number].pixels
-            pixels.append(image if self._is_rectified else self._rectifiers[number].rectify(image))
+        for side, image, model in zip(('left', 'right'), images, self._models, strict=True):
+            model.check_size(*image.size, side)
+        pixels = [image.pixels for image in images]
+        if self._rectifiers is not None:
+            pixels = [one.rectify(image) for one, image in zip(self._rectifiers, pixels, strict=True)]
+            if self.is_seen is None and any(model.is_distorted for model in self._models):
+                self.is_seen = self._rectifiers[0].is_seen & self._rectifiers[1].is_seen
         return StereoFrame(*pixels, self.camera, messages.stamp_ns, messages.frame_id)
 
     def _decode(self, messages: StereoMessages) -> tuple[Image, Image]:
@@ -78,14 +80,11 @@ class StereoReader:
             raise CalibrationError(str(error)) from error
         self._infos, self._models, self._rectifiers, self.camera = infos, models, rectifiers, camera
         self.is_seen, self.note = None, ''
-        if any(model.is_distorted for model in models):
-            if rectifiers is not None:
-                self.is_seen = rectifiers[0].is_seen & rectifiers[1].is_seen
-            else:
-                self.note = (
-                    'CameraInfo has distortion or rotation, and the images are taken as rectified already. If they are '
-                    'raw images, set images_are_rectified to false.'
-                )
+        if rectifiers is None and any(model.is_distorted for model in models):
+            self.note = (
+                'CameraInfo has distortion or rotation, and the images are taken as rectified already. If they are raw '
+                'images, set images_are_rectified to false.'
+            )
 
 
 def stereo_frame(left_msg, right_msg, left_info, right_info, *, images_are_rectified: bool = True,

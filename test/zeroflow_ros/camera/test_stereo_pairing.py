@@ -66,6 +66,8 @@ TABLE = [
     ('loop within a frame', [(L, 9000), (L, 1000), (R, 1000)], [LOST, (1000, 1000)]),
     ('one stamp far in the future', [(L, 1000), (R, 1000), (L, 99000), (L, 1100), (R, 1100)],
      [(1000, 1000), LOST, (1100, 1100)]),
+    ('back to images that still wait', [(L, 1000), (L, 9000), (L, 1000), (R, 1003), (L, 1100)],
+     [LOST, FrameDrop.DUPLICATE, (1000, 1003)]),
     ('gap', [(L, 1000), (R, 1000), (L, 60000), (R, 60000)], [(1000, 1000), (60000, 60000)]),
 ]  # fmt: skip
 

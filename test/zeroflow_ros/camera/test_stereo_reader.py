@@ -102,3 +102,10 @@ def test_frames_of_a_recording(shared_data):
     assert frame.camera.baseline == pytest.approx(0.5327, abs=1e-4) and frame.camera.fx == 721.5377
     sign, wall = frame.left[230:280, 127:150].mean((0, 1)), frame.left[60:130, 690:850].mean((0, 1))
     assert sign.argmax() == 2 and wall.argmax() == 0  # a blue sign before a red house
+
+
+def test_a_camera_info_of_a_huge_size_takes_no_memory():
+    """The maps of rectification would take 26 GB."""
+    huge = [camera_info(65535, 65535, tx=tx, d=(-0.2, 0.05, 0, 0, 0)) for tx in (0, -6.0)]
+    with pytest.raises(ImageError, match='left images are 64 x 48 pixels, but CameraInfo says 65535 x 65535'):
+        StereoReader(images_are_rectified=False).read(messages(*huge))
