@@ -114,32 +114,51 @@ def rigid_flow(
 
     disparity: (H, W) [px]. NaN where the disparity is, and behind the other camera.
     """
+    flow, other_disparity, _ = rigid_flow_rate(camera, disparity, other_T_reference, with_rate=False)
+    return flow, other_disparity
+
+
+def rigid_flow_rate(
+    camera: StereoCamera, disparity: np.ndarray, other_T_reference: np.ndarray, *, with_rate: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return flow and other disparity as `rigid_flow`, and the squared change of the flow per px of disparity (H, W).
+
+    With z the depth and K the camera matrix, the other camera sees K (R z ray + t). Divided by z, this is
+    K R K^-1 (u, v, 1) + K t parallax / (fx * baseline): linear in the pixel and in the parallax.
+    """
+    K = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+    turned = (K @ other_T_reference[:3, :3] @ np.linalg.inv(K)).astype(np.float32)
+    shift = (K @ other_T_reference[:3, 3] / (camera.fx * camera.baseline)).astype(np.float32)
     height, width = disparity.shape
-    motion = other_T_reference.astype(np.float32)
-    fx, fy, cx, cy = (np.float32(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
-    x = (np.arange(width, dtype=np.float32) - cx) / fx
-    y = ((np.arange(height, dtype=np.float32) - cy) / fy)[:, None]
+    u, v = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     at_infinity = np.float32(camera.disparity_at_infinity)
-    parallax = np.asarray(disparity, np.float32) - at_infinity
-    # A point at depth z is its ray divided by its inverse depth: no division by small disparities.
-    inverse_depth = parallax / np.float32(camera.fx * camera.baseline)
+    parallax = np.asarray(disparity, np.float32) - at_infinity if at_infinity else np.asarray(disparity, np.float32)
 
-    def moved(axis):
-        along = inverse_depth * motion[axis, 3]
-        along += x * motion[axis, 0] + (y * motion[axis, 1] + motion[axis, 2])
-        return along
+    def seen(axis):
+        plane = parallax * shift[axis]
+        plane += u * turned[axis, 0]
+        plane += v * turned[axis, 1] + turned[axis, 2]
+        return plane
 
-    depth = moved(2)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        scale = np.where(depth > 1e-3, 1 / depth, np.nan)
-        flow = np.empty((height, width, 2), np.float32)
-        np.multiply(moved(0), scale, out=flow[..., 0])
-        flow[..., 0] -= x
-        flow[..., 0] *= fx
-        np.multiply(moved(1), scale, out=flow[..., 1])
-        flow[..., 1] -= y
-        flow[..., 1] *= fy
-        return flow, parallax * scale + at_infinity
+    scale = seen(2)
+    scale[scale < 1e-3] = np.nan
+    np.divide(np.float32(1), scale, out=scale)
+    flow = np.empty((height, width, 2), np.float32)
+    rate = None
+    for axis, place in ((0, u), (1, v)):
+        target = seen(axis)
+        target *= scale
+        np.subtract(target, place, out=flow[..., axis])
+        if with_rate:
+            target *= -shift[2]
+            target += shift[axis]
+            target *= scale
+            target *= target
+            rate = target if rate is None else rate + target
+    scale *= parallax
+    if at_infinity:
+        scale += at_infinity
+    return flow, scale, rate
 
 
 def moved_pixels(
@@ -301,7 +320,7 @@ def refine_motions(
     prior[:3] = 0 if rotation_sigma is None else 1 / rotation_sigma**2
     turned = np.zeros((len(motions), 6))
     for step in range(steps):
-        width = max(1.0, loose * 0.6**step)
+        width = max(1.0, loose * 0.45**step)
         residual, jacobian = _residuals(camera, pixels, motions)
         squared = np.einsum('bnk,bnk->bn', residual, residual)
         weight = 1 / (1 + squared / (2 * width**2)) ** 2  # Geman-McClure
@@ -310,7 +329,7 @@ def refine_motions(
         change = -np.linalg.solve(normal, (gradient + prior * turned)[..., None])[..., 0]
         turned += change
         motions = _moved(motions, change)
-        if step >= 2 and width == 1.0 and np.abs(change).max() < 1e-5:
+        if step >= 2 and width == 1.0 and np.abs(change).max() < 1e-4:
             break
     return motions, np.linalg.inv(normal)
 

@@ -28,9 +28,8 @@ from zeroflow_ros.camera.stereo_matching import (
 )
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 
-_KEPT = 2  # frames whose disparity is kept: the node sends each frame twice
 _AGREES = 3.0  # standard deviations: flow nearer to that of the static scene confirms it
-_SURFACE = np.float32(0.5)  # px of disparity: neighbours that differ by more are different surfaces
+_SURFACE = np.float32(2.0)  # px of disparity: neighbours that differ by more are different surfaces
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class ClassicalStereoFlow:
         )
         self._matchers = [StereoMatcher(self._matching) for _ in range(2)]
         self._flow = OpticalFlow(config.flow)
-        self._views: list[_View] = []
+        self._views: tuple[_View, ...] = ()
         self._last_motion: np.ndarray | None = None
         self._threads = ThreadPoolExecutor(1, thread_name_prefix='stereo')
         self.stages_ms: dict[str, float] = {}
@@ -104,7 +103,8 @@ class ClassicalStereoFlow:
                 'Restart the estimator after a new calibration.'
             )
         self.stages_ms = {}
-        view, other_view = self._view(reference), self._view(other)
+        # Both are kept: the node sends each frame twice, and it is matched once.
+        self._views = view, other_view = self._view(reference), self._view(other)
         camera = reference.camera.scaled(view.left.shape[1], view.left.shape[0])
         flow_task = self._threads.submit(self._timed, 'flow', self._flow.forward, view.left, other_view.left)
         self._match(view, 0)
@@ -116,8 +116,13 @@ class ClassicalStereoFlow:
         motion = self._timed(
             'ego motion', self._motion, camera, view, flow, measured, other_disparity, other_T_reference
         )
-        pieces = self._timed('pieces', self._pieces, camera, view, flow, measured, other_disparity, motion)
-        return self._timed('fusion', self._fuse, reference, view, camera, flow, measured, motion, pieces)
+        residual = self._timed(
+            'residual', motion_residual, camera, view.disparity, flow, motion, other_disparity=other_disparity,
+            flow_sigma=self.config.pieces.flow_sigma, disparity_sigma=self.config.pieces.disparity_sigma,
+        )  # fmt: skip
+        pieces = self._timed('pieces', self._pieces, camera, view, flow, measured, other_disparity, motion, residual)
+        agrees = measured & (residual[1] < _AGREES)
+        return self._timed('fusion', self._fuse, reference, view, agrees, motion, pieces)
 
     def _timed(self, stage: str, function, *arguments, **options):
         start = perf_counter()
@@ -126,12 +131,8 @@ class ClassicalStereoFlow:
         return result
 
     def _view(self, frame: StereoFrame) -> _View:
-        for view in self._views:
-            if view.frame is frame:
-                return view
-        self._views = self._views[-(_KEPT - 1) :]
-        self._views.append(self._timed('resize', self._resized, frame))
-        return self._views[-1]
+        known = next((view for view in self._views if view.frame is frame), None)
+        return known or self._timed('resize', self._resized, frame)
 
     def _resized(self, frame: StereoFrame) -> _View:
         cv2, scale = self._cv2, self.config.scale
@@ -180,23 +181,19 @@ class ClassicalStereoFlow:
         self._last_motion = motion
         return motion
 
-    def _pieces(self, camera, view, flow, measured, other_disparity, motion) -> MovingPieces:
+    def _pieces(self, camera, view, flow, measured, other_disparity, motion, residual) -> MovingPieces:
         disparity = view.disparity
         if view.road is not None:
             # The road does not move; the shadows on it do.
             disparity = np.where(is_road(disparity, view.road), np.float32(np.nan), disparity)
         return find_moving_pieces(
-            camera, disparity, flow, measured, motion, other_disparity=other_disparity, config=self.config.pieces
-        )
-
-    def _fuse(self, reference, view, camera, flow, measured, motion, pieces: MovingPieces) -> StereoFlow:
-        full, config = reference.camera, self.config
-        _, in_sigmas = motion_residual(
-            camera, view.disparity, flow, motion,
-            flow_sigma=config.pieces.flow_sigma, disparity_sigma=config.pieces.disparity_sigma,
+            camera, disparity, flow, measured, motion,
+            other_disparity=other_disparity, residual=residual, config=self.config.pieces,
         )  # fmt: skip
-        is_measured = measured & (in_sigmas < _AGREES) & (pieces.piece == -1)
-        is_measured |= pieces.piece >= 0
+
+    def _fuse(self, reference, view, agrees, motion, pieces: MovingPieces) -> StereoFlow:
+        full, config = reference.camera, self.config
+        is_measured = np.where(pieces.piece == -1, agrees, pieces.piece >= 0)
         is_measured = self._enlarged(is_measured, full)
         is_disparity_measured = self._enlarged(np.isfinite(view.disparity), full)
         known = fill_from_background(view.disparity, view.road) if config.fill else view.disparity
@@ -205,8 +202,11 @@ class ClassicalStereoFlow:
         motion_sigma = np.full(disparity.shape, np.nan, np.float32)
         if pieces.motions:
             piece = self._enlarged(pieces.piece.astype(np.int16), full)
+            all_rows, all_columns = np.nonzero(piece >= 0)
+            number_of = piece[all_rows, all_columns]
             for number, (piece_motion, sigma) in enumerate(zip(pieces.motions, pieces.sigmas, strict=True)):
-                rows, columns = np.nonzero(piece == number)
+                mine = number_of == number
+                rows, columns = all_rows[mine], all_columns[mine]
                 moved, moved_disparity = moved_pixels(full, columns, rows, disparity[rows, columns], piece_motion)
                 full_flow[rows, columns] = moved
                 other_disparity[rows, columns] = moved_disparity
@@ -232,10 +232,11 @@ class ClassicalStereoFlow:
 
     def _enlarged_disparity(self, disparity: np.ndarray, camera) -> np.ndarray:
         """Return the disparity (H, W) at the camera's size, scaled to it, and interpolated within surfaces only."""
-        nearest = self._enlarged(disparity, camera)
-        size = (camera.width, camera.height)
-        smooth = self._cv2.resize(disparity, size, interpolation=self._cv2.INTER_LINEAR)
-        with np.errstate(invalid='ignore'):
-            enlarged = np.where(np.abs(smooth - nearest) < _SURFACE, smooth, nearest)
+        cv2, size = self._cv2, (camera.width, camera.height)
+        known = np.nan_to_num(disparity)
+        window = np.ones((3, 3), np.uint8)
+        is_edge = cv2.dilate(known, window) - cv2.erode(known, window) > _SURFACE
+        enlarged = cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)
+        np.copyto(enlarged, self._enlarged(disparity, camera), where=self._enlarged(is_edge, camera))
         enlarged *= np.float32(camera.width / disparity.shape[1])
         return enlarged

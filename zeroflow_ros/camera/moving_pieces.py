@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zeroflow_ros.camera.camera_motion import MatchedPixels, agreement, refine_motions, rigid_flow
+from zeroflow_ros.camera.camera_motion import MatchedPixels, agreement, refine_motions, rigid_flow_rate
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.stereo import StereoCamera
 from zeroflow_ros.errors import ConfigError
 
-_FIT_PIXELS = 128  # pixels of a piece that its motion is fitted to
-_FIT_STEPS = 10
+_FIT_PIXELS = 96  # pixels of a piece that its motion is fitted to
+_FIT_STEPS = 7
 _AGREES = 3.0  # standard deviations: pixels nearer to the motion of their piece agree with it
 
 
@@ -73,37 +73,38 @@ def motion_residual(
     NaN where disparity or flow is. The standard deviation holds the error of the flow, and of the disparity times the
     change of the predicted flow with it.
     """
-    predicted, predicted_disparity = rigid_flow(camera, disparity, other_T_reference)
-    step = np.float32(1.0)  # px of disparity: the derivative of the predicted flow is a difference
-    shifted, _ = rigid_flow(camera, np.asarray(disparity, np.float32) + step, other_T_reference)
-    off = flow - predicted
-    squared = off[..., 0] ** 2 + off[..., 1] ** 2
-    shifted -= predicted
-    variance = flow_sigma**2 + disparity_sigma**2 * (shifted[..., 0] ** 2 + shifted[..., 1] ** 2)
-    in_sigmas = squared / variance
+    predicted, predicted_disparity, rate = rigid_flow_rate(camera, disparity, other_T_reference)
+    np.subtract(flow, predicted, out=predicted)
+    squared = predicted[..., 0] ** 2 + predicted[..., 1] ** 2
+    rate *= np.float32(disparity_sigma**2)
+    rate += np.float32(flow_sigma**2)
+    in_sigmas = squared / rate
     if other_disparity is not None:
-        change = other_disparity - predicted_disparity
-        change = np.where(np.isnan(change), np.float32(0), change) ** 2  # not known: no evidence
-        in_sigmas += change / (2 * disparity_sigma**2)
-        squared += change
-    return np.sqrt(squared), np.sqrt(in_sigmas)
+        np.subtract(other_disparity, predicted_disparity, out=predicted_disparity)
+        predicted_disparity *= predicted_disparity
+        predicted_disparity[np.isnan(predicted_disparity)] = 0  # not known: no evidence
+        squared += predicted_disparity
+        predicted_disparity *= np.float32(1 / (2 * disparity_sigma**2))
+        in_sigmas += predicted_disparity
+    return np.sqrt(squared, out=squared), np.sqrt(in_sigmas, out=in_sigmas)
 
 
 def find_moving_pieces(
     camera: StereoCamera, disparity: np.ndarray, flow: np.ndarray, valid: np.ndarray, other_T_reference: np.ndarray, *,
-    other_disparity: np.ndarray | None = None, config: MovingPiecesConfig = MovingPiecesConfig(),
+    other_disparity: np.ndarray | None = None, residual: tuple[np.ndarray, np.ndarray] | None = None,
+    config: MovingPiecesConfig = MovingPiecesConfig(),
 ) -> MovingPieces:  # fmt: skip
     """Return the pieces that move relative to the static scene, whose motion is other_T_reference (4, 4).
 
     disparity: (H, W), flow: (H, W, 2), other_disparity: (H, W) [px], of the size of `camera`. valid: (H, W) bool, where
     disparity and flow are trusted; pixels without that belong to the piece around them, if their disparity is known
-    and alike.
+    and alike. residual: what `motion_residual` returned for them, where it is known already.
     """
-    residual, in_sigmas = motion_residual(
+    residual, in_sigmas = residual or motion_residual(
         camera, disparity, flow, other_T_reference, other_disparity=other_disparity,
         flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,
     )  # fmt: skip
-    measured = valid & np.isfinite(residual)
+    measured = valid & np.isfinite(disparity) & np.isfinite(residual)
     moves = measured & (in_sigmas > config.sigmas) & (residual > config.min_residual)
     piece = np.full(disparity.shape, -1, np.int32)
     if np.count_nonzero(moves) < config.min_pixels:
