@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulate a LiDAR clip of a street with ground-truth flow, and write it as a rosbag2 directory.
+"""Simulate a LiDAR clip of a street with ground-truth flow, with a stereo camera on request, as a rosbag2 directory.
 
 Example:
   python3 -m training.simulate --seed 1 --sweeps 50 --sensor hdl64 --out out/street_1
   python3 -m training.simulate --seed 7 --sweeps 20 --out out/street_7 --picture out/street_7.png
+  python3 -m training.simulate --seed 1 --sweeps 20 --sensor hdl64 --camera kitti --out out/street_1
 
 The bag holds /lidar/points, /odometry and /tf; ground_truth.npz beside its messages holds flow, category and instance
-of every point (read it with training.simulation.clips.read_ground_truth).
+of every point (read it with training.simulation.clips.read_ground_truth). --camera adds /stereo/{left,right}/
+image_rect_color/compressed, camera_info and /tf_static; a frame of 1242 x 375 takes some seconds.
 """
 
 import argparse
@@ -24,17 +26,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, required=True, help='random seed; the same seed gives the same clip')
     parser.add_argument('--sweeps', type=int, default=50, help='number of sweeps (default: 50)')
     parser.add_argument('--sensor', help='a LiDAR model such as hdl64, dual32 or os128 (default: chosen by the seed)')
+    parser.add_argument('--camera', help='also a stereo camera: kitti (1242 x 375), kitti_half or kitti_quarter')
     parser.add_argument('--out', type=Path, required=True, help='directory of the bag; must not exist')
     parser.add_argument(
         '--picture', type=Path, help="also write a bird's-eye picture of the first sweep with point speeds (PNG)"
     )
     options = parser.parse_args(arguments)
 
-    from training.simulation.clips import simulate_clip, write_bag  # here: --help must not wait for it
+    from tqdm import tqdm
+
+    from training.simulation.clips import clip_stereo, simulate_clip, write_bag  # here: --help must not wait for it
 
     try:
         clip = simulate_clip(options.seed, lidar=options.sensor, num_sweeps=options.sweeps)
-        write_bag(clip, options.out)
+        stereo = clip_stereo(clip, options.camera) if options.camera else None
+        hidden = None if options.camera else True  # without images the bag is written in a moment
+        write_bag(clip, options.out, stereo, lambda steps: tqdm(steps, desc='frames', disable=hidden))
     except ZeroFlowError as error:
         print(f'simulate: {error}', file=sys.stderr)
         return 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated LiDAR clips of street scenes, with exact flow for every point.
+"""Simulated LiDAR clips of street scenes, with exact flow for every point, and bags of them.
 
 A clip is a function of its seed alone. Limits: a sweep is taken at one instant, its stamp, where a real LiDAR takes
 100 ms; people and wheels are rigid; there is no rain, no snow, and no reflection in glass.
@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from training.simulation.cameras.camera_messages import camera_topics, static_transforms
+from training.simulation.cameras.stereo_drive import StereoDrive, stereo_drive
 from training.simulation.sensors.lidar import Category, Scene, SensorCondition, Surfaces
 from training.simulation.sensors.lidar_models import LIDAR_MODELS, LidarModel
 from training.simulation.streets.street import Street, make_street
@@ -28,15 +31,22 @@ __all__ = [
     'LidarModel',
     'SimulatedClip',
     'SimulatedSweep',
+    'clip_stereo',
     'read_ground_truth',
     'simulate_clip',
     'write_bag',
 ]
 
-POINTS_TOPIC, ODOMETRY_TOPIC, TF_TOPIC = '/lidar/points', '/odometry', '/tf'
+POINTS_TOPIC, ODOMETRY_TOPIC, TF_TOPIC, TF_STATIC_TOPIC = '/lidar/points', '/odometry', '/tf', '/tf_static'
 ODOM_FRAME, LIDAR_FRAME = 'odom', 'lidar'
 _FIRST_STAMP_NS = 1_700_000_000_000_000_000  # any time but 0, which ROS reads as "unknown"
 _GROUND_TRUTH_FILE = 'ground_truth.npz'
+_NO_TIME = QosTime(0, 0)
+# /tf_static is published once, for whoever comes later too.
+_LATCHED = Qos(
+    QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, _NO_TIME, _NO_TIME,
+    QosLiveliness.AUTOMATIC, _NO_TIME, False,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class SimulatedClip:
     lidar, lidar_height: the sensor, and its height above the ground [m].
     sweeps: S sweeps, 1 / lidar.rate_hz apart.
     odom_T_actors: (S, A, 4, 4) float64; the last actor is the ego vehicle, visible in some clips (roof, bonnet).
+    scenery: the street itself, with its surfaces and actors.
     """
 
     seed: int
@@ -76,6 +87,7 @@ class SimulatedClip:
     lidar_height: float
     sweeps: tuple[SimulatedSweep, ...]
     odom_T_actors: np.ndarray
+    scenery: Street
 
     def flow(self, source: int, target: int) -> np.ndarray:
         """Return the residual flow of sweep `source` to the time of sweep `target`, (N, 3) float32 [m].
@@ -145,7 +157,7 @@ def simulate_clip(
         )
         stamp_ns = _FIRST_STAMP_NS + round(time * 1e9)
         sweeps.append(SimulatedSweep(points, intensity, stamp_ns, odom_T_lidar, category, instance))
-    return SimulatedClip(seed, street.kind, model, lidar_height, tuple(sweeps), odom_T_actors)
+    return SimulatedClip(seed, street.kind, model, lidar_height, tuple(sweeps), odom_T_actors, street)
 
 
 def draw_lidar(seed: int) -> str:
@@ -153,11 +165,24 @@ def draw_lidar(seed: int) -> str:
     return str(np.random.default_rng([seed, 3]).choice(list(LIDAR_MODELS)))
 
 
-def write_bag(clip: SimulatedClip, path: str | os.PathLike) -> None:
+def clip_stereo(clip: SimulatedClip, camera: str = 'kitti', *, varied: bool = False) -> StereoDrive:
+    """Return the stereo camera of the vehicle that carries the LiDAR of a clip, with a frame at every sweep's stamp.
+
+    camera, varied: see training.simulation.cameras.stereo_drive.simulate_stereo.
+    """
+    times = np.array([sweep.stamp_ns - _FIRST_STAMP_NS for sweep in clip.sweeps]) * 1e-9
+    return stereo_drive(clip.seed, clip.scenery, times, camera=camera, varied=varied)
+
+
+def write_bag(
+    clip: SimulatedClip, path: str | os.PathLike, stereo: StereoDrive | None = None, progress=lambda steps: steps
+) -> None:
     """Write the clip as a rosbag2 directory (mcap, zstd) with its ground truth inside.
 
     `path` appears only when it is complete.
     Topics: /lidar/points (PointCloud2: x y z intensity float32, frame 'lidar'), /odometry (odom -> lidar), /tf.
+    stereo: of clip_stereo; adds its images, CameraInfo, and /tf_static from the LiDAR to both cameras. They are
+    rendered while the bag is written. progress: wraps the iteration over the sweeps, for example in a progress bar.
     Raises: DataError when `path` exists.
     """
     path = Path(path)
@@ -166,7 +191,7 @@ def write_bag(clip: SimulatedClip, path: str | os.PathLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as temporary:
         bag = Path(temporary) / path.name
-        _write_messages(clip, bag)
+        _write_messages(clip, bag, stereo, progress)
         _write_ground_truth(clip, bag / _GROUND_TRUTH_FILE)
         shutil.move(bag, path)
 
@@ -221,7 +246,7 @@ def _write_ground_truth(clip: SimulatedClip, file: Path) -> None:
     )
 
 
-def _write_messages(clip: SimulatedClip, bag: Path) -> None:
+def _write_messages(clip: SimulatedClip, bag: Path, stereo: StereoDrive | None, progress) -> None:
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
     time_type, header_type = types['builtin_interfaces/msg/Time'], types['std_msgs/msg/Header']
@@ -261,8 +286,24 @@ def _write_messages(clip: SimulatedClip, bag: Path) -> None:
     with writer:
         topics = [(TF_TOPIC, tf_type, tf), (ODOMETRY_TOPIC, odometry_type, odometry), (POINTS_TOPIC, cloud_type, cloud)]
         connections = [writer.add_connection(topic, kind.__msgtype__, typestore=store) for topic, kind, _ in topics]
-        for k, sweep in enumerate(clip.sweeps):
+        cameras = []
+        if stereo is not None:
+            first, base_T_lidar = clip.sweeps[0], np.eye(4)
+            base_T_lidar[2, 3] = clip.lidar_height
+            message = static_transforms(store, stereo.rig, base_T_lidar, LIDAR_FRAME, first.stamp_ns)
+            connection = writer.add_connection(
+                TF_STATIC_TOPIC, tf_type.__msgtype__, typestore=store, offered_qos_profiles=[_LATCHED]
+            )
+            writer.write(connection, first.stamp_ns, store.serialize_cdr(message, tf_type.__msgtype__))
+            cameras = [
+                (writer.add_connection(topic, msgtype, typestore=store), msgtype, make)
+                for topic, msgtype, make in camera_topics(store, stereo)
+            ]
+        for k in progress(range(len(clip.sweeps))):
+            sweep = clip.sweeps[k]
             stamp = time_type(sweep.stamp_ns // 10**9, sweep.stamp_ns % 10**9)
+            for connection, msgtype, make in cameras:
+                writer.write(connection, sweep.stamp_ns, store.serialize_cdr(make(stamp, k), msgtype))
             for connection, (topic, kind, make) in zip(connections, topics, strict=True):
                 header = header_type(stamp, LIDAR_FRAME if topic == POINTS_TOPIC else ODOM_FRAME)
                 writer.write(connection, sweep.stamp_ns, store.serialize_cdr(make(header, k), kind.__msgtype__))
