@@ -35,14 +35,14 @@ _STEREO_PIXELS = (
     ('EPE3D [m]', lambda r: r['epe_3d']['all']),
     ('AccR 3D', lambda r: 100 * r['acc_relaxed_3d']['all']),
 )
-_STEREO_BOXES = (
+_STEREO_VELOCITY = (
     ('norm. EPE', lambda r: r['mover_normalised_epe']),
     ('EPE m/s', lambda r: r['mover_epe_mps']),
     ('true m/s', lambda r: r['mover_speed_mps']),
+    ('with flow', lambda r: 100 * r['mover_with_velocity_share']),
+    ('found', lambda r: 100 * r['mover_found_share']),
     ('static >0.5', lambda r: 100 * r['static_fast_share']),
-    ('resting box', lambda r: 100 * r['resting_box_fast_share']),
-    ('background', lambda r: 100 * r['background_fast_share']),
-    ('boxes seen', lambda r: 100 * r['share_of_boxes_seen']),
+    ('static moves', lambda r: 100 * r['static_moving_share']),
 )
 
 
@@ -51,7 +51,7 @@ def stereo_score_text(name: str, reports: dict[str, dict]) -> str:
     lines = []
     for kind, columns, title in (
         ('pixels', _STEREO_PIXELS, 'outliers [%] as KITTI counts them, occluded pixels included; shares [%]'),
-        ('boxes', _STEREO_BOXES, 'velocities in moving boxes; standing points faster than 0.5 m/s [%], within 30 m'),
+        ('velocity', _STEREO_VELOCITY, 'velocity of movers within 30 m; shares [%] of their points and of static ones'),
     ):
         chosen = {estimator: report[kind] for estimator, report in reports.items() if kind in report}
         if chosen:
@@ -59,6 +59,11 @@ def stereo_score_text(name: str, reports: dict[str, dict]) -> str:
             count = f'{first["pixels"]:,} pixels' if kind == 'pixels' else f'{first["mover_points"]:,} points of movers'
             lines += [f'{name}: {first["pairs"]} pairs, {count}', *_table(title, columns, chosen, digits=2)]
     timed = [('ms', lambda r: r['ms_per_pair'])]
+    lines += [
+        f'  {short_name(estimator)}: {report["failed_pairs"]} pairs failed, for example {report["failures"][0]}'
+        for estimator, report in reports.items()
+        if report['failed_pairs']
+    ]
     return '\n'.join([*lines, *_table('median time of a pair, on this machine', timed, reports, digits=0)])
 
 

@@ -9,20 +9,20 @@ from tqdm import tqdm
 
 from training.datasets.pairs import evenly_spread
 from training.datasets.stereo_pairs import StereoDatasetPair, StereoPairDataset
-from training.scoring.stereo_metrics import BoxScores, StereoScores, moved_points
-from zeroflow_ros import transforms
+from training.scoring.stereo_metrics import StereoScores
+from training.scoring.stereo_velocity import VelocityScores, measured_velocity
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFlow
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.errors import DataError, EgoMotionError
 
 
 def evaluate_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator], *, num_pairs: int = 0,
                     sweep: str = 'older') -> dict[str, dict]:  # fmt: skip
     """Return the report of each estimator by its name.
 
-    It has the entries of `StereoScores.report` as 'pixels' and those of `BoxScores.report` as 'boxes', where the
-    dataset has such ground truth, and 'ms_per_pair', the median time of an estimate. Pairs without ground truth are
-    skipped. num_pairs: largest number of pairs, evenly spread; 0 means all. sweep: whose pixels are scored, older or
-    latest.
+    It has the entries of `StereoScores.report` as 'pixels' and those of `VelocityScores.report` as 'velocity', where
+    the dataset has such ground truth, and 'ms_per_pair', the median time of an estimate. Pairs without ground truth are
+    skipped. A pair whose ego motion an estimator cannot tell counts in 'failed_pairs', and its pixels as outliers.
+    num_pairs: largest number of pairs, evenly spread; 0 means all. sweep: whose pixels are scored, older or latest.
     Raises: DataError when there is nothing to score.
     """
     if len(dataset) == 0:
@@ -52,41 +52,46 @@ class _Scores:
     """All scores of one estimator."""
 
     def __init__(self):
-        self._pixels, self._boxes = StereoScores(), BoxScores()
+        self._pixels, self._velocity = StereoScores(), VelocityScores()
         self._milliseconds: list[float] = []
-        self._num_without_motion = 0
+        self._failures: list[str] = []
 
     def add(self, item: StereoDatasetPair, estimator: StereoEstimator) -> None:
         began = time.perf_counter()
-        found = estimator.estimate(item.reference, item.other, item.other_T_reference)
-        self._milliseconds.append(1e3 * (time.perf_counter() - began))
+        try:
+            found = estimator.estimate(item.reference, item.other, item.other_T_reference)
+        except EgoMotionError as error:
+            self._failures.append(f'{item.key}: {error}')
+            found = _nothing(item)
+        else:
+            self._milliseconds.append(1e3 * (time.perf_counter() - began))
         if item.truth is not None:
             self._pixels.add(item.truth, found, item.reference.camera)
-        if item.boxes is None:
-            return
-        if item.other_T_reference is None:
+        if item.boxes is not None and item.other_T_reference is None:
             raise DataError(
                 f'{item.key}: velocities in boxes need the ego motion of the dataset. Use a bag with odometry or tf.'
             )
-        points, velocity = measured_velocity(item, found)
-        self._boxes.add(points, velocity, item.boxes, item.other_T_reference, item.dt)
+        if item.other_T_reference is None:
+            return
+        if item.boxes is not None:
+            measured = measured_velocity(item, found)
+            self._velocity.add_boxes(measured, item.boxes, item.other_T_reference, item.dt)
+        elif item.truth is not None and item.truth.is_moving is not None:
+            self._velocity.add_truth(measured_velocity(item, found), item.truth, item)
 
     def report(self) -> dict:
-        pixels, boxes = self._pixels.report(), self._boxes.report()
+        pixels, velocity = self._pixels.report(), self._velocity.report()
         return {
-            'ms_per_pair': float(np.median(self._milliseconds)),
+            'ms_per_pair': float(np.median(self._milliseconds)) if self._milliseconds else float('nan'),
+            'failed_pairs': len(self._failures),
+            'failures': self._failures[:10],
             **({'pixels': pixels} if pixels['pairs'] else {}),
-            **({'boxes': boxes} if boxes['pairs'] else {}),
+            **({'velocity': velocity} if velocity['pairs'] else {}),
         }
 
 
-def measured_velocity(item: StereoDatasetPair, found: StereoFlow) -> tuple[np.ndarray, np.ndarray]:
-    """Return the measured points (N, 3) [m] of the reference frame and their velocity (N, 3) [m/s], ego motion removed.
-
-    The ego motion is that of the dataset. Pixels whose values are filled in are left out.
-    """
-    camera = item.reference.camera
-    points, moved = camera.points(found.disparity), moved_points(camera, found.flow, found.other_disparity)
-    rows = found.is_measured & np.isfinite(points).all(-1) & np.isfinite(moved).all(-1)
-    points, moved = points[rows].astype(np.float64), moved[rows].astype(np.float64)
-    return points, (transforms.apply(transforms.invert(item.other_T_reference), moved) - points) / item.dt
+def _nothing(item: StereoDatasetPair) -> StereoFlow:
+    """Return an estimate without any value, whose pixels are all outliers."""
+    nothing = np.full(item.reference.left.shape[:2], np.nan, np.float32)
+    flow = np.repeat(nothing[..., None], 2, axis=-1)
+    return StereoFlow(nothing, nothing, flow, nothing, nothing, nothing, np.zeros(nothing.shape, bool))

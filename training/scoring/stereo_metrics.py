@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scene flow metrics of stereo estimators: KITTI's outlier rates, errors in 3-D, and velocities of boxes.
+"""Scene flow metrics of stereo estimators: KITTI's outlier rates and errors in 3-D.
 
 Sources: the outlier rates and the filling of missing pixels are those of the KITTI scene flow 2015 development kit.
 """
 
 import numpy as np
 
-from training.datasets.stereo_pairs import StereoBox, StereoTruth
+from training.datasets.stereo_pairs import StereoTruth
 from training.scoring.metrics import RELAXED, STRICT, is_accurate, ratio
-from zeroflow_ros import transforms
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow
 from zeroflow_ros.errors import DataError
 
@@ -16,11 +15,6 @@ METRICS = ('D1', 'D2', 'Fl', 'SF')
 REGIONS = ('bg', 'fg', 'all')
 OUTLIER_PX, OUTLIER_SHARE = 3.0, 0.05
 NEAR = 35.0  # m: the errors in 3-D are of pixels up to this true depth, as in the literature on point clouds
-MOVING = 0.5  # m/s
-BOX_RANGE = 30.0  # m: boxes are scored up to here
-# As for sweeps: boxes are annotated tightly, and their lowest part is ground.
-_MARGIN, _GROUND_MARGIN, _MIN_POINTS = 0.1, 0.15, 5
-_AROUND = 0.5  # m around a box where a point is neither of the object nor of the background
 
 
 def fill_background(values: np.ndarray) -> np.ndarray:
@@ -91,8 +85,12 @@ class StereoScores:
         wrong = [is_outlier(filled[name], getattr(truth, name)) for name in parts]
         known = [getattr(truth, f'has_{name}') for name in parts]
         visible = [getattr(truth, f'is_{name}_noc') for name in parts]
+        is_measured = [estimate.is_measured] * 3
+        if estimate.is_disparity_measured is not None:
+            is_measured[0] = estimate.is_disparity_measured
         measured = [
-            np.isfinite(value).reshape(*value.shape[:2], -1).all(-1) & estimate.is_measured for value in raw.values()
+            np.isfinite(value).reshape(*value.shape[:2], -1).all(-1) & rows
+            for value, rows in zip(raw.values(), is_measured, strict=True)
         ]
         wrong.append(np.any(wrong, axis=0))
         for part in (known, visible, measured):
@@ -155,82 +153,3 @@ class StereoScores:
             'density': dict(zip(METRICS, ratio(measured, all_).tolist(), strict=True)),
             'share_3d': float(ratio(sums[2, 0], self._num_near)),
         } | in_3d
-
-
-class BoxScores:
-    """Scores of measured velocities by tracked boxes, within 30 m of the camera.
-
-    A box moves when the median speed of its points is above 0.5 m/s. What is more than 0.5 m from all boxes is
-    background and stands: give boxes only where every moving object in the image has one.
-    """
-
-    def __init__(self):
-        self._movers = np.zeros(4)  # points, error [m/s], speed [m/s], points without velocity
-        self._resting = np.zeros(3)  # points, error [m/s], faster than 0.5 m/s
-        self._background = np.zeros(2)  # points, faster than 0.5 m/s
-        self._num_pairs = self._num_boxes = self._num_seen = 0
-
-    def add(self, points: np.ndarray, velocity: np.ndarray, boxes: tuple[StereoBox, ...],
-            other_T_reference: np.ndarray, dt: float, is_moving: np.ndarray | None = None) -> None:  # fmt: skip
-        """Add a pair.
-
-        points: (N, 3) [m], measured, in the reference frame; NaN where not measured. velocity: (N, 3) [m/s], ego motion
-        removed; a point without velocity counts as standing. dt: seconds from the reference to the other frame.
-        is_moving: (N,) bool, what the estimator says is faster than 0.5 m/s; None: what its velocity says.
-        """
-        rows = np.isfinite(points).all(1) & (np.linalg.norm(np.nan_to_num(points), axis=1) < BOX_RANGE)
-        points, velocity = points[rows].astype(np.float64), velocity[rows].astype(np.float64)
-        has_velocity = np.isfinite(velocity).all(1)
-        velocity = np.where(has_velocity[:, None], velocity, 0)
-        fast = np.linalg.norm(velocity, axis=1) > MOVING if is_moving is None else is_moving[rows]
-        self._num_pairs += 1
-        is_background = np.ones(len(points), bool)
-        for box in boxes:
-            inside, around = _inside(box, points)
-            is_background &= ~around
-            near = np.linalg.norm(box.reference_T_box[:3, 3]) < BOX_RANGE
-            self._num_boxes += near
-            if np.count_nonzero(inside) < _MIN_POINTS:
-                continue
-            self._num_seen += near
-            true = box.velocity(points[inside], other_T_reference, dt)
-            error, speed = np.linalg.norm(velocity[inside] - true, axis=1), np.linalg.norm(true, axis=1)
-            if np.median(speed) > MOVING:
-                missing = np.count_nonzero(~has_velocity[inside])
-                self._movers += len(error), error.sum(), speed.sum(), missing
-            else:
-                self._resting += len(error), error.sum(), np.count_nonzero(fast[inside])
-        self._background += np.count_nonzero(is_background & has_velocity), np.count_nonzero(is_background & fast)
-
-    def report(self) -> dict:
-        """Return the scores by name, NaN without points.
-
-        mover_normalised_epe: mean error by mean speed, 1 for zero velocity. *_fast_share: share of standing points that
-        are said to be faster than 0.5 m/s. share_of_boxes_seen: of the boxes within 30 m, those with 5 points or more.
-        """
-        return {
-            'pairs': self._num_pairs,
-            'mover_points': int(self._movers[0]),
-            'mover_normalised_epe': float(ratio(self._movers[1], self._movers[2])),
-            'mover_epe_mps': float(ratio(self._movers[1], self._movers[0])),
-            'mover_speed_mps': float(ratio(self._movers[2], self._movers[0])),
-            'mover_without_velocity_share': float(ratio(self._movers[3], self._movers[0])),
-            'resting_box_points': int(self._resting[0]),
-            'resting_box_epe_mps': float(ratio(self._resting[1], self._resting[0])),
-            'resting_box_fast_share': float(ratio(self._resting[2], self._resting[0])),
-            'background_points': int(self._background[0]),
-            'background_fast_share': float(ratio(self._background[1], self._background[0])),
-            'static_fast_share': float(
-                ratio(self._resting[2] + self._background[1], self._resting[0] + self._background[0])
-            ),
-            'share_of_boxes_seen': float(ratio(self._num_seen, self._num_boxes)),
-        }
-
-
-def _inside(box: StereoBox, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which points (N, 3) are of the object in a box, and which are near it, (N,) bool each."""
-    in_box = transforms.apply(transforms.invert(box.reference_T_box), points)
-    half = np.asarray(box.size, np.float64) / 2
-    beyond = np.abs(in_box) - half
-    object_ = (beyond <= (_MARGIN, _MARGIN, 0)).all(1) & (in_box[:, 2] > -half[2] + _GROUND_MARGIN)
-    return object_, (beyond <= _AROUND).all(1)

@@ -9,10 +9,10 @@ import pytest
 from training.datasets.stereo_pairs import StereoBox, StereoDatasetPair, StereoTruth
 from training.scoring.score_text import stereo_score_text
 from training.scoring.stereo_estimators import build_stereo_estimator
-from training.scoring.stereo_evaluation import evaluate_stereo, measured_velocity
+from training.scoring.stereo_evaluation import evaluate_stereo
 from zeroflow_ros import transforms
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
-from zeroflow_ros.errors import ConfigError, DataError
+from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
 
 CAMERA = StereoCamera(8, 4, 10.0, 10.0, 3.5, 1.5, 1.0)
 FRAME = StereoFrame(np.zeros((4, 8), np.uint8), np.zeros((4, 8), np.uint8), CAMERA)
@@ -74,12 +74,12 @@ def test_the_truth_scores_0_and_a_standing_world_misses_what_moves():
     true, standing = Oracle('true'), Oracle('standing', knows=False)
     reports = evaluate_stereo(Pairs(), [true, standing])
     assert reports['true']['pixels']['outliers_percent']['occ']['SF']['all'] == 0
-    assert reports['true']['boxes']['mover_normalised_epe'] == pytest.approx(0, abs=1e-5)
+    assert reports['true']['velocity']['mover_normalised_epe'] == pytest.approx(0, abs=1e-5)
     found = reports['standing']
     assert found['pixels']['outliers_percent']['occ']['D2'] == {'bg': 0, 'fg': 100, 'all': 50}  # 10 px, not 5
-    assert found['boxes']['mover_normalised_epe'] == pytest.approx(1, abs=1e-5)
-    assert found['boxes']['mover_speed_mps'] == pytest.approx(10, abs=1e-5)
-    assert found['boxes']['static_fast_share'] == 0 and found['ms_per_pair'] >= 0
+    assert found['velocity']['mover_normalised_epe'] == pytest.approx(1, abs=1e-5)
+    assert found['velocity']['mover_speed_mps'] == pytest.approx(10, abs=1e-5)
+    assert found['velocity']['static_fast_share'] == 0 and found['ms_per_pair'] >= 0
     assert len(true.told) == 2 and true.told[0] is not None  # the pair with neither is not estimated
     text = stereo_score_text('pairs', reports)
     assert 'pairs: 1 pairs, 32 pixels' in text and 'points of movers' in text
@@ -87,16 +87,28 @@ def test_the_truth_scores_0_and_a_standing_world_misses_what_moves():
     assert row[1:3] == ['0.00', '50.00']  # D1, D2
 
 
-def test_velocity_is_that_of_measured_pixels_without_ego_motion():
-    item, found = Pairs()[1], Oracle('true').estimate(None, None)
-    measured = ALL.copy()
-    measured[0] = False
-    points, velocity = measured_velocity(item, replace(found, is_measured=measured))
-    assert len(points) == len(velocity) == 24
-    np.testing.assert_allclose(velocity.reshape(3, 8, 3)[:, :4], np.tile([0, 0, 10], (3, 4, 1)), atol=1e-4)
-    np.testing.assert_allclose(velocity.reshape(3, 8, 3)[:, 4:], 0, atol=1e-4)
-    backwards = replace(item, dt=-0.1)  # the other frame is the earlier one: it came from there
-    np.testing.assert_allclose(measured_velocity(backwards, found)[1][0], [0, 0, -10], atol=1e-4)
+def test_a_pair_whose_ego_motion_is_not_found_counts_as_wrong():
+    class Lost(Oracle):
+        def estimate(self, reference, other, other_T_reference=None):
+            raise EgoMotionError('Too dark.')
+
+    report = evaluate_stereo(Pairs(), [Lost('lost')])['lost']
+    assert report['failed_pairs'] == 2 and report['failures'][0] == '000000_10: Too dark.'
+    assert report['pixels']['outliers_percent']['occ']['SF']['all'] == 100
+    assert report['velocity']['mover_points'] == report['velocity']['share_of_boxes_seen'] == 0
+    assert '2 pairs failed, for example 000000_10: Too dark.' in stereo_score_text('pairs', {'lost': report})
+
+
+def test_the_truth_of_pixels_gives_velocities_where_it_says_what_moves():
+    class Moving(Pairs):
+        def __getitem__(self, index):
+            truth = replace(TRUTH, is_moving=np.tile(IS_BOX, (4, 1)))
+            return replace(super().__getitem__(index), truth=truth)
+
+    found = evaluate_stereo(Moving(1), [Oracle('true'), Oracle('standing', knows=False)])
+    assert found['true']['velocity']['mover_normalised_epe'] == pytest.approx(0, abs=1e-5)
+    assert found['standing']['velocity']['mover_normalised_epe'] == pytest.approx(1, abs=1e-5)
+    assert found['standing']['velocity']['mover_points'] == 16
 
 
 def test_what_cannot_be_scored_is_said():

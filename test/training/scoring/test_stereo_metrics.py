@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KITTI's outlier rates, errors in 3-D and box velocities of stereo scene flow, against values computed by hand."""
+"""KITTI's outlier rates and errors in 3-D of stereo scene flow, against values computed by hand."""
 
 import numpy as np
 import pytest
 
-from training.datasets.stereo_pairs import StereoBox, StereoTruth
-from training.scoring.stereo_metrics import BoxScores, StereoScores, fill_background, is_outlier, moved_points
-from zeroflow_ros import transforms
+from training.datasets.stereo_pairs import StereoTruth
+from training.scoring.stereo_metrics import StereoScores, fill_background, is_outlier, moved_points
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow
 from zeroflow_ros.errors import DataError
 
@@ -144,66 +143,3 @@ def test_a_point_moves_by_its_flow_and_its_new_disparity():
     # Depth 10 m; pixel 0 is at -1.5 px and moves to -0.5 px; the last one does not move.
     np.testing.assert_allclose(points[0, 0], [-0.05, 0, 10], atol=1e-6)
     np.testing.assert_allclose(points[0, 3], [0.15, 0, 10], atol=1e-6)
-
-
-UP = transforms.yaw_translation(0, 0, 0, 10)
-UP[:3, :3] = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]  # a box 10 m ahead, x of the box forward, z up
-
-
-def boxes(*other_steps) -> tuple[StereoBox, ...]:
-    """Return one box 10 m ahead for each step [m] forward that it makes."""
-    found = []
-    for step in other_steps:
-        other = UP.copy()
-        other[2, 3] += step
-        found.append(StereoBox('Car', np.array([4.0, 2.0, 1.5]), UP, other))
-    return tuple(found)
-
-
-IN_BOX = np.array([[0, 0, 8.5], [0.5, 0, 9], [-0.5, 0.1, 10], [0, -0.3, 11], [0.8, 0, 11.5]], np.float32)
-OTHERS = np.array([[0, 0.7, 10], [1.3, 0, 10], [5, 0, 20], [5, 0, 40], [NAN] * 3], np.float32)
-POINTS = np.vstack([IN_BOX, OTHERS])  # then: its lowest part, near it, background, out of range, not measured
-
-
-def box_report(velocity, step, ego=None, dt=0.1, is_moving=None):
-    scores = BoxScores()
-    scores.add(POINTS, np.asarray(velocity, np.float32), boxes(step), np.eye(4) if ego is None else ego, dt, is_moving)
-    return scores.report()
-
-
-def test_the_velocity_of_a_moving_box_is_scored_on_its_points():
-    velocity = np.zeros((10, 3))
-    velocity[:5, 2] = [10, 8, 10, 10, NAN]  # of 10 m/s: errors 0, 2, 0, 0, 10
-    found = box_report(velocity, step=1.0)
-    assert (found['mover_points'], found['resting_box_points'], found['background_points']) == (5, 0, 1)
-    assert found['mover_normalised_epe'] == pytest.approx(12 / 50)
-    assert (found['mover_epe_mps'], found['mover_speed_mps']) == (pytest.approx(2.4), pytest.approx(10))
-    assert found['mover_without_velocity_share'] == 0.2 and found['share_of_boxes_seen'] == 1
-
-
-def test_what_stands_and_is_said_to_move_is_counted():
-    velocity = np.zeros((10, 3))
-    velocity[[0, 5, 6, 7], 0] = 0.6  # one point of a resting box, one of the background; two belong to neither
-    found = box_report(velocity, step=0.0)
-    assert (found['resting_box_fast_share'], found['background_fast_share']) == (0.2, 1)
-    assert found['static_fast_share'] == pytest.approx(2 / 6) and found['mover_points'] == 0
-    said = box_report(velocity, step=0.0, is_moving=np.zeros(10, bool))
-    assert said['static_fast_share'] == 0
-
-
-def test_ego_motion_is_removed_from_the_velocity_of_a_box():
-    # The camera drives 1 m ahead: what stands is 1 m closer in the other frame.
-    other_T_reference = np.eye(4)
-    other_T_reference[2, 3] = -1
-    found = box_report(np.zeros((10, 3)), step=-1.0, ego=other_T_reference)
-    assert found['mover_points'] == 0 and found['resting_box_epe_mps'] == pytest.approx(0, abs=1e-6)
-    # Seen from the newer frame, 1 m further back in the past is 10 m/s away from there.
-    backwards = box_report(np.tile([0, 0, 10], (10, 1)), step=-1.0, dt=-0.1)
-    assert backwards['mover_normalised_epe'] == pytest.approx(0, abs=1e-6)
-
-
-def test_without_boxes_all_is_background():
-    scores = BoxScores()
-    scores.add(POINTS, np.zeros((10, 3), np.float32), (), np.eye(4), 0.1)
-    found = scores.report()
-    assert (found['background_points'], found['mover_points']) == (8, 0) and np.isnan(found['mover_normalised_epe'])
