@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Students by name."""
 
+from training.students.camera_student import CameraStudent
 from training.students.deflow import deflow, deflow_2, deflow_lite
+from training.students.dwarf import dwarf
 from training.students.fastflow3d import fastflow3d, fastflow3d_xl
 from training.students.fastflow3d_lite import fastflow3d_lite, fastflow3d_lite_5
 from training.students.pillar_net import PillarStudent
+from training.students.stereo_lite import stereo_lite
 from zeroflow_ros.errors import ConfigError
 
 _BUILDERS = (
     fastflow3d, fastflow3d_xl, fastflow3d_lite, fastflow3d_lite_5,
     deflow, deflow_2, deflow_lite,
 )  # fmt: skip
-STUDENTS = {build.__name__: build for build in _BUILDERS}
+STUDENTS = {build.__name__: build for build in _BUILDERS}  # of point clouds
+CAMERA_STUDENTS = {build.__name__: build for build in (dwarf, stereo_lite)}  # of stereo images
 
 
-def build_student(name: str) -> PillarStudent:
+def build_student(name: str) -> PillarStudent | CameraStudent:
     """Return a freshly initialised student.
 
     Raises: ConfigError for an unknown name.
     """
-    if name not in STUDENTS:
-        raise ConfigError(f'Unknown student {name!r}; expected one of {sorted(STUDENTS)}.')
-    return STUDENTS[name]()
+    builders = STUDENTS | CAMERA_STUDENTS
+    if name not in builders:
+        raise ConfigError(f'Unknown student {name!r}; expected one of {sorted(builders)}.')
+    return builders[name]()

@@ -210,3 +210,8 @@ def _volumes(left0: Tensor, right0: Tensor, left1: Tensor, right1: Tensor) -> Te
     between = _activated(correlation_3d(volume0, volume1, RADIUS, DEPTH_RADIUS))
     motion = _activated(correlation_2d(left0, left1, RADIUS))
     return torch.cat([volume0, volume1, between, motion], dim=1)
+
+
+def dwarf() -> Dwarf:
+    """DWARF with its six levels: 19,618,196 parameters."""
+    return Dwarf()
