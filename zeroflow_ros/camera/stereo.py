@@ -91,7 +91,8 @@ class StereoFrame:
     """What a stereo camera saw at one time.
 
     left, right: rectified images, (H, W, 3) uint8 RGB or (H, W) uint8 grey, of the camera's size.
-    stamp_ns: ROS time [ns]. frame_id: optical frame of the left camera.
+    stamp_ns: ROS time [ns]. frame_id: optical frame of the left camera. bits: of the camera's values that the 8 bits
+    are the highest of.
     """
 
     left: np.ndarray
@@ -99,6 +100,7 @@ class StereoFrame:
     camera: StereoCamera
     stamp_ns: int = 0
     frame_id: str = ''
+    bits: int = 8
 
     def __post_init__(self):
         size = (self.camera.height, self.camera.width)

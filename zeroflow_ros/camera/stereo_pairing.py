@@ -237,12 +237,15 @@ class StereoPairing:
 class FrameBuffer(PairBuffer):
     """Decide which two stereo frames form a pair in time, by the rules for sweeps.
 
-    Takes `StereoFrame`s or, before decoding, `StereoMessages`.
+    Takes `StereoFrame`s or, before decoding, `StereoMessages`. Frames of another size, calibration or brightness scale
+    than the one before make no pair with it.
     """
 
     def push(self, frame) -> tuple:
         """Add the next frame; return (previous, None) when it completes a pair, else (None, FrameDrop)."""
         previous, reason = super().push(frame)
+        if previous is not None and _look(previous) != _look(frame):
+            return None, FrameDrop.FRAME_CHANGED
         return previous, None if reason is None else FrameDrop[reason.name]
 
     def drop_text(self, reason: FrameDrop, frame, last) -> str:
@@ -255,11 +258,23 @@ class FrameBuffer(PairBuffer):
             FrameDrop.DUPLICATE: 'The stereo frame repeats the stamp of the one before.',
             FrameDrop.OUT_OF_ORDER: f'The stereo frame is {-dt:.3f} s older than the one before.',
             FrameDrop.TIME_RESET: f'The stamps went back by {-dt:.1f} s: a bag that loops, or a clock that was set.',
-            FrameDrop.FRAME_CHANGED: 'The frame_id of the left images changed '
-            f'from {getattr(last, "frame_id", "")!r} to {frame.frame_id!r}.',
+            FrameDrop.FRAME_CHANGED: f'The camera changed from {_described(last)} to {_described(frame)}.',
             FrameDrop.GAP: f'{dt:.3f} s between two stereo frames are more than {longest:g} s.',
             FrameDrop.TOO_CLOSE: f'{dt:.3f} s between two stereo frames are less than {shortest:g} s: it is left out.',
         }[reason]
+
+
+def _look(frame) -> tuple:
+    """Return what two frames of a pair must have in common; of messages nothing."""
+    return getattr(frame, 'camera', None), getattr(frame, 'bits', None)
+
+
+def _described(frame) -> str:
+    camera, bits = _look(frame)
+    text = f'frame_id {getattr(frame, "frame_id", "")!r}'
+    if camera is None:
+        return text
+    return f'{text}, {camera.width} x {camera.height}, fx {camera.fx:g}, baseline {camera.baseline:g} m, {bits} bits'
 
 
 def _nearest(stamps: dict, stamp: int) -> int:

@@ -55,7 +55,7 @@ class StereoReader:
             pixels = [one.rectify(image) for one, image in zip(self._rectifiers, pixels, strict=True)]
             if self.is_seen is None and any(model.is_distorted for model in self._models):
                 self.is_seen = self._rectifiers[0].is_seen & self._rectifiers[1].is_seen
-        return StereoFrame(*pixels, self.camera, messages.stamp_ns, messages.frame_id)
+        return StereoFrame(*pixels, self.camera, messages.stamp_ns, messages.frame_id, self._bit_depth.bits)
 
     def _decode(self, messages: StereoMessages) -> tuple[Image, Image]:
         left = decode_image(messages.left, bit_depth=self._bit_depth)

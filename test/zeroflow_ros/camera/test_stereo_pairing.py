@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from image_messages import camera_info, image
 
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.camera.stereo_pairing import FrameBuffer, FrameDrop, StereoMessages, StereoPairing
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.lidar.sweep import DropReason
@@ -179,7 +181,7 @@ def frame(stamp_ms, frame_id='left_optical'):
         ([(1000,), (1300,)], FrameDrop.GAP, None, '0.300 s .* more than 0.25 s'),
         ([(1000,), (1010,)], FrameDrop.TOO_CLOSE, None, '0.010 s .* less than 0.03 s'),
         ([(1000,), (1010,), (1100,)], None, 1000, ''),
-        ([(1000,), (1100, 'other')], FrameDrop.FRAME_CHANGED, None, "from 'left_optical' to 'other'"),
+        ([(1000,), (1100, 'other')], FrameDrop.FRAME_CHANGED, None, "from frame_id 'left_optical' to frame_id 'other'"),
         ([(0,)], FrameDrop.ZERO_STAMP, None, 'stamp 0'),
     ],
 )
@@ -190,6 +192,22 @@ def test_which_frames_make_a_pair(frames, reason, partner, says):
         previous, why = buffer.push(latest)
     assert why is reason and (previous and previous.stamp_ns) == (partner and partner * MS)
     assert why is None or re.search(says, buffer.drop_text(why, latest, last))
+
+
+def test_frames_of_another_calibration_or_brightness_make_no_pair():
+    camera = StereoCamera(4, 3, 50.0, 50.0, 1.5, 1.0, 0.1)
+    wider, pixels = replace(camera, baseline=0.2), np.zeros((3, 4), np.uint8)
+    buffer, texts = FrameBuffer((0.03, 0.25)), []
+    for n, (one, bits) in enumerate([(camera, 8), (replace(camera), 8), (wider, 8), (wider, 10), (wider, 10)]):
+        last, latest = buffer.last, StereoFrame(pixels, pixels, one, 10**9 + 100 * n * MS, 'left', bits)
+        _, why = buffer.push(latest)
+        texts.append(why and f'{why.value}: {buffer.drop_text(why, latest, last)}')
+    assert texts[:3] == [
+        'first_frame: The first stereo frame waits for the second.', None,
+        "frame_changed: The camera changed from frame_id 'left', 4 x 3, fx 50, baseline 0.1 m, 8 bits to frame_id "
+        "'left', 4 x 3, fx 50, baseline 0.2 m, 8 bits.",
+    ]  # fmt: skip
+    assert '8 bits to' in texts[3] and texts[3].endswith('10 bits.') and texts[4] is None
 
 
 def test_drops_have_names_of_their_own_and_every_reason_of_the_buffer():

@@ -83,7 +83,7 @@ def test_a_new_calibration_is_taken_over_and_a_bad_one_stays_bad():
 def test_both_cameras_of_16_bits_keep_the_same_brightness():
     dark, bright = np.full((48, 64), 900, np.uint16), np.full((48, 64), 4000, np.uint16)
     frame = StereoReader().read(messages(left=dark, right=bright, encoding='mono16'))
-    assert (frame.left[0, 0], frame.right[0, 0]) == (900 >> 4, 4000 >> 4)
+    assert (frame.left[0, 0], frame.right[0, 0], frame.bits) == (900 >> 4, 4000 >> 4, 12)
 
 
 def test_frames_of_a_recording(shared_data):
