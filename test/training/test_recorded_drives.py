@@ -6,18 +6,22 @@ import json
 import numpy as np
 import pytest
 from nuscenes_files import write_nuscenes
+from pandaset_files import write_pandaset
 
 from training import evaluate, label, to_bag, to_h5
 from training.datasets import open_dataset
 from training.labels.label_store import LabelStore
 
+WRITERS = {'nuscenes': (write_nuscenes, 'rate=10'), 'pandaset': (write_pandaset, 'trust_pickles=true')}
 
-@pytest.fixture(scope='module', params=['nuscenes'])
+
+@pytest.fixture(scope='module', params=list(WRITERS))
 def recorded(request, tmp_path_factory):
     """Return the spec of a small data set."""
     root = tmp_path_factory.mktemp(request.param)
-    write_nuscenes(root)
-    return f'nuscenes:{root}?rate=10'
+    write, options = WRITERS[request.param]
+    write(root)
+    return f'{request.param}:{root}?{options}'
 
 
 def test_it_is_scored(recorded, tmp_path):

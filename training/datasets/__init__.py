@@ -8,6 +8,7 @@
   av2:FOLDER                  one Argoverse 2 Sensor log, or a folder of logs
   osf:FOLDER                  scenes of OpenSceneFlow, *.h5
   nuscenes:ROOT               nuScenes, the folder with samples, sweeps and v1.0-*
+  pandaset:ROOT?trust_pickles=true    PandaSet, a sequence or a folder of sequences
 
   kitti_scene_flow:ROOT       stereo pairs of KITTI scene flow 2015, folder training or testing
   kitti_raw:DATE/DRIVE        stereo pairs of a drive of KITTI raw data
@@ -35,6 +36,7 @@ _SWEEP_SCHEMES = {
     'av2': 'training.datasets.argoverse2',
     'osf': 'training.datasets.opensceneflow',
     'nuscenes': 'training.datasets.nuscenes',
+    'pandaset': 'training.datasets.pandaset',
 }
 # The same, with open_pairs(text) -> StereoPairDataset.
 _STEREO_SCHEMES = {

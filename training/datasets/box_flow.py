@@ -37,8 +37,8 @@ def box_flow(points: np.ndarray, boxes: Iterable[MovingBox]) -> GroundTruthFlow:
     for box in boxes:
         rows, inside = points_in_box(points, box.ego0_T_box, box.half_size)
         meta_class[rows], is_valid[rows] = box.meta_class, box.ego0_T_later is not None
-        if box.ego0_T_later is None:
-            flow[rows] = 0
+        if box.ego0_T_later is None or np.array_equal(box.ego0_T_later, box.ego0_T_box):
+            flow[rows] = 0  # exactly, without rounding
         else:
             ego0_T_past = box.ego0_T_later @ transforms.invert(box.ego0_T_box)
             flow[rows] = transforms.apply(ego0_T_past, inside) - inside

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pickled tables: those that pandas wrote, and files that want to do something else."""
+
+import base64
+import gzip
+import os
+import pickle
+
+import numpy as np
+import pytest
+from pandas_pickles import frame_bytes
+
+from training.datasets.frame_pickles import read_frame
+from zeroflow_ros.errors import DataError
+
+# Written by pandas itself: 1.5.3 with numpy 1.26, protocol 4, and 2.2.3 with numpy 1.26, protocol 5.
+BY_PANDAS_1 = """
+H4sIAAAAAAACA41TzWoUQRDe+fMvYgyiRhSPsh5ciCcPwkJWBB1cIScRQlMz07szZqZn6O5hXTCgB2MCfUv5UL6Fj+AbxOqeXbLRPaQP3dXd1V991fX
+V1/Dnr6DnhtlqQGSgBmkt+WAioeJorr8CDa+dfYpPv+Eh9k3IqqlE83jVvRCaSwGlGlQgYMqlQnNzt6zTg3fdnp73zb3FE1YWiTp/g2aTtaIp0oOSs8
+Q+Im9zV7RVM+/gq7bUBUgJc4Jlkqe1UFq2qbaOkXNEc5Wwncspxr3vOPIS/IF72I+92I/9I8w3TZTpeWNTMf77F3hy3N0HxvuC4/H47RkNN8VDjcnJP
+lEO4NkOGoIywQgo62C3Vcjp1lxL2oJYCaIfqbJIuYtLoTyLGvt2zjfyW/mWZZPfWXLxHJdt408uMHj5D4OeZTC63dXm97Bb/wyRjvMnFCW4dJxk5zxO
+/mhdFN/rLXCDOLw0brHCP3++lv3ZYvgd/WWUMI5Wo2i0P719UU8Z/8zVIAFFKrzBBJ+xN/aMPjn/YKKl7fSYkUbxf6IRbR66IoZtW2RUphISXlIN5zA
+jUKVBF7UASdrZSEniElireNaVNxRW9OP2yH7DR/NgHTsJYmrp7dl1hVL+aUya0CA1KcKEStcNpWoNTobnMLmdqJdIkNRmNoVly7GKa3A57RNn0Jqa6R
+DNFTYpYerM+1CW9UyxrG1IeKA5c5kpPFZtMvgLmeuxR9QDAAA=
+"""
+BY_PANDAS_2 = """
+H4sIAKBNDGsC/4VTS4sTQRBOMhlfEXdXUVcUjxIPG1hB8CAENiLoYIQ9iJelqZnppIedF/0gBlzQg3EX+rbl/j39Cf6DtbqTsIkPrEN39UzVV191f/Up/PY9aHizWzWU
+KaheUkneG0koONqrL0DDS++f4uPPeIRd22bFWKJ9uBqelZrLEnLVK6CEMZcK7fW9vEoO38zPlN61dxYpLM9idZGDdoOZss6Sw5yz2CVRtL1dmqKezuELk+sMpIQp
+wTLJk6pUWppEu8DQB6K9TNg+5BSjxhccNGP8ivvYjZpRK2rNUGzYMNXT2rViW2+f4cnx/H9gmx9xOBy+PifzS9TXGJ8cEOUAdnbREpQNBkBdB3tGIae/9kpsMmJV
+Ev1Q5VnCfV0q1XSoUcutomNvrrRBLpdZgrbDRrIqYjMazW/mbLOxaj/68/1nH8W2bY3WqD7/jWqDyLgWZ0RzgNpVfUQsgnUeYqd71lrANxseNt69gBUP/gUqni4g
+g6j9J+SS9/nCliV8gWyFt3jy3wLtKFwtoNHd//a6ylL+gateDIq0eY2VfMJeuW90h+KdDZe+V2lKykVxQ2w5MYhbSymEdLjvn7ZtTJbS4+UQ85xedgoTAlUadFaV
+IElRnYSEL4EZxdP5o7dLNwpDM3OU39t7f2MnoRw7evtuX6EkxJCUokFq0oltK13V1KpzODlNj8ndQhNGMqXhcy0sB5EVXIPv6YA4g9Y0YkdoL7FRDmPv3oU8ryaK
+paYmOYLmzHem8FiZuPcLNCvmeOoDAAA=
+"""
+
+
+def write(path, text):
+    path.write_bytes(base64.b64decode(text))
+    return path
+
+
+@pytest.mark.parametrize('text', [BY_PANDAS_1, BY_PANDAS_2], ids=['pandas 1.5', 'pandas 2.2'])
+def test_what_pandas_wrote_is_read(tmp_path, text):
+    columns = read_frame(write(tmp_path / '0.pkl.gz', text), 'uuid label yaw stationary camera_used')
+    assert {name: column.tolist() for name, column in columns.items()} == {
+        'uuid': ['a-1', 'b'], 'label': ['Car', 'Bus'], 'yaw': [0.5, 1.0], 'stationary': [True, False],
+        'camera_used': [-1, 2],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+@pytest.mark.parametrize('layout', ['old', 'new'])
+def test_layouts_and_protocols(tmp_path, layout, protocol):
+    table = {
+        'x': np.arange(5.0), 'name': list('abcde'), 'y': np.arange(5.0) * 2, 'd': np.arange(5),
+        'f': np.arange(5, dtype=np.float32), 'flag': np.arange(5) > 2, 'big': np.arange(5, dtype='>i4'),
+    }  # fmt: skip
+    (tmp_path / 'plain.pkl').write_bytes(frame_bytes(table, layout, protocol))
+    columns = read_frame(tmp_path / 'plain.pkl', ' '.join(table))
+    for name, column in table.items():
+        np.testing.assert_array_equal(columns[name], column)
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ('touch was_here',)
+
+
+@pytest.mark.parametrize(
+    'content, said',
+    [
+        (pickle.dumps(Runs()), 'posix.system, which no table of numbers needs'),
+        (pickle.dumps({'x': Runs()}), 'posix.system'),
+        (b"cbuiltins\neval\n(S'open(\"was_here\", \"w\")'\ntR.", 'builtins.eval'),
+        (b"cnumpy\nload\n(S'was_here'\ntR.", 'numpy.load'),
+        (b'cpandas\nread_pickle\n(tR.', 'pandas.read_pickle'),
+        (pickle.dumps([1, 2]), 'it holds a list, not a table'),
+        (pickle.dumps(np.zeros(3)), 'it holds a Array, not a table'),
+        (b'', 'not a pickled table'),
+        (b'not a pickle', 'not a pickled table'),
+        (frame_bytes({'x': [1.0]})[:-40], 'not a pickled table'),
+        (frame_bytes({'x': [1.0]}), 'lacks the columns y; it has x'),
+        (frame_bytes({'x': np.array(['2020-01-01'], 'M8[ns]')}), 'not supported'),
+        (gzip.compress(frame_bytes({'x': [1.0]}))[:-20], 'may be cut'),
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_and_nothing_runs(tmp_path, monkeypatch, content, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'table').write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_frame(tmp_path / 'table', 'y')
+    assert not (tmp_path / 'was_here').exists()
+
+
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr('training.datasets.frame_pickles._LARGEST', 10_000)
+    (tmp_path / 'bomb').write_bytes(gzip.compress(bytes(1_000_000)))
+    with pytest.raises(DataError, match='far more than a sweep'):
+        read_frame(tmp_path / 'bomb', 'x')
+
+
+def test_a_missing_file_is_a_sentence(tmp_path):
+    with pytest.raises(DataError, match='cannot be read'):
+        read_frame(tmp_path / 'none', 'x')
