@@ -1,19 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every source of scene flow for stereo pairs, named by one line of text."""
 
+from dataclasses import dataclass
+
+from training.datasets import split_options
 from zeroflow_ros.camera.stereo import StereoEstimator
 from zeroflow_ros.errors import ConfigError
 
-KINDS = 'classical'
+KINDS = 'classical, opencv'
+
+
+@dataclass(frozen=True)
+class ClassicalOptions:
+    """Options of `classical` after a question mark.
+
+    scale: size of the images it works on, as a share of the camera's; 0: its default.
+    """
+
+    scale: float = 0.0
 
 
 def build_stereo_estimator(spec: str) -> StereoEstimator:
     """Return the estimator of a spec, one of KINDS; its name is the spec.
 
-    Raises: ConfigError for an unknown spec.
+    Raises: ConfigError for an unknown spec, DataError for an unknown option.
     """
-    if spec == 'classical':
-        from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
+    kind, options = split_options(spec, ClassicalOptions) if spec.startswith('classical') else (spec, None)
+    if kind == 'classical':
+        from zeroflow_ros.camera.classical_flow import ClassicalConfig, ClassicalStereoFlow
 
-        return ClassicalStereoFlow()
+        estimator = ClassicalStereoFlow(ClassicalConfig(scale=options.scale) if options.scale else None)
+        estimator.name = spec
+        return estimator
+    if spec == 'opencv':
+        from training.scoring.opencv_baseline import OpenCvBaseline
+
+        return OpenCvBaseline()
     raise ConfigError(f'Unknown estimator of stereo pairs {spec!r}; expected one of: {KINDS}.')
