@@ -10,7 +10,10 @@ from setuptools import find_packages, setup
 
 NAME = 'zeroflow_ros'
 SHARE = f'share/{NAME}'
-VEHICLE_CONFIGS = ('node.yaml', 'flow.rviz', 'foxglove_layout.json', 'fastdds_shm.xml', 'zeroflow_ros.service')
+VEHICLE_CONFIGS = (
+    'node.yaml', 'camera_node.yaml', 'flow.rviz', 'camera.rviz', 'foxglove_layout.json', 'fastdds_shm.xml',
+    'zeroflow_ros.service',
+)  # fmt: skip
 
 setup(
     name=NAME,
@@ -78,6 +81,7 @@ setup(
     entry_points={
         'console_scripts': [
             f'flow_node = {NAME}.node:main',
+            f'camera_flow_node = {NAME}.camera_node:main',
             f'object_tracker = {NAME}.object_tracker:main',
             f'replay = {NAME}.replay:main',
             f'recorder = {NAME}.recorder:main',

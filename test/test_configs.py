@@ -14,7 +14,9 @@ from processes import ROOT, environment
 
 from training.config import load_config
 from training.learning.train_config import TrainConfig
+from zeroflow_ros.camera.pixel_cloud import FIELDS
 from zeroflow_ros.lidar.point_cloud import flow_cloud
+from zeroflow_ros.runtime.camera_offline import CAMERA_FLOW_TOPIC
 from zeroflow_ros.runtime.offline import FLOW_TOPIC
 
 CONFIGS = sorted(path for path in (ROOT / 'config').iterdir() if path.is_file())
@@ -62,6 +64,27 @@ def test_node_parameters_are_accepted_by_the_node():
 @pytest.fixture(scope='module')
 def rviz():
     return yaml.safe_load((ROOT / 'config' / 'flow.rviz').read_text())
+
+
+def test_camera_node_parameters_are_accepted_by_the_node():
+    parameters = pytest.importorskip('zeroflow_ros.ros.camera_parameters', reason='needs rclpy')
+    content = yaml.safe_load((ROOT / 'config' / 'camera_node.yaml').read_text())
+    assert list(content) == ['/**'] and list(content['/**']) == ['ros__parameters']
+    shipped = content['/**']['ros__parameters']
+    defaults = parameters.CameraParameters()
+    assert parameters.CameraParameters(**shipped) == defaults and len(shipped) > 8
+
+
+def test_rviz_shows_the_topics_of_the_camera_node():
+    publishers = pytest.importorskip('zeroflow_ros.ros.camera_publishers', reason='needs rclpy')
+    rviz = yaml.safe_load((ROOT / 'config' / 'camera.rviz').read_text())
+    topics = {topic.replace('~', '/camera_flow_node') for topic in publishers.TOPICS}
+    clouds = _displays(rviz, 'PointCloud2')
+    assert {CAMERA_FLOW_TOPIC, '/camera_flow_node/output/dynamic_points'} == set(clouds) <= topics
+    assert set(_displays(rviz, 'Marker')) <= topics
+    images = set(_displays(rviz, 'Image'))
+    assert images - topics == {'/camera_flow_node/input/left/image'} and images & topics
+    assert {cloud['Channel Name'] for cloud in clouds.values()} <= set(FIELDS)
 
 
 def _displays(rviz, kind: str) -> dict[str, dict]:

@@ -17,7 +17,7 @@ from tiny_bag import CLOUD_TOPIC, write_bag
 from workspace import ROOT, Workspace
 
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
-FLOW, REPLAY = (ROOT / 'launch' / name for name in ('flow.launch.py', 'replay.launch.py'))
+FLOW, REPLAY, CAMERA = (ROOT / 'launch' / f'{name}.launch.py' for name in ('flow', 'replay', 'camera'))
 FLOW_ARGUMENTS = {
     'input_topic', 'odometry_topic', 'namespace', 'node_name', 'params_file', 'model_path', 'ego_motion', 'num_threads',
     'odometry_T_lidar', 'autostart', 'engine', 'use_sim_time', 'log_level', 'prefix', 'shm_profile', 'rviz',
@@ -75,6 +75,29 @@ def test_flow_overrides_parameters_that_the_node_has():
     choices = ast.literal_eval(_arguments(FLOW)['ego_motion']['choices'])
     assert choices == ['', *parameters.EGO_MOTION]
     assert ast.literal_eval(_arguments(FLOW)['engine']['choices']) == ['', *parameters.ENGINES]
+
+
+def test_camera_uses_the_arguments_that_it_declares_for_parameters_that_the_node_has():
+    arguments = set(_arguments(CAMERA))
+    used = re.findall(r"given\['(\w+)'\]|LaunchConfiguration\('(\w+)'\)", CAMERA.read_text())
+    used = {name for pair in used for name in pair if name}
+    by_name = {'image_transport', 'images_are_rectified', 'ego_motion', 'odometry_T_camera', 'output_frame',
+               'output_T_camera', 'num_threads', 'autostart'}  # fmt: skip
+    assert used | by_name | {'left', 'right', 'image', 'info'} == arguments
+    parameters = pytest.importorskip('zeroflow_ros.ros.camera_parameters', reason='needs rclpy')
+    assert by_name <= {field.name for field in dataclasses.fields(parameters.CameraParameters)}
+    choices = {
+        name: ast.literal_eval(_arguments(CAMERA)[name]['choices']) for name in ('ego_motion', 'image_transport')
+    }
+    assert choices == {
+        'ego_motion': ['', *parameters.EGO_MOTION], 'image_transport': ['', *parameters.IMAGE_TRANSPORT]
+    }  # fmt: skip
+
+
+def test_camera_remaps_topics_that_the_node_has():
+    sources = ''.join(path.read_text() for path in (ROOT / 'zeroflow_ros').rglob('*.py'))
+    remapped = re.findall(r"\('(?:~|/camera_flow_node|/object_tracker)/((?:input|output)/[\w/]+)'", CAMERA.read_text())
+    assert len(set(remapped)) == 11 and all(f"'~/{topic}'" in sources for topic in remapped)
 
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)

@@ -15,7 +15,7 @@ from workspace import ROOT, Workspace, copy_checkout
 
 import zeroflow_ros
 
-EXECUTABLES = {'flow_node', 'object_tracker', 'replay', 'recorder', 'demo'}
+EXECUTABLES = {'flow_node', 'camera_flow_node', 'object_tracker', 'replay', 'recorder', 'demo'}
 ROS_PACKAGE = re.compile(r'rclpy|tf2_ros|\w+_(msgs|interfaces)')
 WHERE = """
 import importlib.util
@@ -35,7 +35,10 @@ def test_colcon_installs_executables_launch_files_and_configuration(workspace):
     assert {path.name for path in workspace.executables.iterdir()} == EXECUTABLES
     launch_files = {path.name for path in (ROOT / 'launch').glob('*.launch.py')}
     assert {path.name for path in (workspace.share / 'launch').iterdir()} == launch_files
-    vehicle_configs = {'node.yaml', 'flow.rviz', 'fastdds_shm.xml', 'foxglove_layout.json', 'zeroflow_ros.service'}
+    vehicle_configs = {
+        'node.yaml', 'camera_node.yaml', 'flow.rviz', 'camera.rviz', 'fastdds_shm.xml', 'foxglove_layout.json',
+        'zeroflow_ros.service',
+    }  # fmt: skip
     assert {path.name for path in (workspace.share / 'config').iterdir()} == vehicle_configs
     assert (workspace.share / 'package.xml').is_file()
     index = workspace.prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'

@@ -6,6 +6,7 @@ Without --bag it first simulates a drive (only in a checkout). Writes report.jso
 
   python3 -m zeroflow_ros.demo
   python3 -m zeroflow_ros.demo --bag drive.mcap --rate 0.5 --out out/drive
+  python3 -m zeroflow_ros.demo --bag stereo.mcap --ego-motion visual
 """
 
 import argparse
@@ -18,93 +19,26 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.bags.bag import Bag
-from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
-from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION, BagMotion, static_transforms
+from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.runtime.command_line import stop_on_signals
+from zeroflow_ros.runtime.demo_source import CameraSource, Source, examine
 from zeroflow_ros.runtime.health import SEEN
 from zeroflow_ros.runtime.run_summary import RunSummary, option_names
 from zeroflow_ros.runtime.subprocesses import ProcessGroup, ProgramError, StoppedError, resident_megabytes
-from zeroflow_ros.transforms import to_quaternion
-from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, count_valid, draw_busy_sweep
+from zeroflow_ros.views.recorded_flow import RECORDING_STARTED, count_moving, count_valid
 from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
 
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 _SIMULATOR = 'training.simulate'
-_BASE_FRAME = 'base_link'
 _ONLY_HERE = ('silence', 'no clock')  # warnings that come from starting the node before the bag, and ending it later
 _OVERHEAD = 120.0  # s beyond the play time for start, discovery and reports
 _START_TIMEOUT = 60.0  # s until the node has opened its model and the recorder has found it
 _RECORD_AFTER = 3.0  # s from the end of the bag to the end of the recording; three diagnostics of the node
-_STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish')
-
-
-@dataclass(frozen=True)
-class Source:
-    """A bag, and the node's parameters for it.
-
-    odometry_topic: '' for other sources. ego_motion, odometry_T_lidar, fixed_frame: as the node's parameters; the
-    pose has 7 numbers, or is empty. num_sweeps: number of sweeps in the bag. seconds: duration of the bag.
-    note: why the ego motion is not from odometry; '' where it is. base_T_lidar: mount of the sensor by /tf_static, as
-    the node's parameter.
-    """
-
-    path: Path
-    topic: str
-    odometry_topic: str
-    ego_motion: str
-    odometry_T_lidar: tuple
-    num_sweeps: int
-    seconds: float
-    fixed_frame: str = ''
-    note: str = ''
-    base_T_lidar: tuple = ()
-
-
-def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: str = '') -> Source:
-    """Return the cloud, the ego motion and the size of a bag. 'auto' uses tf only where the node can read it.
-
-    Raises: DataError, EgoMotionError or ConfigError when it cannot be used.
-    """
-    with Bag(path) as bag:
-        topic = bag.point_cloud_topic(topic)
-        first = decode_message(bag.first(topic).cdr, POINT_CLOUD)
-        of_clouds = {'frame_id': first.header.frame_id.lstrip('/'), 'cloud_topic': topic}
-        motion = BagMotion(bag, ego_motion, fixed_frame=fixed_frame, **of_clouds)
-        note = motion.note
-        if motion.source == 'tf' and importlib.util.find_spec('tf2_ros') is None:
-            if ego_motion == 'tf':
-                raise ConfigError(
-                    'The node needs the ROS package tf2_ros for ego motion from tf, which is not installed. Install '
-                    'ros-$ROS_DISTRO-tf2-ros-py, or compute offline: python3 -m zeroflow_ros.replay BAG --offline.'
-                )
-            motion = BagMotion(bag, 'registration', **of_clouds)
-            note += ' The bag has ego motion on /tf, but tf2_ros is not installed.'
-        pose = _pose(motion.odometry_T_lidar) if motion.source == 'odometry' else ()
-        frames = _BASE_FRAME, of_clouds['frame_id']
-        mount = _pose(static_transforms(bag, *frames).lookup(*frames))
-        [num_sweeps] = [found.num_messages for found in bag.topics if found.name == topic]
-        if bag.duration and bag.notes:  # the duration may add one
-            print('\n'.join(bag.notes), file=sys.stderr)
-        return Source(bag.path, topic, motion.topic, motion.source, pose, num_sweeps, bag.duration,
-                      motion.fixed_frame, note, mount)  # fmt: skip
-
-
-def _pose(target_T_source: np.ndarray | None) -> tuple:
-    """Return a pose (4, 4) as 7 numbers, as parameters of the node have it; () for None."""
-    if target_T_source is None:
-        return ()
-    return (*map(float, target_T_source[:3, 3]), *map(float, to_quaternion(target_T_source)))
-
-
-def _as_parameter(pose: tuple) -> str:
-    return '[' + ', '.join(f'{number:.17g}' if number % 1 else f'{number:.1f}' for number in pose) + ']'
 
 
 def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Path:
@@ -122,28 +56,14 @@ def simulate(out: Path, programs: ProcessGroup, *, seed: int, sweeps: int) -> Pa
     return drive
 
 
-def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> dict:
+def play_and_record(source: Source | CameraSource, out: Path, programs: ProcessGroup, args) -> dict:
     """Run the three programs; return their reports, and the memory of the node [MB] over time.
 
     Raises: ProgramError when one fails; StoppedError when stopped.
     """
-    remaps = ['-r', f'~/input/pointcloud:={source.topic}']
-    parameters = {'ego_motion': source.ego_motion, 'num_threads': args.threads, 'use_sim_time': 'true'}
-    if source.odometry_topic:
-        remaps += ['-r', f'~/input/odometry:={source.odometry_topic}']
-        parameters['odometry_T_lidar'] = _as_parameter(source.odometry_T_lidar)
-    if mount := args.base_T_lidar or source.base_T_lidar:
-        parameters['base_T_lidar'] = _as_parameter(mount)
-    if args.sensor_height is not None:
-        parameters['sensor_height'] = float(args.sensor_height)
-    if source.fixed_frame:
-        parameters['fixed_frame'] = source.fixed_frame
-    if args.model:
-        parameters['model_path'] = Path(args.model).absolute()
-    options = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
-    node = programs.start('node', 'zeroflow_ros.node', '--ros-args', *remaps, *options)
+    node = programs.start('node', source.module, '--ros-args', *source.node_arguments(args))
     programs.start('recorder', 'zeroflow_ros.recorder', '--out', out / 'flow.mcap', '--replace',
-                   '--report', out / 'recorder.json', '--most-flow', source.num_sweeps,
+                   '--flow-node', source.flow_node, '--report', out / 'recorder.json', '--most-flow', source.num_sweeps,
                    *(['--odometry-topic', source.odometry_topic] if source.odometry_topic else []))  # fmt: skip
     programs.wait_until(
         lambda: RECORDING_STARTED in programs.log('recorder').read_text(errors='replace'),
@@ -151,8 +71,9 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
         timeout=_START_TIMEOUT,
     )
     print(f'Playing {source.path} at {args.rate:g}x, ego motion: {source.ego_motion} ...', flush=True)
-    programs.start('replay', 'zeroflow_ros.replay', source.path, '--topic', source.topic, '--rate', args.rate,
-                   '--times', args.times, '--wait-for-subscribers', 1, '--report', out / 'replay.json')  # fmt: skip
+    topics = [word for topic in source.played for word in ('--topic', topic)]
+    programs.start('replay', 'zeroflow_ros.replay', source.path, *topics, '--rate', args.rate, '--times', args.times,
+                   '--wait-for-subscribers', 1, '--report', out / 'replay.json')  # fmt: skip
     memory: list[float] = []
 
     def has_ended(name: str) -> bool:  # and samples the node's memory
@@ -174,7 +95,7 @@ def play_and_record(source: Source, out: Path, programs: ProcessGroup, args) -> 
     return {**reports, 'memory': memory}
 
 
-def _explain_no_flow(source: Source, out: Path, args) -> None:
+def _explain_no_flow(source: Source | CameraSource, out: Path, args) -> None:
     """Raises: DataError, with the reasons in the node's diagnostics, where that is why a program failed."""
     if not all((out / f'{name}.json').is_file() for name in ('replay', 'recorder')):
         return
@@ -184,7 +105,7 @@ def _explain_no_flow(source: Source, out: Path, args) -> None:
         summary.check()
 
 
-def make_report(source: Source, reports: dict, summary: RunSummary, num_moving: list[int], rate: float,
+def make_report(source: Source | CameraSource, reports: dict, summary: RunSummary, num_moving: list[int], rate: float,
                 machine: dict) -> dict:  # fmt: skip
     """Return the report of a run; latencies in milliseconds.
 
@@ -195,9 +116,9 @@ def make_report(source: Source, reports: dict, summary: RunSummary, num_moving: 
     sent = defaultdict(list)  # publishing times by stamp: a bag that is played several times repeats its stamps
     for sweep in replay['sweeps']:
         sent[sweep['stamp_ns']].append(sweep['published_wall_ns'])
-    stages = {stage: timings.get(stage, []) for stage in _STAGES}
+    stages = {stage: timings.get(stage, []) for stage in source.stages}
     stages['node'] = timings.get('total', [])
-    if len({len(timings.get(stage, [])) for stage in ('total', 'pillars', 'inference')}) == 1:
+    if 'pillars' in stages and len({len(timings.get(k, [])) for k in ('total', 'pillars', 'inference')}) == 1:
         stages['overhead'] = [t - p - i for t, p, i in zip(stages['node'], stages['pillars'], stages['inference'],
                                                            strict=True)]  # fmt: skip
     stages['end_to_end'] = [
@@ -228,7 +149,7 @@ def _memory(megabytes: list[float]) -> dict:
     return {'first': megabytes[0], 'last': megabytes[-1], 'max': max(megabytes), 'by_quarter': quarters}
 
 
-def make_summary(source: Source, reports: dict, counts: tuple[int, int]) -> RunSummary:
+def make_summary(source: Source | CameraSource, reports: dict, counts: tuple[int, int]) -> RunSummary:
     """Return what became of sweeps and points, with what the node's diagnostics said since its start.
 
     reports: see `play_and_record`. counts: points with a return, and with a velocity.
@@ -237,7 +158,8 @@ def make_summary(source: Source, reports: dict, counts: tuple[int, int]) -> RunS
     for kind in _ONLY_HERE:
         values.pop(SEEN + kind, None)
     dropped = _dropped(reports['replay']['sweeps_played'], reports['recorder'])
-    return RunSummary.of_diagnostics(values, source.topic, dropped, num_points=counts[0], num_valid=counts[1])
+    return RunSummary.of_diagnostics(values, source.topic, dropped, num_points=counts[0], num_valid=counts[1],
+                                     kind=source.kind)  # fmt: skip
 
 
 def _values(recorder: dict) -> dict[str, str]:
@@ -261,12 +183,14 @@ def _dropped(num_played: int, recorder: dict) -> dict:
 def print_report(report: dict, summary: RunSummary) -> None:
     """Print the report as text."""
     dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items()) or 'none'
-    print(f'\n{report["sweeps_played"]} sweeps played, {report["flow_published"]} flow published, dropped: {dropped}')
+    noun = summary.kind.text('sweeps')
+    print(f'\n{report["sweeps_played"]} {noun} played, {report["flow_published"]} flow published, dropped: {dropped}')
     print('\n'.join(summary.lines()[1:]))
     print(latency_table(report['latency_ms']))
-    print('node: input-to-output latency; overhead: node without pillars and inference; end_to_end: player to recorder')
+    overhead = ' overhead: node without pillars and inference;' if 'overhead' in report['latency_ms'] else ''
+    print(f'node: input-to-output latency;{overhead} end_to_end: player to recorder')
     per_sweep = report['moving_points_per_sweep']['p50']
-    print(f'{report["moving_points"]:,} moving points (> 0.5 m/s), {per_sweep:,.0f} in the median sweep')
+    print(f'{report["moving_points"]:,} moving points (> 0.5 m/s), {per_sweep:,.0f} in the median {noun[:-1]}')
     memory, machine = report['node_memory_mb'], report['hardware']
     quarters = ', '.join(f'{megabytes:.0f}' for megabytes in memory['by_quarter'])
     print(f'node memory at most {memory["max"]:.0f} MB; medians by quarter of the time {quarters}')
@@ -322,7 +246,7 @@ def run(args, stop: threading.Event) -> None:
     num_moving = count_moving(out / 'flow.mcap')
     summary = make_summary(source, reports, count_valid(out / 'flow.mcap')).with_names(option_names(vars(args)))
     report = make_report(source, reports, summary, num_moving, args.rate, machine)
-    draw_busy_sweep(out / 'flow.mcap', num_moving, out / 'flow.png', f'Scene flow, {source.path.stem}')
+    source.draw(out / 'flow.mcap', num_moving, out / 'flow.png', f'Scene flow, {source.path.stem}')
     write_json(out / 'report.json', report)
     for name in ('replay.json', 'recorder.json'):
         os.replace(out / name, out / 'log' / name)
@@ -339,9 +263,12 @@ def main(args: list[str] | None = None) -> int:
         prog='demo', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--bag', default='', help='rosbag2 directory, or a .mcap, .db3 or .bag file')
-    parser.add_argument('--topic', default='', help='cloud to use; default: the only one in the bag')
-    parser.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
-                        help='auto: odometry when the bag has it, else tf, else registration')  # fmt: skip
+    parser.add_argument(
+        '--topic', default='', help='cloud to use, or left image of a stereo camera; default: the only one in the bag'
+    )
+    parser.add_argument('--ego-motion', choices=(*EGO_MOTION, 'visual'), default='auto',
+                        help='auto: odometry when the bag has it, else tf, else registration of clouds, or visual: '
+                        'from the images')  # fmt: skip
     parser.add_argument(
         '--fixed-frame', default='', help='frame fixed in the world, for tf; default: odom, map or world'
     )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record the output of the flow node: flow, timings and diagnostics as a rosbag2 mcap, statistics as JSON.
+"""Record what the flow node or the camera node publishes: flow, timings, diagnostics as a rosbag2 mcap, and statistics.
 
 Stops on Ctrl-C or SIGTERM, or --idle seconds after the last flow cloud. Example:
 
   python3 -m zeroflow_ros.recorder --out flow.mcap --report flow.json --idle 5
+  python3 -m zeroflow_ros.recorder --out flow.mcap --flow-node /camera_flow_node
 """
 
 import argparse
@@ -17,8 +18,8 @@ from pathlib import Path
 from zeroflow_ros.bags.bag import BagWriter
 from zeroflow_ros.bags.cdr import DIAGNOSTICS, MARKER, NUMBER, ODOMETRY, POINT_CLOUD, decode_message, header_stamp_ns
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+from zeroflow_ros.runtime import camera_worker, flow_worker
 from zeroflow_ros.runtime.command_line import split_ros_args, stop_on_signals
-from zeroflow_ros.runtime.flow_worker import STAGES
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 from zeroflow_ros.views.recorded_flow import RECORDING_STARTED
 from zeroflow_ros.views.report import write_json
@@ -64,7 +65,7 @@ class Recorder:
         reliable = QoSProfile(depth=10)
         small = QoSProfile(depth=100)
         subscribe(PointCloud2, self.flow_topic, self._on_flow, reliable, raw=True)
-        for stage in STAGES:
+        for stage in dict.fromkeys([*flow_worker.STAGES, *camera_worker.STAGES]):  # a node publishes one of the two
             self._subscribe_number(Float64, f'{flow_node}/debug/processing_time/{stage}_ms', stage, small)
         for name in (_LATENCY, _DT):
             self._subscribe_number(Float64, f'{flow_node}/debug/{name}', name, small)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Play a bag on ROS 2 (clouds, odometry, transforms and /clock), or compute its flow with --offline or --view.
+"""Play a bag on ROS 2 (clouds or images, odometry, transforms and /clock), or compute its flow: --offline or --view.
 
-Reads rosbag1 and rosbag2 (sqlite3, mcap); rosbag2 need not be installed. Examples:
+Reads rosbag1 and rosbag2 (sqlite3, mcap); rosbag2 need not be installed. Images are played where the bag has no clouds,
+or where --topic names them. Examples:
 
   python3 -m zeroflow_ros.replay drive.mcap --rate 0.5 --loop
   python3 -m zeroflow_ros.replay drive.bag --ros-args -r /velodyne_points:=/flow_node/input/pointcloud
   python3 -m zeroflow_ros.replay drive/ --offline --out drive_flow
   python3 -m zeroflow_ros.replay drive/ --view
+  python3 -m zeroflow_ros.replay stereo/ --topic /stereo/left/image_rect --topic /stereo/right/image_rect
   python3 -m zeroflow_ros.replay out/flow.mcap --view-file out/flow.rrd
 """
 
@@ -23,7 +25,9 @@ import numpy as np
 from zeroflow_ros.bags.bag import LONGEST_PAUSE, STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, duration_text
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
 from zeroflow_ros.bags.read_ahead import ReadAhead
+from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, IMAGE_TYPES
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
+from zeroflow_ros.ego_motion.camera_bag import has_stereo
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.lidar.dynamic_points import DYNAMIC_MIN_SPEED
 from zeroflow_ros.lidar.sweep_assembly import ASSEMBLE_SWEEPS
@@ -31,7 +35,8 @@ from zeroflow_ros.runtime.command_line import forget_interrupt, interrupt_normal
 from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
 from zeroflow_ros.views.report import percentiles, write_json
 
-_PLAYED_TYPES = (POINT_CLOUD, ODOMETRY, TRANSFORMS)
+_SENSOR_TYPES = (POINT_CLOUD, *IMAGE_TYPES)
+_PLAYED_TYPES = (*_SENSOR_TYPES, CAMERA_INFO, ODOMETRY, TRANSFORMS)
 _CLOCK_PERIOD = 0.01  # s of wall time
 _DEPTH, _MAX_DEPTH = 10, 200  # queue of the publishers: a subscriber loses messages when it is a second late
 _MAX_REPORTED = 100_000  # sweeps in the report, 3 h at 10 Hz: a loop may play for days
@@ -44,11 +49,13 @@ _SETTLE = 0.2  # s from the discovery of a subscriber until it gets best-effort 
 class Player:
     """Publishes the messages of a bag at the times they were recorded.
 
-    node: an rclpy node. bag: opened. topics: the clouds to play; all clouds if empty.
+    node: an rclpy node. bag: opened. topics: the clouds and images to play; if empty all clouds, and without clouds all
+    images. The CameraInfo of a bag are played with its images.
     rate: seconds of the bag per second of wall time. start, duration: seconds of the bag; duration 0: to its end.
     Pauses above LONGEST_PAUSE seconds of the bag are skipped, also those beside a few messages with a wrong time.
     stop: ends play() early.
-    Raises: DataError when the bag has no such cloud, or ends before `start`.
+    sensors: what is played of them. The first one is counted: `num_sweeps` are its messages.
+    Raises: DataError when the bag has no such topic, or ends before `start`.
     """
 
     def __init__(self, node, bag: Bag, *, topics=(), rate: float = 1.0, start: float = 0.0, duration: float = 0.0,
@@ -61,9 +68,8 @@ class Player:
             raise DataError(f'Cannot start at {start} s: {bag.path} is {bag.duration:.1f} s long.')
         self._node, self._bag, self._rate = node, bag, rate
         self.stop = stop or threading.Event()
-        self.clouds = [bag.point_cloud_topic(topic) for topic in topics] or bag.topics_of(POINT_CLOUD)
-        if not self.clouds:
-            bag.point_cloud_topic()  # raises, and lists the topics of the bag
+        self.sensors = _sensor_topics(bag, topics)
+        self.noun = 'sweeps' if self.sensors[0] in bag.topics_of(POINT_CLOUD) else 'images'
         self._first_ns, end_ns = bag.window(start, duration)
         self._end_ns = min(end_ns, bag.last_ns + 1)
         self._start_ns = bag.start_ns + round(start * 1e9)  # what is recorded before is published at this time
@@ -71,7 +77,7 @@ class Player:
         self.num_sweeps = 0
         self._sweeps: deque[dict] = deque(maxlen=_MAX_REPORTED)  # each: topic, stamp_ns, published_wall_ns
         self._lateness_ms: deque[float] = deque(maxlen=_MAX_REPORTED)
-        self._pace: list[tuple[int, int]] = []  # stamp and recording time of the first clouds of one topic [ns]
+        self._pace: list[tuple[int, int]] = []  # stamp and recording time of the first messages of one sensor [ns]
 
     def _make_publishers(self) -> dict:
         from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -81,7 +87,11 @@ class Player:
         self._make_clock = Clock
         publishers = {}
         for topic in self._bag.topics:
-            if topic.msgtype not in _PLAYED_TYPES or (topic.msgtype == POINT_CLOUD and topic.name not in self.clouds):
+            if topic.msgtype not in _PLAYED_TYPES or (
+                topic.msgtype in _SENSOR_TYPES and topic.name not in self.sensors
+            ):
+                continue
+            if topic.msgtype == CAMERA_INFO and not self._plays_images():
                 continue
             package, _, name = topic.msgtype.split('/')
             try:
@@ -100,10 +110,13 @@ class Player:
             publishers[topic.name] = self._node.create_publisher(message_type, topic.name, qos)
         return publishers
 
+    def _plays_images(self) -> bool:
+        return any(topic.name in self.sensors and topic.msgtype in IMAGE_TYPES for topic in self._bag.topics)
+
     def wait_for_subscribers(self, count: int, timeout: float, give_up: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until each cloud has `count` subscribers; return False on timeout, or when `give_up` returns True."""
+        """Wait until each sensor has `count` subscribers; return False on timeout, or when `give_up` returns True."""
         deadline = time.monotonic() + timeout
-        while any(self._publishers[topic].get_subscription_count() < count for topic in self.clouds):
+        while any(self._publishers[topic].get_subscription_count() < count for topic in self.sensors):
             if time.monotonic() > deadline or self.stop.wait(0.02) or give_up():
                 return False
         return not (count and self.stop.wait(_SETTLE))
@@ -175,8 +188,8 @@ class Player:
         self._clock.publish(clock)
 
     def _publish(self, message: BagMessage) -> None:
-        if message.topic in self.clouds:
-            self.num_sweeps += 1
+        if message.topic in self.sensors:
+            self.num_sweeps += message.topic == self.sensors[0] or self.noun == 'sweeps'
             self._check_pace(message)
             self._sweeps.append(
                 {'topic': message.topic, 'stamp_ns': message.stamp_ns, 'published_wall_ns': time.time_ns()}
@@ -184,8 +197,8 @@ class Player:
         self._publishers[message.topic].publish(bytes(message.cdr))
 
     def _check_pace(self, message: BagMessage) -> None:
-        """Warn once when the recording times of the clouds run at another speed than their stamps."""
-        if message.topic != self.clouds[0] or len(self._pace) == _PACE_SWEEPS:
+        """Warn once when the recording times of the messages run at another speed than their stamps."""
+        if message.topic != self.sensors[0] or len(self._pace) == _PACE_SWEEPS:
             return
         self._pace.append((message.stamp_ns, message.time_ns))
         if len(self._pace) < _PACE_SWEEPS:
@@ -197,7 +210,7 @@ class Player:
         if by_recording > 1e-5:
             remedy = f'--rate {by_recording / by_stamp:.3g} plays them at the speed of their stamps.'
         self._node.get_logger().warning(
-            f'The clouds on {message.topic} are {by_stamp:.3g} s apart by their stamps, but were recorded '
+            f'The {self.noun} on {message.topic} are {by_stamp:.3g} s apart by their stamps, but were recorded '
             f'{by_recording:.3g} s apart. {remedy}'
         )
 
@@ -210,6 +223,17 @@ class Player:
             'lateness_ms': percentiles(list(self._lateness_ms)),
             'sweeps': list(self._sweeps),
         }
+
+
+def _sensor_topics(bag: Bag, requested) -> list[str]:
+    """Return the topics of clouds and images to play. Raises: DataError that lists what the bag has."""
+    images = [name for msgtype in IMAGE_TYPES for name in bag.topics_of(msgtype)]
+    if requested:
+        return [topic if topic in images else bag.point_cloud_topic(topic) for topic in requested]
+    found = bag.topics_of(POINT_CLOUD) or images
+    if not found:
+        bag.point_cloud_topic()  # raises, and lists the topics of the bag
+    return found
 
 
 def play(args, ros_args: list[str], stop: threading.Event) -> None:
@@ -242,17 +266,19 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
             if stop.is_set():
                 log.info('Stopped before playing.')
                 return
-            log.info(f'Playing {bag.path} at {args.rate:g}x: {", ".join(player.clouds)}')
+            log.info(f'Playing {bag.path} at {args.rate:g}x: {", ".join(player.sensors)}')
             played = 0
             while not stop.is_set() and (args.loop or played < args.times):
                 player.play()
                 played += 1
             if not player.num_sweeps and not stop.is_set():
-                raise DataError(f'There is no cloud in this part of {bag.path}. Choose another --start or --duration.')
+                raise DataError(
+                    f'There are no {player.noun} in this part of {bag.path}. Choose another --start or --duration.'
+                )
             for note in bag.notes:
                 if note not in told:
                     log.warning(note)
-            log.info(f'Played {player.num_sweeps} sweeps.')
+            log.info(f'Played {player.num_sweeps} {player.noun}.')
             if args.report:
                 write_json(args.report, player.report())
             stop.wait(_SETTLE)  # until the last messages are delivered
@@ -269,11 +295,11 @@ def _wait_for_subscribers(player: Player, args, node) -> None:
     if not player.wait_for_subscribers(required, args.wait_timeout, others.have_ended) and not player.stop.is_set():
         if others.ended:
             raise DataError(
-                f'{" and ".join(others.ended)} ended before {" and ".join(player.clouds)} had {required} subscribers. '
+                f'{" and ".join(others.ended)} ended before {" and ".join(player.sensors)} had {required} subscribers. '
                 'Its log has the reason.'
             )
         raise DataError(
-            f'Fewer than {required} subscribers on {" and ".join(player.clouds)} within {args.wait_timeout:g} s. '
+            f'Fewer than {required} subscribers on {" and ".join(player.sensors)} within {args.wait_timeout:g} s. '
             'Start the node first, and check that topic and ROS_DOMAIN_ID agree.'
         )
 
@@ -302,7 +328,9 @@ def _parser() -> argparse.ArgumentParser:
         prog='replay', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('bag', help='rosbag2 directory, or a .mcap, .db3 or .bag file')
-    parser.add_argument('--topic', action='append', default=[], help='cloud to play, repeatable; default: all clouds')
+    parser.add_argument('--topic', action='append', default=[], 
+                        help='cloud or image to play, repeatable; offline also the left images of a stereo camera; '
+                        'default: all clouds, without clouds all images')  # fmt: skip
     parser.add_argument('--start', type=float, default=0.0, help='seconds of the bag to skip; default: 0')
     parser.add_argument('--duration', type=float, default=0.0, help='seconds of the bag to play; default: to its end')
     parser.add_argument('--report', default='', help='JSON file for a report of the run')
@@ -311,15 +339,15 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument('--loop', action='store_true', help='repeat until stopped')
     live.add_argument('--times', type=int, default=1, help='number of times to play; default: 1')
     live.add_argument('--wait-for-subscribers', type=int, metavar='N', default=None,
-                      help='start when each cloud has N subscribers; default: wait up to 2 s for one')  # fmt: skip
+                      help='start when each sensor has N subscribers; default: wait up to 2 s for one')  # fmt: skip
     live.add_argument('--wait-timeout', type=float, default=60.0, help='longest wait for them [s]; default: 60')
     offline = parser.add_argument_group('offline')
     offline.add_argument('--offline', action='store_true', help='no ROS: compute flow at full speed, drop no sweep')
-    _add_offline_arguments(offline)
+    _add_offline_arguments(parser, offline)
     return parser
 
 
-def _add_offline_arguments(group) -> None:
+def _add_offline_arguments(parser, group) -> None:
     group.add_argument('--out', default='', help='rosbag2 directory to write flow to, or a file ending in .mcap')
     view = group.add_mutually_exclusive_group()
     view.add_argument('--view', action='store_true',
@@ -327,8 +355,9 @@ def _add_offline_arguments(group) -> None:
                       'contains flow and --out is not given, show the recorded flow')  # fmt: skip
     view.add_argument('--view-file', default='', metavar='FILE.rrd', help='write a file for the Rerun viewer instead')
     group.add_argument('--replace', action='store_true', help='replace an existing output')
-    group.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
-                       help='auto: odometry when the bag has it, else tf, else registration')  # fmt: skip
+    group.add_argument('--ego-motion', choices=(*EGO_MOTION, 'visual'), default='auto',
+                       help='auto: odometry when the bag has it, else tf, else registration of clouds, or visual: from '
+                       'the images')  # fmt: skip
     group.add_argument('--fixed-frame', default='',
                        help='frame fixed in the world, for tf; default: odom, else map or world')  # fmt: skip
     group.add_argument('--stamp-offset', type=float, default=None, metavar='S',
@@ -362,7 +391,33 @@ def _add_offline_arguments(group) -> None:
                        'look; default: base_link')  # fmt: skip
     group.add_argument('--base-T-lidar', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                        help='pose of the LiDAR in such a frame, instead of /tf_static')  # fmt: skip
+    camera = parser.add_argument_group('offline, stereo cameras')
+    camera.add_argument('--odometry-T-camera', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
+                        help='pose of the left optical frame in the odometry child frame; default: from /tf_static, '
+                        '/tf')  # fmt: skip
+    camera.add_argument(
+        '--output-frame', default='', help='frame of the clouds; default: the left optical frame, whose z is forward'
+    )
+    camera.add_argument('--output-T-camera', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
+                        help='pose of the left optical frame in that frame; default: from /tf_static')  # fmt: skip
+    camera.add_argument('--rectify', action='store_true', help='the images are raw: rectify them by their CameraInfo')
+    camera.add_argument('--cloud-step', type=int, default=2,
+                        help='write every n-th pixel of every n-th row; default: 2')  # fmt: skip
     group.add_argument('--refinements', type=int, default=0, help='extra inference passes; default: 0')
+
+
+def _compute(args) -> int:
+    """Compute or show the flow of clouds, or of a stereo camera; return the exit status."""
+    with Bag(args.bag) as bag:
+        clouds = bag.topics_of(POINT_CLOUD)
+        is_stereo = has_stereo(bag) and not (clouds if not args.topic else set(args.topic) & set(clouds))
+    if is_stereo:
+        from zeroflow_ros.runtime import camera_offline  # loads OpenCV, which playing does not need
+
+        return camera_offline.main(args)
+    from zeroflow_ros.runtime import offline  # loads the engine, which playing does not need
+
+    return offline.main(args)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -373,9 +428,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         if parsed.offline or parsed.view or parsed.view_file:
             interrupt_normally()
-            from zeroflow_ros.runtime import offline  # loads the engine, which playing does not need
-
-            return offline.main(parsed)
+            return _compute(parsed)
         with stop_on_signals() as stop:
             play(parsed, ros_args, stop)
         return 0

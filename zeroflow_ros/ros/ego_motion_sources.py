@@ -68,22 +68,31 @@ class EgoMotion(Protocol):
         """Describe the source in a few words."""
 
 
-def open_ego_motion(node: Node, parameters: Parameters, health: Health) -> EgoMotion:
+def open_ego_motion(node: Node, parameters: Parameters, health: Health, *, is_camera: bool = False) -> EgoMotion:
     """Return the source that the parameters name.
 
+    is_camera: the sensor frame is an optical frame, which is never that of the odometry where a name is missing.
     Raises: ConfigError when what it needs is not installed.
     """
     if parameters.ego_motion == 'odometry':
-        return OdometryMotion(node, parameters.extrinsic(), health)
+        return OdometryMotion(node, parameters.extrinsic(), health, needs_names=is_camera)
     if parameters.ego_motion == 'tf':
         return TfMotion(node, parameters.fixed_frame, health)
+    if parameters.ego_motion == 'visual':
+        return NoMotion('ego motion from the images')
     return RegistrationMotion(node) if parameters.ego_motion == 'registration' else NoMotion()
 
 
 class NoMotion:
-    """Identity, on request: velocities are then relative to the sensor, and flow_valid says so."""
+    """Identity, on request: velocities are then relative to the sensor, and flow_valid says so.
+
+    description: of the source, where something else finds the ego motion.
+    """
 
     is_incremental = False
+
+    def __init__(self, description: str = 'no ego motion (velocities are relative to the sensor)'):
+        self._description = description
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         return np.eye(4)
@@ -101,7 +110,7 @@ class NoMotion:
         pass
 
     def describe(self) -> str:
-        return 'no ego motion (velocities are relative to the sensor)'
+        return self._description
 
 
 class RegistrationMotion:
@@ -156,13 +165,14 @@ class OdometryMotion:
     """Poses from nav_msgs/Odometry, interpolated at the stamps of the sweeps.
 
     odometry_T_lidar: (4, 4) pose of the cloud frame in the odometry's child frame; None: both are one frame, or
-    /tf_static, or /tf without ever changing, has the transform (needs tf2_msgs).
+    /tf_static, or /tf without ever changing, has the transform (needs tf2_msgs). needs_names: without it, a frame
+    without a name is taken to be the other one.
     """
 
     is_incremental = False
 
-    def __init__(self, node: Node, odometry_T_lidar: np.ndarray | None, health: Health):
-        self._node, self._health = node, health
+    def __init__(self, node: Node, odometry_T_lidar: np.ndarray | None, health: Health, *, needs_names: bool = False):
+        self._node, self._health, self._needs_names = node, health, needs_names
         self._odometry_T_lidar = odometry_T_lidar
         self._mount: MountTransforms | None = None
         if odometry_T_lidar is None:
@@ -240,7 +250,7 @@ class OdometryMotion:
         if self._odometry_T_lidar is not None:
             return self._odometry_T_lidar
         lidar_frame = sweep.frame_id
-        same = not child_frame or not lidar_frame or child_frame == lidar_frame
+        same = child_frame == lidar_frame or not (self._needs_names or (child_frame and lidar_frame))
         if same or sweep.frame_T_sensor is not None:
             if self._mount is not None:
                 self._mount.ignore_tf()

@@ -27,7 +27,6 @@ from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text
 from zeroflow_ros.runtime.newest_worker import NewestWorker
 
 STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
-_OVERTAKEN_TEXT = 'A newer cloud arrived before this one was processed.'
 
 
 class FlowSink(Protocol):
@@ -69,7 +68,7 @@ class FlowWorker(NewestWorker):
     def __init__(self, pipeline: FlowPipeline, ego_motion, health: Health, sink: FlowSink, *,
                  parameters: Callable, now_ns: Callable[[], int],
                  mount: Callable[[str], np.ndarray | None] = lambda frame_id: None):  # fmt: skip
-        super().__init__('flow', health, is_open=sink.ok, now_ns=now_ns, overtaken_text=_OVERTAKEN_TEXT)
+        super().__init__('flow', health, DropReason, is_open=sink.ok, now_ns=now_ns)
         self._pipeline, self._ego_motion, self._sink = pipeline, ego_motion, sink
         self._parameters, self._mount = parameters, mount
         self._buffer = SweepBuffer(pipeline.engine.card.dt_range)

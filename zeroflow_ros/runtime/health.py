@@ -130,7 +130,7 @@ class Health:
 
     def __init__(self, log: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic,
                  kind: InputKind = CLOUDS):  # fmt: skip
-        self._log, self._clock, self._kind = log, clock, kind
+        self._log, self._clock, self.kind = log, clock, kind
         self._drop_kinds = frozenset(reason.value for reason in kind.drops)
         self._lock = threading.RLock()
         self.received = self.published = self.short_history = 0
@@ -161,13 +161,13 @@ class Health:
 
     def record_dropped(self, reason: Enum, text: str) -> None:
         """Count a sweep that yields no flow; `text` says what was found and what to do about it."""
-        severity, text = self._kind.drops[reason], self._kind.text(text)
+        severity, text = self.kind.drops[reason], self.kind.text(text)
         with self._lock:
             self.drops[reason] += 1
             self._drop_examples.setdefault(reason, text)
             self._outcomes.append(reason)
             level = severity.level
-            if reason is DropReason.EGO_MOTION:
+            if reason.name == DropReason.EGO_MOTION.name:
                 self._ego_failures += 1
                 level = Level.ERROR if self._ego_failures >= _EGO_FAILURES else level
             self.report_issue(reason.value, severity.part, level, text, log=severity.log)
@@ -208,7 +208,7 @@ class Health:
 
         kind: names the rule that was broken; there are a few dozen at most.
         """
-        text = self._kind.text(text)
+        text = self.kind.text(text)
         with self._lock:
             now = self._clock()
             if level > Level.OK:
@@ -223,7 +223,7 @@ class Health:
 
     def log_once(self, kind: str, text: str, log: str = 'warning') -> None:
         """Log a text of this kind the first time only."""
-        text = self._kind.text(text)
+        text = self.kind.text(text)
         with self._lock:
             if kind in self._logged_once:
                 return
@@ -261,9 +261,9 @@ class Health:
             if level == Level.OK:
                 self._issues.pop('silence', None)
                 if was != Level.OK:
-                    self._log('info', self._kind.text('Clouds come in again.'))
+                    self._log('info', self.kind.text('Clouds come in again.'))
                 return
-            text = self._kind.text(f'No cloud for {silent:.0f} s. {describe()}')
+            text = self.kind.text(f'No cloud for {silent:.0f} s. {describe()}')
             self._issues['silence'] = _Issue('input', level, text, self._clock())
             self._find('silence', 'input', level, text)
         if level != was:
@@ -299,10 +299,10 @@ class Health:
             facts['input']['jitter_ms'] = f'{self.jitter_ms():.1f}'
             facts['inference'] |= {'published': self.published, 'short_history': self.short_history}
             facts['inference'] |= {reason.value: self.skips[reason] for reason in SkipReason}
-            for reason, severity in self._kind.drops.items():
+            for reason, severity in self.kind.drops.items():
                 facts[severity.part][f'dropped.{reason.value}'] = self.drops[reason]
             for reason, text in self._drop_examples.items():
-                facts[self._kind.drops[reason].part][f'{EXAMPLE}{reason.value}'] = text
+                facts[self.kind.drops[reason].part][f'{EXAMPLE}{reason.value}'] = text
             for finding in self._findings.values():
                 if finding.kind not in self._drop_kinds:
                     text = f'{finding.level.name} {finding.count}: {finding.text}'
@@ -322,15 +322,15 @@ class Health:
 
     def _ok_message(self, part: str) -> str:
         if part == 'input':
-            return self._kind.text(f'{self.rate():.1f} clouds per second')
+            return self.kind.text(f'{self.rate():.1f} clouds per second')
         if part == 'inference':
             text = f'{self.published} sweeps with flow' if self.published else 'waiting for a pair of sweeps'
-            return self._kind.text(text)
+            return self.kind.text(text)
         return 'ready'
 
     def _frequent_drops(self, counts: Mapping, total: int, which: str = '') -> Iterator[tuple[Enum, str, str]]:
         """Yield (reason, part, sentence) of drops that are harmless unless frequent; counts: by reason, of total."""
-        kind = self._kind
+        kind = self.kind
         for reason, text in kind.frequent.items():
             if counts[reason] > _FREQUENT_SHARE * total:
                 text = kind.text(f'{counts[reason]} of {which}{total} clouds {text}.')

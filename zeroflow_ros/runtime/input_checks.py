@@ -21,7 +21,7 @@ from zeroflow_ros.pipeline import FlowEstimate
 from zeroflow_ros.runtime.health import Health, Level
 from zeroflow_ros.runtime.level_check import LevelCheck
 
-_NODE_CLOCK = 'the clock of this node'
+NODE_CLOCK = 'the clock of this node'
 _OTHER_CLOCK_S = 10.0  # a stamp this far from now was made by another clock, not by a slow network
 _NEAR_DT = 0.3  # a dt within 30 % of the trained one gets no warning
 _STRAY_EVERY, _MOST_STRAY = 50, 0.012  # sweeps: 10 ms in 5 s; 1 % stray returns in the whole sweep still do no harm
@@ -38,7 +38,7 @@ class InputChecks:
     """
 
     def __init__(self, health: Health, card: ModelCard | None, *, deskews: bool, now_ns: Callable[[], int],
-                 clock: str = _NODE_CLOCK, time_name: str = ''):  # fmt: skip
+                 clock: str = NODE_CLOCK, time_name: str = ''):  # fmt: skip
         self._health, self._card, self._deskews, self._now_ns, self._clock = health, card, deskews, now_ns, clock
         self._layout, self._time_name = None, time_name
         self._level, self._dropped_level = LevelCheck(), SensorLevel()
@@ -78,17 +78,7 @@ class InputChecks:
         if 2 * num_nan > len(sweep.points):
             text = f'{num_nan} of {len(sweep.points)} points have no return (NaN, infinite, or 0 0 0).'
             health.report_issue('nan', 'input', Level.WARN, text)
-        now_ns = self._now_ns()
-        behind = (now_ns - sweep.stamp_ns) * 1e-9
-        if now_ns and sweep.stamp_ns and abs(behind) > _OTHER_CLOCK_S:
-            live = self._clock == _NODE_CLOCK
-            played = ', or a bag is played and use_sim_time is not set (or set without need)' if live else ''
-            text = (
-                f'Clouds are stamped {behind:.1f} s before {self._clock}: the sensor has another clock{played}. Flow '
-                'needs differences of stamps only, but tf will fail.'
-            )
-            health.log_once('other clock', text)
-            health.report_issue('other clock', 'input', Level.WARN, text, log='debug')
+        behind = report_other_clock(health, self._now_ns(), sweep.stamp_ns, self._clock)
         self.facts = {'frame_id': sweep.frame_id, 'points': len(sweep.points), 'nan_points': num_nan,
                       'own_points': num_own, 'lost_times': sweep.num_lost_times,
                       'behind_clock_s': f'{behind:.3f}'}  # fmt: skip
@@ -174,6 +164,24 @@ class InputChecks:
         elif num_valid == 0:
             text = f'No point is {card.grid.z_min} to {card.grid.z_max} m high above the ground. Check that z is up.'
             self._health.report_issue('out of range', 'input', Level.WARN, text)
+
+
+def report_other_clock(health: Health, now_ns: int, stamp_ns: int, clock: str) -> float:
+    """Warn of stamps that were made by another clock; return by how many seconds the stamp is behind.
+
+    clock: what now_ns is, after 'stamped 3 s before'.
+    """
+    behind = (now_ns - stamp_ns) * 1e-9
+    if now_ns and stamp_ns and abs(behind) > _OTHER_CLOCK_S:
+        live = clock == NODE_CLOCK
+        played = ', or a bag is played and use_sim_time is not set (or set without need)' if live else ''
+        text = (
+            f'Clouds are stamped {behind:.1f} s before {clock}: the sensor has another clock{played}. Flow needs '
+            'differences of stamps only, but tf will fail.'
+        )
+        health.log_once('other clock', text)
+        health.report_issue('other clock', 'input', Level.WARN, text, log='debug')
+    return behind
 
 
 def any_within(points: np.ndarray, reach: float) -> bool:

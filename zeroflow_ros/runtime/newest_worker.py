@@ -3,14 +3,15 @@
 
 import threading
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol
 
 from zeroflow_ros.errors import GpuLostError, ModelError
-from zeroflow_ros.lidar.sweep import DropReason
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.mailbox import Mailbox
 
 _JUMP_MARGIN_NS = 100_000_000
+_OVERTAKEN_TEXT = 'A newer cloud arrived before this one was processed.'
 
 
 class Stamped(Protocol):
@@ -24,14 +25,13 @@ class NewestWorker:
 
     A worker implements `process`, and may refine `_can_skip` and `_malformed`.
 
-    is_open: returns False once nothing can be published any more. now_ns: the clock that the inputs are stamped by.
-    overtaken_text: what to say of an input that a newer one has replaced.
+    drops: reasons to drop an input, with the members OVERTAKEN and ENGINE. is_open: returns False once nothing can be
+    published any more. now_ns: the clock that the inputs are stamped by.
     """
 
-    def __init__(self, name: str, health: Health, *, is_open: Callable[[], bool], now_ns: Callable[[], int],
-                 overtaken_text: str):  # fmt: skip
-        self._health, self._is_open, self._now_ns = health, is_open, now_ns
-        self._overtaken_text = overtaken_text
+    def __init__(self, name: str, health: Health, drops: type[Enum], *, is_open: Callable[[], bool],
+                 now_ns: Callable[[], int]):  # fmt: skip
+        self._health, self._drops, self._is_open, self._now_ns = health, drops, is_open, now_ns
         self._mailbox = Mailbox()
         self._clock_jumped = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -70,7 +70,7 @@ class NewestWorker:
         """Return whether an overtaken input is not needed to make a pair with the newest one."""
         return False
 
-    def _malformed(self, error: Exception) -> DropReason | None:
+    def _malformed(self, error: Exception) -> Enum | None:
         """Return the reason where an error is the fault of the input; None where it is ours or the engine's."""
         return None
 
@@ -80,28 +80,34 @@ class NewestWorker:
             self._drop_overtaken()
 
     def _drop_overtaken(self) -> None:
-        self._health.record_dropped(DropReason.OVERTAKEN, self._overtaken_text)
+        self._health.record_dropped(self._drops.OVERTAKEN, _OVERTAKEN_TEXT)
 
     def _work(self) -> None:
         while entries := self._mailbox.take():
-            for entry in entries:
-                item, received = entry
-                overtaken = entry is not entries[-1]
-                if overtaken and self._can_skip(item, entries[-1][0]):
-                    self._drop_overtaken()
+            if not self._process_all(entries):
+                return
+
+    def _process_all(self, entries: list) -> bool:
+        """Process (input, time of arrival), the newest last; return False once nothing can be published any more."""
+        for entry in entries:
+            item, received = entry
+            overtaken = entry is not entries[-1]
+            if overtaken and self._can_skip(item, entries[-1][0]):
+                self._drop_overtaken()
+                continue
+            try:
+                self.process(item, received, overtaken=overtaken)
+            except Exception as error:  # of any kind: drop this input, go on with the next
+                if (reason := self._malformed(error)) is not None:
+                    self._health.record_dropped(reason, str(error))
                     continue
-                try:
-                    self.process(item, received, overtaken=overtaken)
-                except Exception as error:  # of any kind: drop this input, go on with the next
-                    if (reason := self._malformed(error)) is not None:
-                        self._health.record_dropped(reason, str(error))
-                        continue
-                    self.num_failures += isinstance(error, ModelError)
-                    self.gpu_lost = str(error) if isinstance(error, GpuLostError) else ''
-                    if not self._is_open():
-                        return
-                    text = f'This sweep failed: {type(error).__name__}: {error}'
-                    self._health.record_dropped(DropReason.ENGINE, text)
+                self.num_failures += isinstance(error, ModelError)
+                self.gpu_lost = str(error) if isinstance(error, GpuLostError) else ''
+                if not self._is_open():
+                    return False
+                text = f'This sweep failed: {type(error).__name__}: {error}'
+                self._health.record_dropped(self._drops.ENGINE, text)
+        return True
 
     def _clock_went_back(self, last: Stamped | None, latest: Stamped) -> bool:
         """Return whether the clock went back between the last input and this one."""

@@ -2,9 +2,7 @@
 """Compute the flow of a bag offline: without ROS, at full speed, without lost sweeps."""
 
 import contextlib
-import heapq
 import sys
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.bags.bag import STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, BagWriter
-from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, decode_message, encode_message, flow_cloud_message
+from zeroflow_ros.bags.bag import Bag, BagWriter
+from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message
 from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
 from zeroflow_ros.ego_motion.world_clouds import in_cloud_axes, mount_of
 from zeroflow_ros.engines.engine import Engine
@@ -32,13 +30,13 @@ from zeroflow_ros.lidar.sweep import DropReason, SweepBuffer
 from zeroflow_ros.lidar.sweep_assembly import Outcome, SweepAssembly
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowEstimate, FlowPipeline
-from zeroflow_ros.runtime.command_line import stop_on_signals
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text, without_points
+from zeroflow_ros.runtime.offline_run import report_of_run, with_other_topics
 from zeroflow_ros.runtime.run_summary import RunSummary, option_names, renamed
 from zeroflow_ros.transforms import from_quaternion
 from zeroflow_ros.views import rerun_view
-from zeroflow_ros.views.report import latency_table, percentiles, write_json
+from zeroflow_ros.views.report import latency_table, write_json
 
 FLOW_TOPIC = '/flow_node/output/flow'  # as the node publishes it, so that one RViz layout shows both
 STATIC_TOPIC = '/flow_node/output/static_points'
@@ -244,34 +242,19 @@ def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter, *,
 
     static_below: also write the clouds without the points of at least this speed [m/s], on STATIC_TOPIC.
     """
-    start_ns, end_ns = flow.window_ns
-    with Bag(bag_path) as bag:  # a second reader, so that the two do not disturb each other
-        others = [topic for msgtype in (ODOMETRY, TRANSFORMS) for topic in bag.topics_of(msgtype)]
-        non_static = [topic for topic in others if topic != STATIC_TRANSFORMS_TOPIC]
-        other_messages = heapq.merge(
-            bag.messages(non_static, start_ns=start_ns, end_ns=end_ns),
-            (
-                BagMessage(m.topic, m.msgtype, max(m.time_ns, start_ns), m.cdr)
-                for m in list(bag.messages([STATIC_TRANSFORMS_TOPIC], end_ns=end_ns))
-            ),
-            key=lambda message: message.time_ns,
-        )
-        for item in heapq.merge(other_messages, flow, key=lambda item: item.time_ns):
-            if isinstance(item, BagMessage):
-                writer.write(item.topic, item.msgtype, item.time_ns, item.cdr)
-                continue
-            if item.estimate is not None:
-                watch = Stopwatch()
-                with watch('publish'):
-                    cloud = flow_cloud(item.message, item.estimate.velocity, item.estimate.flow_valid)
-                    header = item.message.header
-                    header.frame_id = header.frame_id.lstrip('/')
-                    cdr = encode_message(flow_cloud_message(header, cloud), POINT_CLOUD)
-                    writer.write(FLOW_TOPIC, POINT_CLOUD, item.time_ns, cdr)
-                    if static_below is not None:
-                        _write_static(item, static_below, writer)
-                item.stages_ms.update(watch.stages_ms)
-            yield item
+    for item in with_other_topics(flow, bag_path, writer):
+        if item.estimate is not None:
+            watch = Stopwatch()
+            with watch('publish'):
+                cloud = flow_cloud(item.message, item.estimate.velocity, item.estimate.flow_valid)
+                header = item.message.header
+                header.frame_id = header.frame_id.lstrip('/')
+                cdr = encode_message(flow_cloud_message(header, cloud), POINT_CLOUD)
+                writer.write(FLOW_TOPIC, POINT_CLOUD, item.time_ns, cdr)
+                if static_below is not None:
+                    _write_static(item, static_below, writer)
+            item.stages_ms.update(watch.stages_ms)
+        yield item
 
 
 def _write_static(result: SweepResult, min_speed: float, writer: BagWriter) -> None:
@@ -366,32 +349,20 @@ def _run(flow: OfflineFlow, bag: Bag, results: Iterable[SweepResult]) -> dict:
     Raises: KeyboardInterrupt after the sweep during which SIGINT or SIGTERM arrived.
     """
     total = next(topic.num_messages for topic in bag.topics if topic.name == flow.topic)
-    stages_ms: dict[str, list[float]] = {}
-    num_sweeps = num_rows = 0
-    level = None
-    start = time.perf_counter()
-    with stop_on_signals() as stop:  # a KeyboardInterrupt within a compiled function would be lost
-        for result in results:
-            if stop.is_set():
-                raise KeyboardInterrupt
-            num_sweeps += 1
-            if result.drop is None:
-                num_rows += len(result.estimate.velocity)
-                level = result.estimate.level
-                for stage, value in result.stages_ms.items():
-                    stages_ms.setdefault(stage, []).append(value)
-            if sys.stderr.isatty():
-                print(f'\r{num_sweeps} of {total} sweeps', end='', file=sys.stderr)
-    seconds = time.perf_counter() - start
-    if sys.stderr.isatty():
-        print('\r', end='', file=sys.stderr)
+    num_rows, level = 0, None
+
+    def count(result: SweepResult) -> None:
+        nonlocal num_rows, level
+        num_rows += len(result.estimate.velocity)
+        level = result.estimate.level
+
+    report = report_of_run(results, total, 'sweeps', count)
     return {
         'ego_motion': flow.motion.source,
         'ego_motion_note': flow.motion.note,
         **_level_values(level),
-        'seconds': round(seconds, 3),
-        'points_per_second': round(num_rows / seconds),
-        'latency_ms': {stage: percentiles(values) for stage, values in stages_ms.items()},
+        'points_per_second': round(num_rows / report['seconds']) if report['seconds'] else 0,
+        **report,
     }
 
 

@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from zeroflow_ros.camera.stereo_pairing import FrameDrop
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import DropReason
-from zeroflow_ros.runtime.health import EXAMPLE, SEEN, Finding, Health, Level
+from zeroflow_ros.runtime.health import CLOUDS, EXAMPLE, SEEN, Finding, Health, InputKind, Level
 
+_FIRST = (DropReason.FIRST.value, FrameDrop.FIRST.value)  # which cannot have flow
 _PHRASES = {'set deskew to true': 'give --deskew'}  # `deskew` alone may be an ordinary word
 
 
@@ -27,7 +29,8 @@ class RunSummary:
 
     name: of the topic or bag, for messages. num_sweeps, num_flow: sweeps read, and those that got flow. num_points,
     num_valid: points with a return in the sweeps with flow, and those of them that got a velocity.
-    dropped: the most frequent reason first. findings: warnings and errors, the worst first.
+    dropped: the most frequent reason first. findings: warnings and errors, the worst first. kind: what comes in, for
+    the words.
     """
 
     name: str
@@ -37,6 +40,7 @@ class RunSummary:
     num_valid: int
     dropped: list[Dropped] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    kind: InputKind = CLOUDS
 
     @classmethod
     def of(cls, health: Health, name: str, *, num_points: int, num_valid: int,
@@ -45,12 +49,13 @@ class RunSummary:
         dropped = [Dropped(reason.value, count, text) for reason, (count, text) in health.dropped().items()]
         of_recording = [Finding('recording', 'input', Level.WARN, note, 1) for note in notes]
         findings = sorted([*of_recording, *health.findings()], key=lambda finding: -finding.level)
-        return cls(name, health.received, health.published, num_points, num_valid, dropped, findings)
+        return cls(name, health.received, health.published, num_points, num_valid, dropped, findings, health.kind)
 
     @classmethod
     def of_diagnostics(
-        cls, values: Mapping[str, str], name: str, dropped: Mapping[str, int], *, num_points: int, num_valid: int
-    ) -> 'RunSummary':
+        cls, values: Mapping[str, str], name: str, dropped: Mapping[str, int], *, num_points: int, num_valid: int,
+        kind: InputKind = CLOUDS,
+    ) -> 'RunSummary':  # fmt: skip
         """Return the summary of a node that ran as another process.
 
         values: of its last diagnostics, all parts together. dropped: the number of sweeps by reason, also those lost
@@ -65,7 +70,7 @@ class RunSummary:
         reasons = [Dropped(reason, count, values.get(EXAMPLE + reason, '')) for reason, count in counts]
         num_sweeps, num_flow = (int(values.get(key, 0)) for key in ('received', 'published'))
         findings.sort(key=lambda finding: -finding.level)
-        return cls(name, num_sweeps, num_flow, num_points, num_valid, reasons, findings)
+        return cls(name, num_sweeps, num_flow, num_points, num_valid, reasons, findings, kind)
 
     def with_names(self, names: Mapping[str, str]) -> 'RunSummary':
         """Return the summary with the node's parameters called by the names of another program; see `renamed`."""
@@ -106,7 +111,7 @@ class RunSummary:
         """Return the counts as lines of text."""
         dropped = ', '.join(f'{one.count} {one.reason}' for one in self.dropped) or 'none'
         return [
-            f'sweeps {self.num_sweeps}, flow {self.num_flow}, dropped: {dropped}',
+            self.kind.text(f'sweeps {self.num_sweeps}, flow {self.num_flow}') + f', dropped: {dropped}',
             *drop_lines(self.dropped),
             f'velocities for {100 * self.valid_share:.1f} % of {self.num_points:,} points',
         ]
@@ -120,19 +125,19 @@ class RunSummary:
         if self.num_flow and self.num_valid:
             return
         counts = ', '.join(f'{one.count} {one.reason}' for one in self.dropped) or 'none in that time'
-        what = (
+        what = self.kind.text(
             f'No sweep of {self.name} got flow ({counts}).'
             if not self.num_flow
             else f'Not one of {self.num_points:,} points in {self.num_flow} sweeps of {self.name} got a velocity.'
         )
-        reasons = [one.example for one in self.dropped if one.example and one.reason != DropReason.FIRST.value]
+        reasons = [one.example for one in self.dropped if one.example and one.reason not in _FIRST]
         reasons += [finding.text for finding in self.findings]
         raise DataError(' '.join([what, *dict.fromkeys(reasons)]))
 
 
 def drop_lines(dropped: Iterable[Dropped]) -> list[str]:
     """Return a line with an example for each reason; none for the first sweep, which can have no flow."""
-    shown = (one for one in dropped if one.example and one.reason != DropReason.FIRST.value)
+    shown = (one for one in dropped if one.example and one.reason not in _FIRST)
     return [f'  {one.reason}: {one.example}' for one in shown]
 
 

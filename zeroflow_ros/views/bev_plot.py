@@ -10,7 +10,7 @@ from zeroflow_ros.views.arrows import pick_arrows
 _SIZE = (12.8, 8.0)  # inches
 _ASPECT = _SIZE[1] / _SIZE[0]
 _DPI = 150
-_BACKGROUND, _TEXT, _FAINT = '#0b0f17', '#e8edf5', '#7d8aa0'
+BACKGROUND, TEXT, FAINT = '#0b0f17', '#e8edf5', '#7d8aa0'
 # Static points, from the ground to the roofs: a cold grey, so that colour means motion.
 _STATIC = np.array([[0.20, 0.25, 0.33], [0.40, 0.46, 0.56], [0.64, 0.70, 0.79]])
 _UNKNOWN = '#1c2331'
@@ -31,7 +31,7 @@ def plot_sweep(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, ti
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor=_BACKGROUND)
+    figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     max_speed = max_speed or speed_color_limit(velocity, min_speed)
@@ -39,13 +39,13 @@ def plot_sweep(points: np.ndarray, velocity: np.ndarray, path: str | Path, *, ti
         axes, points, velocity, reach=reach, min_speed=min_speed, max_speed=max_speed, arrow_seconds=arrow_seconds
     )
     _write_legend(figure, axes, title, len(points), num_moving, min_speed, max_speed, arrow_seconds, reach)
-    figure.savefig(path, facecolor=_BACKGROUND)
+    figure.savefig(path, facecolor=BACKGROUND)
 
 
 def draw_sweep(axes, points: np.ndarray, velocity: np.ndarray, *, reach: float, min_speed: float, max_speed: float,
                arrow_seconds: float) -> int:  # fmt: skip
     """Draw a sweep on matplotlib axes; return the number of moving points. Arguments: see `plot_sweep`."""
-    axes.set_facecolor(_BACKGROUND)
+    axes.set_facecolor(BACKGROUND)
     axes.set_axis_off()
     axes.set_aspect('equal')
     axes.set_xlim(-reach, reach)
@@ -67,7 +67,7 @@ def draw_sweep(axes, points: np.ndarray, velocity: np.ndarray, *, reach: float, 
     axes.scatter(points[order, 0], points[order, 1], s=26, c=colors, alpha=0.06, zorder=4, **dots)  # a glow
     axes.scatter(points[order, 0], points[order, 1], s=2.6, c=colors, zorder=5, **dots)
     _draw_arrows(axes, points, velocity, min_speed, max_speed, arrow_seconds)
-    axes.fill(_CAR[:, 0], _CAR[:, 1], facecolor=_BACKGROUND, edgecolor=_TEXT, linewidth=1.2, zorder=7)
+    axes.fill(_CAR[:, 0], _CAR[:, 1], facecolor=BACKGROUND, edgecolor=TEXT, linewidth=1.2, zorder=7)
     return int(is_moving.sum())
 
 
@@ -120,7 +120,7 @@ def draw_speed_bar(figure, axes, min_speed: float, max_speed: float) -> None:
     colorbar = figure.colorbar(scale, cax=axes, orientation='horizontal', extend='both', ticks=ticks)
     colorbar.ax.set_xticklabels([f'{tick:g}' for tick in ticks])
     colorbar.outline.set_visible(False)
-    axes.tick_params(colors=_TEXT, labelsize=10, length=0, pad=4)
+    axes.tick_params(colors=TEXT, labelsize=10, length=0, pad=4)
 
 
 def _draw_arrows(axes, points, velocity, min_speed, max_speed, seconds) -> None:
@@ -132,7 +132,7 @@ def _draw_arrows(axes, points, velocity, min_speed, max_speed, seconds) -> None:
     axes.quiver(
         tails[:, 0], tails[:, 1], vectors[:, 0], vectors[:, 1], angles='xy', scale_units='xy', scale=1, units='dots',
         width=2.6, headwidth=4.6, headlength=5.6, headaxislength=5.1, minlength=0.5,
-        color=speed_scale(min_speed, max_speed).to_rgba(speed), edgecolor=_BACKGROUND, linewidth=0.4, zorder=6,
+        color=speed_scale(min_speed, max_speed).to_rgba(speed), edgecolor=BACKGROUND, linewidth=0.4, zorder=6,
     )  # fmt: skip
 
 
@@ -144,28 +144,28 @@ def _draw_rings(axes, reach: float) -> None:
         axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor='#243044', linewidth=0.8, zorder=1))
         if radius < 0.95 * reach * _ASPECT:
             axes.text(0, -radius, f'{radius} m', color='#6b7890', fontsize=8, ha='center', va='center', zorder=8,
-                      bbox={'facecolor': _BACKGROUND, 'edgecolor': 'none', 'pad': 1.2})  # fmt: skip
+                      bbox={'facecolor': BACKGROUND, 'edgecolor': 'none', 'pad': 1.2})  # fmt: skip
 
 
 def _write_legend(figure, axes, title, num_points, num_moving, min_speed, max_speed, arrow_seconds, reach) -> None:
-    box = {'facecolor': _BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}
+    box = {'facecolor': BACKGROUND, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 4}
     if title:
-        figure.text(0.022, 0.955, title, color=_TEXT, fontsize=17, fontweight='bold', va='center', bbox=box)
+        figure.text(0.022, 0.955, title, color=TEXT, fontsize=17, fontweight='bold', va='center', bbox=box)
     subtitle = f'{num_points:,} points, {num_moving:,} of those shown move faster than {min_speed:g} m/s'
-    figure.text(0.022, 0.918 if title else 0.955, subtitle, color=_FAINT, fontsize=11, va='center', bbox=box)
+    figure.text(0.022, 0.918 if title else 0.955, subtitle, color=FAINT, fontsize=11, va='center', bbox=box)
 
-    panel = figure.add_axes((0.72, 0.025, 0.27, 0.115), zorder=9, facecolor=_BACKGROUND)
+    panel = figure.add_axes((0.72, 0.025, 0.27, 0.115), zorder=9, facecolor=BACKGROUND)
     panel.patch.set_alpha(0.85)
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
     bar = figure.add_axes((0.735, 0.075, 0.24, 0.016), zorder=10)
     draw_speed_bar(figure, bar, min_speed, max_speed)
-    panel.text(0.055, 0.7, 'speed over ground [m/s]', color=_TEXT, fontsize=11, transform=panel.transAxes)
+    panel.text(0.055, 0.7, 'speed over ground [m/s]', color=TEXT, fontsize=11, transform=panel.transAxes)
 
     length = 10 if reach >= 20 else 2
     start, height = -reach * 0.955, -reach * _ASPECT * 0.88
-    axes.plot([start, start + length], [height, height], color=_TEXT, linewidth=2.2, solid_capstyle='butt', zorder=9)
-    axes.text(start + length / 2, height + reach * 0.012, f'{length} m', color=_TEXT, fontsize=10, ha='center',
+    axes.plot([start, start + length], [height, height], color=TEXT, linewidth=2.2, solid_capstyle='butt', zorder=9)
+    axes.text(start + length / 2, height + reach * 0.012, f'{length} m', color=TEXT, fontsize=10, ha='center',
               va='bottom', zorder=9, bbox=box)  # fmt: skip
     arrow = f'arrow: motion in {arrow_seconds:g} s   grey: below {min_speed:g} m/s   dark: no velocity'
-    figure.text(0.022, 0.028, arrow, color=_FAINT, fontsize=10, va='center', bbox=box)
+    figure.text(0.022, 0.028, arrow, color=FAINT, fontsize=10, va='center', bbox=box)

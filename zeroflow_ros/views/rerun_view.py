@@ -23,6 +23,7 @@ from zeroflow_ros.views.recorded_flow import MOVING, read_velocity
 
 WORLD = 'world'
 POINTS, ARROWS, EGO, TRAJECTORY = 'ego/points', 'ego/arrows', 'ego', 'trajectory'  # below a world
+IMAGE, DEPTH = 'left_image', 'depth'
 TIME_LINE = 'stamp'
 STATIC_COLOR, UNKNOWN_COLOR = (120, 130, 145), (52, 58, 70)  # grey: only moving points are coloured; dark: no velocity
 _POINT_SIZE = 1.5  # pixels, at any distance
@@ -35,13 +36,15 @@ class RerunView:
     """Shows sweeps one after the other: `with RerunView(...) as view`.
 
     path: a file ending in .rrd to write instead of opening a viewer; it appears when it is complete.
-    replace: replace an existing file. worlds: names of the views that are shown side by side.
+    replace: replace an existing file. worlds: names of the views that are shown side by side. images: also show those
+    of `show_images`.
     Raises: ConfigError when rerun-sdk is not installed or there is no screen; DataError when the file exists.
     """
 
-    def __init__(self, path: str | Path = '', *, replace: bool = False, worlds: tuple[str, ...] = (WORLD,)):
+    def __init__(self, path: str | Path = '', *, replace: bool = False, worlds: tuple[str, ...] = (WORLD,),
+                 images: bool = False):  # fmt: skip
         self._rerun = _import_rerun()
-        self._worlds = worlds
+        self._worlds, self._blueprint = worlds, _blueprint(self._rerun, worlds, images)
         self.path = Path(path).expanduser().absolute() if str(path) else None
         self._temporary: Path | None = None
         self._trajectory: deque[np.ndarray] = deque(maxlen=_LONGEST_TRAJECTORY)
@@ -92,6 +95,11 @@ class RerunView:
             )
         self.num_sweeps += world == self._worlds[0]
 
+    def show_images(self, image: np.ndarray, depth: np.ndarray) -> None:
+        """Show the left image, (H, W, 3) uint8 RGB or (H, W), and its depth (H, W) [m] with the last sweep."""
+        self._recording.log(IMAGE, self._rerun.Image(image).compress(jpeg_quality=85))
+        self._recording.log(DEPTH, self._rerun.DepthImage(np.nan_to_num(depth), meter=1.0))
+
     def start_over(self) -> None:
         """Begin another trajectory: the motion from the last sweep to the next one is unknown."""
         self._trajectory.clear()
@@ -105,7 +113,7 @@ class RerunView:
             )
         recording = self._rerun.RecordingStream('zeroflow_ros')
         try:
-            recording.spawn(default_blueprint=_blueprint(self._rerun, self._worlds))
+            recording.spawn(default_blueprint=self._blueprint)
         except Exception as error:  # the viewer is another program, and its errors have many types
             raise ConfigError(f'The Rerun viewer does not start: {error}. Use --view-file FILE.rrd.') from error
         return recording
@@ -121,7 +129,7 @@ class RerunView:
         os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
         self._temporary = Path(name)
         recording = self._rerun.RecordingStream('zeroflow_ros')
-        recording.save(name, default_blueprint=_blueprint(self._rerun, self._worlds))
+        recording.save(name, default_blueprint=self._blueprint)
         return recording
 
 
@@ -210,7 +218,7 @@ def _import_rerun():
     return rerun
 
 
-def _blueprint(rerun, worlds: tuple[str, ...]):
+def _blueprint(rerun, worlds: tuple[str, ...], images: bool):
     """Return the viewer's first layout: views side by side that follow the vehicle from behind and above."""
     from rerun import blueprint
 
@@ -219,6 +227,8 @@ def _blueprint(rerun, worlds: tuple[str, ...]):
         eye = blueprint.EyeControls3D(position=_EYE, look_target=_LOOK_AT, tracking_entity=f'/{world}/{EGO}')
         name = 'Scene flow' if worlds == (WORLD,) else world
         views.append(blueprint.Spatial3DView(origin=f'/{world}', name=name, background=(12, 15, 23), eye_controls=eye))
-    return blueprint.Blueprint(
-        blueprint.Horizontal(*views), blueprint.TimePanel(timeline=TIME_LINE), collapse_panels=True
-    )
+    shown = blueprint.Horizontal(*views)
+    if images:
+        pictures = [blueprint.Spatial2DView(origin=f'/{name}', name=name.replace('_', ' ')) for name in (IMAGE, DEPTH)]
+        shown = blueprint.Vertical(blueprint.Horizontal(*pictures), shown, row_shares=[1, 2])
+    return blueprint.Blueprint(shown, blueprint.TimePanel(timeline=TIME_LINE), collapse_panels=True)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The camera node: left and right images in, a point with a velocity for every pixel out.
+
+    ros2 run zeroflow_ros camera_flow_node --ros-args -r '~/input/left/image:=/stereo/left/image_rect' \
+        -r '~/input/left/camera_info:=/stereo/left/camera_info' -r '~/input/right/image:=/stereo/right/image_rect' \
+        -r '~/input/right/camera_info:=/stereo/right/camera_info'
+    python3 -m zeroflow_ros.camera_node --ros-args --params-file config/camera_node.yaml -p ego_motion:=odometry
+
+It is a managed (lifecycle) node that configures and activates itself, unless the parameter autostart is false.
+Parameters: config/camera_node.yaml, and all with --parameters. Topics: see docs/stereo.md.
+"""
+
+import sys
+
+from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
+from zeroflow_ros.camera.opencv import load_opencv
+from zeroflow_ros.camera.output_frame import OutputFrame
+from zeroflow_ros.camera.stereo_reader import CalibrationError
+from zeroflow_ros.camera_pipeline import CameraPipeline
+from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.ros.camera_input import CameraInput
+from zeroflow_ros.ros.camera_parameters import CameraParameters
+from zeroflow_ros.ros.camera_publishers import TOPICS, CameraPublishers
+from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
+from zeroflow_ros.ros.managed_node import ManagedNode
+from zeroflow_ros.ros.parameters import parameter_table
+from zeroflow_ros.ros.publishers import FLOW
+from zeroflow_ros.ros.ros_program import node_log, run_node
+from zeroflow_ros.ros.sensor_mount import MountTransforms, SensorMount
+from zeroflow_ros.runtime.camera_health import CAMERAS
+from zeroflow_ros.runtime.camera_worker import CameraWorker
+from zeroflow_ros.runtime.health import Health
+
+
+class CameraNode(ManagedNode):
+    """A managed node: configure opens the estimator and the topics, activate starts publishing; see the module.
+
+    While inactive it keeps the latest frame, so the first frame after activation has flow. Cleanup releases all
+    resources.
+
+    Raises: ConfigError for an unknown parameter or an invalid value.
+    """
+
+    def __init__(self, **node_arguments):
+        super().__init__('camera_flow_node', CameraParameters, TOPICS, **node_arguments)
+
+    def _set_up(self) -> None:
+        """Open the estimator, the source of ego motion, and the topics.
+
+        Raises: ConfigError.
+        """
+        p = self.parameters
+        self.health = Health(node_log(self), kind=CAMERAS)
+        cv2 = load_opencv()
+        cv2.setNumThreads(p.num_threads)
+        estimator = ClassicalStereoFlow()
+        source = p.ego_motion if p.ego_motion in ('visual', 'none') else 'given'
+        pipeline = CameraPipeline(estimator, output_on=p.output_on, ego_motion=source)
+        self._facts = {'estimator': estimator.name, 'opencv': cv2.__version__, 'threads': p.num_threads}
+        self._ego_motion = open_ego_motion(self, p, self.health, is_camera=True)
+        self._undo.append(self._ego_motion.close)
+        self._mount = SensorMount(self, p.output_frame, p.output_pose())
+        self._undo.append(self._mount.close)
+        transforms = self._static_transforms()
+        publishers = CameraPublishers(self)
+        self._undo.append(publishers.close)
+        self._open_diagnostics()
+        self._worker = CameraWorker(
+            pipeline, self._ego_motion, self.health, publishers, parameters=lambda: self.parameters,
+            now_ns=lambda: self.get_clock().now().nanoseconds, output=self._output,
+            left_T_right=lambda left, right: None if transforms is None else transforms.lookup(left, right),
+        )  # fmt: skip
+        self._worker.start()
+        self._undo.append(self._worker.stop)
+        self.health.start_input_timeout()
+        self._input = CameraInput(
+            self, transport=p.image_transport, reliability=p.input_reliability, on_image=self._worker.put,
+            on_info=self._worker.put_info, health=self.health,
+        )  # fmt: skip
+        self._undo.append(self._input.close)
+        self._watch_input(self._input.match_qos, self._worker.clock_jumped_back)
+
+    def _static_transforms(self) -> MountTransforms | None:
+        """Return /tf_static, for cameras whose baseline is there; None without tf2_msgs."""
+        try:
+            transforms = MountTransforms(self)
+        except ConfigError:
+            return None
+        transforms.ignore_tf()
+        self._undo.append(transforms.close)
+        return transforms
+
+    def _output(self, frame_id: str) -> OutputFrame:
+        """Return the frame of the output for images in an optical frame.
+
+        Raises: CalibrationError where the mount of the camera on output_frame is not known.
+        """
+        name = self.parameters.output_frame.lstrip('/')
+        if not name:
+            return OutputFrame()
+        output_T_camera = self._mount.lookup(frame_id)
+        if output_T_camera is None:
+            raise CalibrationError(
+                f"Nothing says how the camera '{frame_id}' is mounted on output_frame '{name}'. Publish this on "
+                '/tf_static, or set output_T_camera.'
+            )
+        return OutputFrame(name, output_T_camera)
+
+    def _activate(self) -> None:
+        self._worker.set_active(True)
+        left, right = self._input.topics
+        p = self.parameters
+        self.get_logger().info(
+            f'{self._facts["estimator"]} (OpenCV {self._facts["opencv"]} on {p.num_threads} CPU threads) computes '
+            f'velocities for the {p.output_on} frame of {left} and {right} and publishes them on '
+            f'{self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}'
+        )
+
+    def _deactivate(self) -> None:
+        self._worker.set_active(False)
+        self.get_logger().info('Inactive: no flow until the node is activated again.')
+
+    def _forget(self) -> None:
+        self._input = self._worker = self._ego_motion = self._diagnostics = self._mount = None
+
+    def _publish_diagnostics(self) -> None:
+        self.health.check_input_timeout(self.parameters.input_timeout_s, self._input.describe)
+        self._report_settings()
+        left, right = self._input.topics
+        self._publish_health({
+            'input': {'left': left, 'right': right, 'reliability': self._input.reliability,
+                      **self._worker.checks.facts},
+            'inference': {'active': self._worker.active},
+            'ego_motion': {'source': self.parameters.ego_motion},
+            'model': self._facts,
+        })  # fmt: skip
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is stopped; return the exit code."""
+    argv = sys.argv if args is None else [sys.argv[0], *args]
+    if {'-h', '--help'} & set(argv):
+        print(__doc__)
+        return 0
+    if '--parameters' in argv:
+        print(parameter_table(CameraParameters))
+        return 0
+    return run_node('camera_flow_node', argv, CameraNode, start=lambda n: not n.parameters.autostart or n.autostart())
+
+
+if __name__ == '__main__':
+    sys.exit(main())
