@@ -20,12 +20,12 @@ _MOSAICS = {f'bayer_{order}': f'bayer_{order}8' for order in ('rggb', 'bggr', 'g
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, b'\xff\xd9'
 
 
-def decode_compressed(data: np.ndarray, image_format: str) -> tuple[np.ndarray, str]:
+def decode_compressed(data: np.ndarray, image_format: str, *, as_grey: bool = False) -> tuple[np.ndarray, str]:
     """Decode a file in memory.
 
     data: (N,) uint8. image_format: `format` of the message, as image_transport writes it: 'jpeg', 'png',
     'rgb8; jpeg compressed bgr8', 'mono16; png compressed ', 'bayer_rggb8; png compressed ' and the like. What the data
-    is counts, not what the format says of it.
+    is counts, not what the format says of it. as_grey: decode only the brightness of a JPEG in colour.
     Returns (H, W), (H, W, 3) or (H, W, 4) pixels, uint8 or uint16, and the encoding of sensor_msgs/Image that they
     have; '' for RGB and grey.
 
@@ -55,7 +55,9 @@ def decode_compressed(data: np.ndarray, image_format: str) -> tuple[np.ndarray, 
         )
     cv2 = load_opencv()
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)  # also: without the rotation of EXIF data
+        # Both leave out the rotation of EXIF data.
+        only_luma = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(data, only_luma if as_grey and what == 'JPEG' else cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageError(_damaged(what, len(data))) from error
     if pixels is None or pixels.shape[:2] != (height, width) or pixels.dtype not in (np.uint8, np.uint16):

@@ -71,7 +71,7 @@ class BitDepth:
         self.bits = max(self.bits, min(needed + needed % 2, 16))
 
 
-def decode_image(msg, *, bit_depth: BitDepth | None = None) -> Image:
+def decode_image(msg, *, bit_depth: BitDepth | None = None, as_grey: bool = False) -> Image:
     """Decode an Image or CompressedImage message.
 
     Encodings of Image: see ENCODINGS. 8UC3 and 8UC4 are taken as BGR, as OpenCV users publish them. Row padding and
@@ -79,13 +79,14 @@ def decode_image(msg, *, bit_depth: BitDepth | None = None) -> Image:
     padding are exactly the data. YUV is BT.601 of limited range. Chroma of nv24 is read at half resolution.
     CompressedImage: JPEG and PNG, recognised by their data.
     bit_depth: of 16-bit images; it is updated by this one. None: all 16 bits, as ROS defines mono16.
+    as_grey: return the brightness of colour images (BT.601); JPEG is decoded in half of the time.
 
     Raises: ImageError for an encoding that is not known, data that does not fit the header, sizes of 0 or beyond the
     limit, truncated JPEG and PNG. Sizes are checked before memory is allocated. ConfigError without OpenCV.
     """
     stamp_ns, frame_id = read_stamp_ns(msg), read_frame_id(msg)
     if not hasattr(msg, 'encoding'):
-        pixels, conversion = decode_compressed(_bytes(msg), str(msg.format))
+        pixels, conversion = decode_compressed(_bytes(msg), str(msg.format), as_grey=as_grey)
         conversion = _PACKED[conversion][2] if conversion else ''
     elif (name := str(msg.encoding).strip().lower()) in _PACKED:
         pixels, conversion = _packed(msg, name), _PACKED[name][2]
@@ -107,6 +108,9 @@ def decode_image(msg, *, bit_depth: BitDepth | None = None) -> Image:
                 f'An image of {width} x {height} pixels cannot be converted to RGB by {conversion}. '
                 'Publish rgb8, bgr8 or mono8.'
             ) from error
+    if as_grey and pixels.ndim == 3:
+        cv2 = load_opencv()
+        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     return Image(pixels, stamp_ns, frame_id)
 
 

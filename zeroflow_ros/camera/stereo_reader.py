@@ -24,13 +24,15 @@ class StereoReader:
     CameraInfo.
     left_T_right: returns the (4, 4) pose of the right optical frame in the left one, or None, for the frame ids of the
     left and the right image; asked only where P has no baseline.
+    right_as_grey: read only the brightness of the right image, for an estimator that works on grey images.
     camera: of the last frame, None before the first. is_seen: (H, W) bool, the pixels that both raw cameras saw; None
     where all are. note: what is doubtful about the calibration, to be logged once; '' where nothing is.
     """
 
     def __init__(self, images_are_rectified: bool = True,
-                 left_T_right: Callable[[str, str], np.ndarray | None] = lambda left, right: None):  # fmt: skip
-        self._is_rectified, self._left_T_right = images_are_rectified, left_T_right
+                 left_T_right: Callable[[str, str], np.ndarray | None] = lambda left, right: None, *,
+                 right_as_grey: bool = False):  # fmt: skip
+        self._is_rectified, self._left_T_right, self._right_as_grey = images_are_rectified, left_T_right, right_as_grey
         self._bit_depth = BitDepth()  # of both cameras, so that they keep the same brightness
         self._infos: tuple[bytes, bytes] | None = None
         self._models: tuple[CameraModel, CameraModel] | None = None
@@ -60,7 +62,7 @@ class StereoReader:
     def _decode(self, messages: StereoMessages) -> tuple[Image, Image]:
         left = decode_image(messages.left, bit_depth=self._bit_depth)
         bits = self._bit_depth.bits
-        right = decode_image(messages.right, bit_depth=self._bit_depth)
+        right = decode_image(messages.right, bit_depth=self._bit_depth, as_grey=self._right_as_grey)
         if self._bit_depth.bits != bits:  # the right image needs more bits than the left one
             left = decode_image(messages.left, bit_depth=self._bit_depth)
         return left, right

@@ -74,6 +74,28 @@ def test_planes_of_luma_and_chroma(name, chroma_rows, chroma, padding):
     assert np.abs(decoded.pixels.astype(int) - COLOUR).max() <= 3
 
 
+@pytest.mark.parametrize(
+    'msg',
+    [
+        image(RGB, 'rgb8'),
+        image(RGB[..., ::-1], 'bgr8', padding=3),
+        image(mosaic('rggb'), 'bayer_rggb8'),
+        image(RGB * np.uint16(256), 'rgb16'),
+        image(GREY, 'mono8'),
+        compressed(cv2.imencode('.png', RGB[..., ::-1])[1].tobytes()),
+        compressed(cv2.imencode('.jpg', np.resize(COLOUR[::-1], (16, 16, 3)))[1].tobytes()),
+    ],
+    ids=['rgb8', 'bgr8', 'mosaic', 'rgb16', 'mono8', 'PNG', 'JPEG'],
+)
+def test_colour_as_grey(msg):
+    pixels = decode_image(msg, as_grey=True).pixels
+    if msg.data == image(GREY, 'mono8').data:
+        assert pixels.tolist() == GREY.tolist()
+    else:
+        brightness = COLOUR @ (0.299, 0.587, 0.114)
+        assert pixels.ndim == 2 and np.abs(pixels - brightness).max() <= 1.5  # two roundings
+
+
 def test_every_encoding_is_tested():
     tested = {row[2].lower() for row in TABLE} | {'nv12', 'nv21', 'nv24'}
     assert set(ENCODINGS) - tested == {'rgba16', 'bgra16', '16uc3', 'yuy2', 'bayer_bggr16', 'bayer_gbrg16',

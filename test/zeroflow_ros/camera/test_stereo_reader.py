@@ -31,6 +31,15 @@ def test_grey_and_colour_jpeg_and_raw_may_differ_between_the_sides():
     assert frame.left.shape == (48, 64) and frame.right.shape == (48, 64, 3)
 
 
+def test_the_right_image_may_be_read_as_grey():
+    colour = np.dstack([GREY, GREY[::-1], GREY[:, ::-1]])
+    read = StereoReader(right_as_grey=True).read(messages(left=colour, right=colour, encoding='rgb8'))
+    assert (
+        read.left.tolist() == colour.tolist()
+        and read.right.tolist() == cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY).tolist()
+    )
+
+
 def test_images_of_another_size_than_camera_info_says():
     with pytest.raises(ImageError, match='right images are 64 x 47 pixels, but CameraInfo says 64 x 48'):
         stereo_frame(image(GREY, 'mono8'), image(GREY[:47], 'mono8'), LEFT, RIGHT)
