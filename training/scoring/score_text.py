@@ -32,7 +32,7 @@ _STEREO_PIXELS = (
     ('SF noc', lambda r: r['outliers_percent']['noc']['SF']['all']),
     ('SF meas.', lambda r: r['outliers_percent_measured']['occ']['SF']['all']),
     ('measured', lambda r: 100 * r['density']['SF']),
-    ('EPE3D [m]', lambda r: r['epe_3d']['all']),
+    ('EPE3D [cm]', lambda r: 100 * r['epe_3d']['all']),
     ('AccR 3D', lambda r: 100 * r['acc_relaxed_3d']['all']),
 )
 _STEREO_VELOCITY = (
