@@ -35,6 +35,7 @@ class CameraMotionConfig:
     disparity_sigma: float = 0.7
     min_share: float = 0.5
     sure_share: float = 0.7
+    max_second: float = 0.85
     max_translation: float = 6.0
     max_rotation: float = 0.6
     given_share: float = 0.5
@@ -47,7 +48,7 @@ class CameraMotionConfig:
                      'max_translation', 'max_rotation'):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} of the camera motion must be above 0, got {getattr(self, name)}.')
-        for name in ('min_share', 'sure_share', 'given_share'):
+        for name in ('min_share', 'sure_share', 'max_second', 'given_share'):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f'{name} of the camera motion must be in (0, 1], got {getattr(self, name)}.')
 
@@ -186,8 +187,8 @@ def estimate_camera_motion(
     disparity: (H, W), flow: (H, W, 2), other_disparity: (H, W) [px], of the size of `camera`. valid: (H, W) bool, where
     disparity and flow are trusted. start: (4, 4), other_T_reference of a neighbouring pair; it is only tried first.
 
-    Raises: EgoMotionError when too few pixels are valid, fewer than `min_share` of them agree with one motion, or the
-    motion is implausible.
+    Raises: EgoMotionError when too few pixels are valid, fewer than `min_share` of them agree with one motion, about as
+    many agree with a second one, or the motion is implausible.
     """
     pixels = spread_pixels(disparity, flow, valid, other_disparity, config)
     motion, share, covariance = np.eye(4), 0.0, np.zeros((6, 6))
@@ -203,6 +204,12 @@ def estimate_camera_motion(
             f'the best has {share:.0%}. Objects that move may fill the image, or the images are not rectified: use '
             'odometry or tf as the source of ego motion.'
         )
+    second = _second_share(camera, pixels, motion, config) if share < config.sure_share else 0.0
+    if second > config.max_second * share:
+        raise EgoMotionError(
+            f'Ego motion from images is not clear: {share:.0%} of the pixels agree with one motion, {second:.0%} with '
+            'another. Objects that move may fill the image: use odometry or tf as the source of ego motion.'
+        )
     translation, angle = np.linalg.norm(motion[:3, 3]), np.linalg.norm(transforms.rotation_vector(motion))
     if translation > config.max_translation or angle > config.max_rotation:
         raise EgoMotionError(
@@ -210,6 +217,15 @@ def estimate_camera_motion(
             f'found {translation:.2f} m and {angle:.2f} rad. Check baseline, frame rate and the order of the images.'
         )
     return CameraMotion(motion, share, covariance)
+
+
+def _second_share(camera, pixels, motion, config: CameraMotionConfig) -> float:
+    """Return the share of all pixels that agree with the best motion of those that do not agree with `motion`."""
+    rest = np.flatnonzero(~agreement(camera, pixels, motion, config.sigmas))
+    if len(rest) < _SAMPLE * 10:
+        return 0.0
+    second, _, _ = fit_motion(camera, pixels.rows(rest), [np.eye(4)], config)
+    return float(agreement(camera, pixels, second, config.sigmas).mean())
 
 
 def check_camera_motion(

@@ -29,6 +29,7 @@ from zeroflow_ros.camera.stereo_matching import (
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 
 _AGREES = 3.0  # standard deviations: flow nearer to that of the static scene confirms it
+_MIN_BOTH = 0.3  # least share of the pixels with flow and disparity that have a disparity in the other frame, too
 _SURFACE = np.float32(2.0)  # px of disparity: neighbours that differ by more are different surfaces
 
 
@@ -111,8 +112,8 @@ class ClassicalStereoFlow:
         self._match(other_view, 1)
         backward = self._timed('flow check', self._flow.backward, view.left, other_view.left)
         flow = flow_task.result()
-        measured = self._timed('consistency', self._consistent, view, flow, backward)
         other_disparity = self._timed('other disparity', self._other_disparity, other_view, flow)
+        measured = self._timed('consistency', self._consistent, view, flow, backward, other_disparity)
         motion = self._timed(
             'ego motion', self._motion, camera, view, flow, measured, other_disparity, other_T_reference
         )
@@ -155,8 +156,12 @@ class ClassicalStereoFlow:
                 disparity[is_below_road(disparity, view.road)] = np.nan
         view.disparity = disparity
 
-    def _consistent(self, view: _View, flow: np.ndarray, backward: np.ndarray) -> np.ndarray:
-        return self._flow.is_consistent(flow, backward) & np.isfinite(view.disparity)
+    def _consistent(self, view, flow, backward, other_disparity) -> np.ndarray:
+        measured = self._flow.is_consistent(flow, backward) & np.isfinite(view.disparity)
+        # From and to a black image, the flow is 0 both ways. Such an image has no disparity.
+        if np.isfinite(other_disparity[measured]).sum() < _MIN_BOTH * measured.sum():
+            measured[:] = False
+        return measured
 
     def _other_disparity(self, view: _View, flow: np.ndarray) -> np.ndarray:
         return self._cv2.remap(

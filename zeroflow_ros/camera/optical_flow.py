@@ -9,6 +9,7 @@ from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.errors import ConfigError
 
 PRESETS = ('ultrafast', 'fast', 'medium')
+_OUTSIDE = 1e6  # px: no flow comes back from there; NaN would also void the last row and column
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class OpticalFlow:
         """Return which pixels (H, W) of the reference the backward flow brings back; outside the other image: none."""
         returned = self._cv2.remap(
             backward, *targets(flow), self._cv2.INTER_LINEAR,
-            borderMode=self._cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan),
+            borderMode=self._cv2.BORDER_CONSTANT, borderValue=(_OUTSIDE, _OUTSIDE),
         )  # fmt: skip
         returned += flow
         length = np.sqrt(flow[..., 0] ** 2 + flow[..., 1] ** 2)
