@@ -29,7 +29,7 @@ TARGETS = {
     'cards': ('fuzz_cards:Cards', 5_000),
     'bags': ('fuzz_bags:Bags', 5_000),
     'yaml': ('fuzz_yaml:Yaml', 5_000),
-    'images': ('fuzz_images:Images', 20_000),
+    'images': ('fuzz_images:Images', 10_000),
 }
 _SHOWN = 12
 
