@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--camera', help='also a stereo camera: kitti (1242 x 375), kitti_half or kitti_quarter')
     parser.add_argument('--out', type=Path, required=True, help='directory of the bag; must not exist')
     parser.add_argument(
-        '--picture', type=Path, help="also write a bird's-eye picture of the first sweep with point speeds (PNG)"
+        '--picture',
+        type=Path,
+        help="also write a bird's-eye picture of the first sweep with point speeds (PNG); with --camera also"
+        ' NAME_stereo.png: left image, depth, optical flow and motion of the first frame',
     )
     options = parser.parse_args(arguments)
 
@@ -47,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.picture:
         plot_sweep(clip, options.picture)
+        if stereo is not None and len(stereo) > 1:
+            plot_stereo(stereo, options.picture.with_stem(f'{options.picture.stem}_stereo'))
     num_points = sum(len(sweep.points) for sweep in clip.sweeps) // len(clip.sweeps)
     print(f'{options.out}: {len(clip.sweeps)} sweeps of {num_points} points, {clip.street}, {clip.lidar.name}')
     return 0
@@ -64,6 +69,40 @@ def plot_sweep(clip, path: Path) -> None:
         velocity = clip.flow(0, 1) * clip.lidar.rate_hz
     path.parent.mkdir(parents=True, exist_ok=True)
     bev_plot.plot_sweep(points, velocity, path, title=f'Simulation: {clip.street}, {clip.lidar.name}, seed {clip.seed}')
+
+
+def plot_stereo(drive, path: Path) -> None:
+    """Draw left image, depth, optical flow and motion of the first frame of a StereoDrive, from its exact truth."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from training.scoring.stereo_picture import flow_colors
+    from training.simulation.cameras.pixel_motion import NO_BODY
+    from zeroflow_ros.views.camera_plot import depth_colors, motion_colors
+
+    frame, camera = drive.frame(0), drive.rig.camera
+    motion, velocity = drive.motion(frame, 1), drive.velocity(frame, 1)
+    longest = float(np.nanpercentile(np.linalg.norm(motion.flow, axis=2), 98)) if np.isfinite(motion.flow).any() else 1
+    fastest = float(np.nanmax(np.linalg.norm(velocity, axis=2), initial=2))
+    panels = {
+        'left image': frame.left,
+        'depth': depth_colors(camera.depth(frame.disparity)),
+        f'optical flow, colours full at {longest:.0f} px': flow_colors(motion.flow, max(longest, 1)),
+        f'motion without that of the camera, to {fastest:.1f} m/s': motion_colors(
+            frame.left, np.where((frame.body != NO_BODY)[..., None], velocity, 0), motion.is_moving, 0.5, fastest
+        ),
+    }
+    width, height = 8.6, 8.6 * camera.height / camera.width + 0.28
+    figure = Figure(figsize=(2 * width, 2 * height), dpi=72, facecolor='#0b0f17')
+    FigureCanvasAgg(figure)
+    for k, (title, image) in enumerate(panels.items()):
+        axes = figure.add_axes((k % 2 / 2, 0.5 - k // 2 / 2, 0.4985, (height - 0.28) / height / 2))
+        axes.imshow(image, interpolation='antialiased', aspect='auto')
+        axes.set_axis_off()
+        axes.set_title(title, color='#e8edf5', fontsize=13, pad=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, facecolor='#0b0f17')
 
 
 if __name__ == '__main__':

@@ -155,7 +155,7 @@ class Renderer:
 def exposure_of(light: np.ndarray, faults: CameraFaults) -> float:
     """Return the factor on the light (H, W, 3) that exposes an image well: bright surfaces are near full scale."""
     luminance = light.mean(axis=2)
-    return float(faults.exposure * 0.45 / max(np.percentile(luminance[luminance.shape[0] // 3 :], 80), 1e-6))
+    return float(faults.exposure * 0.30 / max(np.percentile(luminance[luminance.shape[0] // 3 :], 80), 1e-6))
 
 
 def develop(

@@ -12,6 +12,7 @@ import numpy as np
 from training.simulation.cameras.pixel_motion import (
     NO_BODY,
     NO_CATEGORY,
+    STATIC_WORLD,
     PixelMotion,
     moved_points,
     pixel_motion,
@@ -121,6 +122,18 @@ class StereoDrive:
     def motion(self, frame: SimulatedStereoFrame, step: int) -> PixelMotion:
         """Return the exact motion of a frame's pixels to the time of `step`."""
         return pixel_motion(self.rig.camera, frame.disparity, frame.body, *self._poses(frame, step))
+
+    def velocity(self, frame: SimulatedStereoFrame, step: int) -> np.ndarray:
+        """Return the mean velocity of a frame's pixels until `step`, (H, W, 3) float32 [m/s], ego motion removed.
+
+        In the optical frame of the left camera at the time of the frame; 0 on the static world, NaN for the sky.
+        """
+        poses, bodies = self._poses(frame, step)
+        # With the camera at rest only the bodies move.
+        moved = moved_points(self.rig.camera, frame.disparity, frame.body, poses[[0, 0]], bodies)
+        velocity = (moved - pixel_points(self.rig.camera, frame.disparity)) / (self.times[step] - frame.stamp)
+        velocity[frame.body == STATIC_WORLD] = 0
+        return velocity.astype(np.float32)
 
     def _poses(self, frame: SimulatedStereoFrame, step: int) -> tuple[np.ndarray, np.ndarray]:
         left = np.stack([frame.odom_T_left, self.odom_T_left(step)])

@@ -292,7 +292,7 @@ def _vehicle(spots: Spots):
 def _glass(spots: Spots):
     u, v = spots.texture()
     noise = noise_texture().sample(u, v, spots.footprint, 2.0)
-    return spots.albedo * np.exp(0.5 * noise[:, :1]), 0.12
+    return spots.albedo * np.exp(0.2 * noise[:, :1]), 0.12
 
 
 def _clothes(spots: Spots):

@@ -21,7 +21,9 @@ SIDES = ('left', 'right')
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp('bags') / 'street'
     arguments = ['--seed', '1', '--sweeps', '2', '--sensor', 'hdl32', '--camera', 'kitti_quarter']
-    assert simulate.main([*arguments, '--out', str(path)]) == 0
+    picture = path.with_name('street.png')
+    assert simulate.main([*arguments, '--out', str(path), '--picture', str(picture)]) == 0
+    assert cv2.imread(str(path.with_name('street_stereo.png'))).std() > 20
     return path
 
 

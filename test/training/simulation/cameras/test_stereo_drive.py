@@ -111,6 +111,18 @@ def test_bodies_that_move_differ_from_the_static_world(drive, frames):
         assert (np.abs(difference) < 1e-4 * (10 + depth[:, None])).all()
 
 
+def test_velocity_is_that_of_the_bodies(drive, frames):
+    reference = frames[0]
+    velocity, motion = drive.velocity(reference, 1), drive.motion(reference, 1)
+    speed = np.linalg.norm(velocity, axis=2)
+    assert (speed[np.isfinite(speed) & ~motion.is_moving] < 1e-6).all() and np.isnan(speed[reference.body < 0]).all()
+    for number in np.unique(reference.body[motion.is_moving]):
+        poses = drive.street.actors[number - 1].odom_T_body
+        expected = np.linalg.norm(poses[1, :3, 3] - poses[0, :3, 3]) * 10
+        # 0.5 m/s: the far end of a turning body is faster than its middle
+        assert np.median(speed[reference.body == number]) == pytest.approx(expected, abs=0.5)
+
+
 def test_no_motion_without_time(drive, frames):
     motion = drive.motion(frames[0], 0)
     seen_left, seen_right = drive.visibility(frames[0], 0)
