@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from image_messages import camera_info, compressed, image
 
+from zeroflow_ros.camera.camera_model import CameraModel
+from zeroflow_ros.camera.stereo_checks import match_corners
 from zeroflow_ros.camera.stereo_pairing import StereoMessages
 from zeroflow_ros.camera.stereo_reader import CalibrationError, StereoReader, stereo_frame
 from zeroflow_ros.errors import ImageError
@@ -58,6 +60,41 @@ def test_raw_images_are_rectified_where_the_parameter_says_so():
     assert reader.note == '' and reader.is_seen.shape == (48, 64)
     assert (reader.read(messages()).left == GREY).all()
     assert reader.note == '' and reader.is_seen is None
+
+
+def raw_view(rectified, info):
+    """Return the image that the camera of a CameraInfo takes of what it would see as `rectified`."""
+    model = CameraModel.from_camera_info(info)
+    pixels = np.stack(np.meshgrid(np.arange(model.width), np.arange(model.height)), axis=-1).reshape(-1, 1, 2)
+    undistort = cv2.fisheye.undistortPoints if model.distortion_model == 'equidistant' else cv2.undistortPoints
+    places = undistort(pixels.astype(np.float64), model.K, model.distortion, R=model.R, P=model.P[:, :3])
+    return cv2.remap(rectified, places.reshape(model.height, model.width, 2).astype(np.float32), None, cv2.INTER_LINEAR)
+
+
+@pytest.mark.parametrize(
+    ('name', 'left_d', 'right_d'),
+    [('plumb_bob', (-0.25, 0.08, 0.001, 0, 0), (-0.2, 0.05, 0, 0.001, 0)),
+     ('equidistant', (-0.05, 0.01, 0, 0), (-0.04, 0.005, 0, 0))],
+)  # fmt: skip
+def test_raw_images_of_misaligned_cameras_have_equal_rows_once_rectified(name, left_d, right_d):
+    noise = np.random.default_rng(1).normal(0, 1, (160, 300))
+    scene = sum(sigma * cv2.GaussianBlur(noise, (0, 0), sigma) for sigma in (2, 5, 12))
+    scene = (128 + 40 * scene / scene.std()).clip(5, 250).astype(np.uint8)
+    views = scene[20:140, 30:270], scene[20:140, 38:278]  # 8 px of disparity
+    infos = [
+        camera_info(240, 120, fx=200.0, cx=cx, cy=58.0, d=d, model=name, r=cv2.Rodrigues(np.array(turn))[0].ravel(),
+                    p=(200, 0, 119.5, tx, 0, 200, 59.5, 0, 0, 0, 1, 0))
+        for cx, d, turn, tx in ((117.0, left_d, (0.01, 0.02, -0.01), 0), (122.0, right_d, (-0.01, -0.01, 0.015), -20))
+    ]  # fmt: skip
+    raw = messages(*infos, *(raw_view(view, info) for view, info in zip(views, infos, strict=True)))
+    _, row_error = match_corners(StereoReader(images_are_rectified=True).read(raw))
+    assert np.median(np.abs(row_error)) > 2
+    reader = StereoReader(images_are_rectified=False)
+    frame = reader.read(raw)
+    disparity, row_error = match_corners(frame)
+    assert len(disparity) > 50 and np.median(np.abs(row_error)) < 0.1 and abs(np.median(disparity) - 8) < 0.1
+    assert reader.is_seen.mean() > 0.8
+    assert np.abs(frame.left.astype(int) - views[0])[reader.is_seen].mean() < 3  # grey levels: interpolated twice
 
 
 def test_a_baseline_of_tf_is_asked_for_by_the_frames_of_the_images():
