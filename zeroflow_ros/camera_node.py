@@ -55,7 +55,7 @@ class CameraNode(ManagedNode):
         cv2.setNumThreads(p.num_threads)
         estimator = ClassicalStereoFlow()
         source = p.ego_motion if p.ego_motion in ('visual', 'none') else 'given'
-        pipeline = CameraPipeline(estimator, output_on=p.output_on, ego_motion=source)
+        pipeline = CameraPipeline(estimator, output_on=p.output_on, ego_motion=source, step=p.cloud_step)
         self._facts = {'estimator': estimator.name, 'opencv': cv2.__version__, 'threads': p.num_threads}
         self._ego_motion = open_ego_motion(self, p, self.health, is_camera=True)
         self._undo.append(self._ego_motion.close)

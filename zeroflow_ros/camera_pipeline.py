@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute the point and the velocity of every pixel from two stereo frames. Node, replay and evaluation use it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from zeroflow_ros.camera.pixel_cloud import every_nth_pixel
 from zeroflow_ros.camera.pixel_velocity import pixel_velocity
-from zeroflow_ros.camera.stereo import StereoEstimator, StereoFrame
+from zeroflow_ros.camera.stereo import StereoCamera, StereoEstimator, StereoFlow, StereoFrame
 from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError, EgoMotionError
@@ -17,13 +18,13 @@ EGO_MOTION = ('given', 'visual', 'none')
 
 @dataclass(frozen=True)
 class CameraFlowEstimate:
-    """Point and velocity of every pixel of one frame of a pair, in the optical frame of its left camera.
+    """Point and velocity of every step-th pixel of every step-th row of a frame, in its left optical frame.
 
-    points: (H, W, 3) float32 [m], z forward; NaN where the depth is not known. velocity: (H, W, 3) float32 [m/s], ego
-    motion removed; NaN where there is none. speed_sigma: (H, W) float32 [m/s], standard deviation of the speed.
-    flow_valid: (H, W) uint8, 0 where velocity is NaN, else VALID | EGO_MOTION_REMOVED; as of the LiDAR pipeline.
-    disparity: (H, W) float32 [px], NaN where it is not known. output_on: 'latest' or 'previous', the frame that the
-    pixels belong to. dt: seconds between the frames.
+    points: (H', W', 3) float32 [m], z forward; NaN where the depth is not known. velocity: (H', W', 3) float32 [m/s],
+    ego motion removed; NaN where there is none. speed_sigma: (H', W') float32 [m/s], standard deviation of the speed.
+    flow_valid: (H', W') uint8, 0 where velocity is NaN, else VALID | EGO_MOTION_REMOVED; as of the LiDAR pipeline.
+    disparity: (H, W) float32 [px] of all pixels, NaN where it is not known. step: H' is H / step.
+    output_on: 'latest' or 'previous', the frame that the pixels belong to. dt: seconds between the frames.
     other_T_reference: (4, 4) ego motion from that frame to the other one; None with ego motion 'none'.
     stages_ms: milliseconds per stage.
     """
@@ -37,6 +38,11 @@ class CameraFlowEstimate:
     dt: float
     other_T_reference: np.ndarray | None
     stages_ms: dict
+    step: int = 1
+
+    def image(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the pixels (H', W', ...) of an image (H, W, ...) that points and velocities belong to; a view."""
+        return every_nth_pixel(pixels, self.step)
 
 
 class CameraPipeline:
@@ -44,15 +50,19 @@ class CameraPipeline:
 
     estimator: measures disparity and optical flow. output_on: the frame that gets the velocities.
     ego_motion: 'given': the caller passes it with each pair; 'visual': the estimator finds it in the images; 'none':
-    velocities are relative to the camera, and flow_valid says so.
+    velocities are relative to the camera, and flow_valid says so. step: velocities of every n-th pixel of every n-th
+    row only, which costs less.
     """
 
-    def __init__(self, estimator: StereoEstimator, *, output_on: str = 'latest', ego_motion: str = 'given'):
+    def __init__(self, estimator: StereoEstimator, *, output_on: str = 'latest', ego_motion: str = 'given',
+                 step: int = 1):  # fmt: skip
         if output_on not in OUTPUT_ON:
             raise ConfigError(f'output_on must be one of {OUTPUT_ON}, got {output_on!r}.')
         if ego_motion not in EGO_MOTION:
             raise ConfigError(f'ego_motion must be one of {EGO_MOTION}, got {ego_motion!r}.')
-        self.estimator, self.output_on, self.ego_motion = estimator, output_on, ego_motion
+        if step < 1:
+            raise ConfigError(f'step must be 1 or more, got {step}.')
+        self.estimator, self.output_on, self.ego_motion, self.step = estimator, output_on, ego_motion, step
         self._flags = VALID | (EGO_MOTION_REMOVED if ego_motion != 'none' else 0)
 
     def estimate(
@@ -91,12 +101,32 @@ class CameraPipeline:
             check_plausible(other_T_reference, dt)
         with watch('velocity'):
             by = np.eye(4) if self.ego_motion == 'none' else other_T_reference
-            points, velocity, speed_sigma = pixel_velocity(flow, reference.camera, sign * dt, other_T_reference=by)
-            valid = flow.is_measured & np.isfinite(velocity).all(axis=-1) & np.isfinite(speed_sigma)
-            valid &= True if is_seen is None else is_seen
-            velocity[~valid] = np.nan
-            speed_sigma[~valid] = np.nan
+            part, camera = _every_nth(flow, reference.camera, self.step)
+            points, velocity, speed_sigma = pixel_velocity(part, camera, sign * dt, other_T_reference=by)
+            valid = np.isfinite(speed_sigma)
+            if is_seen is not None:
+                valid &= every_nth_pixel(is_seen, self.step)
+                velocity[~valid] = np.nan
+                speed_sigma[~valid] = np.nan
+            has_depth = flow.is_measured if flow.is_disparity_measured is None else flow.is_disparity_measured
+            disparity = np.where(has_depth, flow.disparity, np.float32(np.nan))
         return CameraFlowEstimate(
-            points, velocity, speed_sigma, valid * np.uint8(self._flags), flow.disparity, self.output_on, dt,
-            None if self.ego_motion == 'none' else other_T_reference, watch.stages_ms,
+            points, velocity, speed_sigma, valid * np.uint8(self._flags), disparity, self.output_on, dt,
+            None if self.ego_motion == 'none' else other_T_reference, watch.stages_ms, self.step,
         )  # fmt: skip
+
+
+def _every_nth(flow: StereoFlow, camera: StereoCamera, step: int) -> tuple[StereoFlow, StereoCamera]:
+    """Return flow and camera of every step-th pixel: an image with longer pixels."""
+    if step == 1:
+        return flow, camera
+    lengths = ('disparity', 'other_disparity', 'flow', 'disparity_sigma', 'other_disparity_sigma', 'flow_sigma')
+    fields = {name: every_nth_pixel(getattr(flow, name), step) / np.float32(step) for name in lengths}
+    for name in ('is_measured', 'is_disparity_measured', 'motion_sigma'):
+        values = getattr(flow, name)
+        fields[name] = None if values is None else every_nth_pixel(values, step)
+    height, width = fields['disparity'].shape
+    right_cx = None if camera.right_cx is None else camera.right_cx / step
+    longer = StereoCamera(width, height, camera.fx / step, camera.fy / step, camera.cx / step, camera.cy / step,
+                          camera.baseline, right_cx)  # fmt: skip
+    return replace(flow, **fields), longer

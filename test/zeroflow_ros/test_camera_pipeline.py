@@ -59,6 +59,21 @@ def test_what_a_raw_camera_did_not_see_has_no_velocity(frames):
     assert np.isnan(found.velocity[:, :60]).all()
 
 
+@pytest.mark.parametrize('step', [2, 3])
+def test_a_step_gives_the_same_velocities_of_fewer_pixels(frames, step):
+    def estimate(step):
+        pipeline = CameraPipeline(ClassicalStereoFlow(), ego_motion='visual', step=step)
+        return pipeline.estimate(*frames, DT)
+
+    every, some = estimate(1), estimate(step)
+    for name in ('points', 'velocity', 'speed_sigma'):
+        np.testing.assert_allclose(getattr(some, name), every.image(getattr(every, name))[::step, ::step], rtol=1e-3,
+                                   atol=1e-4)  # fmt: skip
+    np.testing.assert_array_equal(some.flow_valid, every.flow_valid[::step, ::step])
+    np.testing.assert_array_equal(some.disparity, every.disparity)
+    np.testing.assert_array_equal(some.image(frames[1].left), frames[1].left[::step, ::step])
+
+
 def test_ego_motion_is_neither_forgotten_nor_assumed(frames):
     pipeline = CameraPipeline(ClassicalStereoFlow())
     with pytest.raises(EgoMotionError, match="Ego motion 'given'"):
@@ -73,7 +88,10 @@ def test_ego_motion_is_neither_forgotten_nor_assumed(frames):
         pipeline.estimate(*frames, DT, wrong)
 
 
-@pytest.mark.parametrize('options, said', [({'output_on': 'both'}, 'output_on'), ({'ego_motion': 'imu'}, 'ego_motion')])
+@pytest.mark.parametrize(
+    'options, said',
+    [({'output_on': 'both'}, 'output_on'), ({'ego_motion': 'imu'}, 'ego_motion'), ({'step': 0}, 'step')],
+)
 def test_a_wrong_choice_is_an_error(options, said):
     with pytest.raises(ConfigError, match=said):
         CameraPipeline(ClassicalStereoFlow(), **options)

@@ -17,18 +17,15 @@ _STATIC_FIELDS = FIELDS[:4]
 
 def pixel_cloud(
     points: np.ndarray, image: np.ndarray, velocity: np.ndarray, speed_sigma: np.ndarray, flow_valid: np.ndarray, *,
-    step: int = 1, reuse: array.array | None = None,
+    reuse: array.array | None = None,
 ) -> FlowCloud:  # fmt: skip
-    """Return every step-th pixel of every step-th row of an image as a row of an organised cloud.
+    """Return every pixel of an image as a row of an organised cloud.
 
     points: (H, W, 3) float32 [m]. image: (H, W, 3) uint8 RGB or (H, W) grey. velocity: (H, W, 3) float32 [m/s].
     speed_sigma: (H, W) float32 [m/s], standard deviation of the speed. flow_valid: (H, W) uint8. What is not known is
     NaN. rgb is packed as PCL and RViz read it. reuse: data of an earlier cloud that is no longer needed; overwritten
     if its length matches.
     """
-    points, image, velocity, speed_sigma, flow_valid = (
-        every_nth_pixel(values, step) for values in (points, image, velocity, speed_sigma, flow_valid)
-    )
     height, width = points.shape[:2]
     num_bytes = height * width * _STEP
     data = reuse if reuse is not None and len(reuse) == num_bytes else array.array('B', bytes(num_bytes))

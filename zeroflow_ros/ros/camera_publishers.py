@@ -9,7 +9,7 @@ from stereo_msgs.msg import DisparityImage
 from visualization_msgs.msg import Marker
 
 from zeroflow_ros.camera.output_frame import OutputFrame
-from zeroflow_ros.camera.pixel_cloud import every_nth_pixel, moving_pixels, pixel_cloud, static_pixels
+from zeroflow_ros.camera.pixel_cloud import moving_pixels, pixel_cloud, static_pixels
 from zeroflow_ros.camera.stereo import StereoFrame
 from zeroflow_ros.camera_pipeline import CameraFlowEstimate
 from zeroflow_ros.lidar.clusters import cluster_moving
@@ -49,16 +49,14 @@ class CameraPublishers(NodePublishers):
         p = self._node.parameters
         optical = stamped_header(frame.stamp_ns, frame.frame_id)
         msg = _Header(stamped_header(frame.stamp_ns, output.frame_id or frame.frame_id))
-        pixels = [every_nth_pixel(values, p.cloud_step) for values in (estimate.points, estimate.velocity)]
-        points, velocity = output.moved(*pixels)
-        image, sigma, valid = (
-            every_nth_pixel(values, p.cloud_step) for values in (frame.left, estimate.speed_sigma, estimate.flow_valid)
-        )
+        points, velocity = output.moved(estimate.points, estimate.velocity)
         reuse = self._cloud.data if self._cloud is not None else None  # publish() copies, so its memory is free again
-        self._cloud = pixel_cloud(points, image, velocity, sigma, valid, reuse=reuse)
+        self._cloud = pixel_cloud(
+            points, estimate.image(frame.left), velocity, estimate.speed_sigma, estimate.flow_valid, reuse=reuse
+        )
         self._flow.publish(flow_message(msg, self._cloud))
         points, velocity = points.reshape(-1, 3), velocity.reshape(-1, 3)
-        rows = moving_pixels(velocity, sigma.reshape(-1), p.dynamic_min_speed, p.dynamic_min_sigmas)
+        rows = moving_pixels(velocity, estimate.speed_sigma.reshape(-1), p.dynamic_min_speed, p.dynamic_min_sigmas)
         if self._dynamic.get_subscription_count():
             of_rows = output.to_upright(points[rows]), output.to_upright(velocity[rows])
             cluster_id = cluster_moving(*of_rows) if p.cluster_dynamic_points else None
@@ -76,7 +74,7 @@ class CameraPublishers(NodePublishers):
             # Two frames: arrows do not blink when one frame is lost, and old ones disappear.
             self._markers.publish(arrow_marker(msg.header, segments, colors, 2 * estimate.dt))
         if self._depth.get_subscription_count():
-            self._depth.publish(depth_message(optical, estimate.points[..., 2]))
+            self._depth.publish(depth_message(optical, frame.camera.depth(estimate.disparity)))
         if self._disparity.get_subscription_count():
             self._disparity.publish(disparity_message(optical, estimate.disparity, frame.camera))
 

@@ -15,7 +15,7 @@ from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message, typestore
 from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
 from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, OutputFrame
-from zeroflow_ros.camera.pixel_cloud import every_nth_pixel, moving_pixels, pixel_cloud, static_pixels
+from zeroflow_ros.camera.pixel_cloud import moving_pixels, pixel_cloud, static_pixels
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFrame
 from zeroflow_ros.camera.stereo_pairing import SIDES, FrameBuffer, FrameDrop, StereoMessages, StereoPairing
 from zeroflow_ros.camera.stereo_reader import CalibrationError, StereoReader
@@ -62,7 +62,8 @@ class OfflineCameraFlow:
     topic: of the left images; '' for the stereo camera that is found. ego_motion, odometry_topic, odometry_T_camera,
     fixed_frame, stamp_offset: see `open_camera_motion`. output_on: see `CameraPipeline`. output_frame: frame of the
     clouds, '' for the optical frame; output_T_camera: (4, 4), None: /tf_static of the bag has it. images_are_rectified:
-    see `StereoReader`. start, duration: part of the bag in seconds; duration 0 is up to its end.
+    see `StereoReader`. cloud_step: `step` of `CameraPipeline`. start, duration: part of the bag in seconds; duration 0
+    is up to its end.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for an unknown choice.
     """
 
@@ -70,7 +71,7 @@ class OfflineCameraFlow:
                  odometry_topic: str = '', odometry_T_camera: np.ndarray | None = None, fixed_frame: str = '',
                  stamp_offset: float | None = None, output_on: str = 'latest', output_frame: str = '',
                  output_T_camera: np.ndarray | None = None, images_are_rectified: bool = True,
-                 pairing_tolerance: float = 0.005, dt_range: tuple[float, float] = DT_RANGE,
+                 pairing_tolerance: float = 0.005, dt_range: tuple[float, float] = DT_RANGE, cloud_step: int = 2,
                  start: float = 0.0, duration: float = 0.0):  # fmt: skip
         self.topics = stereo_topics(bag, topic)
         self.frame_id = first_image(bag, self.topics).header.frame_id.lstrip('/')
@@ -79,8 +80,8 @@ class OfflineCameraFlow:
             odometry_T_camera=odometry_T_camera, fixed_frame=fixed_frame, stamp_offset=stamp_offset,
         )  # fmt: skip
         self.source = self.motion.source if self.motion else 'none' if ego_motion == 'none' else 'visual'
-        self._pipeline = CameraPipeline(estimator, output_on=output_on,
-                                        ego_motion='given' if self.motion else self.source)  # fmt: skip
+        source = 'given' if self.motion else self.source
+        self._pipeline = CameraPipeline(estimator, output_on=output_on, ego_motion=source, step=cloud_step)
         self.output = _output_frame(bag, output_frame, output_T_camera, self.frame_id)
         self._bag, self._pairing = bag, StereoPairing(pairing_tolerance)
         self._tf = static_transforms(bag)
@@ -200,27 +201,26 @@ def _output_frame(bag: Bag, name: str, output_T_camera: np.ndarray | None, frame
     return OutputFrame(name, output_T_camera)
 
 
-def write_camera_flow(flow: OfflineCameraFlow, bag_path: Path, writer: BagWriter, *, step: int = 2,
+def write_camera_flow(flow: OfflineCameraFlow, bag_path: Path, writer: BagWriter, *,
                       static_below: float | None = None) -> Iterator[FrameResult]:  # fmt: skip
     """Write flow clouds together with the odometry and transforms of the bag; yield each result once written.
 
-    step: every n-th pixel of every n-th row. static_below: also write the points slower than this [m/s].
+    static_below: also write the points slower than this [m/s].
     """
     for item in with_other_topics(flow, bag_path, writer):
         if item.estimate is not None:
             watch = Stopwatch()
             with watch('publish'):
-                _write(item, flow.output, writer, step, static_below)
+                _write(item, flow.output, writer, static_below)
             item.stages_ms.update(watch.stages_ms)
         yield item
 
 
-def _write(item: FrameResult, output: OutputFrame, writer: BagWriter, step: int, static_below: float | None) -> None:
+def _write(item: FrameResult, output: OutputFrame, writer: BagWriter, static_below: float | None) -> None:
     frame, estimate = item.frame, item.estimate
-    values = (estimate.points, estimate.velocity, frame.left, estimate.speed_sigma, estimate.flow_valid)
-    points, velocity, image, sigma, valid = (every_nth_pixel(one, step) for one in values)
-    points, velocity = output.moved(points, velocity)
-    cloud = pixel_cloud(points, image, velocity, sigma, valid)
+    points, velocity = output.moved(estimate.points, estimate.velocity)
+    sigma = estimate.speed_sigma
+    cloud = pixel_cloud(points, estimate.image(frame.left), velocity, sigma, estimate.flow_valid)
     types = typestore().types
     stamp = types['builtin_interfaces/msg/Time'](*divmod(frame.stamp_ns, 1_000_000_000))
     header = types['std_msgs/msg/Header'](stamp=stamp, frame_id=output.frame_id or frame.frame_id)
@@ -233,7 +233,7 @@ def _write(item: FrameResult, output: OutputFrame, writer: BagWriter, step: int,
         writer.write(CAMERA_STATIC_TOPIC, POINT_CLOUD, item.time_ns, encode_message(message, POINT_CLOUD))
 
 
-def show_frames(results: Iterable[FrameResult], view: rerun_view.RerunView, step: int = 2) -> Iterator[FrameResult]:
+def show_frames(results: Iterable[FrameResult], view: rerun_view.RerunView) -> Iterator[FrameResult]:
     """Show each frame that gets flow as it is computed; yield every result.
 
     The world has the axes of a body (x forward, z up) at the camera of the first frame; after a frame with unknown
@@ -251,12 +251,9 @@ def show_frames(results: Iterable[FrameResult], view: rerun_view.RerunView, step
                 world_T_body = before @ (body if estimate.output_on == 'latest' else invert(body))
                 shown = world_T_body if estimate.output_on == 'latest' else before
             upright = OutputFrame()
-            points, velocity = (
-                upright.to_upright(every_nth_pixel(one, step).reshape(-1, 3))
-                for one in (estimate.points, estimate.velocity)
-            )
+            points, velocity = (upright.to_upright(one.reshape(-1, 3)) for one in (estimate.points, estimate.velocity))
             view.show(result.frame.stamp_ns, points, velocity, shown)
-            view.show_images(result.frame.left, estimate.points[..., 2])
+            view.show_images(result.frame.left, result.frame.camera.depth(estimate.disparity))
         elif result.drop in (FrameDrop.TIME_RESET, FrameDrop.FRAME_CHANGED, FrameDrop.GAP, FrameDrop.EGO_MOTION):
             view.start_over()
             world_T_body = np.eye(4)
@@ -281,7 +278,7 @@ def main(args) -> int:
             odometry_T_camera=from_quaternion(pose[:3], pose[3:]) if pose else None, output_on=args.output_on,
             output_frame=args.output_frame, images_are_rectified=not args.rectify,
             output_T_camera=from_quaternion(output_pose[:3], output_pose[3:]) if output_pose else None,
-            start=args.start, duration=args.duration,
+            cloud_step=args.cloud_step, start=args.start, duration=args.duration,
         )  # fmt: skip
         if flow.note:
             print(f'Ego motion by {flow.describe_motion()}: {flow.note}', file=sys.stderr)
@@ -289,7 +286,7 @@ def main(args) -> int:
             results = flow
             if args.out:
                 writer = opened.enter_context(BagWriter(args.out, replace=args.replace))
-                results = write_camera_flow(flow, bag.path, writer, step=args.cloud_step,
+                results = write_camera_flow(flow, bag.path, writer,
                                             static_below=args.static_points)  # fmt: skip
             if has_view:
                 view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace, images=True))

@@ -6,7 +6,14 @@ import pytest
 
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message, typestore
 from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, OutputFrame
-from zeroflow_ros.camera.pixel_cloud import FIELDS, moving_pixels, pixel_cloud, static_pixels, unpacked_rgb
+from zeroflow_ros.camera.pixel_cloud import (
+    FIELDS,
+    every_nth_pixel,
+    moving_pixels,
+    pixel_cloud,
+    static_pixels,
+    unpacked_rgb,
+)
 from zeroflow_ros.lidar.dynamic_points import dynamic_cloud
 from zeroflow_ros.lidar.point_cloud import decode_cloud, decode_velocity, read_field
 
@@ -40,8 +47,9 @@ def test_every_pixel_comes_back_in_its_place():
     np.testing.assert_allclose(read_field(msg, 'speed'), np.linalg.norm(VELOCITY.reshape(-1, 3), axis=1), rtol=1e-6)
 
 
-def test_a_step_keeps_every_nth_pixel_of_every_nth_row():
-    msg = message(pixel_cloud(POINTS, IMAGE[..., 0], VELOCITY, SIGMA, VALID, step=2))
+def test_views_of_every_second_pixel_and_grey_images_are_taken():
+    parts = (every_nth_pixel(values, 2) for values in (POINTS, IMAGE[..., 0], VELOCITY, SIGMA, VALID))
+    msg = message(pixel_cloud(*parts))
     assert (msg.height, msg.width) == (2, 3)
     np.testing.assert_array_equal(decode_cloud(msg).points, POINTS[::2, ::2].reshape(-1, 3))
     grey = unpacked_rgb(read_field(msg, 'rgb')).reshape(2, 3, 3)
