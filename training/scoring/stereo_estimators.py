@@ -29,7 +29,8 @@ def build_stereo_estimator(spec: str) -> StereoEstimator:
     if kind == 'classical':
         from zeroflow_ros.camera.classical_flow import ClassicalConfig, ClassicalStereoFlow
 
-        estimator = ClassicalStereoFlow(ClassicalConfig(scale=options.scale) if options.scale else None)
+        scale = {'scale': options.scale} if options.scale else {}
+        estimator = ClassicalStereoFlow(ClassicalConfig(fill=True, **scale))
         estimator.name = spec
         return estimator
     if spec == 'opencv':

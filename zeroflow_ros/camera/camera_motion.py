@@ -10,6 +10,7 @@ from zeroflow_ros.camera.stereo import StereoCamera
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 
 _SAMPLE = 3  # pixels of a hypothesis: the fewest that fix a rigid motion
+_BLOCK = 40_000  # pixels computed at a time: they stay in the cache
 _HYPOTHESIS_STEPS = 4  # Gauss-Newton steps of a hypothesis
 
 
@@ -131,35 +132,39 @@ def rigid_flow_rate(
     turned = (K @ other_T_reference[:3, :3] @ np.linalg.inv(K)).astype(np.float32)
     shift = (K @ other_T_reference[:3, 3] / (camera.fx * camera.baseline)).astype(np.float32)
     height, width = disparity.shape
-    u, v = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    u = np.arange(width, dtype=np.float32)
     at_infinity = np.float32(camera.disparity_at_infinity)
-    parallax = np.asarray(disparity, np.float32) - at_infinity if at_infinity else np.asarray(disparity, np.float32)
+    flow, other_disparity = np.empty((height, width, 2), np.float32), np.empty((height, width), np.float32)
+    rate = np.zeros((height, width), np.float32) if with_rate else None
+    step = max(1, _BLOCK // width)
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
+        parallax = np.subtract(disparity[rows], at_infinity, dtype=np.float32)
 
-    def seen(axis):
-        plane = parallax * shift[axis]
-        plane += u * turned[axis, 0]
-        plane += v * turned[axis, 1] + turned[axis, 2]
-        return plane
+        def seen(axis, parallax=parallax, v=v):
+            plane = parallax * shift[axis]
+            plane += u * turned[axis, 0]
+            plane += v * turned[axis, 1] + turned[axis, 2]
+            return plane
 
-    scale = seen(2)
-    scale[scale < 1e-3] = np.nan
-    np.divide(np.float32(1), scale, out=scale)
-    flow = np.empty((height, width, 2), np.float32)
-    rate = None
-    for axis, place in ((0, u), (1, v)):
-        target = seen(axis)
-        target *= scale
-        np.subtract(target, place, out=flow[..., axis])
-        if with_rate:
-            target *= -shift[2]
-            target += shift[axis]
+        scale = seen(2)
+        scale[scale < 1e-3] = np.nan
+        np.divide(np.float32(1), scale, out=scale)
+        for axis, place in ((0, u), (1, v)):
+            target = seen(axis)
             target *= scale
-            target *= target
-            rate = target if rate is None else rate + target
-    scale *= parallax
-    if at_infinity:
-        scale += at_infinity
-    return flow, scale, rate
+            np.subtract(target, place, out=flow[rows, :, axis])
+            if with_rate:
+                target *= -shift[2]
+                target += shift[axis]
+                target *= scale
+                target *= target
+                rate[rows] += target
+        np.multiply(scale, parallax, out=other_disparity[rows])
+        if at_infinity:
+            other_disparity[rows] += at_infinity
+    return flow, other_disparity, rate
 
 
 def moved_pixels(

@@ -38,12 +38,12 @@ class ClassicalConfig:
     """Settings of the classical estimator. Lengths of the parts are pixels of the images that are worked on.
 
     scale: size of these images, as a share of the camera's. matching.max_disparity is one of the camera's size.
-    fill: fill pixels without a measurement from the surroundings, as boards want it; else they are NaN.
+    fill: give pixels without a measurement the values of their surroundings, as boards want it; else they are NaN.
     disparity_sigma, flow_sigma: standard deviations of what is measured, at the size of the images worked on [px].
     """
 
     scale: float = 0.5
-    fill: bool = True
+    fill: bool = False
     disparity_sigma: float = 0.35
     flow_sigma: float = 0.4
     matching: MatchingConfig = field(default_factory=MatchingConfig)
@@ -121,9 +121,13 @@ class ClassicalStereoFlow:
             'residual', motion_residual, camera, view.disparity, flow, motion, other_disparity=other_disparity,
             flow_sigma=self.config.pieces.flow_sigma, disparity_sigma=self.config.pieces.disparity_sigma,
         )  # fmt: skip
+        static_task = self._threads.submit(
+            self._timed, 'static scene', self._static_scene, reference.camera, view, motion
+        )
         pieces = self._timed('pieces', self._pieces, camera, view, flow, measured, other_disparity, motion, residual)
         agrees = measured & (residual[1] < _AGREES)
-        return self._timed('fusion', self._fuse, reference, view, agrees, motion, pieces)
+        static = static_task.result()
+        return self._timed('fusion', self._fuse, reference.camera, view, agrees, motion, pieces, *static)
 
     def _timed(self, stage: str, function, *arguments, **options):
         start = perf_counter()
@@ -196,14 +200,14 @@ class ClassicalStereoFlow:
             other_disparity=other_disparity, residual=residual, config=self.config.pieces,
         )  # fmt: skip
 
-    def _fuse(self, reference, view, agrees, motion, pieces: MovingPieces) -> StereoFlow:
-        full, config = reference.camera, self.config
-        is_measured = np.where(pieces.piece == -1, agrees, pieces.piece >= 0)
-        is_measured = self._enlarged(is_measured, full)
-        is_disparity_measured = self._enlarged(np.isfinite(view.disparity), full)
-        known = fill_from_background(view.disparity, view.road) if config.fill else view.disparity
+    def _static_scene(self, full, view, motion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return disparity, flow and other disparity at the camera's size, as if nothing moved."""
+        known = fill_from_background(view.disparity, view.road) if self.config.fill else view.disparity
         disparity = self._enlarged_disparity(known, full)
-        full_flow, other_disparity = rigid_flow(full, disparity, motion)
+        return disparity, *rigid_flow(full, disparity, motion)
+
+    def _fuse(self, full, view, agrees, motion, pieces: MovingPieces, disparity, flow, other_disparity) -> StereoFlow:
+        is_measured = self._enlarged(np.where(pieces.piece == -1, agrees, pieces.piece >= 0), full)
         motion_sigma = np.full(disparity.shape, np.nan, np.float32)
         if pieces.motions:
             piece = self._enlarged(pieces.piece.astype(np.int16), full)
@@ -213,18 +217,22 @@ class ClassicalStereoFlow:
                 mine = number_of == number
                 rows, columns = all_rows[mine], all_columns[mine]
                 moved, moved_disparity = moved_pixels(full, columns, rows, disparity[rows, columns], piece_motion)
-                full_flow[rows, columns] = moved
+                flow[rows, columns] = moved
                 other_disparity[rows, columns] = moved_disparity
                 motion_sigma[rows, columns] = sigma
-        if not config.fill:
-            for values in (other_disparity, full_flow):
-                values[~is_measured] = np.nan
-        scale = np.float32(1 / config.scale)
-        disparity_sigma = np.full(disparity.shape, config.disparity_sigma * scale, np.float32)
-        flow_sigma = np.full(disparity.shape, config.flow_sigma * scale, np.float32)
+        if not self.config.fill:
+            unknown = np.where(is_measured, np.float32(0), np.float32(np.nan))
+            other_disparity += unknown  # several times as fast as writing NaN through a mask
+            flow[..., 0] += unknown
+            flow[..., 1] += unknown
+        scale = 1 / self.config.scale
+        disparity_sigma, flow_sigma = (
+            np.full(disparity.shape, sigma * scale, np.float32)
+            for sigma in (self.config.disparity_sigma, self.config.flow_sigma)
+        )
         return StereoFlow(
-            disparity, other_disparity, full_flow, disparity_sigma, disparity_sigma, flow_sigma, is_measured, motion,
-            is_disparity_measured, motion_sigma,
+            disparity, other_disparity, flow, disparity_sigma, disparity_sigma, flow_sigma, is_measured, motion,
+            self._enlarged(np.isfinite(view.disparity), full), motion_sigma,
         )  # fmt: skip
 
     def _enlarged(self, values: np.ndarray, camera) -> np.ndarray:
@@ -238,7 +246,7 @@ class ClassicalStereoFlow:
     def _enlarged_disparity(self, disparity: np.ndarray, camera) -> np.ndarray:
         """Return the disparity (H, W) at the camera's size, scaled to it, and interpolated within surfaces only."""
         cv2, size = self._cv2, (camera.width, camera.height)
-        known = np.nan_to_num(disparity)
+        known = np.nan_to_num(disparity, nan=-10)  # far from all that is known
         window = np.ones((3, 3), np.uint8)
         is_edge = cv2.dilate(known, window) - cv2.erode(known, window) > _SURFACE
         enlarged = cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)

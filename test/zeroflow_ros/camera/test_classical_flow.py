@@ -83,7 +83,7 @@ def test_a_mover_is_found_while_the_camera_stands():
 
 
 def test_half_the_size_gives_maps_of_the_full_size(pair):
-    flow, true = ClassicalStereoFlow().estimate(*pair), truth(SCENE, POSE)
+    flow, true = ClassicalStereoFlow(ClassicalConfig(fill=True)).estimate(*pair), truth(SCENE, POSE)
     for values in (flow.disparity, flow.other_disparity, flow.disparity_sigma, flow.is_measured, flow.motion_sigma):
         assert values.shape == (CAMERA.height, CAMERA.width)
     assert flow.flow.shape == (CAMERA.height, CAMERA.width, 2)
@@ -94,7 +94,7 @@ def test_half_the_size_gives_maps_of_the_full_size(pair):
 
 
 def test_without_filling_only_what_is_measured_is_known(pair):
-    flow = ClassicalStereoFlow(replace(CONFIG, fill=False)).estimate(*pair)
+    flow = ClassicalStereoFlow(CONFIG).estimate(*pair)
     assert np.isnan(flow.flow[~flow.is_measured]).all() and np.isfinite(flow.flow[flow.is_measured]).all()
     np.testing.assert_array_equal(np.isfinite(flow.disparity), flow.is_disparity_measured)
 
