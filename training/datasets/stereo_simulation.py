@@ -17,6 +17,7 @@ from training.datasets import split_options
 from training.datasets.pairs import LATEST
 from training.datasets.stereo_pairs import StereoDatasetPair, StereoTruth
 from zeroflow_ros import transforms
+from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.errors import DataError
 
@@ -207,15 +208,13 @@ def _truth(arrays, first: int, second: int, camera: StereoCamera) -> StereoTruth
 
 
 def _jpeg(image: np.ndarray) -> np.ndarray:
-    import cv2
-
+    cv2 = load_opencv()
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     return cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1].ravel()
 
 
 def _read_jpeg(data: np.ndarray) -> np.ndarray:
-    import cv2
-
+    cv2 = load_opencv()
     image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError('a stored image cannot be decoded')

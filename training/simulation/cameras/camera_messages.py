@@ -8,6 +8,7 @@ import numpy as np
 from training.simulation.cameras.stereo_drive import SimulatedStereoFrame, StereoDrive
 from training.simulation.cameras.stereo_rig import StereoRig
 from zeroflow_ros import transforms
+from zeroflow_ros.camera.opencv import load_opencv
 
 SIDES = ('left', 'right')
 _JPEG_QUALITY = 95
@@ -28,8 +29,7 @@ def camera_topics(store, drive: StereoDrive) -> list[tuple[str, str, Callable]]:
 
     def image(side: str):
         def make(stamp, step: int):
-            import cv2
-
+            cv2 = load_opencv()
             if not newest or newest[0][0] != step:
                 newest[:] = [(step, drive.frame(step))]
             pixels = cv2.cvtColor(getattr(newest[0][1], side), cv2.COLOR_RGB2BGR)

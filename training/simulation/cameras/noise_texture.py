@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.camera.opencv import load_opencv
 
 _SIZE = 512  # texels along one side of the finest level
 _LEVELS = 10
@@ -41,8 +41,7 @@ class NoiseTexture:
         return self._level(u, v, finer) * (1 - weight) + self._level(u, v, finer + 1) * weight
 
     def _level(self, u, v, level) -> np.ndarray:
-        import cv2
-
+        cv2 = load_opencv()
         side = (_SIZE >> level).astype(np.float32)
         x, y = u * side + np.float32(0.5) + self.left[level], v * side + np.float32(0.5)
         num = len(x)
@@ -59,12 +58,7 @@ def noise_texture() -> NoiseTexture:
 
     Raises: ConfigError without OpenCV.
     """
-    try:
-        import cv2  # noqa: F401  the look-up needs it: fail before any work
-    except ImportError as error:
-        raise ConfigError(
-            'Simulated images need OpenCV: pip install opencv-python-headless, or apt install python3-opencv.'
-        ) from error
+    load_opencv()  # the look-up needs it: fail before any work
     rng = np.random.default_rng(20)
     frequency = np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(_SIZE, 1 / _SIZE)]))
     frequency[0, 0] = np.inf

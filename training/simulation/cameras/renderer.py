@@ -11,6 +11,7 @@ from training.simulation.cameras.road_surface import RoadSurface
 from training.simulation.cameras.stereo_rig import CameraFaults, View
 from training.simulation.cameras.surface_patterns import Spots, leaf_holes, surface_colour
 from training.simulation.cameras.world import Instant, World
+from zeroflow_ros.camera.opencv import load_opencv
 
 _CHUNK = 1 << 16  # rays at a time: their arrays stay in the cache
 _SUBPIXELS = np.array([[-0.125, -0.375], [0.375, -0.125], [-0.375, 0.125], [0.125, 0.375]])  # a rotated grid
@@ -165,8 +166,7 @@ def develop(
 
     exposure: from exposure_of. side: 0 left, 1 right.
     """
-    import cv2
-
+    cv2 = load_opencv()
     height, width = light.shape[:2]
     v, u = np.mgrid[:height, :width]
     radius = ((2 * u / width - 1) ** 2 + (2 * v / width - height / width) ** 2) / (1 + (height / width) ** 2)
