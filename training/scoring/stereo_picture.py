@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a stereo pair: depth, optical flow, speed and errors of the truth and of estimators, one row each."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ def draw_stereo(item: StereoDatasetPair, estimates: dict[str, StereoFlow], path:
 
     Columns: depth, optical flow, speed without ego motion (where it is known), and scene flow error as a multiple of
     KITTI's limits; without truth, the difference between the reference image and the other one warped by the flow.
+    Tracked boxes are drawn into the reference image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -33,8 +35,13 @@ def draw_stereo(item: StereoDatasetPair, estimates: dict[str, StereoFlow], path:
     if truth is not None:
         flows.insert(0, truth.flow)
     longest = max([1.0, *(_longest(flow) for flow in flows)])
-    first = [('left image', _rgb(item.reference.left)), *([] if truth is None else _panels(item, truth)[:3])]
-    rows = {'': [*first, *[(None, None)] * (4 - len(first))]} | rows
+    images = [
+        ('left image', item.reference.left),
+        ('right image', item.reference.right),
+        ('other left', item.other.left),
+    ]
+    first = [(what, _rgb(image)) for what, image in images]
+    rows = {'': first if truth is None else [first[0], *_panels(item, truth)[:3]]} | rows
     height = _WIDTH * item.reference.camera.height / item.reference.camera.width + _HEADER
     figure = Figure(figsize=(4 * _WIDTH, len(rows) * height + _HEADER), dpi=72, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
@@ -48,7 +55,9 @@ def draw_stereo(item: StereoDatasetPair, estimates: dict[str, StereoFlow], path:
             axes.set_axis_off()
             pixels = flow_colors(image, longest) if what == 'optical flow' else image
             axes.imshow(pixels, interpolation='nearest', aspect='auto')
-            label = f'{name}   {what}' if name else (what if column == 0 else f'truth   {what}')
+            if not name and column == 0:
+                _draw_boxes(axes, item)
+            label = f'{name}   {what}' if name else (what if what in dict(images) else f'truth   {what}')
             figure.text(
                 (column + 0.01) / 4,
                 bottom + (height - 0.5 * _HEADER) / total,
@@ -126,6 +135,25 @@ def _speed(item: StereoDatasetPair, found: StereoFlow) -> np.ndarray | None:
     return np.where(found.is_measured, np.maximum(speed, _SPEEDS[0]), np.nan)
 
 
+def _draw_boxes(axes, item: StereoDatasetPair) -> None:
+    """Draw the edges of the boxes into the reference image, and the speed of each."""
+    camera = item.reference.camera
+    corners = np.array(list(product((-0.5, 0.5), repeat=3)))
+    edges = [(a, b) for a in range(8) for b in range(a) if np.count_nonzero(corners[a] != corners[b]) == 1]
+    for box in item.boxes or ():
+        points = transforms.apply(box.reference_T_box, corners * box.size)
+        if (points[:, 2] < 0.5).any():
+            continue  # partly behind the camera
+        pixels, _ = camera.project(points)
+        for edge in edges:
+            axes.plot(*pixels[list(edge)].T, color='#ffd400', linewidth=1, scalex=False, scaley=False)
+        label = box.category
+        if item.other_T_reference is not None:
+            center = box.reference_T_box[None, :3, 3]
+            label += f' {np.linalg.norm(box.velocity(center, item.other_T_reference, item.dt)):.1f} m/s'
+        axes.text(*pixels.min(0), label, color='#ffd400', fontsize=10, va='bottom', clip_on=True)
+
+
 def _difference(item: StereoDatasetPair, found: StereoFlow) -> np.ndarray:
     """Return |reference - other warped by the flow| as grey colours (H, W, 3) in [0, 1]; black where outside."""
     cv2 = load_opencv()
@@ -152,10 +180,9 @@ def _spread(values: np.ndarray) -> np.ndarray:
     """Return values (H, W) or (H, W, C) with small gaps filled from neighbours: truth is sparse."""
     image = values.reshape(*values.shape[:2], -1).copy()
     for _ in range(2):
-        for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-            beside = np.roll(image, (dy, dx), (0, 1))
-            lacking = np.isnan(image).any(-1)
-            image[lacking] = beside[lacking]
+        for turned in (image, image[::-1], image.swapaxes(0, 1), image.swapaxes(0, 1)[::-1]):
+            lacking = np.isnan(turned[1:]).any(-1)
+            turned[1:][lacking] = turned[:-1][lacking]
     return image.reshape(values.shape)
 
 

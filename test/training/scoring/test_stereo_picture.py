@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.datasets.stereo_pairs import StereoDatasetPair, StereoTruth
+from training.datasets.stereo_pairs import StereoBox, StereoDatasetPair, StereoTruth
 from training.scoring.stereo_picture import draw_stereo, error_ratio, flow_colors
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
 
@@ -57,3 +57,22 @@ def test_a_picture_has_one_row_for_each_estimate(tmp_path, truth, ego):
     assert left.std(0).min() > 0.1  # the left image
     second = picture[-100:-20, 20:480, :3]
     assert second.max() < 0.01  # no depth at all
+
+
+def test_boxes_are_drawn_into_the_left_image(tmp_path):
+    import matplotlib.image
+
+    ahead = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 6], [0, 0, 0, 1]], float)
+    behind = ahead.copy()
+    behind[2, 3] = -6
+    yellow = []
+    for poses in ((), (behind,), (ahead, behind)):
+        boxes = tuple(StereoBox('Car', np.array([1.0, 1.0, 1.0]), pose, pose) for pose in poses)
+        item = replace(ITEM, truth=None, boxes=boxes)
+        draw_stereo(item, {'one': FOUND}, tmp_path / 'pair.png', title='pair')
+        picture = matplotlib.image.imread(tmp_path / 'pair.png')[:240, :504]
+        yellow.append(np.abs(picture[..., :3] - [1, 212 / 255, 0]).max(-1) < 0.01)
+    assert [found.sum() > 50 for found in yellow] == [False, False, True]
+    # 1 m at 5.5 m and 30 px of focal length are 5.5 of 32 px, in the middle of the panel.
+    columns = np.flatnonzero(yellow[2].sum(0) > 20)
+    assert np.ptp(columns) == pytest.approx(504 * 5.5 / 32, abs=6) and columns.mean() == pytest.approx(258, abs=6)
