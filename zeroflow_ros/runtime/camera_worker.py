@@ -59,7 +59,8 @@ class CameraWorker(NewestWorker):
         self._pipeline, self._ego_motion, self._sink = pipeline, ego_motion, sink
         self._parameters, self._output = parameters, output
         self._pairing = StereoPairing(parameters().pairing_tolerance_s)
-        self._reader = StereoReader(parameters().images_are_rectified, left_T_right)
+        # The estimator works on grey images; the colours of the cloud are those of the left one.
+        self._reader = StereoReader(parameters().images_are_rectified, left_T_right, right_as_grey=True)
         self._buffer = FrameBuffer(parameters().dt_range)
         self.checks = CameraChecks(health, now_ns=now_ns)
 
