@@ -108,12 +108,12 @@ class TorchRun:
 
 
 class PipelineRun:
-    """A model file in the pipeline, timed by stage."""
+    """A model file in the pipeline, timed by stage. options: see `FlowPipeline`."""
 
-    def __init__(self, name: str, engine: Engine, refinements: int = 0):
+    def __init__(self, name: str, engine: Engine, **options):
         self.name, self.runs_on, self.num_sweeps = name, engine.runs_on, engine.card.num_sweeps
         output_on = 'latest' if engine.card.direction == 'both' else 'previous'
-        self._pipeline = FlowPipeline(engine, output_on=output_on, refinements=refinements)
+        self._pipeline = FlowPipeline(engine, output_on=output_on, **options)
 
     def __call__(self, pair: SweepPair) -> dict[str, float]:
         start = time.perf_counter()
@@ -161,7 +161,7 @@ def open_runs(options, cleanup: contextlib.ExitStack) -> list:
     for name in options.model:
         path, chosen = split_options(name, ModelOptions)
         engine = engine_from_spec(path, num_threads=options.threads)
-        runs.append(PipelineRun(name or 'embedded', engine, chosen.refinements))
+        runs.append(PipelineRun(name or 'embedded', engine, **vars(chosen)))
     folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
     for cells in options.cells:
         engine = engine_from_spec(str(write_untrained_lite(cells, folder)), num_threads=options.threads)

@@ -118,9 +118,10 @@ def make_report(source: Source | CameraSource, reports: dict, summary: RunSummar
         sent[sweep['stamp_ns']].append(sweep['published_wall_ns'])
     stages = {stage: timings.get(stage, []) for stage in source.stages}
     stages['node'] = timings.get('total', [])
-    if 'pillars' in stages and len({len(timings.get(k, [])) for k in ('total', 'pillars', 'inference')}) == 1:
-        stages['overhead'] = [t - p - i for t, p, i in zip(stages['node'], stages['pillars'], stages['inference'],
-                                                           strict=True)]  # fmt: skip
+    model = ('pillars', 'inference', 'objects')
+    if 'pillars' in stages and len({len(timings.get(stage, [])) for stage in ('total', *model)}) == 1:
+        parts = zip(stages['node'], *(stages[stage] for stage in model), strict=True)
+        stages['overhead'] = [total - sum(spent) for total, *spent in parts]
     stages['end_to_end'] = [
         (flow['received_wall_ns'] - max(before)) * 1e-6
         for flow in recorder['flow']

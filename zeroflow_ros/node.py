@@ -61,6 +61,7 @@ class FlowNode(ManagedNode):
         pipeline = FlowPipeline(
             engine, output_on=p.output_on, sensor_height=None if math.isnan(p.sensor_height) else p.sensor_height,
             ego_motion_removed=p.ego_motion != 'none', refinements=p.refinements,
+            fit_objects=p.fit_objects,
         )  # fmt: skip
         _warm_up(pipeline)
         card = engine.card

@@ -12,12 +12,14 @@ from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.lidar.ground import is_ground
 from zeroflow_ros.lidar.level import Level, SensorLevel
 from zeroflow_ros.lidar.numba_support import numba_kernels
+from zeroflow_ros.lidar.object_motion import EarlierSweep, fit_object_motion
 from zeroflow_ros.lidar.sweep import SweepPair
 
 VALID = 1  # bit 0 of flow_valid: the row has a velocity
 EGO_MOTION_REMOVED = 2  # bit 1: the velocity is relative to the world, not to the sensor
 OUTPUT_ON = ('latest', 'previous')
 _MIN_REFINED_FLOW = 0.05  # m; refining static points would only add noise
+_FITTED_SWEEPS = 2  # that object motion is fitted to
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,13 @@ class FlowPipeline:
     ego_motion_removed: False when the caller passes identity because it has no ego motion; written to flow_valid.
     refinements: extra inference passes. Each one warps the moving points by the flow so far and adds the residual that
         the network then predicts: a network is more accurate for a small remaining motion than for a large one.
+    fit_objects: whether each cluster of moving points gets the rigid motion that fits the sweeps, see
+        `fit_object_motion`; False: the flow of the network.
     """
 
     def __init__(self, engine: Engine, *, output_on: str = 'latest', sensor_height: float | None = None,
-                 mount: np.ndarray | None = None, ego_motion_removed: bool = True, refinements: int = 0):  # fmt: skip
+                 mount: np.ndarray | None = None, ego_motion_removed: bool = True, refinements: int = 0,
+                 fit_objects: bool = True):  # fmt: skip
         if output_on not in OUTPUT_ON:
             raise ConfigError(f'output_on must be one of {OUTPUT_ON}, got {output_on!r}.')
         if output_on == 'latest' and engine.card.direction == 'forward':
@@ -73,6 +78,7 @@ class FlowPipeline:
         self.engine = engine
         self.output_on = output_on
         self.refinements = refinements
+        self.fit_objects = fit_objects
         self._flags = VALID | (EGO_MOTION_REMOVED if ego_motion_removed else 0)
         self._level = SensorLevel(mount, height=sensor_height)
 
@@ -108,6 +114,7 @@ class FlowPipeline:
                     network_T_sensor @ transforms.invert(source_T_target),
                     network_T_sensor,
                 )
+            source_T_ego0 = source_T_target if self.output_on == 'latest' else np.eye(4)
             beyond = pair.history if self.output_on == 'latest' else pair.future  # the target, seen from the source
             network_T_ego0 = network_T_target if self.output_on == 'latest' else network_T_source
             older = [(sweep.points, network_T_ego0 @ sweep.ego0_T_ego) for sweep in beyond[: card.num_sweeps - 2]]
@@ -141,6 +148,17 @@ class FlowPipeline:
                 flow[moving] += np.where(
                     np.isfinite(residual), residual, np.float32(0)
                 )  # NaN: warped out of the grid of the model
+        if self.fit_objects:
+            with watch('objects'):
+                earlier = [(target, source_T_target, 1.0)]
+                for i, sweep in enumerate(beyond[: _FITTED_SWEEPS - 1]):
+                    away = (i + 1) * pair.dt if sweep.away is None else sweep.away
+                    earlier.append((sweep.points, source_T_ego0 @ sweep.ego0_T_ego, 1 + away / pair.dt))
+                fit_object_motion(
+                    source, flow, level.level_T_sensor,
+                    [EarlierSweep(points, level.level_T_sensor @ pose, times) for points, pose, times in earlier],
+                    pair.dt, knows_ground=bool(np.isfinite(level.height)),
+                )  # fmt: skip
         with watch('finish'):
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)
         return FlowEstimate(

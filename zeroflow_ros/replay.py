@@ -404,6 +404,9 @@ def _add_offline_arguments(parser, group) -> None:
     camera.add_argument('--cloud-step', type=int, default=2,
                         help='write every n-th pixel of every n-th row; default: 2')  # fmt: skip
     group.add_argument('--refinements', type=int, default=0, help='extra inference passes; default: 0')
+    group.add_argument(
+        '--no-fit-objects', action='store_true', help='the flow of the network, without fitting moving objects'
+    )
 
 
 def _compute(args) -> int:

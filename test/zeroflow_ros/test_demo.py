@@ -21,7 +21,7 @@ from zeroflow_ros.runtime.offline import FLOW_TOPIC
 pytest.importorskip('rclpy', reason='needs rclpy')
 pytest.importorskip('matplotlib', reason='needs matplotlib')
 
-STAGES = {'decode', 'ego_motion', 'pillars', 'inference', 'publish', 'node', 'overhead', 'end_to_end'}
+STAGES = {'decode', 'ego_motion', 'pillars', 'inference', 'objects', 'publish', 'node', 'overhead', 'end_to_end'}
 
 
 def processes_that_mention(text):
@@ -200,7 +200,7 @@ def test_end_to_end_is_from_player_to_recorder(tmp_path):
         'recorder': {
             'flow_received': 1,
             'flow': [{'stamp_ns': 2, 'received_wall_ns': 2_080_000_000}],
-            'timings': {'total': [60.0], 'pillars': [10.0], 'inference': [45.0]},
+            'timings': {'total': [60.0], 'pillars': [10.0], 'inference': [45.0], 'objects': [0.0]},
             'diagnostics': {'a': {'values': {'received': '2', 'published': '1', 'dropped.first_sweep': '1'}}},
         },
         'memory': [100.0, 300.0, 200.0],

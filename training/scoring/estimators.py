@@ -24,9 +24,10 @@ KINDS = 'zero, nearest, embedded, MODEL.onnx, tensorrt:MODEL.onnx, CHECKPOINT.pt
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options after the question mark of a model spec. refinements: see `FlowPipeline`."""
+    """Options after the question mark of a model spec; see `FlowPipeline`."""
 
     refinements: int = 0
+    fit_objects: bool = True
 
 
 class Estimator(Protocol):
@@ -44,7 +45,7 @@ class Estimator(Protocol):
 def build_estimator(spec: str) -> Estimator:
     """Return the estimator of a spec, one of KINDS; 'embedded' is the bundled model.
 
-    A model spec accepts ModelOptions: embedded?refinements=1.
+    A model spec accepts ModelOptions: embedded?refinements=1, embedded?fit_objects=false.
     Raises: ConfigError for an unknown spec; ModelError or DataError when a model, checkpoint or store cannot be read.
     """
     kind, _, name = spec.partition(':')
@@ -58,20 +59,20 @@ def build_estimator(spec: str) -> Estimator:
         return LabelEstimator(spec, Path(name))
     model, options = split_options(spec, ModelOptions)
     if model == 'embedded':
-        return ModelEstimator(spec, load_engine(), options.refinements)
+        return ModelEstimator(spec, load_engine(), **vars(options))
     if Path(model).suffix == '.onnx' or kind in ENGINES:
-        return ModelEstimator(spec, engine_from_spec(model), options.refinements)
+        return ModelEstimator(spec, engine_from_spec(model), **vars(options))
     if Path(model).suffix in ('.pt', '.ckpt'):
-        return ModelEstimator(spec, checkpoint_engine(Path(model)), options.refinements)
+        return ModelEstimator(spec, checkpoint_engine(Path(model)), **vars(options))
     raise ConfigError(f'Unknown estimator {spec!r}; expected one of: {KINDS}.')
 
 
 class ModelEstimator:
-    """A model in the vehicle's pipeline, with flow for the older sweep."""
+    """A model in the vehicle's pipeline, with flow for the older sweep. options: see `FlowPipeline`."""
 
-    def __init__(self, name: str, engine: Engine, refinements: int = 0):
+    def __init__(self, name: str, engine: Engine, **options):
         self.name = name
-        self._pipeline = FlowPipeline(engine, output_on='previous', refinements=refinements)
+        self._pipeline = FlowPipeline(engine, output_on='previous', **options)
         self._last_pair: SweepPair | None = None
 
     def flow(self, item: DatasetPair) -> np.ndarray:

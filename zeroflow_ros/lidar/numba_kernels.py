@@ -210,3 +210,60 @@ def write_flow_rows(rows, velocity, flow_valid, out, out_as_float):
         out_as_float[i, width + 2] = z
         out_as_float[i, width + 3] = np.sqrt(x * x + y * y + z * z)
         out[i, width + 4] = flow_valid[i]
+
+
+@_compiled
+def points_in_cells(points, matrix, wanted, inv_cell, size, mapped, cells):
+    """Write the points (N, 3) in wanted cells, transformed by matrix (3, 4), and their cells; return how many.
+
+    wanted: (size * size,) bool, cells of side 1 / inv_cell around the origin. mapped: (N, 3). cells: (N,) int32.
+    """
+    half = np.float32(size // 2)
+    count = 0
+    for i in range(len(points)):
+        x, y, z = transform_point(points, i, matrix)
+        column, row = np.floor(x * inv_cell) + half, np.floor(y * inv_cell) + half
+        if column >= 1 and column < size - 1 and row >= 1 and row < size - 1:
+            cell = np.int32(column * size + row)
+            if wanted[cell] and np.isfinite(z):
+                mapped[count, 0], mapped[count, 1], mapped[count, 2] = x, y, z
+                cells[count] = cell
+                count += 1
+    return count
+
+
+@_compiled
+def nearest_points(points, starts, places, cells, size, rows, distances):
+    """Write the nearest of points (M, 3), sorted by cell, for each place (Q, 3); see `NearestPoints.query`.
+
+    starts: (size * size + 1,) int32, first point of each cell. rows, distances: (Q,), -1 and the limit before.
+    """
+    for query in range(len(places)):
+        cell = cells[query]
+        if cell < 0:
+            continue
+        x, y, z = places[query, 0], places[query, 1], places[query, 2]
+        nearest, row = distances[query] * distances[query], np.int32(-1)
+        for step in (-size, 0, size):
+            for i in range(starts[cell + step - 1], starts[cell + step + 2]):
+                dx, dy, dz = points[i, 0] - x, points[i, 1] - y, points[i, 2] - z
+                squared = (dx * dx + dy * dy) + dz * dz
+                if squared < nearest:
+                    nearest, row = squared, np.int32(i)
+        if row >= 0:
+            rows[query], distances[query] = row, np.sqrt(nearest)
+
+
+@_compiled
+def lowest_in_cells(points, matrix, inv_cell, size, margin, slope, lowest):
+    """Write the lowest z of the points (N, 3), transformed by matrix (3, 4), into lowest (size, size), inf before.
+
+    Points lower than margin [m] plus slope times their distance along x and y below z = 0 are ignored.
+    """
+    half = np.float32(size // 2)
+    for i in range(len(points)):
+        x, y, z = transform_point(points, i, matrix)
+        column, row = np.floor(x * inv_cell) + half, np.floor(y * inv_cell) + half
+        if column >= 0 and column < size and row >= 0 and row < size and z < lowest[int(column), int(row)]:
+            if z >= -margin - slope * (abs(x) + abs(y)):
+                lowest[int(column), int(row)] = z

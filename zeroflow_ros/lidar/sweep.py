@@ -75,10 +75,12 @@ class PosedSweep:
     """A sweep beside a pair.
 
     points: (N, 3) float32 [m], in its own ego frame. ego0_T_ego: (4, 4) float64, maps them into ego0 of the pair.
+    away: seconds between it and the nearest sweep of the pair, positive; None: a whole number of times the pair's dt.
     """
 
     points: np.ndarray
     ego0_T_ego: np.ndarray
+    away: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class SweepPair:
         """Return the pair seen backwards in time: sweep 1 becomes sweep 0, and what came before comes after."""
         ego1_T_ego0 = invert(self.ego0_T_ego1)
         history, future = (
-            tuple(PosedSweep(sweep.points, ego1_T_ego0 @ sweep.ego0_T_ego) for sweep in beside)
+            tuple(PosedSweep(sweep.points, ego1_T_ego0 @ sweep.ego0_T_ego, sweep.away) for sweep in beside)
             for beside in (self.future, self.history)
         )
         return SweepPair(self.points1, self.points0, ego1_T_ego0, self.dt, history, future)

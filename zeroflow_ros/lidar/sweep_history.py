@@ -35,7 +35,7 @@ class SweepHistory:
         dt = (latest.stamp_ns - previous.stamp_ns) * 1e-9
         pair = SweepPair(previous.points, latest.points, ego0_T_ego1, dt, history)
         ego1_T_ego0 = transforms.invert(ego0_T_ego1)
-        past = (PosedSweep(previous.points, np.eye(4)), *history)[: self._most]
-        self._past = tuple(PosedSweep(sweep.points, ego1_T_ego0 @ sweep.ego0_T_ego) for sweep in past)
+        past = (PosedSweep(previous.points, np.eye(4), 0.0), *history)[: self._most]
+        self._past = tuple(PosedSweep(sweep.points, ego1_T_ego0 @ sweep.ego0_T_ego, sweep.away + dt) for sweep in past)
         self._newest = latest.stamp_ns, latest.frame_id
         return pair

@@ -57,6 +57,10 @@ class Parameters:
         0, 'Extra inference passes with moving points warped by the flow so far: more accurate velocities; each '
         'pass takes as long as the first.', low=0, high=4
     )  # fmt: skip
+    fit_objects: bool = _parameter(
+        True, 'Each cluster of moving points gets the one motion with which it fits the sweeps before; false: the flow '
+        'of the network.'
+    )  # fmt: skip
     output_on: str = _parameter('latest', 'Sweep on which velocities are published.', choices=OUTPUT_ON)
     sensor_height: float = _parameter(
         math.nan, "Height of the cloud frame's origin above the ground [m]; .nan: estimate it from the ground."

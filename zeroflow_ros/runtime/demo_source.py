@@ -38,7 +38,7 @@ class Source:
 
     module: ClassVar[str] = 'zeroflow_ros.node'
     flow_node: ClassVar[str] = '/flow_node'
-    stages: ClassVar[tuple] = ('decode', 'ego_motion', 'pillars', 'inference', 'publish')
+    stages: ClassVar[tuple] = ('decode', 'ego_motion', 'pillars', 'inference', 'objects', 'publish')
     kind: ClassVar[InputKind] = CLOUDS
     draw: ClassVar[Callable] = staticmethod(draw_busy_sweep)
 

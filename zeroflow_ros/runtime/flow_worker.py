@@ -26,7 +26,7 @@ from zeroflow_ros.runtime.health import Health, Level
 from zeroflow_ros.runtime.input_checks import InputChecks, any_within, drop_text, without_points
 from zeroflow_ros.runtime.newest_worker import NewestWorker
 
-STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'publish', 'total')
+STAGES = ('decode', 'ego_motion', 'pillars', 'inference', 'objects', 'publish', 'total')
 
 
 class FlowSink(Protocol):

@@ -77,7 +77,7 @@ class OfflineFlow:
     deskew: motion-compensate points to the stamps of their sweeps, if clouds have point times.
     base_frame: frame whose z is up; /tf_static of the bag says how the sensor is mounted on it; '': do not look.
     base_T_lidar: (4, 4), instead of /tf_static. time_name, time_unit: see `with_times`. own_vehicle: its points count
-    as no returns. output_on, sensor_height, refinements: see `FlowPipeline`.
+    as no returns. output_on, sensor_height, refinements, fit_objects: see `FlowPipeline`.
     start, duration: part of the bag in seconds; duration 0 is up to its end. assemble_sweeps: see `SweepAssembly`.
     Raises: DataError or EgoMotionError when the bag lacks what is needed; ConfigError for an unknown choice.
     """
@@ -86,8 +86,9 @@ class OfflineFlow:
                  odometry_topic: str = '', odometry_T_lidar: np.ndarray | None = None, fixed_frame: str = '',
                  stamp_offset: float | None = None, output_on: str = 'latest',
                  sensor_height: float | None = None, base_frame: str = BASE_FRAME,
-                 base_T_lidar: np.ndarray | None = None, refinements: int = 0, deskew: bool = False,
-                 time_name: str = '', time_unit: str = 'auto', own_vehicle: OwnVehicle | None = None,
+                 base_T_lidar: np.ndarray | None = None, refinements: int = 0, fit_objects: bool = True,
+                 deskew: bool = False, time_name: str = '', time_unit: str = 'auto',
+                 own_vehicle: OwnVehicle | None = None,
                  assemble_sweeps: str = 'auto', start: float = 0.0, duration: float = 0.0):  # fmt: skip
         self.topic = bag.point_cloud_topic(topic)
         first = decode_message(bag.first(self.topic).cdr, POINT_CLOUD)
@@ -103,7 +104,8 @@ class OfflineFlow:
         self._times, self._own_vehicle = (time_name, time_unit), own_vehicle or OwnVehicle()
         self._bag, self._engine = bag, engine
         self._buffer, self._history = SweepBuffer(engine.card.dt_range), SweepHistory(engine.card.num_sweeps)
-        self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height, refinements=refinements,
+        self._pipeline = FlowPipeline(engine, output_on=output_on, sensor_height=sensor_height,
+                                      refinements=refinements, fit_objects=fit_objects,
                                       ego_motion_removed=self.motion.source != 'none')  # fmt: skip
         self._base_frame, self._base_T_lidar = base_frame.lstrip('/'), base_T_lidar
         self._static_transforms = static_transforms(bag, self._base_frame, frame_id)
@@ -308,7 +310,7 @@ def main(args) -> int:
             fixed_frame=args.fixed_frame, stamp_offset=args.stamp_offset,
             sensor_height=args.sensor_height, base_frame=args.base_frame,
             base_T_lidar=from_quaternion(mount[:3], mount[3:]) if mount else None,
-            refinements=args.refinements, deskew=args.deskew, start=args.start,
+            refinements=args.refinements, fit_objects=not args.no_fit_objects, deskew=args.deskew, start=args.start,
             duration=args.duration, assemble_sweeps=args.assemble_sweeps,
             time_name=args.time_field, time_unit=args.time_unit,
             own_vehicle=OwnVehicle(tuple(args.ego_box or ()), args.min_range),

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from zeroflow_ros import transforms
+from zeroflow_ros.lidar import nearest_points, object_motion
+from zeroflow_ros.lidar.object_motion import EarlierSweep, fit_object_motion
+
+DT = 0.1
+MOTION = np.float32([-0.5, 0.2, 0])  # m, to the sweep before
+IDENTITY = np.eye(4)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=['compiled', 'numpy'])
+def arithmetic(request, monkeypatch):
+    if request.param == 'numpy':
+        for module in (nearest_points, object_motion):
+            monkeypatch.setattr(module, 'numba_kernels', None)
+
+
+def ground(rng, slope=0.0):
+    xy = rng.uniform(-20, 20, (4000, 2))
+    return np.column_stack([xy, slope * xy[:, 0] + rng.normal(0, 0.01, 4000)]).astype(np.float32)
+
+
+def person(rng, count=150, x=8.0, y=3.0, z=0.0):
+    """Points on an upright cylinder, 1.7 m tall."""
+    angle = rng.uniform(0, 2 * np.pi, count)
+    column = [x + 0.3 * np.cos(angle), y + 0.3 * np.sin(angle), z + rng.uniform(0.02, 1.7, count)]
+    return np.column_stack(column).astype(np.float32)
+
+
+def scene(rng, *, said=0.6, slope=0.0, steps=(1,)):
+    """Return (points, flow, earlier, rows of the person): a person whom the network gives `said` of the motion."""
+    road, walker = ground(rng, slope), person(rng, z=8 * slope)
+    points = np.concatenate([road, walker])
+    flow = np.zeros_like(points)
+    flow[len(road) :] = said * MOTION + rng.normal(0, 0.02, walker.shape)
+    clouds = [np.concatenate([road, walker + MOTION * np.float32(k)]) for k in steps]
+    earlier = [EarlierSweep(cloud, IDENTITY, k) for cloud, k in zip(clouds, steps, strict=True)]
+    return points, flow, earlier, np.arange(len(road), len(points))
+
+
+@pytest.mark.parametrize('steps', [(1,), (1, 2), (1, 2.5)])
+def test_a_person_gets_the_motion_that_the_points_show(rng, arithmetic, steps):
+    points, flow, earlier, rows = scene(rng, steps=steps)
+    assert fit_object_motion(points, flow, IDENTITY, earlier, DT) == 1
+    np.testing.assert_allclose(flow[rows], np.tile(MOTION, (len(rows), 1)), atol=0.03)
+    assert not flow[: rows[0]].any()
+
+
+def test_compiled_and_numpy_arithmetic_agree(rng, monkeypatch):
+    points, flow, earlier, _ = scene(rng)
+    compiled = flow.copy()
+    fit_object_motion(points, compiled, IDENTITY, earlier, DT)
+    for module in (nearest_points, object_motion):
+        monkeypatch.setattr(module, 'numba_kernels', None)
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    np.testing.assert_allclose(flow, compiled, atol=1e-5)
+
+
+def test_the_axes_of_the_points_may_be_any(rng):
+    points, flow, earlier, rows = scene(rng)
+    sensor_T_level = transforms.from_quaternion([1, -2, 0.5], [0.3, 0.9, 0.1, 0.4])
+    level_T_sensor = transforms.invert(sensor_T_level)
+    rotation = sensor_T_level[:3, :3].astype(np.float32)
+    turned = flow @ rotation.T
+    there = [
+        EarlierSweep(transforms.apply(sensor_T_level, sweep.points), level_T_sensor, sweep.intervals)
+        for sweep in earlier
+    ]
+    fit_object_motion(transforms.apply(sensor_T_level, points), turned, level_T_sensor, there, DT)
+    np.testing.assert_allclose(turned[rows], np.tile(MOTION @ rotation.T, (len(rows), 1)), atol=0.03)
+
+
+def test_something_that_stands_but_seems_to_move_stands(rng):
+    points, flow, earlier, rows = scene(rng)
+    earlier = [EarlierSweep(points + np.float32(0.005), IDENTITY, 1)]
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    assert not flow[rows].any()
+
+
+def test_the_road_beside_a_person_does_not_move_along(rng):
+    points, flow, earlier, rows = scene(rng)
+    beside = np.flatnonzero(np.linalg.norm(points[: rows[0], :2] - [8, 3], axis=1) < 1)
+    beside = beside[np.linalg.norm(points[beside, :2] - [8, 3], axis=1) > 0.8]
+    flow[beside] = 0.5 * MOTION
+    assert len(beside) > 3
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    assert not flow[beside].any()
+
+
+def test_low_points_that_move_far_from_any_cluster_keep_their_flow(rng):
+    points, flow, earlier, _ = scene(rng)
+    robot = np.flatnonzero(np.linalg.norm(points[:, :2] - [-10, -10], axis=1) < 0.5)
+    flow[robot] = [0.3, 0, 0]
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    np.testing.assert_array_equal(flow[robot], np.tile(np.float32([0.3, 0, 0]), (len(robot), 1)))
+
+
+@pytest.mark.parametrize('slope', [-0.05, 0.05])
+def test_a_person_on_a_slope_moves(rng, slope):
+    points, flow, earlier, rows = scene(rng, slope=slope)
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    np.testing.assert_allclose(flow[rows], np.tile(MOTION, (len(rows), 1)), atol=0.04)
+
+
+def test_mirror_images_below_the_road_do_not_join_two_objects(rng):
+    points, flow, earlier, rows = scene(rng)
+    mirrored = np.float32([[8, 3, -1.5], [8.5, 2.5, -2.0]])
+    points, flow = np.concatenate([points, mirrored]), np.concatenate([flow, np.zeros((2, 3), np.float32)])
+    between = np.flatnonzero(np.linalg.norm(points[: rows[0], :2] - [8, 3], axis=1) < 0.8)
+    flow[between] = [-0.1, 0, 0]
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    np.testing.assert_allclose(flow[rows], np.tile(MOTION, (len(rows), 1)), atol=0.03)
+
+
+def test_an_object_without_counterpart_keeps_the_flow_of_the_network(rng):
+    points, flow, _, rows = scene(rng)
+    before = flow.copy()
+    gone = EarlierSweep(points[: rows[0]], IDENTITY, 1)
+    fit_object_motion(points, flow, IDENTITY, [gone], DT)
+    np.testing.assert_allclose(flow[rows].mean(0), before[rows].mean(0), atol=0.1)
+    assert (np.linalg.norm(flow[rows], axis=1) > 0.2).all()
+
+
+def test_rows_without_flow_stay_without(rng):
+    points, flow, earlier, rows = scene(rng)
+    points[rows[0]], flow[rows[0]] = np.nan, np.nan
+    flow[rows[1]] = np.inf
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    assert np.isnan(flow[rows[0]]).all() and np.isinf(flow[rows[1]]).all()
+    assert np.isfinite(flow[rows[2:]]).all()
+
+
+def test_a_sweep_in_which_nothing_moves_is_left_alone(rng):
+    points, flow, earlier, _ = scene(rng, said=0.0)
+    flow[:] = 0.001
+    assert fit_object_motion(points, flow, IDENTITY, earlier, DT) == 0
+    assert (flow == np.float32(0.001)).all()
+
+
+def test_an_empty_sweep_before_changes_nothing_much(rng):
+    points, flow, _, rows = scene(rng)
+    nothing = EarlierSweep(np.empty((0, 3), np.float32), IDENTITY, 1)
+    fit_object_motion(points, flow, IDENTITY, [nothing], DT)
+    np.testing.assert_allclose(flow[rows], np.tile(0.6 * MOTION, (len(rows), 1)), atol=0.03)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give each cluster of moving points the one rigid motion with which it fits the sweeps before.
+
+A network says what moves and roughly how; the points say exactly how far. The motion of a cluster starts from the
+median of its flow and is refined against the earlier sweeps by iterative closest points. It is a translation along the
+ground: over 0.1 s, that of a turning car differs from it by centimetres.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroflow_ros import transforms
+from zeroflow_ros.lidar.clusters import cluster_moving
+from zeroflow_ros.lidar.nearest_points import NONE, NearestPoints, cell_of, cells_around
+from zeroflow_ros.lidar.numba_support import numba_kernels
+
+_MOVING, _PERHAPS = 0.05, 0.01  # m of flow: such points form clusters; those from the second on join one around them
+_CLEARANCE = 0.25  # m above the lowest point around: lower points are in no cluster
+_MIN_POINTS, _USED_POINTS = 5, 60  # of a cluster: fewest, and most that are used
+_STEPS, _CONVERGED = 10, 0.001  # iterations at most; the last one moved every cluster less than this [m]
+_KERNEL = 0.3  # m: distance at which a correspondence has a quarter of its weight
+_PRIOR = 0.03  # weight of the network's flow, in points that agree with it, as a share of the points used
+_MOST_CHANGE, _CHANGE_SHARE = 0.5, 0.5  # m, share of the network's flow: largest change that is accepted
+_AT_REST = 0.9  # a cluster stands still if its mean distance at rest is at most this share of that in motion
+_FOOTPRINT = 0.2  # m: cell of the area below a cluster
+_BESIDE = 1.0  # m: cell of the area around it in which the ground seems to move along
+_GROUND_CELL, _GROUND_CELLS = 1.0, 256  # m, number: cells in which the lowest point is taken
+_BELOW, _SLOPE = 0.3, 0.06  # m, m per metre of distance: lower points are not ground
+
+
+@dataclass(frozen=True)
+class EarlierSweep:
+    """A sweep to fit.
+
+    points: (N, 3) float32 [m]. level_T_points: (4, 4), to the level frame, at the time of this sweep.
+    intervals: time from this sweep to the one with the flow, in units of the time over which the flow is.
+    """
+
+    points: np.ndarray
+    level_T_points: np.ndarray
+    intervals: float
+
+
+def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.ndarray,
+                      earlier: Sequence[EarlierSweep], dt: float, *, knows_ground: bool = True) -> int:  # fmt: skip
+    """Replace the flow of the points of each moving cluster by a rigid motion; return the number of clusters.
+
+    points: (N, 3) float32 [m]. flow: (N, 3) float32 [m], towards the first of the earlier sweeps, in the axes of the
+    points; changed in place. level_T_points: (4, 4), to a level frame. dt: seconds over which the flow is, positive.
+    knows_ground: whether z = 0 of the level frame is on the ground.
+
+    Clusters are made of the points that move, but not of the lowest 0.25 m above the ground around them. Points below a
+    cluster, and slow ones within it, move with it. Other low points beside it stand still: one cell of the network
+    holds a wheel and the road. A cluster that fits the earlier sweeps better at rest than in motion stands still.
+    """
+    squared = np.einsum('ij,ij->i', flow, flow)
+    with np.errstate(invalid='ignore'):
+        rows = np.flatnonzero((squared > _PERHAPS**2) & np.isfinite(squared))
+    is_moving = squared[rows] > _MOVING**2
+    if not is_moving.any():
+        return 0
+    rotation = level_T_points[:3, :3].astype(np.float32)
+    places = transforms.apply(level_T_points, points[rows])
+    ground = _lowest_around(points, level_T_points, knows_ground)
+    cells = _ground_cells(places)
+    is_high = (cells[:, 0] >= 0) & (places[:, 2] >= ground[tuple(cells.T)] + _CLEARANCE)
+    body = np.flatnonzero(is_moving & is_high)
+    motion_of = flow[rows] @ rotation.T
+    label = np.full(len(rows), NONE, np.int32)
+    label[body] = cluster_moving(places[body], motion_of[body] / np.float32(dt), min_points=_MIN_POINTS)
+    if not (label >= 0).any():
+        return 0
+    fitted = _fit(places, motion_of, label, earlier)
+    nearest_label, is_beside = _footprints(places, label)
+    joins = (label < 0) & (nearest_label >= 0) & (is_moving | is_high)
+    label[joins] = nearest_label[joins]
+    mine = label >= 0
+    flow[rows[mine]] = fitted[label[mine]] @ rotation
+    flow[rows[~mine & is_beside & ~is_high]] = 0
+    return len(fitted)
+
+
+def _lowest_around(points: np.ndarray, level_T_points: np.ndarray, knows_ground: bool) -> np.ndarray:
+    """Return the height of the lowest of all points within 1 to 2 m of each ground cell, (C, C) float32 [m].
+
+    Points far below the ground are mirror images in wet roads and cars; they are ignored if z = 0 is on the ground.
+    """
+    lowest = np.full((_GROUND_CELLS, _GROUND_CELLS), np.inf, np.float32)
+    margin, slope = (np.float32(_BELOW), np.float32(_SLOPE)) if knows_ground else (np.float32(np.inf), np.float32(0))
+    if numba_kernels is not None:
+        matrix = level_T_points[:3].astype(np.float32)
+        numba_kernels.lowest_in_cells(
+            points, matrix, np.float32(1 / _GROUND_CELL), _GROUND_CELLS, margin, slope, lowest
+        )
+    else:
+        mapped = transforms.apply(level_T_points, points)
+        cells = _ground_cells(mapped)
+        with np.errstate(invalid='ignore'):
+            inside = (cells[:, 0] >= 0) & (mapped[:, 2] >= -margin - slope * np.abs(mapped[:, :2]).sum(axis=1))
+        np.minimum.at(lowest, tuple(cells[inside].T), mapped[inside, 2])
+    for axis in (0, 1):
+        lowest = np.minimum(lowest, np.minimum(np.roll(lowest, 1, axis), np.roll(lowest, -1, axis)))
+    return lowest
+
+
+def _ground_cells(points: np.ndarray) -> np.ndarray:
+    """Return the cell of points (N, 3) along x and y, (N, 2); -1 outside and in NaN rows."""
+    with np.errstate(invalid='ignore'):
+        cells = np.floor(points[:, :2] / _GROUND_CELL) + _GROUND_CELLS // 2
+        inside = ((cells >= 0) & (cells < _GROUND_CELLS)).all(axis=1)
+    return np.where(inside[:, None], cells, -1).astype(np.int64)
+
+
+def _fit(places, motion_of, label, earlier) -> np.ndarray:
+    """Return the motion of each cluster, (C, 3) float32 [m].
+
+    places: (K, 3), level. motion_of: (K, 3) [m], flow of the network. label: (K,), the cluster of each point.
+    """
+    body = np.flatnonzero(label >= 0)
+    count = np.bincount(label[body])
+    num_clusters, first = len(count), np.cumsum(count) - count
+    start = np.zeros((num_clusters, 3), np.float32)
+    for axis in (0, 1):
+        values = motion_of[body, axis]
+        start[:, axis] = values[np.lexsort((values, label[body]))[first + count // 2]]  # median
+    body = body[np.argsort(label[body], kind='stable')]
+    rank = np.arange(len(body)) - first[label[body]]
+    share = np.minimum(1, _USED_POINTS / count)[label[body]]
+    body = body[np.floor((rank + 1) * share) > np.floor(rank * share)]  # evenly spread
+    cluster, body = label[body], places[body]
+    count = np.bincount(cluster)
+    sweeps = []
+    for sweep in earlier:
+        reach = np.unique(cell_of(np.concatenate([body, body + start[cluster] * np.float32(sweep.intervals)])))
+        near = NearestPoints(sweep.points, cells_around(reach, 2), sweep.level_T_points)
+        sweeps.append((near, np.float32(sweep.intervals)))
+
+    motion, active = start.copy(), np.ones(num_clusters, bool)
+    for _ in range(_STEPS):
+        some = active[cluster]
+        pull, weight = np.zeros((num_clusters, 2)), np.zeros(num_clusters)
+        for near, intervals in sweeps:
+            moved = body[some] + motion[cluster[some]] * intervals
+            rows, distance = near.query(moved)
+            found = rows != NONE
+            mine, away = cluster[some][found], distance[found]
+            w = 1 / (1 + (away / _KERNEL) ** 2) ** 2
+            weight += np.bincount(mine, w, num_clusters) * intervals
+            offset = near.points[rows[found]] - moved[found]
+            for axis in (0, 1):
+                pull[:, axis] += np.bincount(mine, w * offset[:, axis], num_clusters)
+        pull += (_PRIOR * count)[:, None] * (start - motion)[:, :2]
+        change = (pull / (weight + _PRIOR * count)[:, None]).astype(np.float32)
+        change[~active] = 0
+        motion[:, :2] += change
+        active &= np.abs(change).max(axis=1) > _CONVERGED
+        if not active.any():
+            break
+
+    def misfit(trial: np.ndarray) -> np.ndarray:
+        """Return the mean distance of each cluster to the earlier sweeps, summed over them."""
+        total = np.zeros(num_clusters)
+        for near, intervals in sweeps:
+            total += np.bincount(cluster, near.query(body + trial[cluster] * intervals)[1], num_clusters)
+        return total / count
+
+    of_start, of_fit, at_rest = misfit(start), misfit(motion), misfit(np.zeros_like(start))
+    change = np.linalg.norm(motion - start, axis=1)
+    limit = np.maximum(_MOST_CHANGE, _CHANGE_SHARE * np.linalg.norm(start, axis=1))
+    better = (of_fit < of_start) & (change < limit)
+    motion = np.where(better[:, None], motion, start)
+    motion[at_rest <= _AT_REST * np.minimum(of_fit, of_start)] = 0
+    return motion
+
+
+def _footprints(places: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cluster under which each place (K, 3) lies, (K,), NONE for none, and whether it is near one, (K,).
+
+    Under: in a cell of a point of the cluster or next to it. Near: the same, in cells of 1 m.
+    """
+    inside = np.flatnonzero(label >= 0)[::-1]  # where clusters overlap, the larger one is written last
+    owner, cell = _grid(places, _FOOTPRINT)
+    owner[tuple(cell[inside].T)] = label[inside]
+    under = owner[tuple(cell.T)]
+    for x in (-1, 0, 1):
+        for y in (-1, 0, 1):
+            under = np.where(under < 0, owner[cell[:, 0] + x, cell[:, 1] + y], under)
+    has_cluster, cell = _grid(places, _BESIDE)
+    has_cluster[tuple(cell[inside].T)] = 0
+    near = [has_cluster[cell[:, 0] + x, cell[:, 1] + y] != NONE for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    return under, np.any(near, axis=0)
+
+
+def _grid(places: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image of NONE with a border, and the cell of each place in it, (K, 2)."""
+    cell = np.floor(places[:, :2] / np.float32(side)).astype(np.int64)
+    cell -= cell.min(axis=0) - 1
+    return np.full(cell.max(axis=0) + 2, NONE, np.int32), cell
