@@ -5,17 +5,19 @@ Example:
   python3 -m training.simulate --seed 1 --sweeps 50 --sensor hdl64 --out out/street_1
   python3 -m training.simulate --seed 7 --sweeps 20 --out out/street_7 --picture out/street_7.png
   python3 -m training.simulate --seed 1 --sweeps 20 --sensor hdl64 --camera kitti --out out/street_1
+  python3 -m training.simulate --fill 'stereo_simulation:0-999@out/drives?camera=kitti_half'
 
 The bag holds /lidar/points, /odometry and /tf; ground_truth.npz beside its messages holds flow, category and instance
 of every point (read it with training.simulation.clips.read_ground_truth). --camera adds /stereo/{left,right}/
-image_rect_color/compressed, camera_info and /tf_static; a frame of 1242 x 375 takes some seconds.
+image_rect_color/compressed, camera_info and /tf_static; a frame of 1242 x 375 takes some seconds. --fill simulates
+the stereo pairs that a folder lacks, and goes on after an interruption.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.errors import DataError, ZeroFlowError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,18 +25,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='training.simulate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--seed', type=int, required=True, help='random seed; the same seed gives the same clip')
+    parser.add_argument('--seed', type=int, help='random seed; the same seed gives the same clip')
     parser.add_argument('--sweeps', type=int, default=50, help='number of sweeps (default: 50)')
     parser.add_argument('--sensor', help='a LiDAR model such as hdl64, dual32 or os128 (default: chosen by the seed)')
     parser.add_argument('--camera', help='also a stereo camera: kitti (1242 x 375), kitti_half or kitti_quarter')
-    parser.add_argument('--out', type=Path, required=True, help='directory of the bag; must not exist')
+    parser.add_argument('--out', type=Path, help='directory of the bag; must not exist')
     parser.add_argument(
         '--picture',
         type=Path,
         help="also write a bird's-eye picture of the first sweep with point speeds (PNG); with --camera also"
         ' NAME_stereo.png: left image, depth, optical flow and motion of the first frame',
     )
+    parser.add_argument('--fill', metavar='PAIRS', help='instead of a bag: a dataset stereo_simulation:SEEDS@FOLDER')
     options = parser.parse_args(arguments)
+    if options.fill:
+        return fill(options.fill)
+    if options.seed is None or options.out is None:
+        parser.error('--seed and --out are needed, or --fill')
 
     from tqdm import tqdm
 
@@ -54,6 +61,26 @@ def main(arguments: list[str] | None = None) -> int:
             plot_stereo(stereo, options.picture.with_stem(f'{options.picture.stem}_stereo'))
     num_points = sum(len(sweep.points) for sweep in clip.sweeps) // len(clip.sweeps)
     print(f'{options.out}: {len(clip.sweeps)} sweeps of {num_points} points, {clip.street}, {clip.lidar.name}')
+    return 0
+
+
+def fill(spec: str) -> int:
+    """Simulate the drives that the folder of a stereo dataset lacks; return the exit status."""
+    from tqdm import tqdm
+
+    from training.datasets import STEREO, open_dataset
+
+    try:
+        dataset = open_dataset(spec, (STEREO,))
+        if getattr(dataset, 'folder', None) is None:
+            raise DataError(f'{spec} has no folder to fill: expected stereo_simulation:FIRST-LAST@FOLDER.')
+        missing = [index for index in range(len(dataset)) if not dataset.path(index).is_file()]
+        for index in tqdm(missing, desc='drives', disable=not missing):
+            dataset.ensure(index)
+    except ZeroFlowError as error:
+        print(f'simulate: {error}', file=sys.stderr)
+        return 1
+    print(f'{dataset.folder}: {len(dataset)} drives, {len(missing)} of them new')
     return 0
 
 

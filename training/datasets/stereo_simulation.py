@@ -8,6 +8,7 @@ each; an interrupted run goes on with the files that are missing.
 import os
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from zeroflow_ros.errors import DataError
 _FIRST_STAMP_NS = 1_700_000_000_000_000_000  # any time but 0, which ROS reads as "unknown"
 _JPEG_QUALITY = 95
 _STEPS_PER_PIXEL = 256  # of stored disparity, as in the files of KITTI; coarser where it exceeds 255 px
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 _FRAME_ID = 'camera_left_optical'
 
 

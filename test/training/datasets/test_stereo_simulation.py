@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip('embreex', reason='ray casting needs embreex: pip install embreex')
 pytest.importorskip('cv2', reason='simulated images need OpenCV')
 
+from training import simulate
 from training.datasets import STEREO, open_dataset, sensor_of
 from training.simulation.cameras.stereo_drive import simulate_stereo
 from zeroflow_ros import transforms
@@ -50,7 +51,7 @@ def test_a_pair_holds_what_was_simulated(pair):
     )
 
 
-def test_a_damaged_file_is_simulated_again_and_read_from_then_on(pair, folder):
+def test_a_damaged_file_is_simulated_again_and_read_from_then_on(pair, folder, capsys):
     dataset = read(f'1@{folder}{OPTIONS}')
     path = dataset.path(0)
     path.write_bytes(b'PK\x03\x04 cut off')
@@ -62,7 +63,16 @@ def test_a_damaged_file_is_simulated_again_and_read_from_then_on(pair, folder):
         np.testing.assert_array_equal(getattr(stored.truth, name), getattr(pair.truth, name))
     stamp = path.stat().st_mtime_ns
     np.testing.assert_array_equal(dataset[0].reference.left, pair.reference.left)
+    assert simulate.main(['--fill', f'stereo_simulation:1@{folder}{OPTIONS}']) == 0
+    assert capsys.readouterr().out == f'{folder}: 1 drives, 0 of them new\n'
     assert path.stat().st_mtime_ns == stamp and sorted(folder.iterdir()) == [path]
+
+
+def test_filling_needs_a_folder(capsys):
+    assert simulate.main(['--fill', 'stereo_simulation:1']) == 1
+    assert 'has no folder to fill' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        simulate.main(['--seed', '1'])
 
 
 def test_latest_is_the_way_back(pair, folder):
