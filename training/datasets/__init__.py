@@ -9,6 +9,7 @@
   osf:FOLDER                  scenes of OpenSceneFlow, *.h5
   nuscenes:ROOT               nuScenes, the folder with samples, sweeps and v1.0-*
   pandaset:ROOT?trust_pickles=true    PandaSet, a sequence or a folder of sequences
+  waymo:FOLDER                Waymo Open perception data, *.tfrecord
 
   kitti_scene_flow:ROOT       stereo pairs of KITTI scene flow 2015, folder training or testing
   kitti_raw:DATE/DRIVE        stereo pairs of a drive of KITTI raw data
@@ -37,6 +38,7 @@ _SWEEP_SCHEMES = {
     'osf': 'training.datasets.opensceneflow',
     'nuscenes': 'training.datasets.nuscenes',
     'pandaset': 'training.datasets.pandaset',
+    'waymo': 'training.datasets.waymo',
 }
 # The same, with open_pairs(text) -> StereoPairDataset.
 _STEREO_SCHEMES = {

@@ -14,6 +14,7 @@ from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.ground import ground_height, is_ground
 from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, SweepPair
+from zeroflow_ros.runtime.health import Finding, Level
 from zeroflow_ros.runtime.run_summary import Dropped, RunSummary
 
 _DT_RANGE = (0.04, 0.25)  # s: one or two sweep periods at 10 to 20 Hz, the range of the models
@@ -43,21 +44,26 @@ class Drive(Protocol):
     """One drive: sweeps in order of time. It is hashable by identity.
 
     name: of letters, digits, '.', '_' and '-'. stamps_ns: S stamps [ns]. world_T_ego: S poses (4, 4) float64.
-    ground_z: height of the ground in the ego frame where it cannot be seen [m]; NaN: unknown. dropped: sweeps that
-    are left out of these lists.
+    dropped: sweeps that are left out of these lists. ground_z: height of the ground in the ego frame where it cannot be
+    seen [m]; NaN: unknown. notes: warnings for the user.
     """
 
     name: str
     stamps_ns: Sequence[int]
     world_T_ego: Sequence[np.ndarray]
-    ground_z: float
     dropped: DropLog
+    ground_z: float = float('nan')
+    notes: Sequence[str] = ()
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return points (N, 3) float32 [m] in the ego frame, and their times (N,) float32 [s] after the stamp or None.
 
         Rows without a return are NaN. Raises: DataError when the sweep cannot be read.
         """
+
+    def ground(self, number: int, points: np.ndarray) -> np.ndarray | None:
+        """Return which points (N, 3) of a sweep are ground, (N,) bool; None: to be found from the points."""
+        return None
 
     def truth(self, number: int, other: int, points: np.ndarray) -> GroundTruthFlow | None:
         """Return the flow of the points (N, 3) of a sweep to the time of its neighbour `other`; None: not labelled."""
@@ -93,7 +99,8 @@ class DrivePairs:
             drive.dropped.counts.total() for drive in drives
         )
         dropped = [Dropped(reason, count, log.texts[reason]) for reason, count in log.counts.most_common()]
-        self.summary = RunSummary(name, num_sweeps, len(self._pairs), 0, 0, dropped)
+        notes = [Finding('recording', 'input', Level.WARN, note, 1) for drive in drives for note in drive.notes]
+        self.summary = RunSummary(name, num_sweeps, len(self._pairs), 0, 0, dropped, notes)
         if not self._pairs:
             raise DataError(
                 f'{name} holds no sweep pair in {len(drives)} drives ({str(log) or "fewer than two sweeps"}). '
@@ -179,8 +186,11 @@ def _read(drive: Drive, number: int) -> tuple[np.ndarray, np.ndarray | None]:
 
 @lru_cache(maxsize=4)  # the newer sweep of a pair is the older one of the next
 def _ground(drive: Drive, number: int) -> np.ndarray:
-    """Return the ground mask (N,) bool of a sweep, by Patchwork++ at the height that the sweep shows."""
+    """Return the ground mask (N,) bool of a sweep: that of the drive, else by Patchwork++ at the height it shows."""
     points = _read(drive, number)[0]
+    mask = drive.ground(number, points)
+    if mask is not None:
+        return mask
     height = ground_height(points)
     height = height if np.isfinite(height) else drive.ground_z
     if not (np.isfinite(height) and np.isfinite(points).any()):

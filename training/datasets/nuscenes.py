@@ -14,7 +14,7 @@ import numpy as np
 
 from training.datasets import split_options
 from training.datasets.box_flow import BOX_MARGIN, MovingBox, box_flow
-from training.datasets.drive_pairs import NO_FILE, DrivePairs
+from training.datasets.drive_pairs import NO_FILE, Drive, DrivePairs
 from training.datasets.nuscenes_tables import AnnotatedBox, SceneTables, SweepRow, read_tables
 from training.datasets.pairs import GroundTruthFlow, MetaClass
 from zeroflow_ros import transforms
@@ -52,7 +52,7 @@ class NuScenesOptions:
     ego_box: str = '-0.9,3.6,-1.1,1.1,-0.3,2.2'
 
 
-class NuScenesScene:
+class NuScenesScene(Drive):
     """The LiDAR sweeps of one scene; see `Drive`."""
 
     ground_z = 0.0  # the ego frame lies on the ground

@@ -16,7 +16,7 @@ import numpy as np
 
 from training.datasets import split_options
 from training.datasets.box_flow import BOX_MARGIN, MovingBox, box_flow
-from training.datasets.drive_pairs import NO_FILE, DrivePairs, DropLog
+from training.datasets.drive_pairs import NO_FILE, Drive, DrivePairs, DropLog
 from training.datasets.frame_pickles import read_frame
 from training.datasets.pairs import GroundTruthFlow, MetaClass
 from zeroflow_ros import transforms
@@ -51,8 +51,8 @@ class PandaSetOptions:
     """Options.
 
     trust_pickles: the user's word that the files come from a trusted source; nothing is read without. sensor: one of
-    SENSORS. ego_box: x_min,x_max,y_min,y_max,z_min,z_max of the own vehicle in the frame of the points [m]; points in it
-    count as no returns. '' for none.
+    SENSORS. ego_box: x_min,x_max,y_min,y_max,z_min,z_max of the own vehicle in the frame of the points [m]: points
+    inside count as no returns; '' for none.
     """
 
     trust_pickles: bool = False
@@ -71,13 +71,11 @@ class Cuboid:
     sensor: int
 
 
-class PandaSetSequence:
+class PandaSetSequence(Drive):
     """The sweeps of one sequence; see `Drive`.
 
     Raises: DataError when poses.json or timestamps.json is missing or malformed.
     """
-
-    ground_z = float('nan')  # the height of the LiDAR is taken from the ground in each sweep
 
     def __init__(self, path: Path, options: PandaSetOptions):
         self.path, self.name, self.dropped = path, path.resolve().name, DropLog()

@@ -17,7 +17,7 @@ from zeroflow_ros.errors import DataError, ZeroFlowError
 SCOPES = {
     'av2': Scope(half_extent=51.2), 'osf': Scope(half_extent=51.2), 'bag': Scope(with_ground=True),
     'simulation': Scope(), 'nuscenes': Scope(half_extent=51.2),
-    'pandaset': Scope(half_extent=51.2),
+    'pandaset': Scope(half_extent=51.2), 'waymo': Scope(half_extent=51.2),
 }  # fmt: skip
 SWEEPS = ('older', 'latest')
 CLEAN = 'clean'  # name of the unperturbed dataset

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waymo Open perception data, frames in TFRecords, as sweep pairs in the vehicle frame; without TensorFlow.
+
+Each file holds the frames of one drive at 10 Hz. A sweep consists of all returns of all LiDARs of a frame, unless less
+is asked for. The scene flow labels of a frame are velocities since the frame before, ego motion removed.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from training.datasets import split_options
+from training.datasets.box_flow import MovingBox, box_flow
+from training.datasets.drive_pairs import Drive, DrivePairs, DropLog
+from training.datasets.pairs import GroundTruthFlow, MetaClass
+from training.datasets.tfrecord import CutFileError, Record, read_record, records
+from training.datasets.waymo_frame import (
+    NO_FLOW,
+    FrameHeader,
+    FramePoints,
+    LabelBox,
+    frame_boxes,
+    frame_header,
+    frame_points,
+    map_offset,
+    map_points,
+)
+from zeroflow_ros import transforms
+from zeroflow_ros.errors import DataError
+from zeroflow_ros.lidar.sweep import DropReason
+
+_LIDARS, _RETURNS, _FLOWS, _GROUNDS = ('all', 'top'), ('both', 'first'), ('labels', 'boxes'), ('points', 'map')
+_STAMPS_US = (10**15, 10**16)  # September 2001 to 2286
+# Label.Type and the classes of scene flow labels: vehicle (cars, lorries and buses alike), pedestrian, sign, cyclist.
+_META_CLASS = np.array(
+    [MetaClass.BACKGROUND, MetaClass.CAR, MetaClass.PEDESTRIAN, MetaClass.IGNORED, MetaClass.WHEELED_VRU], np.uint8
+)
+_MAP_CELL, _MAP_NEIGHBOURS, _MAP_MARGIN = 0.3, 20, 0.4  # m, points, m. Source: ZeroFlow
+
+
+@dataclass(frozen=True)
+class WaymoOptions:
+    """Options.
+
+    lidars: all, or top. returns: both, or first. flow: labels, the scene flow labels of the frame whose points are
+    scored: exact for the newer sweep of a pair, and for the older one its velocity since the sweep before carried on;
+    or boxes, the motion of the labelled boxes between both sweeps. ground: points, by Patchwork++, or map, at most
+    0.4 m above the mean of the nearest map points. ZeroFlow took lidars=top, returns=first, flow=labels, ground=map.
+    """
+
+    lidars: str = 'all'
+    returns: str = 'both'
+    flow: str = 'labels'
+    ground: str = 'points'
+
+
+class WaymoDrive(Drive):
+    """The frames of one drive; see `Drive`."""
+
+    ground_z = 0.0  # the vehicle frame lies on the ground
+
+    def __init__(self, name: str, options: WaymoOptions):
+        self.name, self.dropped, self._options = name, DropLog(), options
+        self.stamps_ns, self.world_T_ego, self._records = [], [], []
+        self.num_without_flow = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the user."""
+        if self._options.flow == 'boxes' or not self.num_without_flow:
+            return []
+        count = f'{self.num_without_flow} of {len(self._records)}'
+        return [
+            f'{self.name}: {count} frames have no scene flow labels and are not scored. Take flow=boxes, or files that '
+            'have them.'
+        ]
+
+    def add(self, record: Record, header: FrameHeader) -> None:
+        """Add a frame, in order of time."""
+        self.stamps_ns.append(header.stamp_us * 1000)
+        self.world_T_ego.append(header.world_T_vehicle)
+        self._records.append(record)
+        self.num_without_flow += not header.has_flow
+
+    def read(self, number: int) -> tuple[np.ndarray, None]:
+        """See `Drive`. Waymo stores no times of points."""
+        return _points(self, number).points, None
+
+    def frame_points(self, number: int) -> FramePoints:
+        """Return the returns of a frame with their labels."""
+        record = self._records[number]
+        only_top, only_first = self._options.lidars == 'top', self._options.returns == 'first'
+        return frame_points(read_record(record), _name(record), only_top=only_top, only_first=only_first)
+
+    def boxes(self, number: int) -> dict[str, LabelBox]:
+        """Return the labelled boxes of a frame by id."""
+        return frame_boxes(read_record(self._records[number]), _name(self._records[number]))
+
+    def truth(self, number: int, other: int, points: np.ndarray) -> GroundTruthFlow | None:
+        """See `Drive`. Points in zones without labels are not valid."""
+        labelled = _points(self, number)
+        if self._options.flow == 'boxes':
+            return self._box_truth(number, other, labelled)
+        if labelled.velocity is None:
+            return None
+        seconds = (self.stamps_ns[other] - self.stamps_ns[number]) * 1e-9
+        kind = labelled.kind
+        is_valid = (kind != NO_FLOW) & ~labelled.is_unlabelled
+        if (kind < NO_FLOW).any() or (kind >= len(_META_CLASS)).any():
+            raise DataError(f'{_name(self._records[number])}: scene flow labels have the classes {np.unique(kind)}.')
+        flow = np.where(is_valid[:, None], labelled.velocity * np.float32(seconds), 0).astype(np.float32)
+        return GroundTruthFlow(flow, np.where(kind == NO_FLOW, 0, _META_CLASS[kind]).astype(np.uint8), is_valid)
+
+    def _box_truth(self, number: int, other: int, labelled: FramePoints) -> GroundTruthFlow | None:
+        now, then = _boxes(self, number), _boxes(self, other)
+        if not now or not then:
+            return None
+        ego0_T_ego1 = transforms.invert(self.world_T_ego[number]) @ self.world_T_ego[other]
+        boxes = [
+            MovingBox(
+                box.vehicle_T_box, ego0_T_ego1 @ then[name].vehicle_T_box if name in then else None, box.half_size,
+                int(_META_CLASS[box.kind]) if 0 <= box.kind < len(_META_CLASS) else MetaClass.IGNORED,
+            )
+            for name, box in now.items()
+        ]  # fmt: skip
+        found = box_flow(labelled.points, boxes)
+        return GroundTruthFlow(found.flow, found.meta_class, found.is_valid & ~labelled.is_unlabelled)
+
+    def ground(self, number: int, points: np.ndarray) -> np.ndarray | None:
+        """Return which points (N, 3) are ground by the map; None: to be found from the points."""
+        if self._options.ground == 'points':
+            return None
+        record = self._records[number]
+        offset = map_offset(read_record(record), _name(record))
+        in_world = transforms.apply(self.world_T_ego[number], points.astype(np.float64)) + offset
+        return in_world[:, 2] <= _map_heights(self, in_world[:, :2]) + _MAP_MARGIN
+
+    def map_points(self) -> np.ndarray:
+        """Return the points of the map, which the first frame holds, (N, 3) [m] in the world."""
+        record = self._records[0]
+        points = map_points(read_record(record), _name(record))
+        if not len(points):
+            raise DataError(f'{_name(record)} holds no map. Leave out ground=map, or take version 1.4 of the data.')
+        return points
+
+
+def open_pairs(text: str) -> DrivePairs:
+    """Open a TFRecord file or a folder of them, with the options of `WaymoOptions`. Raises: DataError."""
+    text, options = split_options(text, WaymoOptions)
+    for name, known in (('lidars', _LIDARS), ('returns', _RETURNS), ('flow', _FLOWS), ('ground', _GROUNDS)):
+        if getattr(options, name) not in known:
+            raise DataError(f'{name} is one of {", ".join(known)}, got {getattr(options, name)!r}.')
+    root = Path(text)
+    paths = _files(root)
+    if not paths:
+        raise DataError(f'{root} is no TFRecord file and holds none: expected segment-*.tfrecord.')
+    drives: dict[str, WaymoDrive] = {}
+    for path in paths:
+        _add_file(path, drives, options)
+    name = root.resolve().name.removesuffix('.tfrecord')
+    return DrivePairs(name, list(drives.values()))
+
+
+def recognises(text: str) -> bool:
+    """Return whether a path is a TFRecord file or a folder of them."""
+    return bool(_files(Path(text.partition('?')[0])))
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(root.glob('*.tfrecord')) if root.is_dir() else [root] if root.suffix == '.tfrecord' else []
+
+
+def _add_file(path: Path, drives: dict[str, WaymoDrive], options: WaymoOptions) -> None:
+    """Add the frames of a file to their drives; frames that cannot be read, and the rest of a cut file, are counted.
+
+    Raises: DataError when no frame can be read.
+    """
+    drive, problems = None, []
+    try:
+        for record, data in records(path):
+            try:
+                header = _header(data, record)
+            except DataError as error:
+                problems.append(error)
+                continue
+            name = header.context.replace('/', '_')
+            drive = drives.setdefault(name, WaymoDrive(name, options))
+            drive.add(record, header)
+    except CutFileError as error:
+        problems.append(error)
+    if drive is None:
+        raise problems[0]
+    for error in problems:
+        drive.dropped.add(DropReason.MALFORMED.value, str(error).rstrip('.'))
+
+
+def _header(data, record: Record) -> FrameHeader:
+    header = frame_header(data, _name(record))
+    if not _STAMPS_US[0] <= header.stamp_us < _STAMPS_US[1]:
+        raise DataError(f'{_name(record)}: the timestamp should be microseconds since 1970, got {header.stamp_us}.')
+    return header
+
+
+def _name(record: Record) -> str:
+    return f'{record.path}, record {record.number}'
+
+
+@lru_cache(maxsize=6)
+def _points(drive: WaymoDrive, number: int) -> FramePoints:
+    return drive.frame_points(number)
+
+
+@lru_cache(maxsize=4)
+def _boxes(drive: WaymoDrive, number: int) -> dict[str, LabelBox]:
+    return drive.boxes(number)
+
+
+@lru_cache(maxsize=1)
+def _map_tree(drive: WaymoDrive):
+    from scipy.spatial import cKDTree
+
+    points = drive.map_points()
+    return cKDTree(points[:, :2]), points[:, 2]
+
+
+def _map_heights(drive: WaymoDrive, places: np.ndarray) -> np.ndarray:
+    """Return the height of the ground (N,) [m] at places (N, 2) of the world: the mean of the nearest map points."""
+    tree, heights = _map_tree(drive)
+    cells, cell_of = np.unique(np.round(places / _MAP_CELL), axis=0, return_inverse=True)
+    _, nearest = tree.query(cells * _MAP_CELL, k=min(_MAP_NEIGHBOURS, len(heights)))
+    return heights[nearest.reshape(len(cells), -1)].mean(axis=1)[cell_of.reshape(-1)]
