@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from zeroflow_ros import transforms
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.stereo import StereoCamera
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 
 _SAMPLE = 3  # pixels of a hypothesis: the fewest that fix a rigid motion
-_BLOCK = 40_000  # pixels computed at a time: they stay in the cache
+_BLOCK = 30_000  # pixels computed at a time: 120 kB stay in the cache, and are reused by malloc
 _HYPOTHESIS_STEPS = 4  # Gauss-Newton steps of a hypothesis
 
 
@@ -116,21 +117,35 @@ def rigid_flow(
 
     disparity: (H, W) [px]. NaN where the disparity is, and behind the other camera.
     """
-    flow, other_disparity, _ = rigid_flow_rate(camera, disparity, other_T_reference, with_rate=False)
+    if numba_support.numba_kernels is None:
+        flow, other_disparity, _ = rigid_flow_rate(camera, disparity, other_T_reference, with_rate=False)
+        return flow, other_disparity
+    flow, other_disparity = np.empty((*disparity.shape, 2), np.float32), np.empty(disparity.shape, np.float32)
+    numba_support.numba_kernels.rigid_flow(
+        np.ascontiguousarray(disparity, np.float32), *pixel_motion(camera, other_T_reference),
+        np.float32(camera.disparity_at_infinity), flow, other_disparity,
+    )  # fmt: skip
     return flow, other_disparity
+
+
+def pixel_motion(camera: StereoCamera, other_T_reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return A (3, 3) and b (3,) float32: A (u, v, 1) + b parallax is a multiple of the pixel (u, v, 1) moved.
+
+    With z the depth and K the camera matrix, the other camera sees K (R z ray + t). Divided by z, this is
+    K R K^-1 (u, v, 1) + K t parallax / (fx * baseline): linear in the pixel and in the parallax. Parallax is disparity
+    minus that of infinity; the other parallax is it divided by the third component.
+    """
+    K = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+    turned = K @ other_T_reference[:3, :3] @ np.linalg.inv(K)
+    shift = K @ other_T_reference[:3, 3] / (camera.fx * camera.baseline)
+    return turned.astype(np.float32), shift.astype(np.float32)
 
 
 def rigid_flow_rate(
     camera: StereoCamera, disparity: np.ndarray, other_T_reference: np.ndarray, *, with_rate: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return flow and other disparity as `rigid_flow`, and the squared change of the flow per px of disparity (H, W).
-
-    With z the depth and K the camera matrix, the other camera sees K (R z ray + t). Divided by z, this is
-    K R K^-1 (u, v, 1) + K t parallax / (fx * baseline): linear in the pixel and in the parallax.
-    """
-    K = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
-    turned = (K @ other_T_reference[:3, :3] @ np.linalg.inv(K)).astype(np.float32)
-    shift = (K @ other_T_reference[:3, 3] / (camera.fx * camera.baseline)).astype(np.float32)
+    """Return flow and other disparity as `rigid_flow`, and the squared change of the flow per px of disparity."""
+    turned, shift = pixel_motion(camera, other_T_reference)
     height, width = disparity.shape
     u = np.arange(width, dtype=np.float32)
     at_infinity = np.float32(camera.disparity_at_infinity)

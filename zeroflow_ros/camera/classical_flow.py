@@ -15,6 +15,7 @@ from zeroflow_ros.camera.camera_motion import (
     rigid_flow,
 )
 from zeroflow_ros.camera.moving_pieces import MovingPieces, MovingPiecesConfig, find_moving_pieces, motion_residual
+from zeroflow_ros.camera.numba_support import compile_kernels
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.optical_flow import FlowConfig, OpticalFlow, targets
 from zeroflow_ros.camera.stereo import StereoFlow, StereoFrame
@@ -90,6 +91,7 @@ class ClassicalStereoFlow:
         self._last_motion: np.ndarray | None = None
         self._threads = ThreadPoolExecutor(1, thread_name_prefix='stereo')
         self.stages_ms: dict[str, float] = {}
+        compile_kernels()
 
     def estimate(self, reference: StereoFrame, other: StereoFrame,
                  other_T_reference: np.ndarray | None = None) -> StereoFlow:  # fmt: skip
@@ -221,8 +223,10 @@ class ClassicalStereoFlow:
                 other_disparity[rows, columns] = moved_disparity
                 motion_sigma[rows, columns] = sigma
         if not self.config.fill:
-            unknown = np.where(is_measured, np.float32(0), np.float32(np.nan))
-            other_disparity += unknown  # several times as fast as writing NaN through a mask
+            with np.errstate(invalid='ignore'):
+                # 0 / 0 is NaN: ten times as fast as writing NaN through a mask.
+                unknown = np.divide(np.float32(0), is_measured, dtype=np.float32)
+            other_disparity += unknown
             flow[..., 0] += unknown
             flow[..., 1] += unknown
         scale = 1 / self.config.scale

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zeroflow_ros.camera.camera_motion import MatchedPixels, agreement, refine_motions, rigid_flow_rate
+from zeroflow_ros.camera import numba_support
+from zeroflow_ros.camera.camera_motion import MatchedPixels, agreement, pixel_motion, refine_motions, rigid_flow_rate
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.stereo import StereoCamera
 from zeroflow_ros.errors import ConfigError
@@ -73,6 +74,17 @@ def motion_residual(
     NaN where disparity or flow is. The standard deviation holds the error of the flow, and of the disparity times the
     change of the predicted flow with it.
     """
+    if numba_support.numba_kernels is not None:
+        residual, in_sigmas = np.empty(disparity.shape, np.float32), np.empty(disparity.shape, np.float32)
+        disparity = np.ascontiguousarray(disparity, np.float32)
+        numba_support.numba_kernels.motion_residual(
+            disparity, np.ascontiguousarray(flow, np.float32),
+            disparity if other_disparity is None else np.ascontiguousarray(other_disparity, np.float32),
+            other_disparity is not None, *pixel_motion(camera, other_T_reference),
+            np.float32(camera.disparity_at_infinity), np.float32(flow_sigma**2), np.float32(disparity_sigma**2),
+            residual, in_sigmas,
+        )  # fmt: skip
+        return residual, in_sigmas
     predicted, predicted_disparity, rate = rigid_flow_rate(camera, disparity, other_T_reference)
     np.subtract(flow, predicted, out=predicted)
     squared = predicted[..., 0] ** 2 + predicted[..., 1] ** 2

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow
 
 _AT_REST = np.float32(1e-3)  # m: shorter motions have no direction
+_BLOCK = 30000  # pixels computed at a time: 120 kB stay in the cache, and are reused by malloc
 _MIN_PARALLAX = np.float32(1e-3)  # px
 
 
@@ -50,32 +52,48 @@ def pixel_velocity(
             f'Flow of {flow.disparity.shape} pixels does not fit to a camera of {camera.height} x {camera.width}.'
         )
     height, width = flow.disparity.shape
-    R, t = ego[:3, :3].astype(np.float32), ego[:3, 3].astype(np.float32)
-    fx, fy, cx, cy = (np.float32(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
-    x = (np.arange(width, dtype=np.float32) - cx) / fx
-    y = ((np.arange(height, dtype=np.float32) - cy) / fy)[:, None]
-    at_infinity, per_pixel = np.float32(camera.disparity_at_infinity), np.float32(camera.fx * camera.baseline)
-    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
-        parallax0, parallax1 = flow.disparity - at_infinity, flow.other_disparity - at_infinity
-        z0 = per_pixel / np.where(parallax0 > _MIN_PARALLAX, parallax0, np.float32(np.nan))
-        z1 = per_pixel / np.where(parallax1 > _MIN_PARALLAX, parallax1, np.float32(np.nan))
-        p0 = (x * z0, y * z0, z0)
-        p1 = ((x + flow.flow[..., 0] / fx) * z1, (y + flow.flow[..., 1] / fy) * z1, z1)
-        # The motion in the axes of the other frame: they turn no length.
-        along = [p1[k] - (R[k, 0] * p0[0] + R[k, 1] * p0[1] + R[k, 2] * p0[2] + t[k]) for k in range(3)]
-        length = np.sqrt(along[0] ** 2 + along[1] ** 2 + along[2] ** 2)
-        speed_sigma = _length_sigma(flow, p0, p1, R, along, length, parallax0, parallax1, fx, fy)
-        if flow.motion_sigma is not None:
-            speed_sigma = np.where(np.isfinite(flow.motion_sigma), flow.motion_sigma, speed_sigma)
-        speed_sigma /= np.float32(abs(dt))
-    valid = flow.is_measured & np.isfinite(length) & np.isfinite(speed_sigma)
     has_depth = flow.is_measured if flow.is_disparity_measured is None else flow.is_disparity_measured
     points, velocity = (np.empty((height, width, 3), np.float32) for _ in range(2))
-    for k in range(3):
-        points[..., k] = np.where(has_depth, p0[k], np.float32(np.nan))
-        turned = R[0, k] * along[0] + R[1, k] * along[1] + R[2, k] * along[2]
-        velocity[..., k] = np.where(valid, turned / np.float32(dt), np.float32(np.nan))
-    return PixelVelocity(points, velocity, np.where(valid, speed_sigma, np.float32(np.nan)))
+    speed_sigma = np.empty((height, width), np.float32)
+    if numba_support.numba_kernels is not None:
+        maps = (
+            flow.disparity, flow.other_disparity, flow.flow, flow.disparity_sigma, flow.other_disparity_sigma,
+            flow.flow_sigma, np.full((height, width), np.nan) if flow.motion_sigma is None else flow.motion_sigma,
+        )  # fmt: skip
+        numbers = (
+            camera.fx,
+            camera.fy,
+            camera.cx,
+            camera.cy,
+            camera.disparity_at_infinity,
+            camera.fx * camera.baseline,
+        )
+        numba_support.numba_kernels.pixel_velocity(
+            *(np.ascontiguousarray(values, np.float32) for values in maps), np.ascontiguousarray(has_depth, bool),
+            np.ascontiguousarray(flow.is_measured, bool), np.array(numbers, np.float32),
+            np.ascontiguousarray(ego[:3, :3], np.float32), np.ascontiguousarray(ego[:3, 3], np.float32), np.float32(dt),
+            points, velocity, speed_sigma,
+        )  # fmt: skip
+        return PixelVelocity(points, velocity, speed_sigma)
+    step = max(1, _BLOCK // width)
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+        for top in range(0, height, step):
+            rows = slice(top, min(top + step, height))
+            p0, moved, length, sigma = _motion(flow, camera, ego, rows)
+            if flow.motion_sigma is not None:
+                np.copyto(sigma, flow.motion_sigma[rows], where=np.isfinite(flow.motion_sigma[rows]))
+            valid = flow.is_measured[rows] & np.isfinite(length) & np.isfinite(sigma)
+            unknown = _nan_outside(valid)
+            sigma *= np.float32(1 / abs(dt))
+            np.add(sigma, unknown, out=speed_sigma[rows])
+            no_depth = _nan_outside(has_depth[rows])
+            for k in range(3):
+                np.add(p0[k], no_depth, out=points[rows, :, k])
+                turned = moved[0] * np.float32(ego[0, k] / dt)
+                turned += moved[1] * np.float32(ego[1, k] / dt)
+                turned += moved[2] * np.float32(ego[2, k] / dt)
+                np.add(turned, unknown, out=velocity[rows, :, k])
+    return PixelVelocity(points, velocity, speed_sigma)
 
 
 def is_moving(speed: np.ndarray, speed_sigma: np.ndarray, *, min_speed: float, sigmas: float = 2.0) -> np.ndarray:
@@ -87,17 +105,75 @@ def is_moving(speed: np.ndarray, speed_sigma: np.ndarray, *, min_speed: float, s
         return (speed >= min_speed) & (speed > sigmas * speed_sigma)
 
 
-def _length_sigma(flow, p0, p1, R, along, length, parallax0, parallax1, fx, fy) -> np.ndarray:
-    """Return the standard deviation of the length of the motion (H, W) [m]."""
-    rests = length < _AT_REST
-    safe = np.where(rests, np.float32(1), length)
-    range1 = np.sqrt(p1[0] ** 2 + p1[1] ** 2 + p1[2] ** 2)
-    n = [np.where(rests, p1[k] / range1, along[k] / safe) for k in range(3)]
-    by_flow = (n[0] * p1[2] / fx) ** 2 + (n[1] * p1[2] / fy) ** 2
-    by_other = (n[0] * p1[0] + n[1] * p1[1] + n[2] * p1[2]) / parallax1
-    in_reference = [R[0, k] * n[0] + R[1, k] * n[1] + R[2, k] * n[2] for k in range(3)]
-    by_reference = (in_reference[0] * p0[0] + in_reference[1] * p0[1] + in_reference[2] * p0[2]) / parallax0
-    variance = by_flow * flow.flow_sigma**2
-    variance += (by_other * flow.other_disparity_sigma) ** 2
-    variance += (by_reference * flow.disparity_sigma) ** 2
-    return np.sqrt(variance)
+def _motion(flow: StereoFlow, camera: StereoCamera, ego: np.ndarray, rows: slice):
+    """Return points, motions (each 3 x (h, W) [m]), and length of the motion and its standard deviation, of some rows.
+
+    Points are in the reference frame. Motions are in the axes of the other frame: they turn no length.
+    """
+    R, t = ego[:3, :3].astype(np.float32), ego[:3, 3].astype(np.float32)
+    fx, fy, cx, cy = (np.float32(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    at_infinity, per_pixel = np.float32(camera.disparity_at_infinity), np.float32(camera.fx * camera.baseline)
+    x = (np.arange(camera.width, dtype=np.float32) - cx) / fx
+    y = ((np.arange(rows.start, rows.stop, dtype=np.float32) - cy) / fy)[:, None]
+
+    def inverse(disparity):
+        parallax = disparity[rows] - at_infinity
+        parallax[parallax < _MIN_PARALLAX] = np.nan
+        return np.divide(np.float32(1), parallax, out=parallax)
+
+    inverse0, inverse1 = inverse(flow.disparity), inverse(flow.other_disparity)
+    z0, z1 = inverse0 * per_pixel, inverse1 * per_pixel
+    p0 = (z0 * x, z0 * y, z0)
+    x1, y1 = flow.flow[rows, :, 0] * (1 / fx), flow.flow[rows, :, 1] * (1 / fy)
+    x1 += x
+    y1 += y
+    p1 = (np.multiply(x1, z1, out=x1), np.multiply(y1, z1, out=y1), z1)
+    turned, moved = [], []
+    for k in range(3):
+        ray = x * R[k, 0] + (y * R[k, 1] + R[k, 2])
+        ray *= z0
+        turned.append(ray)
+        motion = p1[k] - ray
+        motion -= t[k]
+        moved.append(motion)
+    length = np.sqrt(_dot(moved, moved))
+    # A mask as a factor: choosing by it, pixel for pixel, takes ten times as long.
+    rests = (length < _AT_REST).astype(np.float32)
+    scale = 1 / (length + rests)
+    along_ray = rests / np.sqrt(_dot(p1, p1))
+    n = []
+    for k in range(3):
+        direction = moved[k] * scale
+        direction *= 1 - rests
+        direction += p1[k] * along_ray
+        n.append(direction)
+    by_flow = n[0] * (z1 * (1 / fx))
+    by_flow *= by_flow
+    by_v = n[1] * (z1 * (1 / fy))
+    by_v *= by_v
+    by_flow += by_v
+    # By the disparities: a point moves along its ray, by itself over the disparity.
+    by_other = _dot(n, p1)
+    by_other *= inverse1
+    by_reference = _dot(n, turned)
+    by_reference *= inverse0
+    by_flow *= flow.flow_sigma[rows] ** 2
+    by_other *= flow.other_disparity_sigma[rows]
+    by_reference *= flow.disparity_sigma[rows]
+    by_other *= by_other
+    by_reference *= by_reference
+    by_flow += by_other
+    by_flow += by_reference
+    return p0, moved, length, np.sqrt(by_flow, out=by_flow)
+
+
+def _nan_outside(mask: np.ndarray) -> np.ndarray:
+    """Return what added to values leaves those in the mask and makes the others NaN: 0 / 1 and 0 / 0."""
+    return np.divide(np.float32(0), mask, dtype=np.float32)
+
+
+def _dot(a, b) -> np.ndarray:
+    total = a[0] * b[0]
+    total += a[1] * b[1]
+    total += a[2] * b[2]
+    return total

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from zeroflow_ros import transforms
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.camera_motion import (
     CameraMotionConfig,
     MatchedPixels,
@@ -47,7 +48,10 @@ def error(found, true):
     return np.linalg.norm(difference[:3, 3]), np.linalg.norm(transforms.rotation_vector(difference))
 
 
-def test_rigid_flow_is_the_projection_of_the_moved_points():
+@pytest.mark.parametrize('has_kernels', [True, False], ids=['numba', 'numpy'])
+def test_rigid_flow_is_the_projection_of_the_moved_points(has_kernels, monkeypatch):
+    if not has_kernels:
+        monkeypatch.setattr(numba_support, 'numba_kernels', None)
     disparity, true = scene(), motion(*DRIVING)
     disparity[0, 0] = np.nan
     points = CAMERA.points(disparity).astype(np.float64) @ true[:3, :3].T + true[:3, 3]
@@ -62,7 +66,10 @@ def test_rigid_flow_is_the_projection_of_the_moved_points():
     np.testing.assert_allclose(some_other, found[rows, columns], atol=1e-3)
 
 
-def test_rigid_flow_is_unknown_behind_the_other_camera_and_right_at_infinity():
+@pytest.mark.parametrize('has_kernels', [True, False], ids=['numba', 'numpy'])
+def test_rigid_flow_is_unknown_behind_the_other_camera_and_right_at_infinity(has_kernels, monkeypatch):
+    if not has_kernels:
+        monkeypatch.setattr(numba_support, 'numba_kernels', None)
     disparity = np.full((80, 160), CAMERA.disparity_at_infinity, np.float32)
     disparity[:40] = CAMERA.disparity(np.array(2.0))
     flow, other = rigid_flow(CAMERA, disparity, motion((0, 0.01, 0), (0, 0, -3)))

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from zeroflow_ros import transforms
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.camera_motion import rigid_flow
 from zeroflow_ros.camera.moving_pieces import MovingPiecesConfig, find_moving_pieces, motion_residual
 from zeroflow_ros.camera.stereo import StereoCamera
@@ -127,6 +128,22 @@ def test_the_residual_of_a_rigid_scene_is_its_noise():
     # Three residuals, each about one standard deviation.
     assert np.sqrt(np.mean(in_sigmas**2)) == pytest.approx(np.sqrt(3), rel=0.1)
     assert 0.3 < np.median(residual) < 1.0
+
+
+@pytest.mark.parametrize('with_other', [True, False])
+def test_the_kernel_gives_the_residual_of_numpy(with_other, monkeypatch):
+    if numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
+    disparity, flow, other = measured([(BOX, 6.0, shifted(0.3, 0, 0.1))])
+    disparity[3], other[5] = np.nan, np.nan
+
+    def residual():
+        return motion_residual(CAMERA, disparity, flow, EGO, other_disparity=other if with_other else None)
+
+    fast = residual()
+    monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    for a, b in zip(fast, residual(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)  # float32 of 100 px, minus each other
 
 
 def test_settings_that_cannot_be_are_refused():

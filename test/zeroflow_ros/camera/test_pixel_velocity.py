@@ -3,10 +3,20 @@ import numpy as np
 import pytest
 
 from zeroflow_ros import transforms
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.pixel_velocity import is_moving, pixel_velocity
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow
 
 CAMERA = StereoCamera(32, 16, 40.0, 42.0, 15.0, 8.0, 0.5, right_cx=14.5)
+
+
+@pytest.fixture(autouse=True, params=['numba', 'numpy'])
+def kernels(request, monkeypatch):
+    """Run each test with the kernels and without them."""
+    if request.param == 'numpy':
+        monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    elif numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
 
 
 def motion(axis_angle=(0.02, -0.05, 0.01), translation=(0.1, -0.02, -0.6)):

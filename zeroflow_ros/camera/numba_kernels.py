@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numba kernels of the loops over pixels: flow of a rigid scene, residuals of a motion, velocities.
+
+The innermost loops run along a row without branches, so that LLVM vectorises them. Each has a numpy counterpart that
+gives the same values: `rigid_flow_rate`, `motion_residual` and `pixel_velocity`.
+"""
+
+import numba
+import numpy as np
+
+_compiled = numba.njit(cache=True, nogil=True, error_model='numpy')
+_ONE, _ZERO, _NAN = np.float32(1), np.float32(0), np.float32(np.nan)
+_IN_FRONT = np.float32(1e-3)
+_AT_REST = np.float32(1e-3)
+_MIN_PARALLAX = np.float32(1e-3)
+
+
+@_compiled
+def rigid_flow(disparity, turned, shift, at_infinity, flow, other_disparity):
+    """Write flow (H, W, 2) and other_disparity (H, W) of a scene that moves as one body; see `rigid_flow_rate`.
+
+    disparity: (H, W) float32. turned: (3, 3), shift: (3,), at_infinity: float32.
+    """
+    height, width = disparity.shape
+    for y in range(height):
+        v = np.float32(y)
+        u0 = v * turned[0, 1] + turned[0, 2]
+        v0 = v * turned[1, 1] + turned[1, 2]
+        w0 = v * turned[2, 1] + turned[2, 2]
+        for x in range(width):
+            u = np.float32(x)
+            parallax = disparity[y, x] - at_infinity
+            w = parallax * shift[2] + u * turned[2, 0] + w0
+            scale = _ONE / w if w >= _IN_FRONT else _NAN
+            flow[y, x, 0] = (parallax * shift[0] + u * turned[0, 0] + u0) * scale - u
+            flow[y, x, 1] = (parallax * shift[1] + u * turned[1, 0] + v0) * scale - v
+            other_disparity[y, x] = parallax * scale + at_infinity
+
+
+@_compiled
+def motion_residual(disparity, flow, other_disparity, has_other, turned, shift, at_infinity, flow_variance,
+                    disparity_variance, residual, in_sigmas):  # fmt: skip
+    """Write residual (H, W) [px] and in_sigmas (H, W) of a motion; see `motion_residual` of moving_pieces.
+
+    disparity, other_disparity: (H, W), flow: (H, W, 2) float32; other_disparity is used if has_other.
+    """
+    height, width = disparity.shape
+    for y in range(height):
+        v = np.float32(y)
+        u0 = v * turned[0, 1] + turned[0, 2]
+        v0 = v * turned[1, 1] + turned[1, 2]
+        w0 = v * turned[2, 1] + turned[2, 2]
+        for x in range(width):
+            u = np.float32(x)
+            parallax = disparity[y, x] - at_infinity
+            w = parallax * shift[2] + u * turned[2, 0] + w0
+            scale = _ONE / w if w >= _IN_FRONT else _NAN
+            target_u = (parallax * shift[0] + u * turned[0, 0] + u0) * scale
+            target_v = (parallax * shift[1] + u * turned[1, 0] + v0) * scale
+            off_u, off_v = target_u - u - flow[y, x, 0], target_v - v - flow[y, x, 1]
+            rate_u, rate_v = (shift[0] - target_u * shift[2]) * scale, (shift[1] - target_v * shift[2]) * scale
+            squared = off_u * off_u + off_v * off_v
+            sigmas = squared / (flow_variance + disparity_variance * (rate_u * rate_u + rate_v * rate_v))
+            if has_other:
+                change = other_disparity[y, x] - parallax * scale - at_infinity
+                change = change * change if change == change else _ZERO  # not known: no evidence
+                squared += change
+                sigmas += change / (disparity_variance + disparity_variance)
+            residual[y, x] = np.sqrt(squared)
+            in_sigmas[y, x] = np.sqrt(sigmas)
+
+
+@_compiled
+def pixel_velocity(disparity, other_disparity, flow, disparity_sigma, other_disparity_sigma, flow_sigma, motion_sigma,
+                   has_depth, is_measured, camera, rotation, translation, dt, points, velocity,
+                   speed_sigma):  # fmt: skip
+    """Write points, velocity (H, W, 3) and speed_sigma (H, W) of all pixels; see `pixel_velocity`.
+
+    Maps are (H, W) float32 and bool, flow is (H, W, 2). motion_sigma: NaN where not known. camera: (6,) float32: fx,
+    fy, cx, cy, disparity at infinity, fx * baseline. rotation: (3, 3), translation: (3,), dt: float32.
+    """
+    height, width = disparity.shape
+    fx, fy, cx, cy, at_infinity, per_pixel = camera
+    inv_fx, inv_fy, inv_dt, abs_inv_dt = _ONE / fx, _ONE / fy, _ONE / dt, abs(_ONE / dt)
+    r00, r01, r02 = rotation[0]
+    r10, r11, r12 = rotation[1]
+    r20, r21, r22 = rotation[2]
+    t0, t1, t2 = translation
+    for y in range(height):
+        ray_y = (np.float32(y) - cy) * inv_fy
+        for x in range(width):
+            ray_x = (np.float32(x) - cx) * inv_fx
+            parallax0, parallax1 = disparity[y, x] - at_infinity, other_disparity[y, x] - at_infinity
+            inverse0 = _ONE / parallax0 if parallax0 > _MIN_PARALLAX else _NAN
+            inverse1 = _ONE / parallax1 if parallax1 > _MIN_PARALLAX else _NAN
+            z0, z1 = per_pixel * inverse0, per_pixel * inverse1
+            p1x, p1y = (ray_x + flow[y, x, 0] * inv_fx) * z1, (ray_y + flow[y, x, 1] * inv_fy) * z1
+            ax = (ray_x * r00 + ray_y * r01 + r02) * z0
+            ay = (ray_x * r10 + ray_y * r11 + r12) * z0
+            az = (ray_x * r20 + ray_y * r21 + r22) * z0
+            mx, my, mz = p1x - ax - t0, p1y - ay - t1, z1 - az - t2
+            length = np.sqrt(mx * mx + my * my + mz * mz)
+            rests = length < _AT_REST
+            scale = _ONE / (np.sqrt(p1x * p1x + p1y * p1y + z1 * z1) if rests else length)
+            nx, ny, nz = (p1x if rests else mx) * scale, (p1y if rests else my) * scale, (z1 if rests else mz) * scale
+            by_u, by_v = nx * z1 * inv_fx, ny * z1 * inv_fy
+            by_other = (nx * p1x + ny * p1y + nz * z1) * inverse1 * other_disparity_sigma[y, x]
+            by_reference = (nx * ax + ny * ay + nz * az) * inverse0 * disparity_sigma[y, x]
+            by_flow = (by_u * by_u + by_v * by_v) * flow_sigma[y, x] * flow_sigma[y, x]
+            sigma = np.sqrt(by_flow + by_other * by_other + by_reference * by_reference)
+            known = motion_sigma[y, x]
+            sigma = known if known == known else sigma
+            # Infinity minus itself is not 0, nor is NaN minus itself.
+            valid = is_measured[y, x] & (length - length == _ZERO) & (sigma - sigma == _ZERO)
+            shown = _ZERO if valid else _NAN
+            depth_shown = _ZERO if has_depth[y, x] else _NAN
+            points[y, x, 0] = ray_x * z0 + depth_shown
+            points[y, x, 1] = ray_y * z0 + depth_shown
+            points[y, x, 2] = z0 + depth_shown
+            velocity[y, x, 0] = (mx * r00 + my * r10 + mz * r20) * inv_dt + shown
+            velocity[y, x, 1] = (mx * r01 + my * r11 + mz * r21) * inv_dt + shown
+            velocity[y, x, 2] = (mx * r02 + my * r12 + mz * r22) * inv_dt + shown
+            speed_sigma[y, x] = sigma * abs_inv_dt + shown
