@@ -17,6 +17,7 @@ _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame; holds the size
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _MOSAICS = {f'bayer_{order}': f'bayer_{order}8' for order in ('rggb', 'bggr', 'gbrg', 'grbg')}
+_BLOCK, _GREY, _GREY_COLUMNS = 8, 128, 32
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, b'\xff\xd9'
 
 
@@ -68,6 +69,16 @@ def decode_compressed(data: np.ndarray, image_format: str, *, as_grey: bool = Fa
         return pixels, 'bgra8'
     # A publisher that names rgb8 as what it compressed did not convert to the order of OpenCV.
     return pixels, 'rgb8' if transport.endswith('compressed rgb8') else 'bgr8'
+
+
+def ends_grey(pixels: np.ndarray) -> bool:
+    """Return whether the end of a decoded image, (H, W) or (H, W, 3), is what a JPEG decoder puts for lost data.
+
+    When compressed data is missing before the end marker, OpenCV reports no error: the rest of the image is garbled,
+    the data ends early, and the last blocks are exactly grey. Progressive files do not show it.
+    """
+    num_rows = (len(pixels) - 1) % _BLOCK + 1  # of the last row of blocks
+    return bool((pixels[-num_rows:, -_GREY_COLUMNS:] == _GREY).all())
 
 
 def _damaged(what: str, num_bytes: int) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from zeroflow_ros.camera.camera_model import CameraModel, Rectifier, stereo_camera
+from zeroflow_ros.camera.compressed_image import ends_grey
 from zeroflow_ros.camera.image import BitDepth, Image, decode_image
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.camera.stereo_pairing import StereoMessages
-from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.errors import ConfigError, ImageError
 
 
 class CalibrationError(ConfigError):
@@ -65,6 +66,13 @@ class StereoReader:
         right = decode_image(messages.right, bit_depth=self._bit_depth, as_grey=self._right_as_grey)
         if self._bit_depth.bits != bits:  # the right image needs more bits than the left one
             left = decode_image(messages.left, bit_depth=self._bit_depth)
+        is_torn = [hasattr(message, 'format') and ends_grey(image.pixels)
+                   for message, image in ((messages.left, left), (messages.right, right))]  # fmt: skip
+        if is_torn[0] != is_torn[1]:  # both may show a grey world, in a simulation
+            raise ImageError(
+                f'The {"left" if is_torn[0] else "right"} JPEG image lacks data: it ends in grey blocks. Check the '
+                'connection of the camera and its driver for lost data, or lower its resolution or rate.'
+            )
         return left, right
 
     def _use(self, left_info, right_info, left_frame: str, right_frame: str) -> None:

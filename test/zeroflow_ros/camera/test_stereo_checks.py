@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from image_messages import compressed
 
 from zeroflow_ros.camera.image import decode_image
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
@@ -138,15 +137,20 @@ def test_a_scene_without_corners_gives_no_measurement():
     assert checks.row_error_px is None
 
 
-def test_a_jpeg_whose_rest_is_lost_before_its_end_marker():
-    """Such a file decodes without an error; its last rows have one colour."""
-    data = cv2.imencode('.jpg', view(-8))[1].tobytes()
-    torn = decode_image(compressed(data[: len(data) // 2] + b'\xff\xd9', 'jpeg')).pixels
-    assert kinds(StereoChecks().check(frame(right=torn))) == [('damaged', FrameDrop.MALFORMED)]
-    both_dark_below = [image.copy() for image in (view(), view(-8))]
-    for image in both_dark_below:
-        image[-20:] = 0  # the own bonnet
-    assert StereoChecks().check(frame(*both_dark_below)) == []
+def test_a_change_of_one_camera_only_is_a_warning():
+    checks = StereoChecks()
+    assert checks.check(frame()) == []
+    brighter = [(noisy(image, 1) * 0.8).astype(np.uint8) for image in (view(), view(-8))]
+    assert checks.check(frame(*brighter)) == []  # both: exposure
+    covered = view(-8)
+    covered[60:, 100:] = 10
+    for n in range(5):
+        findings = checks.check(frame(noisy(view(), n), noisy(covered, n)))
+        assert ('one camera changed', None) in kinds(findings) and not any(one.drop for one in findings)
+        assert '% of the rows of one camera changed' in findings[-1].text
+    last = checks.check(frame(noisy(view(), 6), noisy(covered, 6)))
+    assert ('one camera changed', None) not in kinds(last)  # by now the usual look
+    assert kinds(StereoChecks().check(frame(right=covered))) == kinds(last)
 
 
 def test_reset_forgets_the_last_images():
@@ -184,6 +188,10 @@ def test_a_recorded_drive_has_no_findings(recorded):
     checks = StereoChecks(every=1)
     assert [checks.check(one) for one in recorded] == [[], []]
     assert checks.num_matches > 80 and checks.row_error_px < 0.5  # KITTI's own calibration
+    garbled = recorded[1].left.copy()
+    garbled[200:] = np.roll(garbled[200:], 400, axis=1) // 2 + 100  # as blocks are after lost data
+    findings = checks.check(StereoFrame(garbled, recorded[1].right + np.uint8(1), recorded[1].camera))
+    assert ('one camera changed', None) in kinds(findings)
 
 
 def test_a_recorded_drive_with_faults(recorded):

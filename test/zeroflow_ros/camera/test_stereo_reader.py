@@ -132,6 +132,34 @@ def test_both_cameras_of_16_bits_keep_the_same_brightness():
     assert (frame.left[0, 0], frame.right[0, 0], frame.bits) == (900 >> 4, 4000 >> 4, 12)
 
 
+@pytest.mark.parametrize('size', [(96, 128), (97, 131), (81, 130)])
+@pytest.mark.parametrize('colours', [1, 3])
+@pytest.mark.parametrize('damage', ['cut', 'hole', 'noise'])
+def test_a_jpeg_that_lacks_data_before_its_end_marker(size, colours, damage):
+    """Such a file decodes without an error."""
+    pixels = cv2.resize(np.random.default_rng(4).integers(0, 255, (24, 32), np.uint8), size[::-1])
+    pixels = np.dstack([pixels] * colours).squeeze()
+    good = cv2.imencode('.jpg', pixels)[1].tobytes()
+    third, end = len(good) // 3, b'\xff\xd9'
+    bad = {
+        'cut': good[: 2 * third] + end, 'hole': good[:third] + good[2 * third :],
+        'noise': good[:third] + np.random.default_rng(1).bytes(100) + good[2 * third :],
+    }[damage]  # fmt: skip
+    infos = [camera_info(size[1], size[0], tx=tx) for tx in (0, -6.0)]
+    for sides, which in (((bad, good), 'left'), ((good, bad), 'right')):
+        with pytest.raises(ImageError, match=f'{which} JPEG image lacks data|truncated or damaged'):
+            stereo_frame(*(compressed(data) for data in sides), *infos)
+    assert stereo_frame(compressed(good), compressed(good), *infos).left.shape == pixels.shape
+
+
+def test_a_grey_world_is_no_lost_data():
+    grey = np.full((48, 64), 128, np.uint8)
+    grey[:20] = GREY[:20]
+    file = compressed(cv2.imencode('.jpg', grey)[1].tobytes())
+    assert stereo_frame(file, file, LEFT, RIGHT).left[-1, -1] == 128
+    assert stereo_frame(image(grey, 'mono8'), image(GREY, 'mono8'), LEFT, RIGHT).left[-1, -1] == 128
+
+
 def test_frames_of_a_recording(shared_data):
     """JPEG of 1242 x 375 pixels; what KITTI says of its cameras."""
     rosbags = pytest.importorskip('rosbags.highlevel', reason='needs rosbags')
