@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 
 from zeroflow_ros.engines.model_card import METADATA_KEY, NO_CHECKSUM, ModelCard, stamp_checksum
+from zeroflow_ros.engines.stereo_card import StereoCard
 
 
-def write_model(proto, card: ModelCard, path: Path) -> ModelCard:
-    """Write a graph (onnx.ModelProto) with its card inside, atomically; return the card with the checksum."""
+def write_model(proto, card: ModelCard | StereoCard, path: Path, *, key: str = METADATA_KEY) -> ModelCard | StereoCard:
+    """Write a graph (onnx.ModelProto) with its card inside, atomically; return the card with the checksum.
+
+    key: of the card in the metadata.
+    """
     import onnx
 
     card = dataclasses.replace(card, checksum=NO_CHECKSUM)
@@ -17,7 +21,7 @@ def write_model(proto, card: ModelCard, path: Path) -> ModelCard:
     for part in (proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]  # torch stores local source paths here
     entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, card.to_json()
+    entry.key, entry.value = key, card.to_json()
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')

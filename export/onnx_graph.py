@@ -31,7 +31,7 @@ def export_onnx(
     form = student.form if form == 'vehicle' else form
     if form not in (student.form, 'full'):
         raise ZeroFlowError(f'{checkpoint.student} has the forms {student.form} and full, not {form}.')
-    _fold_batch_norms(student)  # in float32, also for float16 files
+    fold_batch_norms(student)  # in float32, also for float16 files
     student.merge_layers()
     beside = _vehicle_weights(student) if form != 'full' else {}  # before the student is converted to float16
     build = {'dense': _dense, 'gather': _gather, 'full': _full}[form]
@@ -57,12 +57,12 @@ def dense_module(checkpoint, precision: str = 'float32'):
     import torch
 
     student = checkpoint.build()
-    _fold_batch_norms(student)
+    fold_batch_norms(student)
     student.merge_layers()
     return _dense(student, torch.float16 if precision == 'float16' else torch.float32)[0]
 
 
-def _fold_batch_norms(module) -> None:
+def fold_batch_norms(module) -> None:
     """Merge each convolution with the batch norm that follows it, in place; module is in eval mode."""
     import torch
 
@@ -71,7 +71,7 @@ def _fold_batch_norms(module) -> None:
         if isinstance(child, torch.nn.BatchNorm2d) and isinstance(previous[1], torch.nn.Conv2d):
             setattr(module, previous[0], torch.nn.utils.fuse_conv_bn_eval(previous[1], child))
             setattr(module, name, torch.nn.Identity())
-        _fold_batch_norms(child)
+        fold_batch_norms(child)
         previous = name, child
 
 

@@ -8,6 +8,11 @@ OUT is the form for the vehicle: dense (pillar images in, a hidden layer out) fo
 otherwise gather (pillar images, cells and offsets of points in, flow of the points out). The full form (points in, flow
 out) is the portable reference; its file name is OUT with `_full` before the suffix. Checkpoints of ZeroFlow and
 OpenSceneFlow (FastFlow3D, DeFlow, SeFlow) are converted automatically.
+
+Students for stereo cameras (dwarf, stereo_lite) have one form: images in, scene flow of each pixel out. For dwarf, the
+checkpoint may be a .npz file of its TensorFlow variables, see docs/stereo_training.md:
+       python3 -m export.to_onnx runs/stereo/last.pt --out stereo.onnx --size 640x192
+       python3 -m export.to_onnx dwarf.npz --out dwarf.onnx --sigma-px 1.5 2 2
 """
 
 import argparse
@@ -15,7 +20,7 @@ import sys
 from pathlib import Path
 
 from export.onnx_graph import export_onnx
-from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='export.to_onnx', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('checkpoint', type=Path, help='checkpoint file, .pt or .ckpt')
+    parser.add_argument('checkpoint', type=Path, help='checkpoint file, .pt, .ckpt or .npz')
     parser.add_argument('--out', type=Path, required=True, help='.onnx file to write')
     parser.add_argument(
         '--forms', nargs='+', choices=('vehicle', 'dense', 'gather', 'full'), default=['vehicle', 'full'],
@@ -41,11 +46,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--show-keys', action='store_true', help='when the weights are not those of a student, list every key'
     )
+    parser.add_argument(
+        '--size', type=_size, metavar='WxH', help="size of a camera student's images in px (default: the student's own)"
+    )
+    parser.add_argument(
+        '--sigma-px', type=float, nargs=3, metavar='PX',
+        help='standard deviations of the disparity in both frames and of the flow, for students that do not\n'
+        'estimate them, in px of their images',
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         from training.learning.checkpoint import load_checkpoint
+        from training.students import CAMERA_STUDENTS
 
         checkpoint = load_checkpoint(options.checkpoint, student=options.student)
+        if checkpoint.student in CAMERA_STUDENTS:
+            from export.stereo_onnx import export_stereo_onnx
+
+            if options.precision != 'float32':
+                raise ConfigError('Students for stereo cameras are exported in float32; leave --precision out.')
+
+            card = export_stereo_onnx(checkpoint, options.out, size=options.size, sigma_px=options.sigma_px)
+            size = f'{options.out.stat().st_size / 1e6:.1f} MB'
+            images = f'images of {card.width} x {card.height} px'
+            print(f'{options.out}: {card.student}, {images}, {size}, sha256 {card.checksum[:12]}')
+            return 0
         for form in options.forms:
             beside = options.out.with_name(f'{options.out.stem}_full{options.out.suffix}')
             path = beside if form == 'full' else options.out
@@ -58,6 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
             print('\n'.join(getattr(error, 'details', [])), file=sys.stderr)
         return 1
     return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition('x')
+    return int(width), int(height)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,8 @@ import torch
 
 from training.learning.lightning_import import allowed_globals, check_state_dict, find_weights, import_lightning
 from training.learning.unsupported_checkpoints import WeightsError, unreadable_file
-from training.students import PillarStudent, build_student
+from training.students import CameraStudent, PillarStudent, build_student
+from training.students.dwarf_weights import load_variables
 from zeroflow_ros.errors import ModelError
 
 POLICIES = ('ground', 'z_origin', 'network_frame', 'direction', 'licence')
@@ -44,7 +45,7 @@ class Checkpoint:
         about = {'network_frame': 'source'} | self.provenance  # all our students'; old checkpoints lack it
         return {name: about[name] for name in POLICIES}
 
-    def build(self) -> PillarStudent:
+    def build(self) -> PillarStudent | CameraStudent:
         """Return the student with the checkpoint's weights, in eval mode.
 
         Raises: ModelError with the list of differences when keys or shapes do not match.
@@ -59,6 +60,7 @@ class Checkpoint:
 def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
     """Read a checkpoint of ours, of ZeroFlow or of OpenSceneFlow; no code in the file is executed.
 
+    A .npz file holds the TensorFlow variables of DWARF.
     student: name of the student in a foreign file; None derives it from the file's keys and settings.
     Raises: ModelError for any other file, and when keys or shapes do not match the student.
     """
@@ -66,6 +68,13 @@ def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
     if not path.is_file():
         found = f'{path} is a folder, not a checkpoint file' if path.is_dir() else f'No checkpoint at {path}'
         raise ModelError(f'{found}. Train one with: python3 -m training.train --config CONFIG --out DIR')
+    if path.suffix == '.npz':
+        about = {
+            'data': f'TensorFlow variables of DWARF in {path.name}',
+            'supervision': 'unknown',
+            'licence': 'unknown',
+        }
+        return Checkpoint('dwarf', load_variables(path), about)
     try:
         with torch.serialization.safe_globals(allowed_globals(path)):
             content = torch.load(path, map_location='cpu', weights_only=True)

@@ -26,13 +26,16 @@ class CameraStudent(nn.Module):
     """A student of stereo images.
 
     multiple: width and height of its images are multiples of this [px]. resize: how other sizes get there, 'pad'
-    (reflected borders, centred) or 'scale'. log_sigma: whether it estimates its errors.
+    (reflected borders, centred) or 'scale'. default_size: width and height of the images of a model file [px].
+    log_sigma: whether it estimates its errors. uses_ego_motion: whether it takes ego motion; it works without.
     """
 
     name: str
     multiple: int
     resize: str
+    default_size: tuple[int, int]
     log_sigma: bool
+    uses_ego_motion: bool
 
     def forward(self, left0: Tensor, right0: Tensor, left1: Tensor, right1: Tensor,
                 ego_motion: Tensor | None = None) -> StereoPrediction:  # fmt: skip

@@ -45,7 +45,9 @@ class Dwarf(CameraStudent):
 
     name = 'dwarf'
     resize = 'pad'
+    default_size = (1280, 384)  # for the images of KITTI
     log_sigma = False
+    uses_ego_motion = False
 
     def __init__(self, coarsest: int = COARSEST):
         super().__init__()

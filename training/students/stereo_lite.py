@@ -30,7 +30,9 @@ class StereoLite(CameraStudent):
     name = 'stereo_lite'
     multiple = 16
     resize = 'scale'
+    default_size = (640, 192)  # half of KITTI's
     log_sigma = True
+    uses_ego_motion = True
 
     def __init__(self, widths: tuple[int, int, int, int] = (16, 32, 48, 64), num_disparities: int = 24):
         super().__init__()

@@ -25,25 +25,7 @@ class OnnxRuntimeEngine:
 
         Raises: ModelError when it is not an ONNX file, has no valid card, or does not match its card.
         """
-        try:
-            import onnxruntime  # imported here because it takes 0.2 s
-        except ImportError as error:
-            raise ModelError(
-                f'Running a model needs ONNX Runtime, which cannot be imported ({error}). '
-                "Run 'pip install onnxruntime'; the ROS distributions do not package it."
-            ) from error
-        self.runs_on = f'onnxruntime {onnxruntime.__version__} on {num_threads} CPU threads'
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3  # errors reach the caller as exceptions
-        # Spinning threads take cores from the rest of the node: 43 instead of 55 of 59 sweeps get flow.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-            metadata = self._session.get_modelmeta().custom_metadata_map  # raises when a text is not UTF-8
-        except Exception as error:  # onnxruntime raises a dozen unrelated types here
-            first_line = str(error).strip().splitlines()[0]
-            raise ModelError(f'ONNX Runtime cannot load {path}: {first_line} {REMEDY}') from error
+        self._session, metadata, self.runs_on = open_session(path, num_threads)
         if METADATA_KEY not in metadata:
             raise ModelError(
                 f'{path} is an ONNX file without a model card, so its frames and units are unknown. {REMEDY}'
@@ -78,6 +60,32 @@ class OnnxRuntimeEngine:
         """Return the residual flow of each source point [m], (N, 3) float32; NaN rows outside the grid."""
         clouds = [(source, network_T_source), (target, network_T_target), *older][: self.card.num_sweeps]
         return self._form.infer(clouds, watch)
+
+
+def open_session(path: Path, num_threads: int) -> tuple[object, dict[str, str], str]:
+    """Return the session of an ONNX file on the CPU, its metadata, and the library and processor that run it.
+
+    Raises: ModelError without ONNX Runtime, or when it cannot load the file.
+    """
+    try:
+        import onnxruntime  # imported here because it takes 0.2 s
+    except ImportError as error:
+        raise ModelError(
+            f'Running a model needs ONNX Runtime, which cannot be imported ({error}). '
+            "Run 'pip install onnxruntime'; the ROS distributions do not package it."
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3  # errors reach the caller as exceptions
+    # Spinning threads take cores from the rest of the node: 43 instead of 55 of 59 sweeps get flow.
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+        metadata = session.get_modelmeta().custom_metadata_map  # raises when a text is not UTF-8
+    except Exception as error:  # onnxruntime raises a dozen unrelated types here
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(f'ONNX Runtime cannot load {path}: {first_line} {REMEDY}') from error
+    return session, metadata, f'onnxruntime {onnxruntime.__version__} on {num_threads} CPU threads'
 
 
 class _Dense:

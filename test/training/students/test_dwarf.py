@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='students need torch')
 
-from training.students import dwarf  # noqa: E402
-from training.students.dwarf import Dwarf  # noqa: E402
+from training.students.dwarf import Dwarf, _dense  # noqa: E402
 from training.students.dwarf_weights import load_variables, variable_shapes  # noqa: E402
+from training.students.stereo_layers import warp_along_rows, warp_by_flow  # noqa: E402
 from zeroflow_ros.errors import ModelError  # noqa: E402
 
 
@@ -74,7 +74,7 @@ def test_a_dense_layer_appends_what_it_computes():
     layer = torch.nn.Conv2d(1, 1, 1)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.constant_(layer.bias, -5)
-    assert dwarf._dense(layer, torch.full((1, 1, 1, 1), 3.0)).flatten().tolist() == [3, -0.5]
+    assert _dense(layer, torch.full((1, 1, 1, 1), 3.0)).flatten().tolist() == [3, -0.5]
 
 
 def test_input_of_a_level_is_volumes_features_values_and_features_from_above(small):
@@ -95,15 +95,15 @@ def test_input_of_a_level_is_volumes_features_values_and_features_from_above(sma
     torch.testing.assert_close(volumes[:, 180:212], left0)
     assert torch.equal(volumes[:, 212:216], upsampled) and torch.equal(volumes[:, 216:], features)
     pixels = upsampled * 20 / 4  # of the full size, divided by 20; at a quarter of the size
-    warped = dwarf.warp_along_rows(right0, pixels[:, :1])
+    warped = warp_along_rows(right0, pixels[:, :1])
     activated = torch.nn.functional.leaky_relu
     volume0 = activated((left0 * warped).mean(1), 0.1)
     torch.testing.assert_close(volumes[:, 4], volume0)  # offset 0 of -4..4
     torch.testing.assert_close(
-        volumes[:, 180 - 41], activated((left0 * dwarf.warp_by_flow(left1, pixels[:, 2:])).mean(1), 0.1)
+        volumes[:, 180 - 41], activated((left0 * warp_by_flow(left1, pixels[:, 2:])).mean(1), 0.1)
     )
     by = torch.cat([pixels[:, 2:3] + pixels[:, 1:2], pixels[:, 3:]], 1)
-    product = (dwarf.warp_by_flow(left1, pixels[:, 2:]) * dwarf.warp_by_flow(right1, by)).mean(1)
+    product = (warp_by_flow(left1, pixels[:, 2:]) * warp_by_flow(right1, by)).mean(1)
     torch.testing.assert_close(volumes[:, 9 + 4], activated(product, 0.1))
     both = activated((volumes[:, :9] * volumes[:, 9:18]).mean(1), 0.1)
     torch.testing.assert_close(volumes[:, 18 + 40], both)

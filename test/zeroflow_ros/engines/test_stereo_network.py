@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model files for stereo cameras run on the vehicle; their values are known, because the graphs are made by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip('onnx', reason='writing model files needs onnx')
+pytest.importorskip('cv2', reason='camera images need OpenCV')
+
+from export.model_file import write_model  # noqa: E402
+from zeroflow_ros.camera.static_scene import pixel_motion  # noqa: E402
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame  # noqa: E402
+from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
+from zeroflow_ros.engines.stereo_card import METADATA_KEY, StereoCard  # noqa: E402
+from zeroflow_ros.engines.stereo_network import NetworkStereoFlow  # noqa: E402
+from zeroflow_ros.errors import ModelError  # noqa: E402
+from zeroflow_ros.transforms import yaw_translation  # noqa: E402
+
+CAMERA = StereoCamera(16, 8, 10.0, 10.0, 7.5, 3.5, 0.5)
+SIGMA = (0.5, 1.0, 2.0)
+
+
+def write(path, *, ego_motion=False, sigma=False, **changes):
+    """Write a model at half of the camera's size. Its scene flow is the mean of each image, in their order.
+
+    With ego motion, that is its first row instead. The logarithms of the sigmas are 0, 1 and 2.
+    """
+    node, tensor = onnx.helper.make_node, onnx.helper.make_tensor
+    nodes, inputs = [], {'images': [4, 4, 8, 3]}
+    if ego_motion:
+        inputs['ego_motion'] = [1, 3, 4]
+        nodes += [node('Slice', ['ego_motion', 'zero', 'one', 'row'], ['given'])]
+    else:
+        nodes += [node('Cast', ['images'], ['f'], to=1), node('ReduceMean', ['f', 'axes'], ['given'], keepdims=0)]
+    nodes += [node('Reshape', ['given', 'shape'], ['values'])]
+    joined = 'values'
+    if sigma:
+        nodes += [node('Concat', ['values', 'sigmas'], ['both'], axis=1)]
+        joined = 'both'
+    num = 7 if sigma else 4
+    nodes += [node('Expand', [joined, 'size'], ['scene_flow'])]
+    integers = {'zero': [0], 'one': [1], 'row': [1], 'axes': [1, 2, 3], 'shape': [1, 4, 1, 1], 'size': [1, num, 4, 8]}
+    weights = [tensor(name, onnx.TensorProto.INT64, [len(value)], value) for name, value in integers.items()]
+    weights += [tensor('sigmas', onnx.TensorProto.FLOAT, [1, 3, 1, 1], [0, 1, 2])]
+    outputs = {'scene_flow': [1, num, 4, 8]}
+    kinds = {'images': onnx.TensorProto.UINT8}
+    values = [
+        [onnx.helper.make_tensor_value_info(name, kinds.get(name, onnx.TensorProto.FLOAT), shape)
+         for name, shape in part.items()] for part in (inputs, outputs)
+    ]  # fmt: skip
+    graph = onnx.helper.make_graph(nodes, 'hand_made', *values, weights)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 20)], ir_version=9)
+    card = StereoCard(
+        name='m', student='hand_made', precision='float32', width=8, height=4, resize='scale',
+        uses_ego_motion=ego_motion, estimates_sigma=sigma, sigma_px=SIGMA, training={}, licence='Apache-2.0',
+        versions={}, inputs=inputs, outputs=outputs,
+    )  # fmt: skip
+    write_model(proto, dataclasses.replace(card, **changes), path, key=METADATA_KEY)
+    return path
+
+
+def frame(left, right, camera=CAMERA):
+    return StereoFrame(*(np.full((8, 16, 3), value, np.uint8) for value in (left, right)), camera)
+
+
+def test_images_go_in_the_order_of_the_card_and_pixels_become_those_of_the_camera(tmp_path):
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx'), num_threads=1)
+    found = estimator.estimate(frame(3, 2), frame(1, 4))
+    assert estimator.name == 'm' and 'onnxruntime' in estimator.runs_on
+    assert found.disparity.shape == (8, 16) and found.flow.shape == (8, 16, 2)
+    assert (found.disparity == 6).all() and (found.other_disparity == 4).all()  # a pixel of the network is two
+    assert (found.flow == [2, 8]).all() and found.other_T_reference is None
+    assert (found.disparity_sigma == 1).all() and (found.other_disparity_sigma == 2).all()
+    assert (found.flow_sigma == 4).all()
+    assert all(part.dtype == np.float32 for part in (found.disparity, found.flow, found.flow_sigma))
+
+
+def test_pixels_that_leave_the_image_are_not_measured(tmp_path):
+    measured = NetworkStereoFlow(write(tmp_path / 'm.onnx')).estimate(frame(3, 2), frame(1, 2)).is_measured
+    assert measured[:4, :14].all() and measured.sum() == 4 * 14  # flow (2, 4) in an image of 16 x 8
+
+
+def test_pixels_without_disparity_are_not_measured(tmp_path):
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx'))
+    assert not estimator.estimate(frame(0, 2), frame(0, 0)).is_measured.any()
+    assert not estimator.estimate(frame(2, 0), frame(0, 0)).is_measured.any()
+    assert estimator.estimate(frame(2, 2), frame(0, 0)).is_measured.all()
+
+
+def test_ego_motion_is_that_of_the_networks_pixels_and_unknown_motion_is_none(tmp_path):
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True))
+    other_T_reference = yaw_translation(0.1, 0.2, 0.0, -0.5)
+    found = estimator.estimate(frame(1, 1), frame(1, 1), other_T_reference)
+    first_row = pixel_motion(CAMERA.scaled(8, 4), other_T_reference)[0]
+    np.testing.assert_allclose(found.disparity[0, 0], 2 * first_row[0], rtol=1e-6)
+    np.testing.assert_allclose(found.flow[0, 0], 2 * first_row[2:], rtol=1e-6)
+    assert found.other_T_reference is other_T_reference
+    np.testing.assert_allclose(found.disparity_sigma, 2 * np.sqrt(2), rtol=1e-6)  # of a Laplace distribution
+    np.testing.assert_allclose(found.flow_sigma, 2 * np.sqrt(2) * np.exp(2), rtol=1e-6)
+    assert (estimator.estimate(frame(1, 1), frame(1, 1)).disparity == 2).all()  # the first entry of the identity
+
+
+def test_disparity_of_infinitely_far_points_is_added_again(tmp_path):
+    camera = dataclasses.replace(CAMERA, right_cx=5.5)
+    found = NetworkStereoFlow(write(tmp_path / 'm.onnx')).estimate(frame(3, 2, camera), frame(1, 4, camera))
+    assert (found.disparity == 6 + 2).all() and (found.other_disparity == 4 + 2).all()
+
+
+def test_a_changed_file_or_another_model_is_refused(tmp_path):
+    path = write(tmp_path / 'm.onnx')
+    path.write_bytes(path.read_bytes().replace(b'hand_made', b'hand_mada'))
+    with pytest.raises(ModelError, match='damaged'):
+        NetworkStereoFlow(path)
+    with pytest.raises(ModelError, match='fields call for'):
+        NetworkStereoFlow(write(tmp_path / 'w.onnx', width=16))
+    with pytest.raises(ModelError, match='without a model card'):
+        OnnxRuntimeEngine(write(tmp_path / 'n.onnx'))
+    (tmp_path / 'x.onnx').write_bytes(b'text')
+    with pytest.raises(ModelError, match='cannot load'):
+        NetworkStereoFlow(tmp_path / 'x.onnx')

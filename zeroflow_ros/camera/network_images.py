@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stereo frames as the images that a network takes, and its predictions as pixels of the camera."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroflow_ros.camera.opencv import load_opencv
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
+from zeroflow_ros.errors import ModelError
+
+RESIZES = ('scale', 'pad')
+
+
+@dataclass(frozen=True)
+class NetworkImages:
+    """The images of a network.
+
+    width, height: their size [px]. resize: how images of a camera get this size, 'scale' or 'pad' (reflected borders,
+    the image in the centre).
+    """
+
+    width: int
+    height: int
+    resize: str = 'scale'
+
+    def camera(self, camera: StereoCamera) -> StereoCamera:
+        """Return the camera that takes the network's images; its disparity of infinitely far points is 0.
+
+        Raises: ModelError when images are larger than those of a network that pads them.
+        """
+        camera = dataclasses.replace(camera, right_cx=None)
+        if self.resize == 'scale':
+            return camera.scaled(self.width, self.height)
+        left, top = self._border(camera)
+        return dataclasses.replace(
+            camera, width=self.width, height=self.height, cx=camera.cx + left, cy=camera.cy + top
+        )
+
+    def images(self, frame: StereoFrame) -> np.ndarray:
+        """Return the left and the right image, (2, height, width, 3) uint8 RGB.
+
+        The right image is shifted where infinitely far points have a disparity, so that it becomes 0.
+        Raises: ModelError as `camera` does.
+        """
+        cv2 = load_opencv()
+        images = []
+        for image, shift in ((frame.left, 0), (frame.right, frame.camera.disparity_at_infinity)):
+            if image.ndim == 2:
+                image = np.repeat(image[..., None], 3, axis=2)
+            if shift:
+                matrix = np.float32([[1, 0, shift], [0, 1, 0]])
+                image = cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+            images.append(self._resized(cv2, image, frame.camera))
+        return np.stack(images)
+
+    def to_camera(self, values: np.ndarray, camera: StereoCamera) -> np.ndarray:
+        """Return values (height, width, C) float32 of the network's pixels at the pixels of the camera, (H, W, C)."""
+        if self.resize == 'pad':
+            left, top = self._border(camera)
+            return values[top : top + camera.height, left : left + camera.width]
+        if (self.width, self.height) == (camera.width, camera.height):
+            return values
+        cv2 = load_opencv()
+        resized = cv2.resize(values, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
+        return resized.reshape(camera.height, camera.width, -1)
+
+    def pixel_size(self, camera: StereoCamera) -> tuple[float, float]:
+        """Return the width and height of a pixel of the network in pixels of the camera."""
+        return (1.0, 1.0) if self.resize == 'pad' else (camera.width / self.width, camera.height / self.height)
+
+    def _resized(self, cv2, image: np.ndarray, camera: StereoCamera) -> np.ndarray:
+        if self.resize == 'scale':
+            shrinks = self.width * self.height < image.shape[0] * image.shape[1]
+            interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            return cv2.resize(image, (self.width, self.height), interpolation=interpolation)
+        left, top = self._border(camera)
+        rows, columns = (top, self.height - camera.height - top), (left, self.width - camera.width - left)
+        return np.pad(image, (rows, columns, (0, 0)), mode='reflect')
+
+    def _border(self, camera: StereoCamera) -> tuple[int, int]:
+        """Return the width of the borders that are added at the left and at the top [px]."""
+        if camera.width > self.width or camera.height > self.height:
+            raise ModelError(
+                f'The images of the camera are {camera.width} x {camera.height} px, and the model takes at most '
+                f'{self.width} x {self.height}. Export the model with a larger --size.'
+            )
+        return (self.width - camera.width) // 2, (self.height - camera.height) // 2
