@@ -12,7 +12,7 @@ from training.scoring.stereo_estimators import build_stereo_estimator
 from training.scoring.stereo_evaluation import evaluate_stereo
 from zeroflow_ros import transforms
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
-from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
+from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ModelError
 
 CAMERA = StereoCamera(8, 4, 10.0, 10.0, 3.5, 1.5, 1.0)
 FRAME = StereoFrame(np.zeros((4, 8), np.uint8), np.zeros((4, 8), np.uint8), CAMERA)
@@ -117,5 +117,13 @@ def test_what_cannot_be_scored_is_said():
             evaluate_stereo(pairs, [Oracle('true')])
     with pytest.raises(DataError, match='ground truth of the older frame of a pair only'):
         evaluate_stereo(Pairs(), [], sweep='latest')
-    with pytest.raises(ConfigError, match="Unknown estimator of stereo pairs 'embedded'; expected one of: classical"):
+    with pytest.raises(ConfigError, match="Unknown estimator of stereo pairs 'embedded'; expected one of"):
         build_stereo_estimator('embedded')
+
+
+def test_an_estimator_is_named_by_its_spec():
+    for spec in ('classical', 'classical?scale=1', 'teacher:stereo'):
+        assert build_stereo_estimator(spec).name == spec
+    assert build_stereo_estimator('classical?scale=0.25').config.scale == 0.25
+    with pytest.raises(ModelError, match=r'none\.onnx'):
+        build_stereo_estimator('none.onnx')
