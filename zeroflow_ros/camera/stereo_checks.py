@@ -17,7 +17,7 @@ _NO_CONTRAST = 8  # grey levels between the darkest and the brightest 2 %, below
 _BLACK, _WHITE = 16, 240
 _MOST_SATURATED = 0.3  # share of pixels at the upper end above which depth has holes
 _EXPOSURE, _EXPOSURE_RATIO = 15, 1.3  # difference of the mean brightness of left and right [grey levels], and ratio
-_ROW_JUMP, _MOST_ROWS = 15, 0.06  # grey levels of the mean of a row, and share of the rows; a drive stays below 0.03
+_ROW_JUMP, _MOST_ROWS = 15, 0.1  # grey levels of the mean of a row, and share of the rows; a drive stays below 0.03
 _JUMPS = 5  # frames after which the new look of a camera is taken as the usual one
 
 _MATCH_WIDTH = 640  # px; larger images are reduced by a whole factor before matching

@@ -134,6 +134,14 @@ class StereoPairing:
             outcomes += self._without_partner(side, next(iter(self._waiting[side])))
         return outcomes
 
+    def flush(self) -> list[PairingOutcome]:
+        """Return why the images that still wait are not used, at the end of a recording; forget them."""
+        outcomes = [] if self._complete is None else [self._no_info()]
+        for side in SIDES:
+            for stamp in list(self._waiting[side]):
+                outcomes += self._without_partner(side, stamp)
+        return outcomes
+
     def _start_over(self, side: str, stamp: int) -> list[PairingOutcome]:
         """Drop what is of a time before the clock or the bag went back."""
         seen = self._seen[side]

@@ -84,17 +84,21 @@ class StereoReader:
         try:
             models = CameraModel.from_camera_info(left_info), CameraModel.from_camera_info(right_info)
             has_baseline = models[0].P[0, 3] != models[1].P[0, 3]
-            camera = stereo_camera(*models, None if has_baseline else self._left_T_right(left_frame, right_frame))
+            pose = None if has_baseline else self._left_T_right(left_frame, right_frame)
+            camera = stereo_camera(*models, pose)
             rectifiers = None if self._is_rectified else tuple(Rectifier(model) for model in models)
         except ConfigError as error:
             raise CalibrationError(str(error)) from error
         self._infos, self._models, self._rectifiers, self.camera = infos, models, rectifiers, camera
-        self.is_seen, self.note = None, ''
+        self.is_seen, notes = None, []
+        if not has_baseline:
+            notes.append(f'P of CameraInfo has no baseline; that of tf is used, {camera.baseline:.4f} m.')
         if rectifiers is None and any(model.is_distorted for model in models):
-            self.note = (
+            notes.append(
                 'CameraInfo has distortion or rotation, and the images are taken as rectified already. If they are raw '
                 'images, set images_are_rectified to false.'
             )
+        self.note = ' '.join(notes)
 
 
 def stereo_frame(left_msg, right_msg, left_info, right_info, *, images_are_rectified: bool = True,

@@ -157,6 +157,18 @@ def test_the_camera_info_nearest_in_time_is_used():
     assert outcome.messages.left_info.k[0] == outcome.messages.right_info.k[0] == 60
 
 
+def test_flush_tells_what_still_waits():
+    pairing = StereoPairing()
+    assert pairing.flush() == []
+    feed(pairing, [(L, 1000), (R, 1000), (L, 1100), (L, 1200), (R, 1250)])
+    assert [outcome.drop for outcome in pairing.flush()] == [LOST] * 3 and pairing.flush() == []
+    assert feed(StereoPairing(), [(L, 1000), (R, 1000)], infos=False) == []
+    pairing = StereoPairing()
+    feed(pairing, [(L, 1000), (R, 1000)], infos=False)
+    (outcome,) = pairing.flush()
+    assert outcome.drop is FrameDrop.NO_CAMERA_INFO and 'left and right camera' in outcome.text
+
+
 def test_reset_forgets_images_but_not_the_calibration():
     pairing = StereoPairing()
     assert feed(pairing, [(L, 1000)]) == []

@@ -110,8 +110,9 @@ def test_a_baseline_of_tf_is_asked_for_by_the_frames_of_the_images():
     for _ in range(2):
         assert reader.read(messages(LEFT, LEFT)).camera.baseline == 0.2
     assert asked == [('left_optical', 'right_optical')]
+    assert reader.note == 'P of CameraInfo has no baseline; that of tf is used, 0.2000 m.'
     assert reader.read(messages()).camera.baseline == 0.12
-    assert len(asked) == 1
+    assert len(asked) == 1 and reader.note == ''
 
 
 def test_a_new_calibration_is_taken_over_and_a_bad_one_stays_bad():
