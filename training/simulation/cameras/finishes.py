@@ -186,15 +186,14 @@ def _texture_axes(world: World, chance: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _panes(corners: np.ndarray, material: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find triangles that are the halves (0, 1, 2) and (0, 2, 3) of a quadrilateral, as mesh.from_quads writes them."""
-    num = len(corners)
-    is_first = np.zeros(num, bool)
-    is_first[:-1] = (
+    follows = np.zeros(len(corners), bool)  # the next triangle has the corner 0 of this one, and its 2 as 1
+    follows[:-1] = (
         (material[:-1] == material[1:])
         & (corners[:-1, 0] == corners[1:, 0]).all(axis=1)
         & (corners[:-1, 2] == corners[1:, 1]).all(axis=1)
     )
-    is_second = np.roll(is_first, 1)
-    is_first &= ~is_second  # a fan around one corner is no row of quadrilaterals
+    # Three and more in a row are a fan around one corner.
+    is_first = follows & ~np.roll(follows, 1) & ~np.roll(follows, -1)
     is_second = np.roll(is_first, 1)
     along = np.where(is_first[:, None], corners[:, 1] - corners[:, 0], corners[:, 1] - corners[:, 2])
     across = np.where(is_first[:, None], corners[:, 2] - corners[:, 1], corners[:, 2] - corners[:, 0])

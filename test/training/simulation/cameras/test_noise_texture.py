@@ -19,7 +19,9 @@ def test_noise_repeats_without_a_seam_and_is_the_same_wherever_it_is_looked_up()
     # 0.05 of the standard deviation: float32 coordinates, and weights of 1/32 texel
     np.testing.assert_allclose(noise_texture().sample(u + 4, v - 2, fine, 2.0), values, atol=0.05)
     np.testing.assert_allclose(values[:2500], noise_texture().sample(u[:2500], v[:2500], fine[:2500], 2.0), atol=1e-6)
-    assert np.abs(values.mean(axis=0)).max() < 0.2 and values.std(axis=0) == pytest.approx(1, abs=0.3)  # interpolation smooths
+    assert np.abs(values.mean(axis=0)).max() < 0.2 and values.std(axis=0) == pytest.approx(
+        1, abs=0.3
+    )  # interpolation smooths
 
 
 def test_far_away_only_the_mean_is_left():
