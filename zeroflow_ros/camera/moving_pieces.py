@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from zeroflow_ros.camera import numba_support
-from zeroflow_ros.camera.camera_motion import MatchedPixels, agreement, pixel_motion, refine_motions, rigid_flow_rate
+from zeroflow_ros.camera.camera_motion import pixel_motion, rigid_flow_rate
 from zeroflow_ros.camera.opencv import load_opencv
+from zeroflow_ros.camera.rigid_fit import MatchedPixels, agreement, refine_motions
 from zeroflow_ros.camera.stereo import StereoCamera
 from zeroflow_ros.errors import ConfigError
 

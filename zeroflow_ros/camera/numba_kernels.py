@@ -71,6 +71,66 @@ def motion_residual(disparity, flow, other_disparity, has_other, turned, shift, 
 
 
 @_compiled
+def normal_equations(values, has_other, camera, motions, width, normal, gradient):
+    """Add J^T W J to normal (K, 6, 6) and J^T W r to gradient (K, 6) of K motions (K, 4, 4); see `rigid_fit`.
+
+    values: (8, P, N): u, v, disparity, flow u and v, other disparity, variances of flow and of disparity; P is K, or 1
+    where all motions have the same pixels. camera: as of `pixel_velocity`. All float64.
+    """
+    fx, fy, cx, cy, at_infinity, per_pixel = camera
+    rows = np.zeros((3, 6))
+    residual = np.zeros(3)
+    for k in range(len(motions)):
+        motion, p = motions[k], k if values.shape[1] > 1 else 0
+        tx, ty, tz = motion[0, 3], motion[1, 3], motion[2, 3]
+        for i in range(values.shape[2]):
+            x, y = (values[0, p, i] - cx) / fx, (values[1, p, i] - cy) / fy
+            flow_variance, disparity_variance = values[6, p, i], values[7, p, i]
+            inverse = (values[2, p, i] - at_infinity) / per_pixel
+            ray_x = motion[0, 0] * x + motion[0, 1] * y + motion[0, 2]
+            ray_y = motion[1, 0] * x + motion[1, 1] * y + motion[1, 2]
+            ray_z = motion[2, 0] * x + motion[2, 1] * y + motion[2, 2]
+            depth = ray_z + tz * inverse
+            if not depth > 1e-3:
+                continue
+            scale = 1 / depth
+            px, py, q = (ray_x + tx * inverse) * scale, (ray_y + ty * inverse) * scale, inverse * scale
+            rx, ry, rz = ray_x * scale, ray_y * scale, ray_z * scale
+            du, dv = fx * scale * (tx - px * tz) / per_pixel, fy * scale * (ty - py * tz) / per_pixel
+            sigma_u = np.sqrt(flow_variance + du * du * disparity_variance)
+            sigma_v = np.sqrt(flow_variance + dv * dv * disparity_variance)
+            residual[0] = (fx * (px - x) - values[3, p, i]) / sigma_u
+            residual[1] = (fy * (py - y) - values[4, p, i]) / sigma_v
+            by_u, by_v = fx / sigma_u, fy / sigma_v
+            line = rows[0]
+            line[0], line[1], line[2] = -by_u * px * ry, by_u * (rz + px * rx), -by_u * ry
+            line[3], line[5] = by_u * q, -by_u * q * px
+            line = rows[1]
+            line[0], line[1], line[2] = -by_v * (rz + py * ry), by_v * py * rx, by_v * rx
+            line[4], line[5] = by_v * q, -by_v * q * py
+            count = 2
+            if has_other and values[5, p, i] == values[5, p, i]:
+                change = scale * (1 - q * tz)
+                sigma_d = np.sqrt(disparity_variance * (1 + change * change))
+                residual[2] = (per_pixel * q + at_infinity - values[5, p, i]) / sigma_d
+                by_d = per_pixel * q / sigma_d
+                rows[2, 0], rows[2, 1], rows[2, 5] = -by_d * ry, by_d * rx, -by_d * q
+                count = 3
+            squared = 0.0
+            for m in range(count):
+                squared += residual[m] * residual[m]
+            weight = 1 / (1 + squared / (2 * width * width)) ** 2
+            if not weight > 0:
+                continue
+            for m in range(count):
+                for a in range(6):
+                    weighted = weight * rows[m, a]
+                    gradient[k, a] += weighted * residual[m]
+                    for b in range(6):
+                        normal[k, a, b] += weighted * rows[m, b]
+
+
+@_compiled
 def pixel_velocity(disparity, other_disparity, flow, disparity_sigma, other_disparity_sigma, flow_sigma, motion_sigma,
                    has_depth, is_measured, camera, rotation, translation, dt, points, velocity,
                    speed_sigma):  # fmt: skip

@@ -24,6 +24,9 @@ def compile_kernels() -> None:
     numba_kernels.motion_residual(
         image, flow, image, True, square, line, one, one, one, image.copy(), image.copy()
     )  # fmt: skip
+    numba_kernels.normal_equations(
+        np.ones((8, 1, 1)), True, np.ones(6), np.eye(4)[None], 1.0, np.zeros((1, 6, 6)), np.zeros((1, 6))
+    )
     numba_kernels.pixel_velocity(
         image, image, flow, image, image, image, image, mask, mask, np.ones(6, np.float32), square, line, one,
         vectors.copy(), vectors.copy(), image.copy(),
