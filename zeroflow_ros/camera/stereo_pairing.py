@@ -22,7 +22,7 @@ _NUM_OFFSETS = 5  # pairs that tell how the stamps of left and right usually dif
 _NUM_STAMPS = 32
 _USUAL = 0.25  # of the tolerance: an offset this near the usual one is that of a pair
 _TOLD_OFFSET_NS = 500_000
-_SILENT_NS = 1_000_000_000
+_SILENT_NS = 200_000_000  # without an image of the other camera: it stopped
 
 
 class FrameDrop(str, Enum):

@@ -115,6 +115,10 @@ class OfflineCameraFlow:
                 yield self._process(*waiting.popleft())
         while waiting:
             yield self._process(*waiting.popleft())
+        if end_ns == self._bag.window(0, 0)[1]:  # else the partner may come after the end of the part
+            for found in self._pairing.flush():
+                self.health.record_received()
+                yield self._dropped(found.drop, found.text, end_ns, {})
 
     def _covers(self, stamp_ns: int) -> bool:
         return self.motion is None or self.motion.covers(stamp_ns)
