@@ -18,6 +18,7 @@ TEACHERS = {
     'fast_nsf': ('fast_nsf', 'FastNSF'),
     'rigid': ('rigid', 'Rigid'),
     'dufomap': ('dufomap', 'Dufomap'),
+    'stereo': ('stereo', 'StereoTeacher'),
 }
 
 
