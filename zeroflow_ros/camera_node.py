@@ -10,14 +10,18 @@ It is a managed (lifecycle) node that configures and activates itself, unless th
 Parameters: config/camera_node.yaml, and all with --parameters. Topics: see docs/stereo.md.
 """
 
+import contextlib
 import sys
+
+import numpy as np
 
 from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.output_frame import OutputFrame
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.camera.stereo_reader import CalibrationError
 from zeroflow_ros.camera_pipeline import CameraPipeline
-from zeroflow_ros.errors import ConfigError
+from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.ros.camera_input import CameraInput
 from zeroflow_ros.ros.camera_parameters import CameraParameters
 from zeroflow_ros.ros.camera_publishers import TOPICS, CameraPublishers
@@ -56,6 +60,7 @@ class CameraNode(ManagedNode):
         estimator = ClassicalStereoFlow()
         source = p.ego_motion if p.ego_motion in ('visual', 'none') else 'given'
         pipeline = CameraPipeline(estimator, output_on=p.output_on, ego_motion=source, step=p.cloud_step)
+        _warm_up(pipeline)
         self._facts = {'estimator': estimator.name, 'opencv': cv2.__version__, 'threads': p.num_threads}
         self._ego_motion = open_ego_motion(self, p, self.health, is_camera=True)
         self._undo.append(self._ego_motion.close)
@@ -134,6 +139,20 @@ class CameraNode(ManagedNode):
             'ego_motion': {'source': self.parameters.ego_motion},
             'model': self._facts,
         })  # fmt: skip
+
+
+def _warm_up(pipeline: CameraPipeline) -> None:
+    """Process two small frames, so that compiling at first use does not delay the first frames.
+
+    Raises: ConfigError or ModelError when the estimator does not run.
+    """
+    camera = StereoCamera(160, 96, 120.0, 120.0, 79.5, 47.5, 0.3)
+    noise = np.random.default_rng(0).integers(0, 256, (camera.height, camera.width + 16)).astype(np.uint8)
+    left, right = noise[:, 16:], noise[:, 8:-8]
+    frames = [StereoFrame(left, right, camera, stamp_ns) for stamp_ns in (1, 2)]
+    motion = np.eye(4) if pipeline.ego_motion == 'given' else None
+    with contextlib.suppress(EgoMotionError):  # noise is no scene
+        pipeline.estimate(*frames, 0.1, motion)
 
 
 def main(args: list[str] | None = None) -> int:
