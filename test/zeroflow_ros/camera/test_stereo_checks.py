@@ -187,7 +187,7 @@ def recorded(shared_data):
 def test_a_recorded_drive_has_no_findings(recorded):
     checks = StereoChecks(every=1)
     assert [checks.check(one) for one in recorded] == [[], []]
-    assert checks.num_matches > 80 and checks.row_error_px < 0.5  # KITTI's own calibration
+    assert checks.num_matches > 60 and checks.row_error_px < 0.5  # KITTI's own calibration
     garbled = recorded[1].left.copy()
     garbled[200:] = np.roll(garbled[200:], 400, axis=1) // 2 + 100  # as blocks are after lost data
     findings = checks.check(StereoFrame(garbled, recorded[1].right + np.uint8(1), recorded[1].camera))
