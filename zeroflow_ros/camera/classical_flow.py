@@ -3,6 +3,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from time import perf_counter
 
 import numpy as np
@@ -66,6 +67,14 @@ class _View:
     right: np.ndarray
     disparity: np.ndarray | None = None
     road: np.ndarray | None = None
+
+
+@lru_cache(maxsize=4)
+def _constant(shape: tuple[int, int], value: float) -> np.ndarray:
+    """Return a map of one value that cannot be written to."""
+    constant = np.full(shape, value, np.float32)
+    constant.flags.writeable = False
+    return constant
 
 
 class ClassicalStereoFlow:
@@ -231,8 +240,7 @@ class ClassicalStereoFlow:
             flow[..., 1] += unknown
         scale = 1 / self.config.scale
         disparity_sigma, flow_sigma = (
-            np.full(disparity.shape, sigma * scale, np.float32)
-            for sigma in (self.config.disparity_sigma, self.config.flow_sigma)
+            _constant(disparity.shape, sigma * scale) for sigma in (self.config.disparity_sigma, self.config.flow_sigma)
         )
         return StereoFlow(
             disparity, other_disparity, flow, disparity_sigma, disparity_sigma, flow_sigma, is_measured, motion,
