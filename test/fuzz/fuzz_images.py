@@ -166,7 +166,8 @@ class Images:
                 assert drop is None or buffer.drop_text(drop, frame, last)
                 assert previous is None or 0.03 <= (frame.stamp_ns - previous.stamp_ns) * 1e-9 <= 0.25
                 last = buffer.last
-        assert num_images - 2 * (8 + 1) <= num_out <= num_images, 'every image is used, dropped or waiting'
+        num_out += sum(2 if outcome.drop is FrameDrop.NO_CAMERA_INFO else 1 for outcome in pairing.flush())
+        assert num_out == num_images, 'every image is used or dropped'
         return 'paired'
 
     def finish(self):

@@ -16,7 +16,8 @@ from zeroflow_ros.lidar.sweep import PairBuffer
 
 SIDES = ('left', 'right')
 _OTHER = {'left': 'right', 'right': 'left'}
-_MAX_WAITING = 8  # images of a side: 0.8 s at 10 Hz, 25 MB each at most for 4K in colour
+_MAX_WAITING = 8  # images of a camera; more of a fast camera, up to this number, time and size:
+_MAX_FAST, _MAX_LAG_NS, _MAX_BYTES = 64, 500_000_000, 2**28
 _NUM_INFOS = 8
 _NUM_OFFSETS = 5  # pairs that tell how the stamps of left and right usually differ
 _NUM_STAMPS = 32
@@ -79,7 +80,8 @@ class PairingOutcome:
 class StereoPairing:
     """Takes the messages of both cameras in the order of arrival, and gives stereo frames in the order of their stamps.
 
-    Memory is bounded: at most eight images of a camera wait for a partner. Not thread-safe.
+    Memory is bounded: eight images of a camera wait for a partner, and more within half a second and 256 MiB. Not
+    thread-safe.
     Images with the same stamp are a frame at once. Without such a partner it is the nearest within the tolerance: at
     once where the stamps of the last frames differed by about as much; else as soon as no nearer one can follow.
     tolerance_s: largest difference of the stamps [s]; 0: only equal stamps. It should be less than half of the time
@@ -130,9 +132,17 @@ class StereoPairing:
         self._seen[side].append(stamp)
         while (pair := self._next_pair()) is not None:
             outcomes += self._take(*pair)
-        if len(self._waiting[side]) > _MAX_WAITING:
+        while self._is_full(side):
             outcomes += self._without_partner(side, next(iter(self._waiting[side])))
         return outcomes
+
+    def _is_full(self, side: str) -> bool:
+        waiting = self._waiting[side]
+        if len(waiting) <= _MAX_WAITING:
+            return False
+        (oldest, _), (newest, msg) = next(iter(waiting.items())), next(reversed(waiting.items()))
+        num = len(waiting)
+        return num > _MAX_FAST or newest - oldest > _MAX_LAG_NS or num * len(msg.data) > _MAX_BYTES
 
     def flush(self) -> list[PairingOutcome]:
         """Return why the images that still wait are not used, at the end of a recording; forget them."""

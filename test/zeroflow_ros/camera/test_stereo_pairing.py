@@ -120,6 +120,22 @@ def test_a_camera_that_stops_is_told_and_memory_stays_bounded():
     assert stamps(pairing.push(R, message(20900))[-1].messages) == (20900, 20900)
 
 
+def test_a_fast_camera_may_be_ahead_by_more_images_within_bounds():
+    """At 60 Hz and 0.3 s of lag, 18 left images wait for their right ones."""
+    arrivals = [(n * 16 + lag, side, 1000 + n * 16) for n in range(60) for side, lag in ((L, 0), (R, 300))]
+    found = feed(StereoPairing(), [(side, stamp) for _, side, stamp in sorted(arrivals)])
+    assert LOST not in found and len(found) == 60
+    pairing, large = StereoPairing(), bytes(2**25)
+    found = []
+    for n in range(12):
+        msg = message(1000 + n * 16)
+        msg.data = large  # 32 MiB, of which eight may wait
+        found += pairing.push(L, msg)
+    assert [outcome.drop for outcome in found] == [LOST] * 4
+    pairing = StereoPairing()
+    assert len([outcome for n in range(100) for outcome in pairing.push(L, message(1000 + n))]) == 100 - 64
+
+
 def test_texts_say_why_there_is_no_partner():
     pairing = StereoPairing()
     found = [outcome for n in range(10, 20) for outcome in pairing.push(L, message(100 * n))]
