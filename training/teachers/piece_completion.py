@@ -41,25 +41,31 @@ def grow_piece(piece: np.ndarray, number: int, disparity: np.ndarray, ego_error:
     piece[part][(together > 0) & near] = number
 
 
-def close_piece(piece: np.ndarray, number: int, disparity: np.ndarray) -> None:
+def close_piece(piece: np.ndarray, number: int, disparity: np.ndarray, is_static: np.ndarray) -> None:
     """Fill the holes and the windows of a piece; changes piece and disparity in place.
 
-    A hole is what the piece encloses in its row and in its column, unless it is nearer than the piece. A window is what
-    lies behind the surface of the piece. The front of a convex body has a concave disparity, because planes in space
-    are planes in disparity; so the surface is the lesser of the concave envelopes of the disparity along the row and
-    along the column.
+    is_static: (H, W) bool, pixels that were measured to be static. A hole is what the piece encloses in its row and in
+    its column, or what is not static in its convex hull, unless it is nearer than the piece. A window is what lies
+    behind the surface of the piece. The front of a convex body has a concave disparity, because planes in space are
+    planes in disparity: the surface is the concave envelope of the disparity along the row, and where the row is not
+    enclosed that along the column, which continues upright beyond its ends.
     """
     cv2 = load_opencv()
     rows, columns = np.nonzero(piece == number)
     if len(rows) == 0:
         return
     part = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    inside, values = piece[part] == number, disparity[part]
-    outline = _spans(inside) & _spans(inside.T).T
+    inside, values, part_piece = piece[part] == number, disparity[part], piece[part]
+    in_row = _spans(inside)
+    hull = np.zeros(inside.shape, np.uint8)
+    corners = cv2.convexHull(np.stack([columns - columns.min(), rows - rows.min()], axis=1).astype(np.int32))
+    cv2.fillConvexPoly(hull, corners, 1)
+    outline = (in_row & _spans(inside.T).T) | ((hull > 0) & ~is_static[part])
     smooth = cv2.medianBlur(np.ascontiguousarray(values, np.float32), _SMOOTH)
-    surface = np.minimum(_envelope(smooth, inside), _envelope(smooth.T.copy(), inside.T.copy()).T)
-    behind = outline & (values < surface - _RECESS)
-    part_piece = piece[part]
+    along_row = _envelope(smooth, inside)
+    along_column = _envelope(smooth.T.copy(), inside.T.copy()).T
+    surface = np.where(in_row | ~np.isfinite(along_column), along_row, along_column)
+    behind = outline & np.isfinite(surface) & (values < surface - _RECESS)
     part_piece[behind | (outline & (part_piece < 0) & (values < surface + _RECESS))] = number
     values[behind] = surface[behind]
 
@@ -71,7 +77,10 @@ def _spans(inside: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True)
 def _envelope(values, inside):
-    """Return the concave envelope of the values inside, along each row, (H, W) float32; infinite beyond its ends."""
+    """Return the concave envelope of the values inside, along each row, (H, W) float32; infinite for empty rows.
+
+    Beyond its ends it keeps the last value.
+    """
     height, width = values.shape
     envelope = np.full((height, width), np.float32(np.inf))
     corners = np.empty(width, np.int64)
@@ -88,6 +97,9 @@ def _envelope(values, inside):
                 count -= 1
             corners[count] = x
             count += 1
+        if count > 0:
+            envelope[y, : corners[0] + 1] = row[corners[0]]
+            envelope[y, corners[count - 1] :] = row[corners[count - 1]]
         for k in range(count - 1):
             a, b = corners[k], corners[k + 1]
             for x in range(a, b + 1):

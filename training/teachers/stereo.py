@@ -32,6 +32,7 @@ from zeroflow_ros.errors import ConfigError, DataError
 _LEAST_DISPARITY = 0.5  # px, of filled pixels: sky
 _ROAD_MARGIN = (2.0, 0.05)  # px, and share of the disparity: what is farther below the road is matched wrongly
 _ON_ROAD = (0.5, 0.03)  # px, and share of the disparity: pixels nearer to the road's disparity are road
+_STATIC = 1.5  # px: measured flow nearer to that of the ego motion shows a static pixel
 _CHANCE, _SEEN = 31, 24  # differing census bits of 62: of unrelated pixels; most of a motion that is seen
 _ROAD_TOLERANCE = 0.5  # px: filled pixels may be so much farther than the road
 
@@ -181,6 +182,8 @@ class StereoTeacher:
         disparity = surface.filled
         ego_flow, _ = rigid_flow(camera, disparity, motion)
         ego_error = np.where(consistent, np.linalg.norm(flow - ego_flow, axis=2), np.float32(np.nan))
+        with np.errstate(invalid='ignore'):
+            is_static = np.isfinite(surface.matched) & (ego_error < _STATIC)
         if surface.road is not None:  # shadows move with the car, the road does not
             ground = road_disparity(surface.road, disparity.shape)
             ego_error[np.abs(disparity - ground) < np.maximum(_ON_ROAD[0], _ON_ROAD[1] * ground)] = np.nan
@@ -191,7 +194,7 @@ class StereoTeacher:
                 return np.linalg.norm(flow[rows, columns] - moved, axis=1)
 
             grow_piece(piece, number, disparity, ego_error, piece_error)
-            close_piece(piece, number, disparity)
+            close_piece(piece, number, disparity, is_static)
 
     def _fuse(self, camera, surface, flow, consistent, motion, pieces: MovingPieces) -> StereoFlow:
         config = self.config
