@@ -8,7 +8,7 @@ from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParameters
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from stereo_world import image_message, info_message, odometry_message
+from stereo_corridor import image_message, info_message, odometry_message
 
 from zeroflow_ros.bags.cdr import encode_message
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from stereo_world import CAMERA, EGO_SPEED, MOVER, MOVER_SPEED, frame, on_mover
+from stereo_corridor import CAMERA, EGO_SPEED, MOVER, MOVER_SPEED, frame, on_mover
 
 pytest.importorskip('cv2', reason='needs OpenCV')
 

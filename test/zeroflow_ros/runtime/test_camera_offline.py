@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from stereo_world import (
+from stereo_corridor import (
     BASE_T_LEFT,
     CAMERA,
     EGO_SPEED,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from stereo_world import BASE_T_LEFT, CAMERA, EGO_SPEED, PERIOD_NS, START_NS, image_message, info_message
+from stereo_corridor import BASE_T_LEFT, CAMERA, EGO_SPEED, PERIOD_NS, START_NS, image_message, info_message
 
 pytest.importorskip('cv2', reason='needs OpenCV')
 
