@@ -162,7 +162,12 @@ def rigid_transform(matrix, what: str) -> np.ndarray:
         raise DataError(f'{what} should be 16 finite numbers of a 4 x 4 matrix, got {pose.tolist()[:17]}.')
     pose = pose.reshape(4, 4)
     rotation = pose[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
+    is_large = np.abs(rotation).max() > 2  # its square could overflow
+    if (
+        is_large
+        or np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3
+        or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6
+    ):
         raise DataError(f'{what} should be a rotation and a translation, got {pose.round(4).tolist()}.')
     if np.linalg.det(rotation) < 0:
         raise DataError(f'{what} is mirrored (its determinant is -1): expected right-handed frames, x forward, y left.')

@@ -11,6 +11,7 @@ import io
 import pickle
 import zlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -131,8 +132,13 @@ _ADMITTED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Resolves the admitted names only."""
+class _Unpickler(pickle._Unpickler):
+    """Resolves the admitted names only, and sets the state of the stand-ins only.
+
+    It is the unpickler in Python: damaged pickles made the one in C report a freed buffer that was still in use.
+    """
+
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # opcode -> method, as the base class has it
 
     def find_class(self, module: str, name: str):
         """Return the stand-in of a name. Raises: UnpicklingError for any name that is not admitted."""
@@ -140,6 +146,15 @@ class _Unpickler(pickle.Unpickler):
             return _ADMITTED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f'it refers to {module}.{name}, which no table of numbers needs') from None
+
+    def load_build(self) -> None:
+        """Set the state of an object. Raises: UnpicklingError when it is no stand-in, for example a class."""
+        state = self.stack.pop()
+        if type(self.stack[-1]) not in (_Dtype, _Array, _Manager, _Frame):
+            raise pickle.UnpicklingError(f'it sets the state of a {type(self.stack[-1]).__name__}')
+        self.stack[-1].__setstate__(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def read_frame(path: Path, names: str) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from zeroflow_ros.errors import DataError
 TOP = 1  # LaserName
 LASERS = {1: 'TOP', 2: 'FRONT', 3: 'SIDE_LEFT', 4: 'SIDE_RIGHT', 5: 'REAR'}
 NO_FLOW = -1  # class of points without scene flow label
+_FARTHEST = 1e4  # m: no LiDAR sees farther
 _LARGEST = 1 << 28  # bytes of an unpacked matrix; the largest real one has 4 MB
 _CONTEXT, _STAMP, _POSE, _LASERS, _LABELS, _MAP, _MAP_OFFSET = 1, 2, 3, 5, 6, 10, 11  # of Frame
 _RETURNS = (2, 3)  # of Laser: ri_return1, ri_return2
@@ -123,7 +124,8 @@ def frame_boxes(data, what: str) -> dict[str, LabelBox]:
         box, name = label.message(1, f'{what}, box'), label.text(4)
         x, y, z, width, length, height, heading = (box.double(number, float('nan')) for number in range(1, 8))
         half_size = np.array([length, width, height]) / 2
-        if not (np.isfinite([x, y, z, heading]).all() and (half_size > 0).all()):
+        is_near = (np.abs([x, y, z, *half_size]) < _FARTHEST).all() and np.isfinite(heading)  # NaN is not
+        if not (is_near and (half_size > 0).all()):
             raise DataError(f'{what}: the box {name!r} lacks a position or a size.')
         found[name] = LabelBox(transforms.yaw_translation(heading, x, y, z), half_size, label.integer(3))
     return found
@@ -169,10 +171,11 @@ def _image_points(image: Message, calibration: Message, cell_poses: np.ndarray |
     if not len(inclinations):
         low, high = calibration.double(3), calibration.double(4)
         inclinations = (low + (high - low) * (np.arange(height) + 0.5) / height)[::-1]
-    if len(inclinations) != height:
+    if len(inclinations) != height or not np.isfinite(inclinations).all():
         raise DataError(f'{what}: {height} rows of the range image have {len(inclinations)} beam inclinations.')
-    is_return = cells[..., 0] > 0  # (H, W); NaN is none
-    points = range_image_points(cells[..., 0].astype(np.float64), inclinations, vehicle_T_laser)[is_return]
+    is_return = (cells[..., 0] > 0) & (cells[..., 0] < _FARTHEST)  # (H, W); NaN is none
+    ranges = np.where(is_return, cells[..., 0], 0).astype(np.float64)
+    points = range_image_points(ranges, inclinations, vehicle_T_laser)[is_return]
     if cell_poses is not None:
         if cell_poses.shape[:2] != (height, width):
             raise DataError(f'{what}: {cells.shape[:2]} cells have {cell_poses.shape[:2]} poses.')
@@ -183,7 +186,9 @@ def _image_points(image: Message, calibration: Message, cell_poses: np.ndarray |
         if flow.shape[:2] != (height, width):
             raise DataError(f'{what}: {cells.shape[:2]} cells have {flow.shape[:2]} scene flow labels.')
         flow = flow[is_return]
-        velocity, kind = flow[:, :3].copy(), np.where(np.isfinite(flow).all(1), flow[:, 3], NO_FLOW).astype(np.int8)
+        is_label = (np.abs(flow[:, :4]) < 127).all(1)  # m/s and class; NaN is none
+        velocity, kind = flow[:, :3].copy(), np.where(is_label, flow[:, 3], NO_FLOW).astype(np.int8)
+    points[~(np.abs(points) < _FARTHEST).all(1)] = np.nan  # a cell with a senseless pose
     return FramePoints(points.astype(np.float32), cells[..., 3][is_return] > 0, velocity, kind)
 
 

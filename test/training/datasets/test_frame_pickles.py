@@ -76,6 +76,8 @@ class Runs:
         (b"cbuiltins\neval\n(S'open(\"was_here\", \"w\")'\ntR.", 'builtins.eval'),
         (b"cnumpy\nload\n(S'was_here'\ntR.", 'numpy.load'),
         (b'cpandas\nread_pickle\n(tR.', 'pandas.read_pickle'),
+        (b"cnumpy\nndarray\n}S'a'\nI1\nsb.", 'it sets the state of a type'),
+        (b'cnumpy.core.multiarray\n_reconstruct\nN}\x86b.', 'it sets the state of a'),
         (pickle.dumps([1, 2]), 'it holds a list, not a table'),
         (pickle.dumps(np.zeros(3)), 'it holds a Array, not a table'),
         (b'', 'not a pickled table'),
