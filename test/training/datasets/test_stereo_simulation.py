@@ -26,15 +26,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def pair():
-    return read(f'1{OPTIONS}')[0]
+    return read(f'12{OPTIONS}')[0]
 
 
 def test_a_pair_holds_what_was_simulated(pair):
-    drive = simulate_stereo(1, camera='kitti_quarter')
+    drive = simulate_stereo(12, camera='kitti_quarter')
     frame = drive.frame(0)
     motion, seen = drive.motion(frame, 1), drive.visibility(frame, 1)
     truth = pair.truth
-    assert pair.key == 'drive_000001_00' and pair.dt == pytest.approx(0.1)
+    assert pair.key == 'drive_000012_00' and pair.dt == pytest.approx(0.1)
     # 1/512 px: stored in steps of 1/256 px
     np.testing.assert_allclose(truth.disparity, frame.disparity, atol=1 / 512 + 1e-4)
     known = np.isfinite(motion.other_disparity) & (frame.disparity > 1)
@@ -52,7 +52,7 @@ def test_a_pair_holds_what_was_simulated(pair):
 
 
 def test_a_damaged_file_is_simulated_again_and_read_from_then_on(pair, folder, capsys):
-    dataset = read(f'1@{folder}{OPTIONS}')
+    dataset = read(f'12@{folder}{OPTIONS}')
     path = dataset.path(0)
     path.write_bytes(b'PK\x03\x04 cut off')
     stored = dataset[0]
@@ -63,7 +63,7 @@ def test_a_damaged_file_is_simulated_again_and_read_from_then_on(pair, folder, c
         np.testing.assert_array_equal(getattr(stored.truth, name), getattr(pair.truth, name))
     stamp = path.stat().st_mtime_ns
     np.testing.assert_array_equal(dataset[0].reference.left, pair.reference.left)
-    assert simulate.main(['--fill', f'stereo_simulation:1@{folder}{OPTIONS}']) == 0
+    assert simulate.main(['--fill', f'stereo_simulation:12@{folder}{OPTIONS}']) == 0
     assert capsys.readouterr().out == f'{folder}: 1 drives, 0 of them new\n'
     assert path.stat().st_mtime_ns == stamp and sorted(folder.iterdir()) == [path]
 
@@ -76,8 +76,8 @@ def test_filling_needs_a_folder(capsys):
 
 
 def test_latest_is_the_way_back(pair, folder):
-    back = read(f'1@{folder}{OPTIONS}&latest=1')[0]
-    assert back.key == 'drive_000001_00_latest' and back.dt == -pair.dt
+    back = read(f'12@{folder}{OPTIONS}&latest=1')[0]
+    assert back.key == 'drive_000012_00_latest' and back.dt == -pair.dt
     np.testing.assert_array_equal(back.reference.left, pair.other.left)
     np.testing.assert_allclose(back.other_T_reference @ pair.other_T_reference, np.eye(4), atol=1e-9)
     # Flow there, and from there back, cancels for what both frames see.

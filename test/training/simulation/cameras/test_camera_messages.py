@@ -20,7 +20,7 @@ SIDES = ('left', 'right')
 @pytest.fixture(scope='module')
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp('bags') / 'street'
-    arguments = ['--seed', '1', '--sweeps', '2', '--sensor', 'hdl32', '--camera', 'kitti_quarter']
+    arguments = ['--seed', '12', '--sweeps', '2', '--sensor', 'hdl32', '--camera', 'kitti_quarter']
     picture = path.with_name('street.png')
     assert simulate.main([*arguments, '--out', str(path), '--picture', str(picture)]) == 0
     assert cv2.imread(str(path.with_name('street_stereo.png'))).std() > 20
@@ -29,7 +29,7 @@ def bag(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def clip():
-    return simulate_clip(1, lidar='hdl32', num_sweeps=2)
+    return simulate_clip(12, lidar='hdl32', num_sweeps=2)
 
 
 @pytest.fixture(scope='module')
