@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label sweep pairs with a teacher, from points and ego motion, without human labels.
+"""Label sweep pairs or stereo pairs with a teacher, without human labels.
 
 usage: python3 -m training.label DATASET_SPEC... --teacher nsfp --out out/labels/nsfp
        python3 -m training.label DATASET_SPEC... --teacher nsfp --out out/labels/nsfp --shard 2/4 --processes 4
+       python3 -m training.label stereo:drive.mcap --teacher stereo --out out/labels/stereo
 
 Run the same command again after any interruption: intact labels are kept. Each shard is labelled by one job at a
 time; different shards may run at once on machines that share the folder. With --ray, one job uses a Ray cluster whose
@@ -73,12 +74,12 @@ def run_job(job, **how) -> int:
     """Run a LabelJob with a progress bar, write its report, return the exit status. how: options of label_job.run."""
     from tqdm import tqdm
 
-    from training.labels.label_job import dataset_summaries, elapsed, run
+    from training.labels.label_job import dataset_summaries, dataset_warnings, elapsed, labelled_unit, run
     from training.provenance import provenance
 
     began = time.monotonic()
     summaries = dataset_summaries(job)
-    for line in (line for summary in summaries for line in summary.warnings()):
+    for line in [*(line for summary in summaries for line in summary.warnings()), *dataset_warnings(job)]:
         print(f'training.label: {line}', file=sys.stderr)  # before hours of labelling, and again at the end
     states = Counter()
     with tqdm(unit='pair', smoothing=0.1) as bar:
@@ -107,7 +108,7 @@ def run_job(job, **how) -> int:
         example = next(key for key, its_reason in failed.items() if its_reason == reason)
         print(f'training.label: {count} failed, for example {example}: {reason}', file=sys.stderr)
     if num_points:
-        print(f'labels for {100 * num_labelled / num_points:.1f} % of {num_points:,} points, ground included')
+        print(f'labels for {100 * num_labelled / num_points:.1f} % of {num_points:,} {labelled_unit(job)}')
     for summary in summaries:
         print('\n'.join(summary.dataset_lines()))
     print(

@@ -21,15 +21,12 @@ def read_image(path: Path) -> np.ndarray:
 
     Raises: DataError when the file is missing, is no image, or has more than 8 bits.
     """
-    image = _read(path)
-    if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-        raise DataError(f'{path} should be an 8-bit grey or RGB image, got {_kind(image)}.')
-    return image if image.ndim == 2 else np.ascontiguousarray(image[..., 2::-1])
+    return decode_image(_content(path), str(path))
 
 
 def read_labels(path: Path) -> np.ndarray:
     """Return an 8-bit image of numbers of objects, (H, W) uint8; 0 is background. Raises: DataError as above."""
-    image = _read(path)
+    image = decode(_content(path), str(path))
     if image.dtype != np.uint8 or image.ndim != 2:
         raise DataError(f'{path} should be an 8-bit grey PNG with numbers of objects, got {_kind(image)}.')
     return image
@@ -40,10 +37,7 @@ def read_disparity(path: Path) -> np.ndarray:
 
     Raises: DataError when the file is missing or no 16-bit grey PNG.
     """
-    image = _read(path)
-    if image.dtype != np.uint16 or image.ndim != 2:
-        raise DataError(f'{path} should be a 16-bit grey PNG of disparities, got {_kind(image)}. {_REMEDY}')
-    return np.where(image > 0, image / np.float32(DISPARITY_SCALE), np.float32(np.nan)).astype(np.float32)
+    return decode_disparity(_content(path), str(path))
 
 
 def read_flow(path: Path) -> np.ndarray:
@@ -51,12 +45,38 @@ def read_flow(path: Path) -> np.ndarray:
 
     Raises: DataError when the file is missing or no 16-bit RGB PNG.
     """
-    image = _read(path)
+    return decode_flow(_content(path), str(path))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """Return the image of a file, see `read_image`; name: of the file, in messages."""
+    image = decode(content, name)
+    if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        raise DataError(f'{name} should be an 8-bit grey or RGB image, got {_kind(image)}.')
+    return image if image.ndim == 2 else np.ascontiguousarray(image[..., 2::-1])
+
+
+def decode_disparity(content: bytes, name: str) -> np.ndarray:
+    """Return the disparities of a file, see `read_disparity`."""
+    image = decode(content, name)
+    if image.dtype != np.uint16 or image.ndim != 2:
+        raise DataError(f'{name} should be a 16-bit grey PNG of disparities, got {_kind(image)}. {_REMEDY}')
+    return np.where(image > 0, image / np.float32(DISPARITY_SCALE), np.float32(np.nan)).astype(np.float32)
+
+
+def decode_flow(content: bytes, name: str) -> np.ndarray:
+    """Return the optical flow of a file, see `read_flow`."""
+    image = decode(content, name)
     if image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f'{path} should be a 16-bit RGB PNG of optical flow, got {_kind(image)}. {_REMEDY}')
+        raise DataError(f'{name} should be a 16-bit RGB PNG of optical flow, got {_kind(image)}. {_REMEDY}')
     flow = (image[..., :0:-1].astype(np.float32) - FLOW_ZERO) / FLOW_SCALE  # OpenCV has blue first
     flow[image[..., 0] == 0] = np.nan
     return flow
+
+
+def encode_image(image: np.ndarray) -> bytes:
+    """Return an image, (H, W, 3) RGB or (H, W) grey, uint8, as PNG."""
+    return _encode(image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1]))
 
 
 def encode_disparity(disparity: np.ndarray) -> bytes:
@@ -94,9 +114,9 @@ def check_size(path: Path, image: np.ndarray, size: tuple[int, int], like: Path)
 _REMEDY = 'Programs that read or write 8 bits lose its values: take the official file.'
 
 
-def _read(path: Path) -> np.ndarray:
+def _content(path: Path) -> bytes:
     try:
-        return decode(Path(path).read_bytes(), str(path))
+        return Path(path).read_bytes()
     except OSError as error:
         raise DataError(f'{path} cannot be read: {error.strerror or error}.') from error
 

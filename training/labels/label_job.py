@@ -22,9 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from training.datasets.pairs import PairDataset, evenly_spread
+from training.datasets.stereo_pairs import StereoPairDataset
 from training.labels.label_store import LabelStore
+from training.labels.stereo_label_store import StereoLabelStore, stereo_checksum
 from training.provenance import provenance
-from training.teachers.teacher import DriveTeacher, Teacher, run_teacher
+from training.teachers.teacher import DriveTeacher, StereoPairTeacher, Teacher, run_teacher
 from training.teachers.teacher_input import Crop, checksum, teacher_input
 from zeroflow_ros.errors import ConfigError, DataError, ModelError
 from zeroflow_ros.runtime.run_summary import RunSummary
@@ -57,13 +59,14 @@ class LabelJob:
         if self.consecutive < 1:
             raise ConfigError(f'Runs of pairs have a length of 1 or more, got {self.consecutive}.')
 
-    def open_datasets(self) -> list[PairDataset]:
-        """Return the datasets."""
-        from training.datasets import open_dataset
+    def open_datasets(self) -> list[PairDataset | StereoPairDataset]:
+        """Return the datasets. Raises: DataError when one is of another sensor than the teacher."""
+        from training.datasets import STEREO, SWEEPS, open_dataset
 
-        return [open_dataset(spec) for spec in self.datasets]
+        sensor = STEREO if isinstance(self.build_teacher(), StereoPairTeacher) else SWEEPS
+        return [open_dataset(spec, (sensor,)) for spec in self.datasets]
 
-    def build_teacher(self) -> Teacher:
+    def build_teacher(self) -> Teacher | StereoPairTeacher:
         """Return the teacher."""
         from training.teachers import build_teacher
 
@@ -84,7 +87,7 @@ class Outcome:
     """Result for one pair: `done`, `kept` (it had a label) or `failed`, with the reason.
 
     num_points, num_labelled: points of the older sweep with a return, and those of them that got a label; when `done`.
-    num_seen: labelled points that are not ground.
+    num_seen: labelled points that are not ground. Of a stereo pair, pixels of the reference frame in place of points.
     """
 
     key: str
@@ -106,19 +109,23 @@ class _LabelWorker:
             for source in self.sources
             for index in pairs_to_label(len(source), job.most_pairs, job.consecutive)
         ]
-        self._teacher: Teacher | None = None
+        self._teacher: Teacher | StereoPairTeacher | None = None
         self._store: LabelStore | None = None
 
     @property
-    def teacher(self) -> Teacher:
+    def teacher(self) -> Teacher | StereoPairTeacher:
         if self._teacher is None:
             self._teacher = self.job.build_teacher()
         return self._teacher
 
     @property
+    def labels_stereo(self) -> bool:
+        return isinstance(self.teacher, StereoPairTeacher)
+
+    @property
     def store(self) -> LabelStore:
         if self._store is None:
-            self._store = LabelStore(self.job.out)
+            self._store = (StereoLabelStore if self.labels_stereo else LabelStore)(self.job.out)
         return self._store
 
     def keys(self) -> list[str]:
@@ -143,8 +150,15 @@ def label_one(job: LabelJob, number: int) -> Outcome:
         return Outcome(key, 'kept')
     try:
         item = source[index]
-        if intact and worker.store.is_intact(key, checksum(item)):
+        if intact and worker.store.is_intact(key, (stereo_checksum if worker.labels_stereo else checksum)(item)):
             return Outcome(key, 'kept')
+        if worker.labels_stereo:
+            flow = worker.teacher.label(item.reference, item.other, item.dt, item.other_T_reference)
+            num_measured = int(np.count_nonzero(flow.is_measured))
+            if not num_measured:
+                raise DataError('The teacher labelled no pixel.')
+            worker.store.write(item, flow)
+            return Outcome(key, 'done', '', flow.is_measured.size, num_measured, num_measured)
         seen = teacher_input(item, job.crop)
         if isinstance(worker.teacher, DriveTeacher):
             label = worker.teacher.label_in_drive(source, index, item, seen)
@@ -161,6 +175,16 @@ def label_one(job: LabelJob, number: int) -> Outcome:
 def dataset_summaries(job: LabelJob) -> list[RunSummary]:
     """Return what was dropped and what is suspicious in the datasets of a job that say so, as bags do."""
     return [source.summary for source in _worker(job).sources if hasattr(source, 'summary')]
+
+
+def labelled_unit(job: LabelJob) -> str:
+    """Return what a job labels, in words."""
+    return 'pixels' if _worker(job).labels_stereo else 'points, ground included'
+
+
+def dataset_warnings(job: LabelJob) -> list[str]:
+    """Return sentences on what was dropped in the stereo datasets of a job."""
+    return [line for source in _worker(job).sources for line in getattr(source, 'warnings', ())]
 
 
 def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float = 0.0, progress=None) -> list[Outcome]:
@@ -181,10 +205,10 @@ def run(job: LabelJob, *, processes: int = 1, on_ray: bool = False, gpus: float 
     about = {
         'teacher': teacher.name,
         'config': dataclasses.asdict(teacher.config),
-        'crop': dataclasses.asdict(job.crop),
+        **({'sensor': 'stereo'} if worker.labels_stereo else {'crop': dataclasses.asdict(job.crop)}),
         'datasets': list(job.datasets),
     }
-    LabelStore.create(job.out, about, provenance())
+    (StereoLabelStore if worker.labels_stereo else LabelStore).create(job.out, about, provenance())
     k, n = job.shard
     numbers = list(range(len(keys)))[k - 1 :: n]
     with _locked(job.out / 'jobs', k, n):

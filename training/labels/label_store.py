@@ -15,6 +15,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,11 @@ _ARRAYS = ('points0', 'points1', 'flow0', 'flow1', 'is_ground0', 'is_ground1')
 class LabelStore:
     """The labels of one teacher, with one configuration and one crop, on one dataset.
 
-    about: the description given to `create`. Raises: DataError when the folder is not a store, or has another schema.
+    about: the description given to `create`. sensor: what the pairs are of, see training.datasets.
+    Raises: DataError when the folder is not a store, has another schema, or is of another sensor.
     """
+
+    sensor = 'sweeps'
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -50,6 +54,10 @@ class LabelStore:
             raise DataError(f'{path} is damaged ({error}). Label into another folder.') from error
         if schema != SCHEMA:
             raise DataError(f'{path} has schema {schema}, this code reads {SCHEMA}. Label into another folder.')
+        found = self.about.get('sensor', 'sweeps')
+        if found != self.sensor:
+            held, needed = (sensor.removesuffix('s') for sensor in (found, self.sensor))
+            raise DataError(f'{self.folder} holds labels of {held} pairs, and those of {needed} pairs are needed here.')
 
     @classmethod
     def create(cls, folder: Path, about: dict, code: dict) -> 'LabelStore':
@@ -97,11 +105,8 @@ class LabelStore:
 
     def read(self, key: str) -> PseudoLabel:
         """Return a label. Raises: DataError when it is missing or damaged."""
-        header, body = _parse(self.path(key), key)
-        blocks, start = [], 0
-        for length in header['blocks']:
-            blocks.append(zlib.decompress(body[start : start + length]))
-            start += length
+        header, blocks = self._read_blocks(key)
+        blocks = [zlib.decompress(block) for block in blocks]
         arrays = [_metres(block) for block in blocks[:4]]
         arrays += [
             np.unpackbits(np.frombuffer(block, np.uint8), count=len(points)).astype(bool)
@@ -127,15 +132,19 @@ class LabelStore:
         if label.dynamic0 is not None:
             blocks += [label.dynamic0.tobytes(), label.dynamic1.tobytes()]
         blocks = [zlib.compress(block, 1) for block in blocks]  # level 1: 5 % more space than 6, in 60 % of its time
-        header = {
-            'key': label.key,
-            'dt': label.dt,
-            'input_sha256': label.input_sha256,
-            'blocks': [len(block) for block in blocks],
-        }
-        text = json.dumps(header).encode()
+        return self._write_blocks({'key': label.key, 'dt': label.dt, 'input_sha256': label.input_sha256}, blocks)
+
+    def _read_blocks(self, key: str) -> tuple[dict, list[bytes]]:
+        """Return the header and the blocks of a label. Raises: DataError when it is missing or damaged."""
+        header, body = _parse(self.path(key), key)
+        ends = list(accumulate(header['blocks'], initial=0))
+        return header, [body[start:end] for start, end in pairwise(ends)]
+
+    def _write_blocks(self, header: dict, blocks: list[bytes]) -> Path:
+        """Write a label of these blocks; its header gets their lengths. Raises: DataError as `write`."""
+        text = json.dumps(header | {'blocks': [len(block) for block in blocks]}).encode()
         content = struct.pack('<I', len(text)) + text + b''.join(blocks)
-        path = self.path(label.key)
+        path = self.path(header['key'])
         for leftover in path.parent.glob(f'.{path.name}.*.partial'):  # of a job that was killed
             leftover.unlink(missing_ok=True)
         _write(path, _MAGIC + hashlib.sha256(content).digest() + content, os.replace)

@@ -8,6 +8,7 @@ import numpy as np
 from training.datasets.pairs import DatasetPair, PairDataset, Times
 from training.teachers.pseudo_label import PseudoLabel
 from training.teachers.teacher_input import TeacherInput
+from zeroflow_ros.camera.stereo import StereoFlow, StereoFrame
 
 Flows = tuple[np.ndarray, np.ndarray]  # (N, 3) and (M, 3) float32 [m]
 
@@ -42,6 +43,25 @@ class DriveTeacher(Protocol):
 
         The result does not depend on the order in which the pairs of a drive are labelled.
         """
+
+
+@runtime_checkable
+class StereoPairTeacher(Protocol):
+    """A method that labels pairs of stereo frames; a StereoEstimator, too. name, config: as for a Teacher."""
+
+    name: str
+    config: object
+
+    def label(self, reference: StereoFrame, other: StereoFrame, dt: float,
+              other_T_reference: np.ndarray | None = None) -> StereoFlow:  # fmt: skip
+        """Return the scene flow of the pixels of `reference`; its is_measured marks those that are labels.
+
+        dt: seconds from the reference to the other frame. other_T_reference: (4, 4), ego motion where it is known.
+        """
+
+    def estimate(self, reference: StereoFrame, other: StereoFrame,
+                 other_T_reference: np.ndarray | None = None) -> StereoFlow:  # fmt: skip
+        """See StereoEstimator."""
 
 
 def run_teacher(teacher: Teacher, seen: TeacherInput) -> PseudoLabel:
