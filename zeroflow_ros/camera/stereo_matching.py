@@ -8,6 +8,7 @@ import numpy as np
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.errors import ConfigError
 
+_TILES = (8, 4)  # columns and rows of the local contrast stretch
 _ROAD_PIXELS = 600  # of each fit of the road plane
 _ROAD_HYPOTHESES = 96
 _ROAD_SLOPE = (0.05, 1.5)  # px of disparity per row: a road is seen from above
@@ -22,16 +23,18 @@ class MatchingConfig:
     max_disparity: largest disparity, rounded up to a multiple of 16. window: side of the matching window.
     small_penalty, large_penalty: cost of a disparity step of 1 and of more, per pixel of the window; the slanted road
     needs a small penalty several times OpenCV's usual 8. uniqueness: percent by which the best cost must beat the
-    second. speckle: smaller regions of like disparity are dropped. max_step: disparity step within such a region.
-    road: drop what lies below the plane of the road, if there is one.
+    second. contrast: limit of the local contrast stretch (CLAHE) before matching, which shadows need; 0: none.
+    speckle: smaller regions of like disparity are dropped. max_step: disparity step within such a region. road: drop
+    what lies below the plane of the road, if there is one.
     """
 
     max_disparity: int = 128
     window: int = 5
     small_penalty: int = 24
     large_penalty: int = 96
-    uniqueness: int = 5
-    speckle: int = 50
+    uniqueness: int = 10
+    contrast: float = 3.0
+    speckle: int = 100
     max_step: int = 2
     road: bool = True
 
@@ -55,6 +58,7 @@ class StereoMatcher:
         self.config = config
         self._cv2 = load_opencv()
         self._num_disparities = -(-config.max_disparity // 16) * 16
+        self._stretch = self._cv2.createCLAHE(config.contrast, _TILES) if config.contrast > 0 else None
         area = config.window**2
         self._matcher = self._cv2.StereoSGBM_create(
             0, self._num_disparities, config.window, P1=config.small_penalty * area, P2=config.large_penalty * area,
@@ -65,6 +69,8 @@ class StereoMatcher:
     def disparity(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the disparity (H, W) float32 [px] of two grey images (H, W) uint8; NaN where it is not known."""
         margin = self._num_disparities
+        if self._stretch is not None:
+            left, right = self._stretch.apply(left), self._stretch.apply(right)
         # OpenCV leaves a margin of all disparities on the left without result.
         wide = [self._cv2.copyMakeBorder(image, 0, 0, margin, 0, self._cv2.BORDER_REPLICATE) for image in (left, right)]
         fixed_point = self._matcher.compute(*wide)[:, margin:]
