@@ -15,8 +15,8 @@ estimators: zero, nearest (nearest neighbour), embedded (the bundled model), a m
   teacher:NAME, labels:STORE
 datasets: simulation:FIRST-LAST (seeds; seeds from 1000000 on are never trained on), av2:LOG_OR_SPLIT,
   osf:SCENES, bag:BAG+BOXES.json
-stereo: estimators classical, opencv, MODEL.onnx, teacher:stereo; datasets kitti_scene_flow:ROOT, stereo:BAG+BOXES.json,
-  stereo_simulation:FIRST-LAST
+stereo: estimators classical, opencv, MODEL.onnx, teacher:stereo, labels:STORE; datasets kitti_scene_flow:ROOT,
+  stereo:BAG+BOXES.json, stereo_simulation:FIRST-LAST
 perturbations, of any strength: stray:0.01, pitch:10, roll:10, yaw:20, upside_down, ground_removed, rings:0.5,
   decimate:0.5, voxel:0.1, range_noise:0.05, odometry:1.05 (or 0.5m/s or 2deg/s), rate:5;
   the mount of a turned sensor is told, except in pitch:10,untold and upside_down:untold

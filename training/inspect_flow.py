@@ -22,7 +22,7 @@ from tqdm import tqdm
 from training.datasets.pairs import DatasetPair, PairDataset, evenly_spread
 from training.datasets.stereo_pairs import StereoPairDataset
 from training.scoring.estimators import Estimator, build_estimator
-from training.scoring.stereo_estimators import build_stereo_estimator
+from training.scoring.stereo_estimators import build_stereo_estimator, estimate_pair
 from zeroflow_ros.camera.stereo import StereoEstimator
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 
@@ -106,7 +106,7 @@ def inspect_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator]
     for index in tqdm(indices, unit='pair'):
         item, found = dataset[index], {}
         for estimator in estimators:
-            estimate = estimator.estimate(item.reference, item.other, item.other_T_reference)
+            estimate = estimate_pair(estimator, item)
             name = estimator.name
             if item.truth is not None:
                 scores = StereoScores()

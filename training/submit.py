@@ -40,7 +40,7 @@ from training.scoring.stereo_board import (
     submission_files,
     submitted_pairs,
 )
-from training.scoring.stereo_estimators import build_stereo_estimator
+from training.scoring.stereo_estimators import build_stereo_estimator, estimate_pair
 from zeroflow_ros.camera.stereo import StereoEstimator
 from zeroflow_ros.errors import ZeroFlowError
 
@@ -92,7 +92,7 @@ def submit_stereo(estimator: StereoEstimator, dataset: StereoPairDataset, out: P
         with zipfile.ZipFile(part, 'w') as archive:
             for key, index in tqdm(pairs.items(), f'{estimator.name}, {dataset.name}', unit='pair', disable=None):
                 item = dataset[index]
-                found = estimator.estimate(item.reference, item.other, item.other_T_reference)
+                found = estimate_pair(estimator, item)
                 for name, content in submission_files(item, found).items():
                     archive.writestr(name, content)
                 sizes[key] = item.reference.left.shape[:2]

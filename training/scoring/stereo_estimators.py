@@ -4,11 +4,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.datasets import split_options
-from zeroflow_ros.camera.stereo import StereoEstimator
-from zeroflow_ros.errors import ConfigError
+import numpy as np
 
-KINDS = 'classical, opencv, MODEL.onnx, teacher:stereo'
+from training.datasets import split_options
+from training.datasets.stereo_pairs import StereoDatasetPair
+from zeroflow_ros.camera.stereo import StereoEstimator, StereoFlow
+from zeroflow_ros.errors import ConfigError, DataError
+
+KINDS = 'classical, opencv, MODEL.onnx, teacher:stereo, labels:STORE'
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class ClassicalOptions:
     scale: float = 0.0
 
 
-def build_stereo_estimator(spec: str) -> StereoEstimator:
+def build_stereo_estimator(spec: str) -> 'StereoEstimator | StereoLabels':
     """Return the estimator of a spec, one of KINDS; its name is the spec.
 
     Raises: ConfigError for an unknown spec, DataError for an unknown option, ModelError for a model file that cannot be
@@ -35,6 +38,8 @@ def build_stereo_estimator(spec: str) -> StereoEstimator:
         estimator = ClassicalStereoFlow(ClassicalConfig(fill=True, **scale))
         estimator.name = spec
         return estimator
+    if spec.startswith('labels:'):
+        return StereoLabels(spec, Path(spec.removeprefix('labels:')))
     if spec == 'teacher:stereo':
         from training.teachers.stereo import StereoTeacher
 
@@ -52,3 +57,35 @@ def build_stereo_estimator(spec: str) -> StereoEstimator:
 
         return OpenCvBaseline()
     raise ConfigError(f'Unknown estimator of stereo pairs {spec!r}; expected one of: {KINDS}.')
+
+
+def estimate_pair(estimator: 'StereoEstimator | StereoLabels', item: StereoDatasetPair) -> StereoFlow:
+    """Return the scene flow of a pair of a dataset; its truth is not used. Raises: as the estimator."""
+    if isinstance(estimator, StereoLabels):
+        return estimator.read(item)
+    return estimator.estimate(item.reference, item.other, item.other_T_reference)
+
+
+class StereoLabels:
+    """Stored pseudo-labels. folder: a store that `training.label` wrote. Raises: DataError when it is none."""
+
+    def __init__(self, name: str, folder: Path):
+        from training.labels.stereo_label_store import StereoLabelStore
+
+        self.name = name
+        self._store = StereoLabelStore(folder)
+        self._keys = frozenset(self._store.keys())
+
+    def read(self, item: StereoDatasetPair) -> StereoFlow:
+        """Return the labels of a pair, NaN where it has none. Raises: DataError when there are none of this pair."""
+        if item.key not in self._keys:
+            raise DataError(
+                f'{self.name} has no labels of {item.key} (it has {len(self._keys)} pairs). Use the dataset that was '
+                'labelled.'
+            )
+        made = self._store.read(item.key)
+        label, zero = made.truth, np.zeros_like(made.truth.disparity)
+        return StereoFlow(
+            label.disparity, label.other_disparity, label.flow, zero, zero, zero, label.has_flow,
+            made.other_T_reference, label.has_disparity,
+        )  # fmt: skip

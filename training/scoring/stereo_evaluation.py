@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from training.datasets.pairs import evenly_spread
 from training.datasets.stereo_pairs import StereoDatasetPair, StereoPairDataset
+from training.scoring.stereo_estimators import estimate_pair
 from training.scoring.stereo_metrics import StereoScores
 from training.scoring.stereo_velocity import VelocityScores, measured_velocity
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFlow
@@ -59,7 +60,7 @@ class _Scores:
     def add(self, item: StereoDatasetPair, estimator: StereoEstimator) -> None:
         began = time.perf_counter()
         try:
-            found = estimator.estimate(item.reference, item.other, item.other_T_reference)
+            found = estimate_pair(estimator, item)
         except EgoMotionError as error:
             self._failures.append(f'{item.key}: {error}')
             found = _nothing(item)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from training.datasets.stereo_pairs import StereoBox, StereoDatasetPair, StereoTruth
+from training.labels.stereo_label_store import StereoLabelStore
 from training.scoring.score_text import stereo_score_text
 from training.scoring.stereo_estimators import build_stereo_estimator
 from training.scoring.stereo_evaluation import evaluate_stereo
@@ -127,3 +128,17 @@ def test_an_estimator_is_named_by_its_spec():
     assert build_stereo_estimator('classical?scale=0.25').config.scale == 0.25
     with pytest.raises(ModelError, match=r'none\.onnx'):
         build_stereo_estimator('none.onnx')
+
+
+def test_stored_labels_are_scored_on_the_pairs_that_were_labelled(tmp_path):
+    StereoLabelStore.create(tmp_path, {'sensor': 'stereo'}, {})
+    store, label = StereoLabelStore(tmp_path), Oracle('true').estimate(None, None)
+    measured = ALL.copy()
+    measured[:, 0] = False
+    store.write(Pairs()[0], replace(label, is_measured=measured))
+    estimator = build_stereo_estimator(f'labels:{tmp_path}')
+    found = evaluate_stereo(Pairs(1), [estimator])[f'labels:{tmp_path}']['pixels']
+    assert found['density']['SF'] == pytest.approx(7 / 8)  # the first column is filled, and still right within 3 px
+    assert found['outliers_percent_measured']['occ']['SF']['all'] == 0
+    with pytest.raises(DataError, match=r'has no labels of 000001_10 \(it has 1 pairs\)'):
+        evaluate_stereo(Pairs(2), [estimator])
