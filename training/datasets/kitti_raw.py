@@ -37,11 +37,16 @@ _OXTS_FIELDS = 30
 
 @dataclass(frozen=True)
 class KittiRawOptions:
-    """Options. ego_motion: oxts, or none. min_dt, max_dt: time between the frames of a pair [s]."""
+    """Options.
+
+    ego_motion: oxts, or none. min_dt, max_dt: time between the frames of a pair [s]. latest: the newer frame is the
+    reference, as in the node.
+    """
 
     ego_motion: str = 'oxts'
     min_dt: float = 0.06
     max_dt: float = 0.5
+    latest: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class KittiRawPairs:
                     'kitti_raw:2011_09_26/2011_09_26_drive_0005_sync.'
                 )
         self._day = self.path.resolve().parent
+        self._from_latest = options.latest
         self._calibration = self._day / 'calib_cam_to_cam.txt'
         self._camera = stereo_camera(self._calibration)
         self._pairs = self._find_pairs(options)
@@ -86,15 +92,15 @@ class KittiRawPairs:
     def key(self, index: int) -> str:
         """Return the number of the older frame, as in the names of its files, and its stamp [ns]."""
         older = self._pairs[index][0]
-        return f'{older.number:010d}_{older.stamp_ns}'
+        return f'{older.number:010d}_{older.stamp_ns}' + LATEST * self._from_latest
 
     def __getitem__(self, index: int) -> StereoDatasetPair:
-        return self._item(self.key(index), *self._pairs[index])
+        return self.latest(index) if self._from_latest else self._item(self.key(index), *self._pairs[index])
 
     def latest(self, index: int) -> StereoDatasetPair:
         """Return a pair seen from its newer frame, which becomes the reference: dt is negative."""
         older, newer = self._pairs[index]
-        return self._item(self.key(index) + LATEST, newer, older)
+        return self._item(self.key(index).removesuffix(LATEST) + LATEST, newer, older)
 
     def _item(self, key: str, reference: _Frame, other: _Frame) -> StereoDatasetPair:
         other_T_reference = None

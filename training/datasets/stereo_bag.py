@@ -44,7 +44,8 @@ class StereoBagOptions:
     ego_motion: odometry, tf or none; auto is the first of these that works: without ego motion, estimators find it in
     the images. fixed_frame: of tf, as in `BagMotion`. images_are_rectified: false for raw images. tolerance: largest
     difference of the stamps of left and right images [s]. min_dt, max_dt: time between the frames of a pair [s].
-    boxes_frame: frame of the boxes; '' for the entry `frame` of their file.
+    boxes_frame: frame of the boxes; '' for the entry `frame` of their file. latest: the newer frame is the reference,
+    as in the node.
     """
 
     topic: str = ''
@@ -56,6 +57,7 @@ class StereoBagOptions:
     min_dt: float = 0.06
     max_dt: float = 0.5
     boxes_frame: str = ''
+    latest: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,11 @@ class StereoBagPairs:
     def key(self, index: int) -> str:
         """Return the number of the older left image in its topic, and its stamp [ns]."""
         place = self._pairs[index][0]
-        return f'{place.number:06d}_{place.stamp_ns}'
+        return f'{place.number:06d}_{place.stamp_ns}' + LATEST * self._options.latest
 
     def __getitem__(self, index: int) -> StereoDatasetPair:
+        if self._options.latest:
+            return self.latest(index)
         older, newer, older_T_newer = self._pairs[index]
         newer_T_older = None if older_T_newer is None else transforms.invert(older_T_newer)
         return self._item(self.key(index), older, newer, newer_T_older)
@@ -120,7 +124,7 @@ class StereoBagPairs:
     def latest(self, index: int) -> StereoDatasetPair:
         """Return a pair seen from its newer frame, which becomes the reference: dt is negative."""
         older, newer, older_T_newer = self._pairs[index]
-        return self._item(self.key(index) + LATEST, newer, older, older_T_newer)
+        return self._item(self.key(index).removesuffix(LATEST) + LATEST, newer, older, older_T_newer)
 
     def _item(self, key: str, reference: _FramePlace, other: _FramePlace, other_T_reference) -> StereoDatasetPair:
         frames = [self._frame(place) for place in (reference, other)]

@@ -64,6 +64,8 @@ def test_seen_from_the_newer_frame_time_runs_back(tmp_path):
     assert latest.dt == -item.dt and latest.key == item.key + '_latest'
     np.testing.assert_array_equal(latest.reference.left, item.other.left)
     np.testing.assert_allclose(latest.other_T_reference @ item.other_T_reference, np.eye(4), atol=1e-9)
+    option = read(tmp_path / '2011_09_26_drive_0005_sync', '?latest=true')
+    assert option.key(0) == option[0].key == option.latest(0).key == latest.key and option[0].dt == latest.dt
 
 
 def test_without_poses_there_is_no_ego_motion(tmp_path):

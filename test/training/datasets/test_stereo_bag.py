@@ -43,6 +43,8 @@ def test_seen_from_the_newer_frame_time_runs_back(tmp_path):
     assert latest.dt == -item.dt and latest.key == item.key + '_latest'
     np.testing.assert_array_equal(latest.reference.left, picture(1, 0))
     np.testing.assert_allclose(latest.other_T_reference @ item.other_T_reference, np.eye(4), atol=1e-9)
+    option = read(tmp_path / 'drive', '?latest=true')
+    assert option.key(0) == option[0].key == option.latest(0).key == latest.key and option[0].dt == latest.dt
 
 
 def test_boxes_are_in_the_frame_of_the_camera_and_have_a_velocity(tmp_path):
