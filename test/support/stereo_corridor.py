@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stereo camera in a textured corridor with a board that moves: frames, messages and bags with exact truth."""
+"""A stereo camera in a street of textured boards, one of which moves: frames, messages and bags with exact truth."""
 
 from functools import cache
 from pathlib import Path
@@ -17,11 +17,13 @@ ODOMETRY_TOPIC = '/odometry'
 START_NS, PERIOD_NS = 1_700_000_000_000_000_000, 100_000_000
 EGO_SPEED = 1.0  # m/s, along the optical axis
 MOVER_SPEED = 2.0  # m/s, to the right
-WALL, MOVER, FLOOR = 8.0, 4.0, 0.9  # m ahead of the camera at the start; floor below it, and ceiling above
+WALL, MOVER = 8.0, 4.0  # m ahead of the camera at the start
+# Boards that stand: depth at the start, left and right edge [m], number of the texture.
+_STANDING = ((3.0, 0.8, 1.6, 3), (5.5, -2.2, -1.2, 5), (5.0, 0.6, 1.2, 4))
 # The camera looks forward, 0.3 m ahead of base_link and 1.2 m above it.
 BASE_T_LEFT = np.array([[0, 0, 1, 0.3], [-1, 0, 0, 0.0], [0, -1, 0, 1.2], [0, 0, 0, 1]], np.float64)
 _QUATERNION = (-0.5, 0.5, -0.5, 0.5)
-_CELL = 0.03  # m of texture
+_CELL = 0.1  # m of texture: 2.5 pixels at the wall
 
 
 @cache
@@ -48,7 +50,7 @@ def on_mover(seconds: float, shift: float = 0.0) -> np.ndarray:
     """Return which pixels (H, W) of a camera `shift` metres to the right show the mover."""
     rays, depth = CAMERA.rays.astype(np.float64), MOVER - EGO_SPEED * seconds
     x, y = rays[..., 0] * depth + shift, rays[..., 1] * depth
-    return (np.abs(x - MOVER_SPEED * seconds + 0.2) < 0.45) & (np.abs(y) < 0.4)
+    return (np.abs(x - MOVER_SPEED * seconds + 0.7) < 0.45) & (np.abs(y) < 0.75)
 
 
 def frame(number: int, frame_id: str = 'left_optical') -> StereoFrame:
@@ -57,10 +59,11 @@ def frame(number: int, frame_id: str = 'left_optical') -> StereoFrame:
     rays, images = CAMERA.rays.astype(np.float64), []
     for shift in (0.0, CAMERA.baseline):
         far, near = WALL - EGO_SPEED * seconds, MOVER - EGO_SPEED * seconds
-        floor = FLOOR / np.maximum(np.abs(rays[..., 1]), 1e-6)  # depth of floor and ceiling
         wall = _sample(1, rays[..., 0] * far + shift, rays[..., 1] * far)
-        along = _sample(3, rays[..., 0] * floor + shift, np.sign(rays[..., 1]) * 4 + floor + EGO_SPEED * seconds - 5)
-        wall = np.where(floor < far, along, wall)
+        for start, left, right, texture in sorted(_STANDING, reverse=True):  # the nearest last
+            depth = start - EGO_SPEED * seconds
+            x, y = rays[..., 0] * depth + shift, rays[..., 1] * depth
+            wall = np.where((x > left) & (x < right), _sample(texture, x, y), wall)
         mover = _sample(2, rays[..., 0] * near + shift - MOVER_SPEED * seconds, rays[..., 1] * near)
         images.append(np.where(on_mover(seconds, shift), mover, wall).astype(np.uint8))
     return StereoFrame(*images, CAMERA, START_NS + number * PERIOD_NS, frame_id)
