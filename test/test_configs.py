@@ -13,7 +13,9 @@ import yaml
 from processes import ROOT, environment
 
 from training.config import load_config
+from training.learning.stereo_train_config import load_train_config
 from training.learning.train_config import TrainConfig
+from training.students import CAMERA_STUDENTS
 from zeroflow_ros.camera.pixel_cloud import FIELDS
 from zeroflow_ros.lidar.point_cloud import flow_cloud
 from zeroflow_ros.runtime.camera_offline import CAMERA_FLOW_TOPIC
@@ -40,8 +42,11 @@ def test_every_file_is_known_and_says_its_licence(path):
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'config').glob('train_*.yaml')), ids=lambda path: path.name)
 def test_training_configuration_says_what_it_trains(path):
-    config = load_config(TrainConfig, path).for_pairs(100_800)
+    config = load_train_config(path).for_pairs(100_800)
     assert config.student in path.read_text() and config.steps > 1000
+    if config.student in CAMERA_STUDENTS:
+        assert config.batch % config.accumulate == 0
+        return
     assert config.full.cells >= 256 and all(phase.batch % config.accumulate == 0 for phase in config.phases)
 
 
@@ -52,6 +57,15 @@ def test_the_recipe_of_zeroflow():
     assert config.learning_rate(0) == config.learning_rate(78_749) == 2e-6
     assert not any(dataclasses.astuple(config.augmentation))
     assert config.loss == 'zeroflow' and config.weight_decay == config.clip_norm == config.scored_points == 0
+
+
+def test_the_recipe_of_dwarf():
+    """50,000 steps of 4 crops of 320 x 896 px at 3e-5, halved three times; no decay but that in the loss; no noise."""
+    config = load_train_config(ROOT / 'config' / 'train_dwarf.yaml')
+    assert (config.steps, config.batch, config.crop_width, config.crop_height) == (50_000, 4, 896, 320)
+    assert [config.learning_rate(step) for step in (0, 25_000, 35_000, 45_000)] == [3e-5, 1.5e-5, 7.5e-6, 3.75e-6]
+    assert config.l2 == 4e-4 and config.weight_decay == config.clip_norm == config.augmentation.noise == 0
+    assert config.augmentation.max_zoom == 1.8 and not config.augmentation.colour_shared
 
 
 def test_node_parameters_are_accepted_by_the_node():

@@ -5,25 +5,29 @@ usage: python3 -m training.train --config config/train_lite.yaml --labels out/la
        python3 -m training.train --out runs/supervised
        python3 -m training.train --config config/train_zeroflow.yaml --labels LABELS --out runs/zeroflow --devices 8
        python3 -m training.train --start embedded --labels out/labels --out runs/mine
+       python3 -m training.train --config config/train_stereo_lite.yaml --dataset DATASET --out runs/stereo
 
 Clips are simulated when first needed. A stopped training resumes from its last checkpoint with the same samples: run
 the same command again. --start adapts a trained model, with the settings in config/finetune.yaml unless --config names
 others. Several GPUs share each batch; for several computers, start it with torchrun or SLURM and --nodes. Monitor it
 with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it with
 `python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
+
+Students for stereo cameras learn from a DATASET of stereo pairs, such as stereo_simulation:0-1999@out/stereo: from its
+ground truth, or with --labels from labels of the stereo teacher, which are made when first needed and kept there.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from training.config import load_config
 from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import ClipSource, split_labels
+from training.learning.stereo_sources import ProxySource, StereoSource, TruthSource, split_source
+from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.strategies import sweeps_per_sample
-from training.learning.train_config import TrainConfig
 from training.learning.training_run import TrainerDevices, train
-from zeroflow_ros.errors import ZeroFlowError
+from zeroflow_ros.errors import ConfigError, ZeroFlowError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'training.train', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('--config', type=Path, help='YAML with the fields of TrainConfig that differ from the defaults')
+    parser.add_argument(
+        '--config',
+        type=Path,
+        help='YAML with the fields of TrainConfig, or StereoTrainConfig, that differ from the defaults',
+    )
     parser.add_argument(
         '--out', type=Path, required=True, help='folder for the checkpoint, the log and the effective config'
     )
@@ -39,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         '--start', metavar='MODEL', help='.onnx file, checkpoint, or embedded; ignored when resuming (default: none)'
     )
     parser.add_argument('--labels', type=Path, help='folder of pseudo-labels (default: train on simulated clips)')
+    parser.add_argument(
+        '--dataset', metavar='SPEC', help='stereo pairs for students of stereo cameras: docs/datasets.md'
+    )
     parser.add_argument(
         '--clips', type=Path, default=Path('out/clips'), help='folder for simulated clips (default: out/clips)'
     )
@@ -59,9 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
             from training.learning.start_model import load_start, start_config
 
             start = load_start(options.start)
-        config = start_config(start, options.config) if start else load_config(TrainConfig, options.config)
-        window = sweeps_per_sample(config)
-        if options.labels:
+        config = start_config(start, options.config) if start else load_train_config(options.config)
+        is_stereo = isinstance(config, StereoTrainConfig)
+        if is_stereo != bool(options.dataset):
+            raise ConfigError(
+                f'--dataset names the stereo pairs for students of stereo cameras; {config.student} '
+                + ('needs it.' if is_stereo else 'learns from --labels, or from simulated clips.')
+            )
+        window = 0 if is_stereo else sweeps_per_sample(config)
+        if is_stereo:
+            source = _stereo_source(config, options.dataset, options.labels)
+            print(f'Training on {source.about["data"]}.', file=sys.stderr)
+        elif options.labels:
             from training.labels.label_store import LabelStore
 
             source, _ = split_labels(LabelStore(options.labels), config.held_out, window)
@@ -79,6 +99,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f'Trained. Export it with: python3 -m export.to_onnx {last} --out model.onnx')
     return 0
+
+
+def _stereo_source(config: StereoTrainConfig, spec: str, labels: Path | None) -> StereoSource:
+    """Return the pairs to train on, with labels of the teacher in a folder, or ground truth."""
+    from training.datasets import STEREO, open_dataset
+
+    dataset = open_dataset(spec, (STEREO,))
+    indices = range(len(dataset))
+    if labels:
+        from training.teachers.stereo import StereoTeacher
+
+        source = ProxySource(dataset, indices, StereoTeacher(), labels)
+    else:
+        source = TruthSource(dataset, indices)
+    return split_source(source, config.held_out)[0]
 
 
 if __name__ == '__main__':

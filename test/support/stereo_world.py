@@ -1,139 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stereo camera in a textured corridor with a board that moves: frames, messages and bags with exact truth."""
-
-from functools import cache
-from pathlib import Path
+"""Shared by tests of camera students: stereo pairs of a textured plane that moves by whole pixels."""
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
 
-from zeroflow_ros.bags.cdr import ODOMETRY, TRANSFORMS, typestore
-from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
-from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, IMAGE
+from training.datasets.stereo_pairs import StereoDatasetPair, StereoTruth
+from training.learning.stereo_augmentation import StereoAugmentation
+from training.learning.stereo_train_config import StereoTrainConfig
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
 
-CAMERA = StereoCamera(224, 112, 200.0, 200.0, 111.5, 55.5, 0.4)
-LEFT, RIGHT = '/stereo/left', '/stereo/right'
-ODOMETRY_TOPIC = '/odometry'
-START_NS, PERIOD_NS = 1_700_000_000_000_000_000, 100_000_000
-EGO_SPEED = 1.0  # m/s, along the optical axis
-MOVER_SPEED = 2.0  # m/s, to the right
-WALL, MOVER, FLOOR = 8.0, 4.0, 0.9  # m ahead of the camera at the start; floor below it, and ceiling above
-# The camera looks forward, 0.3 m ahead of base_link and 1.2 m above it.
-BASE_T_LEFT = np.array([[0, 0, 1, 0.3], [-1, 0, 0, 0.0], [0, -1, 0, 1.2], [0, 0, 0, 1]], np.float64)
-_QUATERNION = (-0.5, 0.5, -0.5, 0.5)
-_CELL = 0.03  # m of texture
+CAMERA = StereoCamera(96, 48, 60.0, 60.0, 47.5, 23.5, 0.5)
+PLAIN = StereoAugmentation(colour=0, zoom=0, noise=0, right_shift=0, no_ego_motion=0, ego_translation=0, ego_rotation=0)
+TINY = StereoTrainConfig(
+    width=96, height=48, crop_width=64, crop_height=32, steps=3, batch=2, held_out=0.0, save_every=1, log_every=1,
+    num_threads=1, num_workers=0, lr_steps=1, lr=1e-3, augmentation=PLAIN,
+)  # fmt: skip
 
 
-@cache
-def _texture(seed: int) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(0, 256, (600, 600)).astype(np.float64)
-    return (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(noise, (1, 1), (0, 1))) / 4
+class StereoWorld:
+    """A dataset: pair k has disparity 4 + k px, then 6 + k px, and flow (2, -1) px."""
+
+    name, sensor = 'stereo_world', 'stereo'
+
+    def __init__(self, count=4, with_truth=True):
+        self.count, self.with_truth = count, with_truth
+
+    def __len__(self):
+        return self.count
+
+    def key(self, index):
+        return f'world/{index:02d}'
+
+    def __getitem__(self, index):
+        texture = np.random.default_rng(index).integers(0, 256, (48, 96, 3), np.uint8)
+        texture = np.repeat(np.repeat(texture[:24, :48], 2, 0), 2, 1)
+        left1 = np.roll(texture, (-1, 2), (0, 1))
+        images = texture, np.roll(texture, -(4 + index), 1), left1, np.roll(left1, -(6 + index), 1)
+        frames = StereoFrame(*images[:2], CAMERA, 0), StereoFrame(*images[2:], CAMERA, 10**8)
+        return StereoDatasetPair(
+            self.key(index), *frames, np.eye(4), 0.1, self.truth(index) if self.with_truth else None
+        )
+
+    def truth(self, index):
+        def constant(value):
+            return np.full((48, 96), value, np.float32)
+
+        flow, all_pixels = np.stack([constant(2), constant(-1)], axis=2), np.ones((48, 96), bool)
+        return StereoTruth(
+            constant(4 + index), constant(6 + index), flow, all_pixels, all_pixels, all_pixels, ~all_pixels
+        )
 
 
-def _sample(seed: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the brightness of a wall at its points [m], bilinear."""
-    u, v = x / _CELL + 300, y / _CELL + 300
-    column, row = np.floor(u).astype(int), np.floor(v).astype(int)
-    fu, fv, texture = u - column, v - row, _texture(seed)
+class WorldTeacher:
+    """A StereoEstimator that knows the world; its left 10 columns are not measured. calls: number of its estimates."""
 
-    def at(r, c):
-        return texture[np.clip(r, 0, 599), np.clip(c, 0, 599)]
+    name = 'world_teacher'
 
-    return (at(row, column) * (1 - fu) + at(row, column + 1) * fu) * (1 - fv) + (
-        at(row + 1, column) * (1 - fu) + at(row + 1, column + 1) * fu
-    ) * fv
+    def __init__(self, config):
+        self.config, self.calls = config, 0
 
-
-def on_mover(seconds: float, shift: float = 0.0) -> np.ndarray:
-    """Return which pixels (H, W) of a camera `shift` metres to the right show the mover."""
-    rays, depth = CAMERA.rays.astype(np.float64), MOVER - EGO_SPEED * seconds
-    x, y = rays[..., 0] * depth + shift, rays[..., 1] * depth
-    return (np.abs(x - MOVER_SPEED * seconds + 0.2) < 0.45) & (np.abs(y) < 0.4)
-
-
-def frame(number: int, frame_id: str = 'left_optical') -> StereoFrame:
-    """Return the frame 0.1 s times its number after the start."""
-    seconds = number * PERIOD_NS * 1e-9
-    rays, images = CAMERA.rays.astype(np.float64), []
-    for shift in (0.0, CAMERA.baseline):
-        far, near = WALL - EGO_SPEED * seconds, MOVER - EGO_SPEED * seconds
-        floor = FLOOR / np.maximum(np.abs(rays[..., 1]), 1e-6)  # depth of floor and ceiling
-        wall = _sample(1, rays[..., 0] * far + shift, rays[..., 1] * far)
-        along = _sample(3, rays[..., 0] * floor + shift, np.sign(rays[..., 1]) * 4 + floor + EGO_SPEED * seconds - 5)
-        wall = np.where(floor < far, along, wall)
-        mover = _sample(2, rays[..., 0] * near + shift - MOVER_SPEED * seconds, rays[..., 1] * near)
-        images.append(np.where(on_mover(seconds, shift), mover, wall).astype(np.uint8))
-    return StereoFrame(*images, CAMERA, START_NS + number * PERIOD_NS, frame_id)
-
-
-def _header(types, stamp_ns: int, frame_id: str):
-    return types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), frame_id)
-
-
-def image_message(number: int, side: int):
-    """Return the Image of the left (0) or right (1) camera, as rosbags has it."""
-    types, one = typestore().types, frame(number)
-    pixels = (one.left, one.right)[side]
-    frame_id = ('left_optical', 'right_optical')[side]
-    return types[IMAGE](_header(types, one.stamp_ns, frame_id), *pixels.shape, 'mono8', 0, pixels.shape[1],
-                        pixels.ravel())  # fmt: skip
-
-
-def info_message(number: int, side: int):
-    """Return the CameraInfo of the left (0) or right (1) camera."""
-    types, c = typestore().types, CAMERA
-    k = np.array([c.fx, 0, c.cx, 0, c.fy, c.cy, 0, 0, 1.0])
-    p = np.array([c.fx, 0, c.cx, -side * c.fx * c.baseline, 0, c.fy, c.cy, 0, 0, 0, 1, 0.0])
-    roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
-    frame_id = ('left_optical', 'right_optical')[side]
-    return types[CAMERA_INFO](_header(types, START_NS + number * PERIOD_NS, frame_id), c.height, c.width, 'plumb_bob',
-                              np.zeros(5), k, np.eye(3).ravel(), p, 0, 0, roi)  # fmt: skip
-
-
-def odometry_message(number: int):
-    """Return the Odometry of base_link, which drives forward."""
-    types = typestore().types
-
-    def make(name, *numbers):
-        return types[f'geometry_msgs/msg/{name}'](*map(float, numbers))
-
-    pose = types['geometry_msgs/msg/Pose'](
-        make('Point', EGO_SPEED * number * 0.1, 0, 0), make('Quaternion', 0, 0, 0, 1)
-    )
-    twist = types['geometry_msgs/msg/Twist'](make('Vector3', EGO_SPEED, 0, 0), make('Vector3', 0, 0, 0))
-    return types[ODOMETRY](
-        _header(types, START_NS + number * PERIOD_NS, 'odom'), 'base_link',
-        types['geometry_msgs/msg/PoseWithCovariance'](pose, np.zeros(36)),
-        types['geometry_msgs/msg/TwistWithCovariance'](twist, np.zeros(36)),
-    )  # fmt: skip
-
-
-def mount_message():
-    """Return the transform of the left camera on base_link, for /tf_static."""
-    types = typestore().types
-    translation = types['geometry_msgs/msg/Vector3'](*BASE_T_LEFT[:3, 3].tolist())
-    pose = types['geometry_msgs/msg/Transform'](translation, types['geometry_msgs/msg/Quaternion'](*_QUATERNION))
-    one = types['geometry_msgs/msg/TransformStamped'](_header(types, START_NS, 'base_link'), 'left_optical', pose)
-    return types[TRANSFORMS]([one])
-
-
-def write_world(path: Path, num_frames: int = 4, *, odometry: bool = True) -> Path:
-    """Write a bag of the camera, and return its path."""
-    store = typestore()
-    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections = {}
-
-        def write(topic, msgtype, time_ns, message):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, msgtype, typestore=store)
-            writer.write(connections[topic], time_ns, store.serialize_cdr(message, msgtype))
-
-        write('/tf_static', TRANSFORMS, START_NS, mount_message())
-        for number in range(num_frames):
-            time_ns = START_NS + number * PERIOD_NS
-            for side, folder in enumerate((LEFT, RIGHT)):
-                write(f'{folder}/camera_info', CAMERA_INFO, time_ns, info_message(number, side))
-                write(f'{folder}/image_rect', IMAGE, time_ns, image_message(number, side))
-            if odometry:
-                write(ODOMETRY_TOPIC, ODOMETRY, time_ns + 1_000_000, odometry_message(number))
-    return path
+    def estimate(self, reference, other, other_T_reference=None):
+        self.calls += 1
+        shape, measured = reference.left.shape[:2], np.ones(reference.left.shape[:2], bool)
+        measured[:, :10] = False
+        one = np.ones(shape, np.float32)
+        return StereoFlow(3.125 * one, 5.5 * one, np.stack([2.25 * one, -1.5 * one], 2), one, one, one, measured)

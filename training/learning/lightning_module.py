@@ -24,6 +24,8 @@ _PREFIX = 'student.'  # prefix of the student's weights in the LightningModule's
 class StudentModule(pytorch_lightning.LightningModule):
     """Trains a student on samples, forward and backward in time in one step."""
 
+    collate = staticmethod(collate)  # samples to a batch
+
     def __init__(self, config: TrainConfig, student: PillarStudent, samples: PairSamples):
         super().__init__()
         self.config, self.samples = config, samples
@@ -42,7 +44,8 @@ class StudentModule(pytorch_lightning.LightningModule):
         trainer, workers = self.trainer, self.config.num_workers
         batches = self.samples.batches(trainer.global_step, rank=trainer.global_rank, world=trainer.world_size)
         return DataLoader(
-            self.samples, batch_sampler=_EndlessBatchSampler(batches), num_workers=workers, collate_fn=collate,
+            self.samples, batch_sampler=_EndlessBatchSampler(batches), num_workers=workers,
+            collate_fn=self.collate,
             prefetch_factor=4 if workers else None, pin_memory=trainer.strategy.root_device.type == 'cuda',
         )  # fmt: skip
 
@@ -51,29 +54,24 @@ class StudentModule(pytorch_lightning.LightningModule):
         step = self.trainer.global_step
         for group in self.trainer.optimizers[0].param_groups:
             group['lr'] = self.config.learning_rate(step)
-        self.student.grid = self.config.phase(step).grid(self.samples.grid)
-        predicted = self.student.forward_both(batch.clouds, batch.rows, batch.used)
-        flow = torch.cat([flow for both in predicted for flow in both])
-        loss = self.samples.strategy.loss(predicted, batch)
+        loss, sums = self.loss(step, batch)
         if not torch.isfinite(loss):
             raise ZeroFlowError(
                 f'The loss of step {step} is {loss.item()}; start again with a lower lr than {self.config.lr}.'
             )
-        self._accumulate_log(loss.detach(), flow.detach(), batch)
+        sums |= {'loss': loss.detach(), 'batches': torch.ones_like(loss)}
+        self._sums = {name: self._sums.get(name, 0) + value for name, value in sums.items()}
         return loss
 
-    def _accumulate_log(self, loss: Tensor, flow: Tensor, batch: Batch) -> None:
-        """Accumulate the loss, and error and flow of moving points, for the next log entry."""
+    def loss(self, step: int, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch, and the sums of error and flow of moving points for the log."""
+        self.student.grid = self.config.phase(step).grid(self.samples.grid)
+        predicted = self.student.forward_both(batch.clouds, batch.rows, batch.used)
+        flow = torch.cat([flow for both in predicted for flow in both]).detach()
         length = torch.linalg.vector_norm(batch.flow, dim=1)
         moves = length > self.config.mover_speed * batch.dt
         error = torch.linalg.vector_norm(flow - batch.flow, dim=1)
-        sums = {
-            'loss': loss,
-            'batches': torch.ones_like(loss),
-            'error': error[moves].sum(),
-            'flow': length[moves].sum(),
-        }
-        self._sums = {name: self._sums.get(name, 0) + value for name, value in sums.items()}
+        return self.samples.strategy.loss(predicted, batch), {'error': error[moves].sum(), 'flow': length[moves].sum()}
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_index: int) -> None:
         """Log every `log_every` and save every `save_every` steps."""
@@ -83,7 +81,7 @@ class StudentModule(pytorch_lightning.LightningModule):
         if step % config.log_every == 0 or step == config.steps:
             sums, self._sums = {name: float(value) for name, value in self._sums.items()}, {}
             scores = {'loss': sums['loss'] / sums['batches'], 'lr': config.learning_rate(step - 1)}
-            if sums['flow']:
+            if sums.get('flow'):
                 scores['mover_normalised_epe'] = sums['error'] / sums['flow']
             self.logger.log_metrics(scores, step)
         if step % config.save_every == 0 or step == config.steps:

@@ -16,8 +16,9 @@ from torch import nn
 from training.config import load_config
 from training.learning.batch import Batch
 from training.learning.checkpoint import Checkpoint, load_checkpoint
+from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.train_config import TrainConfig
-from training.students import STUDENTS, PillarStudent, build_student
+from training.students import CAMERA_STUDENTS, STUDENTS, PillarStudent, build_student
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine
 from zeroflow_ros.engines.selection import DEFAULT_MODELS
@@ -45,7 +46,7 @@ class StartModel:
     def about(self) -> dict:
         """The entry `start` of the provenance of the trained student."""
         about = self.checkpoint.provenance
-        return {'name': self.path.name, 'sha256': self.sha256, 'licence': self.checkpoint.policies['licence'],
+        return {'name': self.path.name, 'sha256': self.sha256, 'licence': about['licence'],
                 'data': about.get('data', 'unknown'), 'supervision': about.get('supervision', 'unknown')}  # fmt: skip
 
 
@@ -77,19 +78,21 @@ def load_start(text: str | Path) -> StartModel:
     return StartModel(path, card.checksum, Checkpoint(card.student, student.state_dict(), provenance))
 
 
-def start_config(start: StartModel, path: Path | None = None) -> TrainConfig:
+def start_config(start: StartModel, path: Path | None = None) -> TrainConfig | StereoTrainConfig:
     """Return the configuration in a YAML file; None: config/finetune.yaml, for the student of the start model.
 
     Raises: ConfigError when the file configures another student than that of the start model, or as `load_config`.
     """
+    if path is None and start.checkpoint.student in CAMERA_STUDENTS:
+        raise ConfigError(f'Give the configuration of the training of a {start.checkpoint.student} with --config.')
     if path is None:
         return dataclasses.replace(load_config(TrainConfig, FINETUNE), student=start.checkpoint.student)
-    config = load_config(TrainConfig, path)
+    config = load_train_config(path)
     check_start(start, config)
     return config
 
 
-def check_start(start: StartModel, config: TrainConfig) -> None:
+def check_start(start: StartModel, config: TrainConfig | StereoTrainConfig) -> None:
     """Raise ConfigError when a start model is not the student of a configuration."""
     student = start.checkpoint.student
     if student != config.student:

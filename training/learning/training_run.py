@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.learning.pair_sources import PairSource
+from training.learning.stereo_sources import StereoSource
+from training.learning.stereo_train_config import StereoTrainConfig
 from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.views.report import write_json
@@ -35,9 +37,9 @@ class TrainerDevices:
 
 
 def train(
-    config: TrainConfig,
+    config: TrainConfig | StereoTrainConfig,
     out: Path,
-    source: PairSource,
+    source: PairSource | StereoSource,
     *,
     change_config: bool = False,
     devices: TrainerDevices | None = None,
@@ -56,18 +58,19 @@ def train(
     from pytorch_lightning.callbacks import TQDMProgressBar
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    from training.learning.lightning_module import StudentCheckpointIO, StudentModule
-    from training.learning.samples import PairSamples
+    from training.learning.lightning_module import StudentCheckpointIO
     from training.learning.strategies import build_strategy
     from training.provenance import provenance
     from training.students import build_student
 
+    is_stereo = isinstance(config, StereoTrainConfig)
     config = config.for_pairs(len(source))
     last = out / 'last.pt'
+    policies = {} if is_stereo else {'direction': 'both', 'ground': 'keep', 'z_origin': 'ground'}
     about = {
-        **source.about, 'direction': 'both', 'ground': 'keep', 'z_origin': 'ground', 'licence': config.licence,
+        **source.about, **policies, 'licence': config.licence,
         'supervision': build_strategy(config).supervision(source.about['supervision']),
-        'loss': config.loss if config.strategy == 'distillation' else config.strategy,
+        'loss': config.strategy if config.strategy == 'seflow' else config.loss,
         'config': json.loads(json.dumps(dataclasses.asdict(config))), 'history': [],
     }  # fmt: skip
     start = 0
@@ -88,10 +91,10 @@ def train(
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
     student = build_student(config.student)
-    samples = PairSamples(config, source, student.grid)
+    samples, module = _samples_and_module(config, source, student)
     if start_model and not start:
         _load_weights(start_model, student, samples)
-    training = StudentModule(config, student, samples)
+    training = module(config, student, samples)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='pytorch_lightning|lightning_fabric')  # tuning advice
         trainer = Trainer(
@@ -110,12 +113,27 @@ def train(
     return last
 
 
+def _samples_and_module(config: TrainConfig | StereoTrainConfig, source: PairSource | StereoSource, student):
+    """Return the samples of a source, and the class of the module that trains on them."""
+    if isinstance(config, StereoTrainConfig):
+        from training.learning.stereo_module import StereoModule
+        from training.learning.stereo_samples import StereoSamples
+
+        return StereoSamples(config, source, student), StereoModule
+    from training.learning.lightning_module import StudentModule
+    from training.learning.samples import PairSamples
+
+    return PairSamples(config, source, student.grid), StudentModule
+
+
 def _load_weights(start_model: 'StartModel', student, samples) -> None:
     """Load the weights of a start model into the student, and the norm statistics of the first batches of samples."""
     from training.learning.batch import collate
     from training.learning.start_model import set_norm_statistics
 
     student.load_state_dict(start_model.checkpoint.state_dict)
+    if isinstance(samples.config, StereoTrainConfig):
+        return  # the norms of these students follow what a checkpoint was trained on
     grid, student.grid = student.grid, samples.config.phase(0).grid(samples.grid)
     batches = islice(samples.batches(0), _BATCHES_OF_STATISTICS)
     set_norm_statistics(student, (collate([samples[number] for number in numbers]) for numbers in batches))

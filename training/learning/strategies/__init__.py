@@ -5,7 +5,7 @@ import importlib
 
 from training.learning.strategies.strategy import Strategy
 from training.learning.train_config import TrainConfig
-from training.students import build_student
+from training.students import CAMERA_STUDENTS, build_student
 from zeroflow_ros.errors import ConfigError
 
 # name: (module in training.learning.strategies, class)
@@ -13,6 +13,7 @@ STRATEGIES = {
     'distillation': ('distillation', 'Distillation'),
     'seflow': ('seflow', 'SeFlow'),
 }
+CAMERA_STRATEGIES = {'proxy': ('proxy', 'Proxy')}  # of students for stereo cameras
 
 
 def sweeps_per_sample(config: TrainConfig) -> int:
@@ -21,8 +22,11 @@ def sweeps_per_sample(config: TrainConfig) -> int:
 
 
 def build_strategy(config: TrainConfig) -> Strategy:
-    """Return the strategy of a configuration. Raises: ConfigError for an unknown name."""
-    if config.strategy not in STRATEGIES:
-        raise ConfigError(f'strategy should be one of {", ".join(STRATEGIES)}, got {config.strategy!r}.')
-    module, class_name = STRATEGIES[config.strategy]
+    """Return the strategy of a configuration. Raises: ConfigError for one that the student's sensor does not have."""
+    known = CAMERA_STRATEGIES if config.student in CAMERA_STUDENTS else STRATEGIES
+    if config.strategy not in known:
+        raise ConfigError(
+            f'strategy should be one of {", ".join(known)} for {config.student}, got {config.strategy!r}.'
+        )
+    module, class_name = known[config.strategy]
     return getattr(importlib.import_module(f'training.learning.strategies.{module}'), class_name)(config)
