@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers by name: slow methods that label sweep pairs from the points alone."""
+"""Teachers by name: slow methods that label sweep pairs or stereo pairs without labels."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from training.config import build_config
 from zeroflow_ros.errors import ConfigError
 
 if TYPE_CHECKING:
-    from training.teachers.teacher import Teacher
+    from training.teachers.teacher import StereoPairTeacher, Teacher
 
-# name -> (module in training.teachers, class in it); the dataclass of its settings is <class>Config
+# name -> (module in training.teachers, class in it); the dataclass of its settings is <class>Config. Of sweep pairs:
 TEACHERS = {
     'nsfp': ('nsfp', 'NSFP'),
     'fast_nsf': ('fast_nsf', 'FastNSF'),
     'rigid': ('rigid', 'Rigid'),
     'dufomap': ('dufomap', 'Dufomap'),
-    'stereo': ('stereo', 'StereoTeacher'),
 }
+STEREO_TEACHERS = {'stereo': ('stereo', 'StereoTeacher'), 'lidar': ('lidar', 'LidarTeacher')}
 
 
-def build_teacher(name: str, config: dict | None = None) -> Teacher:
+def build_teacher(name: str, config: dict | None = None) -> Teacher | StereoPairTeacher:
     """Return a teacher; config: the fields of its settings that differ from their defaults.
 
     Raises: ConfigError for an unknown name, an unknown field, an invalid value.
     """
-    if name not in TEACHERS:
-        raise ConfigError(f'There is no teacher {name!r}; the teachers are {", ".join(TEACHERS)}.')
-    module_name, class_name = TEACHERS[name]
+    teachers = TEACHERS | STEREO_TEACHERS
+    if name not in teachers:
+        raise ConfigError(
+            f'There is no teacher {name!r}; the teachers are {", ".join(TEACHERS)}, and of stereo pairs '
+            f'{", ".join(STEREO_TEACHERS)}.'
+        )
+    module_name, class_name = teachers[name]
     module = importlib.import_module(f'training.teachers.{module_name}')
     settings = build_config(getattr(module, f'{class_name}Config'), config or {}, f'settings of teacher {name}')
     return getattr(module, class_name)(settings)
