@@ -18,6 +18,7 @@ CONTEXT = '10023947602400723454_1120_000_1140_000'
 WALL_Y = 12.0  # m: walls on both sides, 5 m high
 MAP_OFFSET_Z = 0.5  # m
 TILT = (0.02, -0.03)  # rad: roll and pitch of the vehicle while a sweep is taken, not of the frame's pose
+COMPONENTS = ('lidar', 'lidar_pose', 'lidar_calibration', 'vehicle_pose', 'lidar_box')  # of version 2
 UNLABELLED = slice(100, 120)  # columns of the TOP LiDAR in a zone without labels
 NUM_ROWS, NUM_COLUMNS = 24, 180
 # name: (x, y, z, yaw) on the vehicle, rows, columns; the first has listed inclinations, the others uniform ones
@@ -132,8 +133,11 @@ class WaymoWorld:
         return np.where(reach < 70, reach, -1.0), (to_car == reach) & (reach < 70)
 
 
-def write_frame(world: WaymoWorld, k: int, *, flow=True, boxes=True, with_map=True) -> tuple[bytes, TrueFrame]:
-    """Return a serialised frame and what it shows."""
+def write_frame(world: WaymoWorld, k: int, *, flow=True, boxes=True, with_map=True,
+                tables=None) -> tuple[bytes, TrueFrame]:  # fmt: skip
+    """Return a serialised frame and what it shows. tables: lists of rows by component, to which the frame is added."""
+    tables = {name: [] for name in COMPONENTS} if tables is None else tables
+    stamp, context = START_US + round(k * PERIOD * 1e6), CONTEXT
     drive, vehicle_T_world = world.drive, np.linalg.inv(world.frame_pose(k))
     calibrations, lasers, shown = b'', {}, {(ret, name): None for ret in (0, 1) for name in LASERS}
     for name, (mount, rows, columns) in LASERS.items():
@@ -166,14 +170,24 @@ def write_frame(world: WaymoWorld, k: int, *, flow=True, boxes=True, with_map=Tr
         is_second = (np.arange(rows * columns).reshape(rows, columns) % 7 == 0) & (reach > 0)
         is_second &= origin[..., 2] + direction[..., 2] * (reach + 8) > 0  # above ground
         second = np.where(is_second, reach + 8, -1)  # behind the car, if it is hit
-        images = []
+        images, row = (
+            [],
+            {'key.segment_context_name': context, 'key.frame_timestamp_micros': stamp, 'key.laser_name': name},
+        )
         for number, (distance, is_car) in enumerate([(reach, on_car), (second, np.zeros_like(on_car))]):
             cells = np.stack([distance, distance * 0 + 0.5, distance * 0, distance * 0 - 1], -1)
             if name == 1:
                 cells[:, UNLABELLED, 3] = 1
             image = field(2, matrix_float(cells)) + field(3, b'not read')
+            values = {'values': cells.ravel().astype(np.float32), 'shape': cells.shape}
+            row |= {f'[LiDARComponent].range_image_return{number + 1}.{part}': one for part, one in values.items()}
             if name == 1 and number == 0:
                 image += field(4, matrix_float(stored))
+                prefix = '[LiDARPoseComponent].range_image_return1'
+                tables['lidar_pose'].append({
+                    'key.frame_timestamp_micros': stamp, 'key.laser_name': 1, f'{prefix}.shape': stored.shape,
+                    f'{prefix}.values': stored.ravel().astype(np.float32),
+                })  # fmt: skip
             hit = distance > 0
             points = origin[hit] + direction[hit] * distance[hit][:, None]
             label = np.full((rows, columns, 4), -1.0)
@@ -185,15 +199,35 @@ def write_frame(world: WaymoWorld, k: int, *, flow=True, boxes=True, with_map=Tr
             images.append(image)
             shown[number, name] = (moved(vehicle_T_world, points), is_car[hit], cells[..., 3][hit] > 0,
                                    np.full(len(points), number == 1), np.full(len(points), name))  # fmt: skip
+        tables['lidar'].append(row)
+        if k == 0:
+            prefix = '[LiDARCalibrationComponent]'
+            tables['lidar_calibration'].append({
+                'key.segment_context_name': context, 'key.laser_name': name,
+                f'{prefix}.extrinsic.transform': mount.ravel(),
+                f'{prefix}.beam_inclination.min': -0.5, f'{prefix}.beam_inclination.max': 0.1,
+                f'{prefix}.beam_inclination.values': inclinations if name == 1 else None,
+            })  # fmt: skip
         lasers[name] = field(5, field(1, name) + field(2, images[0]) + field(3, images[1]))
     frame = field(1, field(1, CONTEXT) + field(2, b'') + calibrations)
     frame += field(2, START_US + round(k * PERIOD * 1e6)) + field(3, transform(world.frame_pose(k)))
     frame += field(4, field(1, 1) + field(2, bytes(500))) + b''.join(lasers[name] for name in (2, 1, 5, 4, 3))
+    tables['vehicle_pose'].append({
+        'key.segment_context_name': context, 'key.frame_timestamp_micros': stamp,
+        '[VehiclePoseComponent].world_from_vehicle.transform': world.frame_pose(k).ravel(),
+    })  # fmt: skip
     if boxes:
         x, y, z = (vehicle_T_world @ world.car(k))[:3, 3]
         heading = THE_CAR.yaw + THE_CAR.yaw_rate * k * PERIOD - drive.ego_yaw(k * PERIOD + 0.05)
         numbers = enumerate((x, y, z, THE_CAR.size[1], THE_CAR.size[0], THE_CAR.size[2], heading), 1)
         box = b''.join(field(number, float(value)) for number, value in numbers)
+        prefix = '[LiDARBoxComponent].box'
+        tables['lidar_box'].append({
+            'key.frame_timestamp_micros': stamp, 'key.laser_object_id': 'car', '[LiDARBoxComponent].type': 1,
+            **{f'{prefix}.center.{axis}': float(one) for axis, one in zip('xyz', (x, y, z), strict=True)},
+            **{f'{prefix}.size.{axis}': one for axis, one in zip('xyz', THE_CAR.size, strict=True)},
+            f'{prefix}.heading': float(heading),
+        })  # fmt: skip
         frame += field(6, field(1, box) + field(3, 1) + field(4, 'car'))
     if k == 0 and with_map:
         frame += field(10, field(1, 77) + field(5, field(1, 1) + b''.join(field(2, point) for point in map_points())))
@@ -225,3 +259,28 @@ def write_waymo(root, **options) -> list[TrueFrame]:
     path = root / f'segment-{CONTEXT}_with_camera_labels.tfrecord'
     path.write_bytes(b''.join(record(data) for data, _ in frames))
     return [true for _, true in frames]
+
+
+def write_tables(root, change=lambda tables: None, rows_per_group=7) -> list[TrueFrame]:
+    """Write the same drive as tables of version 2, after change(tables), and return what its frames show."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    tables, world = {name: [] for name in COMPONENTS}, WaymoWorld()
+    true = [write_frame(world, k, tables=tables)[1] for k in range(NUM_FRAMES)]
+    change(tables)
+    for name, rows in tables.items():
+        if not rows:
+            continue
+        types = {}
+        for column in rows[0]:
+            if column.endswith('.shape'):
+                types[column] = pa.list_(pa.int32(), 3)
+            elif column.endswith('transform'):
+                types[column] = pa.list_(pa.float64(), 16)
+            elif column.endswith('image_return1.values') or column.endswith('image_return2.values'):
+                types[column] = pa.list_(pa.float32())
+        columns = {column: pa.array([row[column] for row in rows], types.get(column)) for column in rows[0]}
+        (root / name).mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.table(columns), root / name / f'{CONTEXT}.parquet', row_group_size=rows_per_group)
+    return true

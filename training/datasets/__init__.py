@@ -9,7 +9,7 @@
   osf:FOLDER                  scenes of OpenSceneFlow, *.h5
   nuscenes:ROOT               nuScenes, the folder with samples, sweeps and v1.0-*
   pandaset:ROOT?trust_pickles=true    PandaSet, a sequence or a folder of sequences
-  waymo:FOLDER                Waymo Open perception data, *.tfrecord
+  waymo:FOLDER                Waymo Open perception data, *.tfrecord or tables of version 2
 
   kitti_scene_flow:ROOT       stereo pairs of KITTI scene flow 2015, folder training or testing
   kitti_raw:DATE/DRIVE        stereo pairs of a drive of KITTI raw data

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waymo Open perception data, frames in TFRecords, as sweep pairs in the vehicle frame; without TensorFlow.
+"""Waymo Open perception data as sweep pairs in the vehicle frame, without TensorFlow: TFRecords, or Parquet tables.
 
 Each file holds the frames of one drive at 10 Hz. A sweep consists of all returns of all LiDARs of a frame, unless less
 is asked for. The scene flow labels of a frame are velocities since the frame before, ego motion removed.
@@ -15,18 +15,10 @@ from training.datasets import split_options
 from training.datasets.box_flow import MovingBox, box_flow
 from training.datasets.drive_pairs import Drive, DrivePairs, DropLog
 from training.datasets.pairs import GroundTruthFlow, MetaClass
+from training.datasets.range_image import NO_FLOW, FramePoints, LabelBox
 from training.datasets.tfrecord import CutFileError, Record, read_record, records
-from training.datasets.waymo_frame import (
-    NO_FLOW,
-    FrameHeader,
-    FramePoints,
-    LabelBox,
-    frame_boxes,
-    frame_header,
-    frame_points,
-    map_offset,
-    map_points,
-)
+from training.datasets.waymo_frame import FrameHeader, frame_boxes, frame_header, frame_points, map_offset, map_points
+from training.datasets.waymo_tables import TabledFrame, is_tables, read_tables
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import DropReason
@@ -38,6 +30,34 @@ _META_CLASS = np.array(
     [MetaClass.BACKGROUND, MetaClass.CAR, MetaClass.PEDESTRIAN, MetaClass.IGNORED, MetaClass.WHEELED_VRU], np.uint8
 )
 _MAP_CELL, _MAP_NEIGHBOURS, _MAP_MARGIN = 0.3, 20, 0.4  # m, points, m. Source: ZeroFlow
+
+
+@dataclass(frozen=True)
+class RecordedFrame:
+    """A frame of a TFRecord file."""
+
+    record: Record
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f'{self.record.path}, record {self.record.number}'
+
+    def points(self, only_top: bool, only_first: bool) -> FramePoints:
+        """See `waymo_frame.frame_points`."""
+        return frame_points(read_record(self.record), self.name, only_top=only_top, only_first=only_first)
+
+    def boxes(self) -> dict[str, LabelBox]:
+        """Return the labelled boxes by id."""
+        return frame_boxes(read_record(self.record), self.name)
+
+    def map_points(self) -> np.ndarray:
+        """Return the points of the map, (N, 3) [m] in the world; none where the frame has no map."""
+        return map_points(read_record(self.record), self.name)
+
+    def map_offset(self) -> np.ndarray:
+        """Return what is added to points in the world to agree with the map, (3,) [m]."""
+        return map_offset(read_record(self.record), self.name)
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,7 @@ class WaymoDrive(Drive):
 
     def __init__(self, name: str, options: WaymoOptions):
         self.name, self.dropped, self._options = name, DropLog(), options
-        self.stamps_ns, self.world_T_ego, self._records = [], [], []
+        self.stamps_ns, self.world_T_ego, self._frames = [], [], []
         self.num_without_flow = 0
 
     @property
@@ -71,17 +91,17 @@ class WaymoDrive(Drive):
         """Sentences for the user."""
         if self._options.flow == 'boxes' or not self.num_without_flow:
             return []
-        count = f'{self.num_without_flow} of {len(self._records)}'
+        count = f'{self.num_without_flow} of {len(self._frames)}'
         return [
             f'{self.name}: {count} frames have no scene flow labels and are not scored. Take flow=boxes, or files that '
             'have them.'
         ]
 
-    def add(self, record: Record, header: FrameHeader) -> None:
+    def add(self, frame: RecordedFrame | TabledFrame, header: FrameHeader) -> None:
         """Add a frame, in order of time."""
         self.stamps_ns.append(header.stamp_us * 1000)
         self.world_T_ego.append(header.world_T_vehicle)
-        self._records.append(record)
+        self._frames.append(frame)
         self.num_without_flow += not header.has_flow
 
     def read(self, number: int) -> tuple[np.ndarray, None]:
@@ -90,13 +110,11 @@ class WaymoDrive(Drive):
 
     def frame_points(self, number: int) -> FramePoints:
         """Return the returns of a frame with their labels."""
-        record = self._records[number]
-        only_top, only_first = self._options.lidars == 'top', self._options.returns == 'first'
-        return frame_points(read_record(record), _name(record), only_top=only_top, only_first=only_first)
+        return self._frames[number].points(self._options.lidars == 'top', self._options.returns == 'first')
 
     def boxes(self, number: int) -> dict[str, LabelBox]:
         """Return the labelled boxes of a frame by id."""
-        return frame_boxes(read_record(self._records[number]), _name(self._records[number]))
+        return self._frames[number].boxes()
 
     def truth(self, number: int, other: int, points: np.ndarray) -> GroundTruthFlow | None:
         """See `Drive`. Points in zones without labels are not valid."""
@@ -107,9 +125,9 @@ class WaymoDrive(Drive):
             return None
         seconds = (self.stamps_ns[other] - self.stamps_ns[number]) * 1e-9
         kind = labelled.kind
-        is_valid = (kind != NO_FLOW) & ~labelled.is_unlabelled
+        is_valid = (kind != NO_FLOW) & ~labelled.is_unlabelled & np.isfinite(labelled.points).all(1)
         if (kind < NO_FLOW).any() or (kind >= len(_META_CLASS)).any():
-            raise DataError(f'{_name(self._records[number])}: scene flow labels have the classes {np.unique(kind)}.')
+            raise DataError(f'{self._frames[number].name}: scene flow labels have the classes {np.unique(kind)}.')
         flow = np.where(is_valid[:, None], labelled.velocity * np.float32(seconds), 0).astype(np.float32)
         return GroundTruthFlow(flow, np.where(kind == NO_FLOW, 0, _META_CLASS[kind]).astype(np.uint8), is_valid)
 
@@ -132,17 +150,19 @@ class WaymoDrive(Drive):
         """Return which points (N, 3) are ground by the map; None: to be found from the points."""
         if self._options.ground == 'points':
             return None
-        record = self._records[number]
-        offset = map_offset(read_record(record), _name(record))
-        in_world = transforms.apply(self.world_T_ego[number], points.astype(np.float64)) + offset
-        return in_world[:, 2] <= _map_heights(self, in_world[:, :2]) + _MAP_MARGIN
+        in_world = transforms.apply(self.world_T_ego[number], points.astype(np.float64))
+        in_world += self._frames[number].map_offset()
+        mask = np.isfinite(in_world).all(1)
+        mask[mask] = in_world[mask, 2] <= _map_heights(self, in_world[mask, :2]) + _MAP_MARGIN
+        return mask
 
     def map_points(self) -> np.ndarray:
         """Return the points of the map, which the first frame holds, (N, 3) [m] in the world."""
-        record = self._records[0]
-        points = map_points(read_record(record), _name(record))
+        points = self._frames[0].map_points()
         if not len(points):
-            raise DataError(f'{_name(record)} holds no map. Leave out ground=map, or take version 1.4 of the data.')
+            raise DataError(
+                f'{self._frames[0].name} holds no map. Leave out ground=map, or take version 1.4 of the data.'
+            )
         return points
 
 
@@ -152,20 +172,21 @@ def open_pairs(text: str) -> DrivePairs:
     for name, known in (('lidars', _LIDARS), ('returns', _RETURNS), ('flow', _FLOWS), ('ground', _GROUNDS)):
         if getattr(options, name) not in known:
             raise DataError(f'{name} is one of {", ".join(known)}, got {getattr(options, name)!r}.')
-    root = Path(text)
-    paths = _files(root)
-    if not paths:
-        raise DataError(f'{root} is no TFRecord file and holds none: expected segment-*.tfrecord.')
-    drives: dict[str, WaymoDrive] = {}
-    for path in paths:
+    root, drives = Path(text), {}
+    if is_tables(root):
+        _add_tables(root, drives, options)
+    for path in _files(root):
         _add_file(path, drives, options)
+    if not drives:
+        raise DataError(f'{root} is no TFRecord file and holds none: expected segment-*.tfrecord, or tables in lidar/.')
     name = root.resolve().name.removesuffix('.tfrecord')
     return DrivePairs(name, list(drives.values()))
 
 
 def recognises(text: str) -> bool:
-    """Return whether a path is a TFRecord file or a folder of them."""
-    return bool(_files(Path(text.partition('?')[0])))
+    """Return whether a path is a TFRecord file, a folder of them, or one of tables."""
+    root = Path(text.partition('?')[0])
+    return bool(_files(root)) or is_tables(root)
 
 
 def _files(root: Path) -> list[Path]:
@@ -180,14 +201,14 @@ def _add_file(path: Path, drives: dict[str, WaymoDrive], options: WaymoOptions) 
     drive, problems = None, []
     try:
         for record, data in records(path):
+            frame = RecordedFrame(record)
             try:
-                header = _header(data, record)
+                header = _checked(frame_header(data, frame.name), frame.name)
             except DataError as error:
                 problems.append(error)
                 continue
-            name = header.context.replace('/', '_')
-            drive = drives.setdefault(name, WaymoDrive(name, options))
-            drive.add(record, header)
+            drive = _drive_of(header, drives, options)
+            drive.add(frame, header)
     except CutFileError as error:
         problems.append(error)
     if drive is None:
@@ -196,15 +217,26 @@ def _add_file(path: Path, drives: dict[str, WaymoDrive], options: WaymoOptions) 
         drive.dropped.add(DropReason.MALFORMED.value, str(error).rstrip('.'))
 
 
-def _header(data, record: Record) -> FrameHeader:
-    header = frame_header(data, _name(record))
+def _add_tables(root: Path, drives: dict[str, WaymoDrive], options: WaymoOptions) -> None:
+    """Add the drives of a folder of tables."""
+    for tables in read_tables(root):
+        for header in tables.headers():
+            frame = TabledFrame(tables, header.stamp_us)
+            _drive_of(header, drives, options).add(frame, _checked(header, frame.name))
+        for stamp_us in tables.without_pose:
+            drive = drives.setdefault(tables.context, WaymoDrive(tables.context, options))
+            drive.dropped.add(DropReason.EGO_MOTION.value, f'{tables.context}: frame {stamp_us} has no vehicle_pose')
+
+
+def _drive_of(header: FrameHeader, drives: dict[str, WaymoDrive], options: WaymoOptions) -> WaymoDrive:
+    name = header.context.replace('/', '_')
+    return drives.setdefault(name, WaymoDrive(name, options))
+
+
+def _checked(header: FrameHeader, name: str) -> FrameHeader:
     if not _STAMPS_US[0] <= header.stamp_us < _STAMPS_US[1]:
-        raise DataError(f'{_name(record)}: the timestamp should be microseconds since 1970, got {header.stamp_us}.')
+        raise DataError(f'{name}: the timestamp should be microseconds since 1970, got {header.stamp_us}.')
     return header
-
-
-def _name(record: Record) -> str:
-    return f'{record.path}, record {record.number}'
 
 
 @lru_cache(maxsize=6)

@@ -23,7 +23,8 @@ from waymo_files import (
 
 from training.datasets import open_dataset
 from training.datasets.pairs import MetaClass
-from training.datasets.waymo_frame import frame_boxes, frame_points, range_image_points
+from training.datasets.range_image import range_image_points
+from training.datasets.waymo_frame import frame_boxes, frame_points
 from zeroflow_ros.errors import DataError
 
 WORLD = WaymoWorld()
