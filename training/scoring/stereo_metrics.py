@@ -49,7 +49,9 @@ def is_outlier(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     difference = np.asarray(estimate, np.float32) - truth
     error, length = (np.linalg.norm(part, axis=-1) if part.ndim == 3 else np.abs(part) for part in (difference, truth))
-    return ~((error <= OUTLIER_PX) | (error <= OUTLIER_SHARE * length))
+    with np.errstate(divide='ignore', invalid='ignore'):
+        share = (error / length).astype(np.float64)  # a float32 compared with a double, as the kit does
+    return ~((error <= OUTLIER_PX) | (share <= OUTLIER_SHARE))
 
 
 def moved_points(camera: StereoCamera, flow: np.ndarray, other_disparity: np.ndarray) -> np.ndarray:
@@ -123,7 +125,8 @@ class StereoScores:
         """Return all scores by name, NaN without pixels.
 
         outliers_percent: by 'occ' (all pixels) or 'noc' (unoccluded ones), metric and region;
-        outliers_percent_measured: of the pixels that the estimator measured. density: the share of those [0, 1].
+        outliers_percent_measured: of the pixels that the estimator measured; for SF, all three values (the kit's own
+        rates of filled pixels ask for the first disparity only). density: the share of those [0, 1].
         epe_3d, acc_strict_3d, acc_relaxed_3d: of the motion in 3-D, ego motion included, up to 35 m; share_3d: of the
         pixels there for which the filled estimate gives a point at both times.
         """
