@@ -140,7 +140,7 @@ def _add_sweeps(folder: Path, wanted: dict[str, SceneTables], sample_scene: dict
         if row['calibrated_sensor_token'] not in mounts:
             _no_row(scene, row, 'calibrated_sensor')
             continue
-        found.append((scene, row))
+        found.append((scene, {name: row[name] for name in columns.split()}))  # of 330,000 rows
     tokens, poses = {row['ego_pose_token'] for _, row in found}, {}
     for row in read_rows(folder / 'ego_pose.json', 'token translation rotation'):
         if row['token'] in tokens:

@@ -21,6 +21,7 @@ from training.datasets.waymo_frame import FrameHeader, frame_boxes, frame_header
 from training.datasets.waymo_tables import TabledFrame, is_tables, read_tables
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import DataError
+from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.sweep import DropReason
 
 _LIDARS, _RETURNS, _FLOWS, _GROUNDS = ('all', 'top'), ('both', 'first'), ('labels', 'boxes'), ('points', 'map')
@@ -68,12 +69,15 @@ class WaymoOptions:
     scored: exact for the newer sweep of a pair, and for the older one its velocity since the sweep before carried on;
     or boxes, the motion of the labelled boxes between both sweeps. ground: points, by Patchwork++, or map, at most
     0.4 m above the mean of the nearest map points. ZeroFlow took lidars=top, returns=first, flow=labels, ground=map.
+    ego_box: x_min,x_max,y_min,y_max,z_min,z_max of the own vehicle in the vehicle frame [m], whose points count as no
+    returns; '' for none.
     """
 
     lidars: str = 'all'
     returns: str = 'both'
     flow: str = 'labels'
     ground: str = 'points'
+    ego_box: str = ''
 
 
 class WaymoDrive(Drive):
@@ -83,6 +87,7 @@ class WaymoDrive(Drive):
 
     def __init__(self, name: str, options: WaymoOptions):
         self.name, self.dropped, self._options = name, DropLog(), options
+        self._own_vehicle = OwnVehicle.from_text(options.ego_box)
         self.stamps_ns, self.world_T_ego, self._frames = [], [], []
         self.num_without_flow = 0
 
@@ -106,7 +111,9 @@ class WaymoDrive(Drive):
 
     def read(self, number: int) -> tuple[np.ndarray, None]:
         """See `Drive`. Waymo stores no times of points."""
-        return _points(self, number).points, None
+        points = _points(self, number).points.copy()
+        points[self._own_vehicle.rows(points, None)] = np.nan
+        return points, None
 
     def frame_points(self, number: int) -> FramePoints:
         """Return the returns of a frame with their labels."""
@@ -120,18 +127,19 @@ class WaymoDrive(Drive):
         """See `Drive`. Points in zones without labels are not valid."""
         labelled = _points(self, number)
         if self._options.flow == 'boxes':
-            return self._box_truth(number, other, labelled)
+            return self._box_truth(number, other, points, labelled.is_unlabelled)
         if labelled.velocity is None:
             return None
         seconds = (self.stamps_ns[other] - self.stamps_ns[number]) * 1e-9
         kind = labelled.kind
-        is_valid = (kind != NO_FLOW) & ~labelled.is_unlabelled & np.isfinite(labelled.points).all(1)
+        is_valid = (kind != NO_FLOW) & ~labelled.is_unlabelled & np.isfinite(points).all(1)
         if (kind < NO_FLOW).any() or (kind >= len(_META_CLASS)).any():
             raise DataError(f'{self._frames[number].name}: scene flow labels have the classes {np.unique(kind)}.')
         flow = np.where(is_valid[:, None], labelled.velocity * np.float32(seconds), 0).astype(np.float32)
         return GroundTruthFlow(flow, np.where(kind == NO_FLOW, 0, _META_CLASS[kind]).astype(np.uint8), is_valid)
 
-    def _box_truth(self, number: int, other: int, labelled: FramePoints) -> GroundTruthFlow | None:
+    def _box_truth(self, number: int, other: int, points: np.ndarray,
+                   is_unlabelled: np.ndarray) -> GroundTruthFlow | None:  # fmt: skip
         now, then = _boxes(self, number), _boxes(self, other)
         if not now or not then:
             return None
@@ -143,8 +151,8 @@ class WaymoDrive(Drive):
             )
             for name, box in now.items()
         ]  # fmt: skip
-        found = box_flow(labelled.points, boxes)
-        return GroundTruthFlow(found.flow, found.meta_class, found.is_valid & ~labelled.is_unlabelled)
+        found = box_flow(points, boxes)
+        return GroundTruthFlow(found.flow, found.meta_class, found.is_valid & ~is_unlabelled)
 
     def ground(self, number: int, points: np.ndarray) -> np.ndarray | None:
         """Return which points (N, 3) are ground by the map; None: to be found from the points."""

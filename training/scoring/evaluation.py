@@ -36,7 +36,7 @@ def evaluate(dataset: PairDataset, estimators: list[Estimator], scope: Scope, *,
     if sweep == 'latest' and not hasattr(dataset, 'latest'):
         raise DataError(
             f'{dataset.name} has ground truth of the older sweep of a pair only. Score without --sweep latest, or on '
-            'simulation:FIRST-LAST or bag:BAG+BOXES.json.'
+            'simulation:FIRST-LAST, bag:BAG+BOXES.json, nuscenes:, pandaset: or waymo:.'
         )
     indices, num_scored = evenly_spread(len(dataset), num_pairs), 0
     scores = {estimator.name: FlowScores(scope) for estimator in estimators}

@@ -263,6 +263,16 @@ def test_wrong_options_say_what_there_is(drive, options, said):
         open_dataset(f'waymo:{drive[0]}{options}')
 
 
+@pytest.mark.parametrize('flow', ['labels', 'boxes'])
+def test_the_own_vehicle_is_left_out_on_request(drive, flow):
+    root, true = drive
+    item = open_dataset(f'waymo:{root}?flow={flow}&ego_box=-6,6,-6,6,-1,3')[1]
+    inside = (np.abs(true[1].points[:, :2]) < 6).all(1) & (true[1].points[:, 2] < 3)
+    assert inside.sum() > 100
+    np.testing.assert_array_equal(np.isnan(item.pair.points0[:, 0]), inside)
+    assert not item.truth.is_valid[inside].any() and item.truth.is_valid[~inside & ~true[1].is_unlabelled].all()
+
+
 def test_a_drive_without_a_map_cannot_tell_the_ground_by_it(tmp_path):
     write_waymo(tmp_path / 'a', with_map=False)
     dataset = open_dataset(f'waymo:{tmp_path / "a"}?ground=map')
