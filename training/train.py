@@ -15,6 +15,7 @@ with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it with
 
 Students for stereo cameras learn from a DATASET of stereo pairs, such as stereo_simulation:0-1999@out/stereo: from its
 ground truth, or with --labels from labels of the stereo teacher, which are made when first needed and kept there.
+Without --dataset, --labels is a store that training.label wrote, with images.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import ClipSource, split_labels
-from training.learning.stereo_sources import ProxySource, StereoSource, TruthSource, split_source
+from training.learning.stereo_sources import LabelSource, ProxySource, StereoSource, TruthSource, split_source
 from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.strategies import sweeps_per_sample
 from training.learning.training_run import TrainerDevices, train
@@ -72,10 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
             start = load_start(options.start)
         config = start_config(start, options.config) if start else load_train_config(options.config)
         is_stereo = isinstance(config, StereoTrainConfig)
-        if is_stereo != bool(options.dataset):
+        if is_stereo != bool(options.dataset) and not (is_stereo and options.labels):
             raise ConfigError(
                 f'--dataset names the stereo pairs for students of stereo cameras; {config.student} '
-                + ('needs it.' if is_stereo else 'learns from --labels, or from simulated clips.')
+                + ('needs it, or --labels.' if is_stereo else 'learns from --labels, or from simulated clips.')
             )
         window = 0 if is_stereo else sweeps_per_sample(config)
         if is_stereo:
@@ -101,19 +102,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _stereo_source(config: StereoTrainConfig, spec: str, labels: Path | None) -> StereoSource:
-    """Return the pairs to train on, with labels of the teacher in a folder, or ground truth."""
+def _stereo_source(config: StereoTrainConfig, specs: list[str] | None, labels: Path | None) -> StereoSource:
+    """Return the pairs to train on, with ground truth or stored labels."""
     from training.datasets import STEREO, open_dataset
+    from training.labels.stereo_label_store import StereoLabelStore
 
-    dataset = open_dataset(spec, (STEREO,))
-    indices = range(len(dataset))
+    datasets = [open_dataset(spec, (STEREO,)) for spec in specs or ()]
     if labels:
-        from training.teachers.stereo import StereoTeacher
-
-        source = ProxySource(dataset, indices, StereoTeacher(), labels)
-    else:
-        source = TruthSource(dataset, indices)
-    return split_source(source, config.held_out)[0]
+        datasets.append(StereoLabelStore(labels))
+    return split_datasets(datasets, config.held_out)[0]
 
 
 if __name__ == '__main__':
