@@ -30,6 +30,7 @@ from zeroflow_ros.camera.stereo_matching import (
 )
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 
+_SMALLEST = 16  # px: height and width of the images worked on
 _AGREES = 3.0  # standard deviations: flow nearer to that of the static scene confirms it
 _MIN_BOTH = 0.3  # least share of the pixels with flow and disparity that have a disparity in the other frame, too
 _SURFACE = np.float32(2.0)  # px of disparity: neighbours that differ by more are different surfaces
@@ -107,7 +108,7 @@ class ClassicalStereoFlow:
         """Return the scene flow of the pixels of `reference` to the time of `other`, which may be earlier.
 
         Raises: EgoMotionError when the ego motion is not given and cannot be told from the images, or when the images
-        contradict the one that is given. ConfigError when the frames are of different cameras.
+        contradict the one that is given. ConfigError when the frames are of different cameras, or too small.
         """
         if reference.camera != other.camera:
             raise ConfigError(
@@ -152,7 +153,13 @@ class ClassicalStereoFlow:
 
     def _resized(self, frame: StereoFrame) -> _View:
         cv2, scale = self._cv2, self.config.scale
-        size = (max(8, round(frame.camera.width * scale)), max(8, round(frame.camera.height * scale)))
+        size = (round(frame.camera.width * scale), round(frame.camera.height * scale))
+        if min(size) < _SMALLEST:
+            raise ConfigError(
+                f'Stereo images of {frame.camera.width} x {frame.camera.height} pixels are too small: '
+                f'{size[0]} x {size[1]} at the scale {scale:g}, at least {_SMALLEST} are needed. '
+                'Use larger images or a larger scale.'
+            )
 
         def resized(image):
             grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image

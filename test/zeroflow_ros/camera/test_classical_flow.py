@@ -177,6 +177,14 @@ def test_frames_of_two_cameras_are_refused(pair):
         ClassicalStereoFlow(CONFIG).estimate(pair[0], other)
 
 
+def test_images_that_are_too_small_are_refused():
+    small = replace(CAMERA, width=40, height=24)
+    image = np.zeros((24, 40), np.uint8)
+    frame = StereoFrame(image, image, small)
+    with pytest.raises(ConfigError, match=r'too small: 20 x 12 at the scale 0\.5, at least 16'):
+        ClassicalStereoFlow().estimate(frame, frame)
+
+
 def test_a_scale_that_cannot_be_is_refused():
     with pytest.raises(ConfigError, match='scale'):
         ClassicalConfig(scale=2.0)
