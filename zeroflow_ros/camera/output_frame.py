@@ -12,6 +12,8 @@ BODY_T_OPTICAL = np.array(
     [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 )  # fmt: skip
 
+_SAME_TANGENT = 1e-3
+
 
 @dataclass(frozen=True, eq=False)
 class OutputFrame:
@@ -36,6 +38,29 @@ class OutputFrame:
     def from_upright(self, vectors: np.ndarray) -> np.ndarray:
         """Return vectors (N, 3) of `to_upright` in the output frame again."""
         return vectors if self.frame_id else apply(invert(BODY_T_OPTICAL), vectors)
+
+
+def is_optical(points: np.ndarray) -> bool:
+    """Return whether the points (H, W, 3) of an organised cloud are those of pixels in their optical frame.
+
+    There, x / z is the same in a whole column of pixels, and y / z in a whole row.
+    """
+    if points.ndim != 3 or min(points.shape[:2]) < 2:
+        return False
+    some = points[:: 1 + points.shape[0] // 50, :: 1 + points.shape[1] // 50].astype(np.float64)
+    known = np.isfinite(some).all(axis=-1) & (some[..., 2] > 0)
+    if known.sum() < 20:
+        return False
+    with np.errstate(invalid='ignore', divide='ignore'):
+        tangents = np.where(known[..., None], some[..., :2] / some[..., 2:], np.nan)
+    spread = [_spread(tangents[..., 0].T), _spread(tangents[..., 1])]
+    return all(one.size > 0 and np.median(one) < _SAME_TANGENT for one in spread)
+
+
+def _spread(lines: np.ndarray) -> np.ndarray:
+    """Return the range of the values of each line (N, K) with two known ones or more."""
+    lines = lines[np.isfinite(lines).sum(axis=1) > 1]
+    return np.nanmax(lines, axis=1) - np.nanmin(lines, axis=1) if len(lines) else np.zeros(0)
 
 
 def _rotation(dst_T_src: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ _WORDS = tuple(
 )  # fmt: skip
 CAMERAS = InputKind(CAMERA_DROPS, _FREQUENT, _WORDS)
 
+NEW_CALIBRATION = 'The camera_info of the cameras changed: there is no flow across the change.'
 _MIN_MEASURED = 0.1  # of the pixels; a textured street has 0.5 to 0.8
 _MAX_MOVING = 0.6  # of the pixels with a velocity; a crossing bus in front of the camera fills a third
 _MOVING, _SIGMAS = 1.0, 3.0  # m/s; standard deviations
@@ -76,7 +77,7 @@ class CameraChecks:
         offset_ns: stamp of the right image minus that of the left one. note: of the `StereoReader`.
         """
         if note:
-            self._health.log_once('calibration note', note)
+            self.warn_once('calibration note', note)
         if not frame.frame_id:
             text = 'The left image has no frame_id; it is needed for tf and for odometry. Set it in the driver.'
             self._health.report_issue('no frame_id', 'input', Level.WARN, text)
@@ -94,6 +95,11 @@ class CameraChecks:
             if finding.drop is None:
                 self._health.report_issue(finding.kind, 'input', Level.WARN, finding.text)
         return next((finding for finding in findings if finding.drop is not None), None)
+
+    def warn_once(self, kind: str, text: str) -> None:
+        """Log a warning once, and show it in the diagnostics as long as it lasts."""
+        self._health.log_once(kind, text)
+        self._health.report_issue(kind, 'input', Level.WARN, text, log='debug')
 
     def check_flow(self, estimate: CameraFlowEstimate) -> None:
         """Check what share of the pixels is measured, and whether the scene as a whole seems to move."""

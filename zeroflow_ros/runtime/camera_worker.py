@@ -17,7 +17,7 @@ from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import EgoMotionError, ImageError
 from zeroflow_ros.lidar.sweep import SkipReason
-from zeroflow_ros.runtime.camera_health import CameraChecks, stamp_only
+from zeroflow_ros.runtime.camera_health import NEW_CALIBRATION, CameraChecks, stamp_only
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.newest_worker import NewestWorker
 
@@ -80,7 +80,7 @@ class CameraWorker(NewestWorker):
                 self._health.record_dropped(found.drop, found.text)
                 continue
             if found.text:
-                self._health.log_once('offset', found.text)
+                self.checks.warn_once('offset', found.text)
             self._put(found.messages, received)
 
     def _malformed(self, error: Exception) -> Enum | None:
@@ -170,8 +170,11 @@ class CameraWorker(NewestWorker):
         if overtaken and reason in (None, FrameDrop.GAP):
             self._drop_overtaken()
             return None
-        if reason is None:
+        if reason is None and previous.camera == frame.camera:
             return previous
+        if reason is None:
+            self._health.record_dropped(FrameDrop.CALIBRATION, NEW_CALIBRATION)
+            return None
         self._health.record_dropped(reason, self._buffer.drop_text(reason, frame, last))
         if reason is FrameDrop.TIME_RESET:
             self._ego_motion.reset(frame.stamp_ns)

@@ -14,10 +14,11 @@ import numpy as np
 
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, is_optical
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
 from zeroflow_ros.lidar.point_cloud import decode_cloud
-from zeroflow_ros.transforms import from_quaternion
+from zeroflow_ros.transforms import apply, from_quaternion, invert
 from zeroflow_ros.views.arrows import pick_arrows, speed_colors
 from zeroflow_ros.views.recorded_flow import MOVING, read_velocity
 
@@ -152,11 +153,14 @@ def show_recording(bag: Bag, view: RerunView, *, topic: str = '', odometry_topic
     start_ns, end_ns = bag.window(start, duration)
     clouds = bag.messages([bag.point_cloud_topic(topic)], start_ns=start_ns, end_ns=end_ns)
     motion, note, poses, previous, world_T_ego = None, '', iter(()), None, np.eye(4)
+    upright_T_cloud = np.eye(4)  # of pixels in an optical frame
     with Bag(bag.path) as odometry_bag:  # a second reader, with its own position in the bag
         for recorded in clouds:
             message = decode_message(recorded.cdr, POINT_CLOUD)
             sweep, velocity = decode_cloud(message), read_velocity(message)
             if previous is None:
+                if is_optical(sweep.points.reshape(message.height, message.width, 3)):
+                    upright_T_cloud = BODY_T_OPTICAL
                 try:
                     motion = BagMotion(bag, 'odometry', frame_id=sweep.frame_id, odometry_topic=odometry_topic,
                                        odometry_T_lidar=odometry_T_lidar)  # fmt: skip
@@ -167,11 +171,13 @@ def show_recording(bag: Bag, view: RerunView, *, topic: str = '', odometry_topic
                 while not motion.covers(sweep.stamp_ns) and (pose := next(poses, None)) is not None:
                     motion.add_odometry(pose.cdr)
                 try:
-                    world_T_ego = world_T_ego @ motion.between(previous, sweep) if previous else np.eye(4)
+                    moved = motion.between(previous, sweep) if previous else np.eye(4)
+                    world_T_ego = world_T_ego @ upright_T_cloud @ moved @ invert(upright_T_cloud)
                 except EgoMotionError:  # the time jumps back, or odometry is missing
                     view.start_over()
                     world_T_ego = np.eye(4)
-            view.show(sweep.stamp_ns, sweep.points, velocity, None if motion is None else world_T_ego)
+            points, velocity = (apply(upright_T_cloud, vectors) for vectors in (sweep.points, velocity))
+            view.show(sweep.stamp_ns, points, velocity, None if motion is None else world_T_ego)
             previous = sweep
     if previous is None:
         raise DataError(f'There is no cloud in this part of {bag.path}. Choose another --start or --duration.')

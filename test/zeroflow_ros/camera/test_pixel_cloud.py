@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message, typestore
-from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, OutputFrame
+from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, OutputFrame, is_optical
 from zeroflow_ros.camera.pixel_cloud import (
     FIELDS,
     every_nth_pixel,
@@ -105,3 +105,14 @@ def test_another_frame_moves_points_and_turns_velocities():
     np.testing.assert_array_equal(points, [[[11, 0, 1.5]]])
     np.testing.assert_array_equal(velocity, [[[2, 0, 0]]])
     assert output.to_upright(points[0]) is points[0] or np.array_equal(output.to_upright(points[0]), points[0])
+
+
+def test_pixels_in_their_optical_frame_are_recognised():
+    u, v = np.meshgrid(np.linspace(-1, 1, 60), np.linspace(-0.4, 0.4, 20))
+    depth = np.random.default_rng(1).uniform(2, 30, u.shape)
+    points = np.stack([u * depth, v * depth, depth], axis=-1).astype(np.float32)
+    points[:5] = np.nan
+    assert is_optical(points)
+    assert not is_optical(OutputFrame('base_link', BODY_T_OPTICAL).moved(points, points)[0])
+    rings = np.stack([np.cos(u * 3) * depth, np.sin(u * 3) * depth, v * depth], axis=-1).astype(np.float32)
+    assert not is_optical(rings) and not is_optical(rings[:1]) and not is_optical(np.full_like(points, np.nan))

@@ -202,6 +202,22 @@ def test_an_unknown_mount_is_said_and_never_taken_as_identity():
     assert sink.published[0][2] is output
 
 
+def test_images_that_are_apart_are_a_warning_that_lasts_and_a_new_calibration_starts_over():
+    worker, health, sink, lines = make()
+    later = lambda n, s, m: stamped(m, START_NS + n * PERIOD_NS + s * 3_000_000)  # noqa: E731
+    feed(worker, 0, 1, 2, changed=later)
+    said = [text for _, text in lines if 'images are 3.0 ms apart' in text]
+    assert len(said) == 1 and said[0] in health.statuses()[0].message
+    number = len(sink.published)
+    for side, name in enumerate(SIDES):
+        info = info_message(3, side)
+        info.p = info.p * np.array([1.1, 1, 1, 1.1, 1, 1.1, 1, 1, 1, 1, 1, 1])
+        worker.put_info(name, info)
+    feed(worker, 3, 4, 5)
+    assert drops(health)['CALIBRATION'] == 1 and not drops(health).get('ENGINE')
+    assert len(sink.published) == number + 2
+
+
 def test_an_inactive_worker_keeps_the_last_frame():
     worker, health, sink, _ = make(active=False)
     feed(worker, 0, 1)
