@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every source of scene flow for stereo pairs, named by one line of text."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from training.datasets.stereo_pairs import StereoDatasetPair
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFlow
 from zeroflow_ros.errors import ConfigError, DataError
 
-KINDS = 'classical, opencv, MODEL.onnx, teacher:stereo, labels:STORE'
+KINDS = 'classical, opencv, MODEL.onnx, teacher:NAME, labels:STORE'
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,14 @@ class ClassicalOptions:
     """
 
     scale: float = 0.0
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Options of `teacher:lidar`. clouds: bag with the clouds of the same drive. mount: see `LidarTeacherConfig`."""
+
+    clouds: str = ''
+    mount: str = ''
 
 
 def build_stereo_estimator(spec: str) -> 'StereoEstimator | StereoLabels':
@@ -40,10 +48,13 @@ def build_stereo_estimator(spec: str) -> 'StereoEstimator | StereoLabels':
         return estimator
     if spec.startswith('labels:'):
         return StereoLabels(spec, Path(spec.removeprefix('labels:')))
-    if spec == 'teacher:stereo':
-        from training.teachers.stereo import StereoTeacher
+    if spec.startswith('teacher:'):
+        from training.teachers import STEREO_TEACHERS, build_teacher
 
-        estimator = StereoTeacher()
+        name, options = split_options(spec.removeprefix('teacher:'), TeacherOptions)
+        if name not in STEREO_TEACHERS:
+            raise ConfigError(f'{name!r} is no teacher of stereo pairs; these are {", ".join(STEREO_TEACHERS)}.')
+        estimator = build_teacher(name, {key: value for key, value in asdict(options).items() if value})
         estimator.name = spec
         return estimator
     if Path(spec).suffix == '.onnx':

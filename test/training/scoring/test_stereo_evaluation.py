@@ -128,6 +128,9 @@ def test_an_estimator_is_named_by_its_spec():
     assert build_stereo_estimator('classical?scale=0.25').config.scale == 0.25
     with pytest.raises(ModelError, match=r'none\.onnx'):
         build_stereo_estimator('none.onnx')
+    with pytest.raises(ConfigError, match="'rigid' is no teacher of stereo pairs; these are stereo"):
+        build_stereo_estimator('teacher:rigid')
+    assert build_stereo_estimator('teacher:lidar?clouds=bag').config.clouds == 'bag'
 
 
 def test_stored_labels_are_scored_on_the_pairs_that_were_labelled(tmp_path):
