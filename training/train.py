@@ -13,9 +13,8 @@ others. Several GPUs share each batch; for several computers, start it with torc
 with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it with
 `python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
 
-Students for stereo cameras learn from a DATASET of stereo pairs, such as stereo_simulation:0-1999@out/stereo: from its
-ground truth, or with --labels from labels of the stereo teacher, which are made when first needed and kept there.
-Without --dataset, --labels is a store that training.label wrote, with images.
+Students for stereo cameras learn from the ground truth of one DATASET or more, such as
+stereo_simulation:0-1999@out/stereo, from --labels of the stereo teacher, or from both.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from training.datasets.clip_store import ClipStore
 from training.learning.pair_sources import ClipSource, split_labels
-from training.learning.stereo_sources import LabelSource, ProxySource, StereoSource, TruthSource, split_source
+from training.learning.stereo_sources import StereoSource, split_datasets
 from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.strategies import sweeps_per_sample
 from training.learning.training_run import TrainerDevices, train
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('--labels', type=Path, help='folder of pseudo-labels (default: train on simulated clips)')
     parser.add_argument(
-        '--dataset', metavar='SPEC', help='stereo pairs for students of stereo cameras: docs/datasets.md'
+        '--dataset', nargs='+', metavar='DATASET', help='stereo pairs with ground truth, for students of stereo cameras'
     )
     parser.add_argument(
         '--clips', type=Path, default=Path('out/clips'), help='folder for simulated clips (default: out/clips)'
@@ -73,10 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
             start = load_start(options.start)
         config = start_config(start, options.config) if start else load_train_config(options.config)
         is_stereo = isinstance(config, StereoTrainConfig)
-        if is_stereo != bool(options.dataset) and not (is_stereo and options.labels):
+        if options.dataset and not is_stereo:
             raise ConfigError(
-                f'--dataset names the stereo pairs for students of stereo cameras; {config.student} '
-                + ('needs it, or --labels.' if is_stereo else 'learns from --labels, or from simulated clips.')
+                f'--dataset is for students of stereo cameras; {config.student} learns from --labels, or from clips.'
+            )
+        if is_stereo and not (options.dataset or options.labels):
+            raise ConfigError(
+                f'{config.student} learns from stereo pairs: give --dataset with ground truth, or --labels of a '
+                "store that 'python3 -m training.label --teacher stereo' wrote."
             )
         window = 0 if is_stereo else sweeps_per_sample(config)
         if is_stereo:

@@ -6,7 +6,7 @@ import numpy as np
 from training.datasets.stereo_pairs import StereoDatasetPair, StereoTruth
 from training.learning.stereo_augmentation import StereoAugmentation
 from training.learning.stereo_train_config import StereoTrainConfig
-from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 
 CAMERA = StereoCamera(96, 48, 60.0, 60.0, 47.5, 23.5, 0.5)
 PLAIN = StereoAugmentation(colour=0, zoom=0, noise=0, right_shift=0, no_ego_motion=0, ego_translation=0, ego_rotation=0)
@@ -48,19 +48,3 @@ class StereoWorld:
         return StereoTruth(
             constant(4 + index), constant(6 + index), flow, all_pixels, all_pixels, all_pixels, ~all_pixels
         )
-
-
-class WorldTeacher:
-    """A StereoEstimator that knows the world; its left 10 columns are not measured. calls: number of its estimates."""
-
-    name = 'world_teacher'
-
-    def __init__(self, config):
-        self.config, self.calls = config, 0
-
-    def estimate(self, reference, other, other_T_reference=None):
-        self.calls += 1
-        shape, measured = reference.left.shape[:2], np.ones(reference.left.shape[:2], bool)
-        measured[:, :10] = False
-        one = np.ones(shape, np.float32)
-        return StereoFlow(3.125 * one, 5.5 * one, np.stack([2.25 * one, -1.5 * one], 2), one, one, one, measured)

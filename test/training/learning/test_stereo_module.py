@@ -17,13 +17,13 @@ from training import train as train_program  # noqa: E402
 from training.learning import stereo_samples  # noqa: E402
 from training.learning.checkpoint import load_checkpoint  # noqa: E402
 from training.learning.start_model import load_start, start_config  # noqa: E402
-from training.learning.stereo_sources import TruthSource  # noqa: E402
+from training.learning.stereo_sources import DatasetSource  # noqa: E402
 from training.learning.strategies.proxy import Proxy  # noqa: E402
 from training.learning.training_run import train  # noqa: E402
 from training.students.dwarf import Dwarf  # noqa: E402
 from zeroflow_ros.errors import ConfigError  # noqa: E402
 
-SOURCE = TruthSource(StereoWorld(), range(4))
+SOURCE = DatasetSource(StereoWorld(), range(4))
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +49,7 @@ def test_the_checkpoint_says_where_it_comes_from(whole):
     checkpoint = whole[0]
     about = checkpoint.provenance
     assert checkpoint.student == 'stereo_lite' and about['step'] == 10 and about['loss'] == 'laplace'
-    assert about['supervision'] == 'ground truth of the data set' and about['licence'] == 'Apache-2.0'
+    assert about['supervision'] == 'ground truth of a data set' and about['licence'] == 'Apache-2.0'
     assert about['data'].startswith('4 stereo pairs of 4 of stereo_world') and 'ground' not in about
 
 
@@ -97,6 +97,6 @@ def test_both_losses_of_dwarf_fall(loss):
 def test_the_program_needs_a_dataset_for_camera_students(tmp_path, capsys):
     (tmp_path / 'c.yaml').write_text(yaml.safe_dump({'student': 'stereo_lite'}))
     assert train_program.main(['--config', str(tmp_path / 'c.yaml'), '--out', str(tmp_path / 'out')]) == 1
-    assert 'stereo_lite needs it' in capsys.readouterr().err
+    assert 'stereo_lite learns from stereo pairs: give --dataset' in capsys.readouterr().err
     assert train_program.main(['--dataset', 'stereo_simulation:0', '--out', str(tmp_path / 'out')]) == 1
     assert 'fastflow3d_lite learns from --labels' in capsys.readouterr().err

@@ -11,7 +11,7 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 pytest.importorskip('cv2', reason='camera images need OpenCV')
 
 from training.learning.stereo_samples import StereoSamples, collate_stereo, network_target  # noqa: E402
-from training.learning.stereo_sources import TruthSource  # noqa: E402
+from training.learning.stereo_sources import DatasetSource  # noqa: E402
 from training.students import build_student  # noqa: E402
 from zeroflow_ros.camera.network_images import NetworkImages  # noqa: E402
 from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION  # noqa: E402
@@ -28,7 +28,7 @@ def samples(student, dataset=None, **changes):
     augmentation = dataclasses.replace(PLAIN, **changes.pop('augmentation', {}))
     config = dataclasses.replace(TINY, augmentation=augmentation, **changes)
     dataset = dataset or StereoWorld()
-    return StereoSamples(config, TruthSource(dataset, range(len(dataset))), student)
+    return StereoSamples(config, DatasetSource(dataset, range(len(dataset))), student)
 
 
 def assert_images_agree(sample, tolerance):
