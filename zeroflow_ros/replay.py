@@ -272,9 +272,8 @@ def play(args, ros_args: list[str], stop: threading.Event) -> None:
                 player.play()
                 played += 1
             if not player.num_sweeps and not stop.is_set():
-                raise DataError(
-                    f'There are no {player.noun} in this part of {bag.path}. Choose another --start or --duration.'
-                )
+                what = 'cloud' if player.noun == 'sweeps' else 'image'
+                raise DataError(f'There is no {what} in this part of {bag.path}. Choose another --start or --duration.')
             for note in bag.notes:
                 if note not in told:
                     log.warning(note)
