@@ -45,9 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
+    from training.simulation.cameras.stereo_rig import image_size
     from training.simulation.clips import clip_stereo, simulate_clip, write_bag  # here: --help must not wait for it
 
     try:
+        if options.camera:
+            image_size(options.camera)  # refuses an unknown one before minutes of work
         clip = simulate_clip(options.seed, lidar=options.sensor, num_sweeps=options.sweeps)
         stereo = clip_stereo(clip, options.camera) if options.camera else None
         hidden = None if options.camera else True  # without images the bag is written in a moment

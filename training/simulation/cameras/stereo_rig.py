@@ -19,6 +19,13 @@ _KITTI_HEIGHT, _KITTI_FORWARD = 1.65, 0.3  # [m]
 CAMERAS = {'kitti': (1242, 375), 'kitti_half': (621, 188), 'kitti_quarter': (310, 94)}
 
 
+def image_size(camera: str) -> tuple[int, int]:
+    """Return width and height [px] of a camera of CAMERAS. Raises: DataError for an unknown one."""
+    if camera not in CAMERAS:
+        raise DataError(f'There is no stereo camera {camera!r}. Choose one of: {", ".join(CAMERAS)}.')
+    return CAMERAS[camera]
+
+
 @dataclass(frozen=True)
 class CameraFaults:
     """What differs between real images and perfect ones.
@@ -83,8 +90,7 @@ class StereoRig:
         varied: with random focal length, baseline and mount around those of KITTI; else exactly those.
         Raises: DataError for an unknown camera.
         """
-        if camera not in CAMERAS:
-            raise DataError(f'There is no stereo camera {camera!r}. Choose one of: {", ".join(CAMERAS)}.')
+        size = image_size(camera)
         faults = CameraFaults.draw(rng)
         model, height, forward, aside, turn = _KITTI, _KITTI_HEIGHT, _KITTI_FORWARD, 0.06, np.zeros(3)
         if varied:
@@ -96,7 +102,7 @@ class StereoRig:
         pose = np.eye(4)
         pose[:3, :3] = transforms.rotation_matrix(turn) @ BASE_R_OPTICAL
         pose[:3, 3] = forward, aside, height
-        return StereoRig(model.scaled(*CAMERAS[camera]), pose, faults)
+        return StereoRig(model.scaled(*size), pose, faults)
 
     def view(self, odom_T_left: np.ndarray, side: int, *, real: bool = True) -> 'View':
         """Return the view of the left (0) or right (1) camera; odom_T_left: (4, 4), pose of the left optical frame.

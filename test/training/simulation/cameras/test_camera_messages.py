@@ -37,6 +37,12 @@ def drive(clip):
     return clip_stereo(clip, 'kitti_quarter')
 
 
+def test_an_unknown_camera_is_refused_at_once(tmp_path, capsys):
+    arguments = ['--seed', '1', '--sweeps', '100000', '--camera', 'kiti', '--out', str(tmp_path / 'street')]
+    assert simulate.main(arguments) == 1
+    assert 'kitti_half' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def read(bag):
     """Return the messages of each topic, as mcap's reader decodes them."""
     make_reader = pytest.importorskip('mcap.reader').make_reader
