@@ -49,7 +49,6 @@ _WORDS = tuple(
 )  # fmt: skip
 CAMERAS = InputKind(CAMERA_DROPS, _FREQUENT, _WORDS)
 
-NEW_CALIBRATION = 'The camera_info of the cameras changed: there is no flow across the change.'
 _MIN_MEASURED = 0.1  # of the pixels; a textured street has 0.5 to 0.8
 _MAX_MOVING = 0.6  # of the pixels with a velocity; a crossing bus in front of the camera fills a third
 _MOVING, _SIGMAS = 1.0, 3.0  # m/s; standard deviations

@@ -25,7 +25,7 @@ from zeroflow_ros.ego_motion.bag_motion import static_transforms
 from zeroflow_ros.ego_motion.camera_bag import first_image, open_camera_motion, stereo_topics
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ImageError
-from zeroflow_ros.runtime.camera_health import CAMERAS, NEW_CALIBRATION, CameraChecks, stamp_only
+from zeroflow_ros.runtime.camera_health import CAMERAS, CameraChecks, stamp_only
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.offline_run import report_of_run, with_other_topics
 from zeroflow_ros.runtime.run_summary import RunSummary, option_names
@@ -168,8 +168,6 @@ class OfflineCameraFlow:
                 if self.motion:
                     self.motion.reset()
             return self._dropped(drop, self._buffer.drop_text(drop, frame, last), time_ns, watch.stages_ms)
-        if previous.camera != frame.camera:
-            return self._dropped(FrameDrop.CALIBRATION, NEW_CALIBRATION, time_ns, watch.stages_ms)
         dt = (frame.stamp_ns - previous.stamp_ns) * 1e-9
         try:
             with watch('ego_motion'):

@@ -17,7 +17,7 @@ from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import EgoMotionError, ImageError
 from zeroflow_ros.lidar.sweep import SkipReason
-from zeroflow_ros.runtime.camera_health import NEW_CALIBRATION, CameraChecks, stamp_only
+from zeroflow_ros.runtime.camera_health import CameraChecks, stamp_only
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.newest_worker import NewestWorker
 
@@ -170,11 +170,8 @@ class CameraWorker(NewestWorker):
         if overtaken and reason in (None, FrameDrop.GAP):
             self._drop_overtaken()
             return None
-        if reason is None and previous.camera == frame.camera:
-            return previous
         if reason is None:
-            self._health.record_dropped(FrameDrop.CALIBRATION, NEW_CALIBRATION)
-            return None
+            return previous
         self._health.record_dropped(reason, self._buffer.drop_text(reason, frame, last))
         if reason is FrameDrop.TIME_RESET:
             self._ego_motion.reset(frame.stamp_ns)

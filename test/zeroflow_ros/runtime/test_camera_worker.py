@@ -214,7 +214,7 @@ def test_images_that_are_apart_are_a_warning_that_lasts_and_a_new_calibration_st
         info.p = info.p * np.array([1.1, 1, 1, 1.1, 1, 1.1, 1, 1, 1, 1, 1, 1])
         worker.put_info(name, info)
     feed(worker, 3, 4, 5)
-    assert drops(health)['CALIBRATION'] == 1 and not drops(health).get('ENGINE')
+    assert drops(health)['FRAME_CHANGED'] == 1 and not drops(health).get('ENGINE')
     assert len(sink.published) == number + 2
 
 
