@@ -35,6 +35,8 @@ def test_it_is_scored(recorded, tmp_path):
     assert scores['pairs'] >= 4 and scores['by_class']['car']['dynamic_points'] > 100
     assert 6 < scores['dynamic_speed_mps'] < 9 and scores['static_epe_mps'] < 1e-3  # the car drives 8 m/s
     assert evaluate.main(['--estimator', 'zero', '--dataset', recorded, '--sweep', 'latest', '--pairs', '3']) == 0
+    perturbed = ['--perturb', 'rate:5', 'stray:0.02', 'yaw:20']
+    assert evaluate.main(['--estimator', 'zero', '--dataset', recorded, *perturbed]) == 0
 
 
 def test_it_is_labelled(recorded, tmp_path):

@@ -115,6 +115,13 @@ class DrivePairs:
         drive, number = self._pairs[index]
         return f'{drive.name}/{drive.stamps_ns[number]}'
 
+    def motion(self, index: int) -> tuple[np.ndarray, float]:
+        """Return ego0_T_ego1 (4, 4) of a pair and the seconds between its sweeps, without reading them."""
+        drive, number = self._pairs[index]
+        after = number + self._step
+        dt = (drive.stamps_ns[after] - drive.stamps_ns[number]) * 1e-9
+        return transforms.invert(drive.world_T_ego[number]) @ drive.world_T_ego[after], dt
+
     def __getitem__(self, index: int) -> DatasetPair:
         drive, number = self._pairs[index]
         item = self._without_truth(index)
@@ -144,9 +151,7 @@ class DrivePairs:
             history.append(number - (1 + len(history)) * self._step)
         while len(future) < HISTORY and (drive, after + len(future) * self._step) in self._with_next:
             future.append(after + (1 + len(future)) * self._step)
-        dt = (drive.stamps_ns[after] - drive.stamps_ns[number]) * 1e-9
-        pair = SweepPair(points0.copy(), points1.copy(), ego0_T_world @ drive.world_T_ego[after], dt,
-                         posed(history), posed(future))  # fmt: skip
+        pair = SweepPair(points0.copy(), points1.copy(), *self.motion(index), posed(history), posed(future))
         times = None if times0 is None or times1 is None else (times0.copy(), times1.copy())
         ground0, ground1 = _ground(drive, number).copy(), _ground(drive, after).copy()
         return DatasetPair(self.key(index), pair, ground0, ground1, None, times)
