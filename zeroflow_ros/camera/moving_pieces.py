@@ -33,7 +33,7 @@ class MovingPiecesConfig:
 
     sigmas: float = 2.0
     min_residual: float = 1.0
-    piece_sigmas: float = 4.0
+    piece_sigmas: float = 3.0
     flow_sigma: float = 0.4
     disparity_sigma: float = 0.5
     window: int = 5
