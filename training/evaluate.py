@@ -14,7 +14,7 @@ usage:
 estimators: zero, nearest (nearest neighbour), embedded (the bundled model), a model file, a checkpoint,
   teacher:NAME, labels:STORE
 datasets: simulation:FIRST-LAST (seeds; seeds from 1000000 on are never trained on), av2:LOG_OR_SPLIT,
-  osf:SCENES, bag:BAG+BOXES.json
+  osf:SCENES, bag:BAG+BOXES.json, nuscenes:ROOT, pandaset:ROOT?trust_pickles=true, waymo:FOLDER
 stereo: estimators classical, opencv, MODEL.onnx, teacher:stereo, labels:STORE; datasets kitti_scene_flow:ROOT,
   stereo:BAG+BOXES.json, stereo_simulation:FIRST-LAST
 perturbations, of any strength: stray:0.01, pitch:10, roll:10, yaw:20, upside_down, ground_removed, rings:0.5,
