@@ -13,14 +13,16 @@ STATIC_WORLD = 0  # number of the body that everything but the actors belongs to
 NO_BODY = -1  # where a pixel sees the sky
 NO_CATEGORY = 255
 _NEAREST = 0.05  # [m]; nearer than that, or behind the camera, points have no pixel
+_LONGEST = 512 / 1242  # of the width: the files of KITTI hold no longer flow, and such points are far outside the image
 
 
 @dataclass(frozen=True)
 class PixelMotion:
     """Exact motion of the pixels of one frame to the time of another, as a perfect stereo camera would see it.
 
-    other_disparity: (H, W) float32 [px]. flow: (H, W, 2) float32 [px]. Both are NaN for the sky, and for what is behind
-    the camera at the time of the other frame. is_moving: (H, W) bool, what moves by itself between the two.
+    other_disparity: (H, W) float32 [px]. flow: (H, W, 2) float32 [px]. Both are NaN for the sky, for what is behind the
+    camera at the time of the other frame, and for flow beyond 41 % of the width along an axis, 512 px at 1242 px.
+    is_moving: (H, W) bool, what moves by itself between the two.
     """
 
     other_disparity: np.ndarray
@@ -42,6 +44,8 @@ def pixel_motion(
     pixels, other_disparity = camera.project(moved)
     v, u = np.mgrid[: camera.height, : camera.width]
     flow = (pixels - np.stack([u, v], axis=-1)).astype(np.float32)
+    too_long = np.abs(flow).max(axis=-1) > _LONGEST * camera.width
+    flow[too_long], other_disparity[too_long] = np.nan, np.nan
     moves = (odom_T_bodies[0] != odom_T_bodies[1]).any(axis=(1, 2))
     moves[STATIC_WORLD] = False
     return PixelMotion(other_disparity, flow, np.append(moves, False)[body])  # NO_BODY is -1: the entry at the end
