@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scene flow of stereo pairs by a model file, with ONNX Runtime on the CPU."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 
+from zeroflow_ros.camera.camera_motion import estimate_camera_motion
 from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION, pixel_motion
-from zeroflow_ros.camera.stereo import StereoFlow, StereoFrame
+from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
 from zeroflow_ros.engines.model_card import verify_checksum
 from zeroflow_ros.engines.onnxruntime_engine import open_session
 from zeroflow_ros.engines.stereo_card import METADATA_KEY, REMEDY, StereoCard
-from zeroflow_ros.errors import ModelError
+from zeroflow_ros.errors import EgoMotionError, ModelError
+from zeroflow_ros.transforms import invert, rotation_vector
 
 _TYPES = {'images': 'tensor(uint8)', 'ego_motion': 'tensor(float)', 'scene_flow': 'tensor(float)'}
 _LAPLACE = math.sqrt(2)  # standard deviation of a Laplace distribution, the one that is learned, of scale 1
+_NEW_MOTION = 0.05, 0.005  # m, rad: the network runs again when the ego motion differs by more from what it was given
 _MIN_DISPARITY = 0.5  # px of the camera; farther points are at an unknown depth
 
 
@@ -22,7 +26,8 @@ class NetworkStereoFlow:
     """A StereoEstimator that runs a model file, a student for stereo cameras.
 
     It gives each pixel a value. Those that leave the other image, and those as good as infinitely far away, are not
-    marked as measured.
+    marked as measured. Unknown ego motion is fitted to the scene flow: the network is given that of the pair before,
+    and runs again where the pair's own differs.
     """
 
     def __init__(self, path: Path, *, num_threads: int = 2):
@@ -36,6 +41,7 @@ class NetworkStereoFlow:
         self.card = StereoCard.from_json(metadata[METADATA_KEY])
         verify_checksum(path, self.card)
         self.name = self.card.name
+        self._last_motion: np.ndarray | None = None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         found = {t.name: list(t.shape) for t in inputs}, {t.name: list(t.shape) for t in outputs}
         if found != self.card.tensors():
@@ -50,7 +56,21 @@ class NetworkStereoFlow:
         Raises: ModelError for images that the model cannot take, and values that are not finite.
         """
         network, camera = self.card.images, reference.camera
-        given = {'images': np.concatenate([network.images(reference), network.images(other)])}
+        images = np.concatenate([network.images(reference), network.images(other)])
+        if other_T_reference is not None:
+            return self._run(images, camera, other_T_reference)
+        start, uses_motion = self._last_motion, self.card.uses_ego_motion
+        flow = self._run(images, camera, start)
+        motion = self._last_motion = _fitted_motion(camera, flow, start)
+        if uses_motion and motion is None and start is not None:
+            flow = self._run(images, camera, None)
+        elif uses_motion and motion is not None and (start is None or _differ(start, motion)):
+            flow = self._run(images, camera, motion)
+        return dataclasses.replace(flow, other_T_reference=motion)
+
+    def _run(self, images: np.ndarray, camera: StereoCamera, other_T_reference: np.ndarray | None) -> StereoFlow:
+        """Return the scene flow of the network's images (4, height, width, 3) in pixels of the camera."""
+        network, given = self.card.images, {'images': images}
         if self.card.uses_ego_motion:
             known = other_T_reference is not None
             motion = pixel_motion(network.camera(camera), other_T_reference) if known else UNKNOWN_MOTION
@@ -75,3 +95,20 @@ class NetworkStereoFlow:
         if self.card.estimates_sigma:
             return np.exp(values[..., 4:]) * np.float32(_LAPLACE)
         return np.broadcast_to(np.float32(self.card.sigma_px), (*values.shape[:2], 3))
+
+
+def _fitted_motion(camera: StereoCamera, flow: StereoFlow, start: np.ndarray | None) -> np.ndarray | None:
+    """Return the ego motion (4, 4) that most pixels agree with; None where there is none. start: tried first."""
+    try:
+        return estimate_camera_motion(
+            camera, flow.disparity, flow.flow, flow.is_measured, other_disparity=flow.other_disparity, start=start
+        ).other_T_reference
+    except EgoMotionError:
+        return None
+
+
+def _differ(start: np.ndarray, motion: np.ndarray) -> bool:
+    """Return whether two ego motions (4, 4) differ by more than the network bridges without loss."""
+    difference = invert(start) @ motion
+    translation, rotation = np.linalg.norm(difference[:3, 3]), np.linalg.norm(rotation_vector(difference))
+    return translation > _NEW_MOTION[0] or rotation > _NEW_MOTION[1]

@@ -14,7 +14,7 @@ from zeroflow_ros.camera.static_scene import pixel_motion  # noqa: E402
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame  # noqa: E402
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
 from zeroflow_ros.engines.stereo_card import METADATA_KEY, StereoCard  # noqa: E402
-from zeroflow_ros.engines.stereo_network import NetworkStereoFlow  # noqa: E402
+from zeroflow_ros.engines.stereo_network import NetworkStereoFlow, _differ  # noqa: E402
 from zeroflow_ros.errors import ModelError  # noqa: E402
 from zeroflow_ros.transforms import yaw_translation  # noqa: E402
 
@@ -100,6 +100,32 @@ def test_ego_motion_is_that_of_the_networks_pixels_and_unknown_motion_is_none(tm
     np.testing.assert_allclose(found.disparity_sigma, 2 * np.sqrt(2), rtol=1e-6)  # of a Laplace distribution
     np.testing.assert_allclose(found.flow_sigma, 2 * np.sqrt(2) * np.exp(2), rtol=1e-6)
     assert (estimator.estimate(frame(1, 1), frame(1, 1)).disparity == 2).all()  # the first entry of the identity
+
+
+def test_unknown_ego_motion_is_fitted_to_the_scene_flow(tmp_path):
+    """A plane at fx * baseline / 6 px = 0.83 m moves by 2 px at a focal length of 10 px: 0.167 m."""
+    found = NetworkStereoFlow(write(tmp_path / 'm.onnx')).estimate(frame(3, 3), frame(1, 0))
+    np.testing.assert_allclose(found.other_T_reference[:3, 3], [1 / 6, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(found.other_T_reference[:3, :3], np.eye(3), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    'x, yaw, differs', [(0.0, 0.0, False), (0.04, 0.004, False), (0.06, 0.0, True), (0.0, 0.006, True)]
+)
+def test_the_network_runs_again_where_the_ego_motion_differs(x, yaw, differs):
+    start = yaw_translation(0.3, 0.0, 0.0, -1.0)
+    assert _differ(start, start @ yaw_translation(yaw, x, 0.0, 0.0)) == differs
+
+
+def test_the_network_runs_again_without_ego_motion_where_none_fits(tmp_path):
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True))
+    runs, run = [], estimator._run
+    estimator._run = lambda images, camera, motion: runs.append(motion) or run(images, camera, motion)
+    estimator._last_motion = yaw_translation(0.0, 0.0, 0.0, -1.0)
+    assert estimator.estimate(frame(1, 1), frame(1, 1)).other_T_reference is None
+    assert len(runs) == 2 and runs[0] is not None and runs[1] is None and estimator._last_motion is None
+    estimator.estimate(frame(1, 1), frame(1, 1))
+    assert len(runs) == 3 and runs[2] is None
 
 
 def test_disparity_of_infinitely_far_points_is_added_again(tmp_path):
