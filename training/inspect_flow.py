@@ -24,7 +24,7 @@ from training.datasets.stereo_pairs import StereoPairDataset
 from training.scoring.estimators import Estimator, build_estimator
 from training.scoring.stereo_estimators import build_stereo_estimator, estimate_pair
 from zeroflow_ros.camera.stereo import StereoEstimator
-from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
+from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ZeroFlowError
 
 TRUTH = 'ground truth'
 
@@ -95,6 +95,7 @@ def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | No
 def inspect_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator], out: Path, num_pairs: int) -> int:
     """Draw stereo pairs into the folder `out`; return their number.
 
+    An estimator that cannot tell the ego motion of a pair is left out of its picture.
     Raises: DataError when the dataset has no pairs.
     """
     from training.scoring.stereo_metrics import StereoScores
@@ -106,8 +107,11 @@ def inspect_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator]
     for index in tqdm(indices, unit='pair'):
         item, found = dataset[index], {}
         for estimator in estimators:
-            estimate = estimate_pair(estimator, item)
-            name = estimator.name
+            try:
+                estimate, name = estimate_pair(estimator, item), estimator.name
+            except EgoMotionError as error:
+                print(f'{estimator.name} is not drawn for {item.key}: {error}', file=sys.stderr)
+                continue
             if item.truth is not None:
                 scores = StereoScores()
                 scores.add(item.truth, estimate, item.reference.camera)

@@ -35,6 +35,14 @@ def test_pictures_of_stereo_pairs(samples, tmp_path, capsys):
     assert '1 pairs in' in capsys.readouterr().out
 
 
+def test_a_pair_without_ego_motion_is_drawn_without_the_estimator(tmp_path, capsys):
+    root = write_scene(tmp_path / 'split', size=(96, 48))  # random images: nothing can be matched
+    out = tmp_path / 'pictures'
+    assert inspect_flow.main([f'kitti_scene_flow:{root}', '--out', str(out), '--estimator', 'classical']) == 0
+    assert 'classical is not drawn for 000000_10: ' in capsys.readouterr().err
+    assert (out / '000000_10.png').read_bytes().startswith(b'\x89PNG')
+
+
 @pytest.mark.parametrize(
     'program, options, said',
     [
