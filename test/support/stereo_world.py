@@ -9,7 +9,9 @@ from training.learning.stereo_train_config import StereoTrainConfig
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 
 CAMERA = StereoCamera(96, 48, 60.0, 60.0, 47.5, 23.5, 0.5)
-PLAIN = StereoAugmentation(colour=0, zoom=0, noise=0, right_shift=0, no_ego_motion=0, ego_translation=0, ego_rotation=0)
+PLAIN = StereoAugmentation(
+    colour=0, grey=0, zoom=0, noise=0, right_shift=0, no_ego_motion=0, ego_translation=0, ego_rotation=0
+)
 TINY = StereoTrainConfig(
     width=96, height=48, crop_width=64, crop_height=32, steps=3, batch=2, held_out=0.0, save_every=1, log_every=1,
     num_threads=1, num_workers=0, lr_steps=1, lr=1e-3, augmentation=PLAIN,

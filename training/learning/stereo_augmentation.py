@@ -7,6 +7,8 @@ import numpy as np
 
 from zeroflow_ros import transforms
 
+_BRIGHTNESS = (0.299, 0.587, 0.114)  # BT.601
+
 
 @dataclass(frozen=True)
 class StereoAugmentation:
@@ -15,6 +17,7 @@ class StereoAugmentation:
     colour: probability to change brightness and colour. colour_shared: whether all four images change alike; else each
     by itself. gamma: largest change of the exponent. brightness: largest factor; the smallest is its inverse. channel:
     largest change of the factor of a channel.
+    grey: probability that all images lose their colours, as on the vehicle: reading grey images is faster.
     zoom: probability to enlarge a crop. max_zoom: largest factor.
     noise: standard deviation of each pixel's noise, of 1. right_shift: largest error of the right image's rows [px].
     no_ego_motion: share of the samples without ego motion. ego_translation, ego_rotation: standard deviations of its
@@ -26,6 +29,7 @@ class StereoAugmentation:
     gamma: float = 0.2
     brightness: float = 2.0
     channel: float = 0.2
+    grey: float = 0.5
     zoom: float = 0.5
     max_zoom: float = 1.8
     noise: float = 0.01
@@ -39,6 +43,8 @@ class StereoAugmentation:
         if rng.random() < self.colour:
             groups = [slice(None)] if self.colour_shared else [slice(k, k + 1) for k in range(len(images))]
             images = np.concatenate([self._coloured(images[group], rng) for group in groups])
+        if rng.random() < self.grey:
+            images = np.repeat(images @ np.float32(_BRIGHTNESS)[:, None], 3, axis=3)
         if self.noise:
             images = images + np.float32(self.noise) * rng.standard_normal(images.shape, np.float32)
         return np.clip(images, 0, 1)

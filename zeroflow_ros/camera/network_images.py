@@ -39,14 +39,16 @@ class NetworkImages:
         )
 
     def images(self, frame: StereoFrame) -> np.ndarray:
-        """Return the left and the right image, (2, height, width, 3) uint8 RGB.
+        """Return the left and the right image, (2, height, width, 3) uint8 RGB; both are grey where one of them is.
 
         The right image is shifted where infinitely far points have a disparity, so that it becomes 0.
         Raises: ModelError as `camera` does.
         """
         cv2 = load_opencv()
-        images = []
+        images, is_grey = [], frame.left.ndim == 2 or frame.right.ndim == 2
         for image, shift in ((frame.left, 0), (frame.right, frame.camera.disparity_at_infinity)):
+            if is_grey and image.ndim == 3:
+                image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
             if image.ndim == 2:
                 image = np.repeat(image[..., None], 3, axis=2)
             if shift:

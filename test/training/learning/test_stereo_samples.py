@@ -80,6 +80,11 @@ def test_colours_change_the_images_alike_or_each_by_itself(student):
     assert apart.images.min() >= 0 and apart.images.max() <= 1
 
 
+def test_grey_images_have_equal_channels(student):
+    images = samples(student, augmentation={'grey': 1.0})[0, 0].images
+    assert (images == images[..., :1]).all() and images.std() > 0.05
+
+
 def test_only_the_right_images_are_shifted(student):
     plain, shifted = samples(student)[0, 0], samples(student, augmentation={'right_shift': 2.0})[0, 0]
     same = [np.array_equal(one, other) for one, other in zip(plain.images, shifted.images, strict=True)]

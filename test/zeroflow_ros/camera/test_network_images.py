@@ -43,6 +43,14 @@ def test_grey_images_become_rgb():
     assert images.shape == (2, 6, 12, 3) and (images == images[..., :1]).all()
 
 
+def test_a_colour_image_beside_a_grey_one_becomes_grey():
+    given = frame()
+    grey = np.full((6, 12), 7, np.uint8)
+    images = NetworkImages(12, 6).images(StereoFrame(given.left, grey, CAMERA))
+    brightness = given.left @ [0.299, 0.587, 0.114]  # BT.601
+    assert np.abs(images[0] - brightness[..., None]).max() < 1 and (images[1] == 7).all()
+
+
 def test_padding_mirrors_and_keeps_the_pixels():
     given, network = frame(), NetworkImages(16, 9, 'pad')
     images = network.images(given)
