@@ -20,6 +20,7 @@ from zeroflow_ros.errors import DataError, EgoMotionError
 CHANNEL = 'LIDAR_TOP'
 _CHUNK = 1 << 20  # characters
 _LONGEST_ROW = 1 << 24
+_TEXTS = ('token', 'name', 'channel')  # ends of the names of columns that hold text
 _STAMPS_US = (10**15, 10**16)  # September 2001 to 2286
 
 
@@ -78,11 +79,13 @@ def read_tables(folder: Path, scene: str = '') -> list[SceneTables]:
 def read_rows(path: Path, names: str) -> Iterator[dict]:
     """Yield the rows of a table one by one. names: of the columns that each row needs, separated by spaces.
 
-    Raises: DataError when the file is missing, cut or no array of objects, or a row lacks a column.
+    Raises: DataError when the file is missing, cut or no array of objects, or a row lacks a column or
+    has another type in it.
     """
     if not path.is_file():
         raise DataError(f'{path.parent} lacks the table {path.name}.')
     decoder, needed = json.JSONDecoder(), set(names.split())
+    texts = [name for name in needed if name.endswith(_TEXTS)]
     with open(path, encoding='utf-8', errors='replace') as file:
         text, number = file.read(_CHUNK).lstrip(), 0
         if not text.startswith('['):

@@ -183,12 +183,13 @@ def test_a_folder_without_tables_or_with_two_versions_is_refused(root):
         ('[{"a": 1}', 'is cut or damaged after row 1'),
         ('[{"a": 1}, 5]', 'row 1 lacks all columns'),
         ('[{"b": 1}]', 'row 0 lacks a'),
+        ('[{"a": 1, "token": {}}]', r'token of row 0 should be a text, got \{\}'),
     ],
 )
 def test_a_damaged_table_names_the_row(tmp_path, text, said):
     (tmp_path / 'table.json').write_text(text)
     with pytest.raises(DataError, match=said):
-        list(read_rows(tmp_path / 'table.json', 'a'))
+        list(read_rows(tmp_path / 'table.json', 'a token' if 'token' in text else 'a'))
 
 
 def test_rows_of_long_tables_are_read_in_parts(tmp_path, monkeypatch):
