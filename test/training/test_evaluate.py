@@ -98,7 +98,7 @@ def test_zero_flow_scores_its_published_three_way_epe_on_argoverse2(shared_data,
     assert scores['zero']['dynamic_normalised_epe'] == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize('name, error', [('embedded', 0.038), ('teacher:rigid', 0.014)])
+@pytest.mark.parametrize('name, error', [('embedded', 0.039), ('teacher:rigid', 0.014)])
 def test_scores_on_argoverse2_are_those_of_the_readme(name, error, shared_data):
     dataset = open_dataset(f'av2:{shared_data / AV2_LOG}')
     scores = evaluation.evaluate(dataset, [build_estimator(name)], evaluation.SCOPES['av2'])[name]
@@ -239,7 +239,7 @@ def test_the_latest_sweep_is_scored_where_its_truth_is_known(clips):
         evaluation.evaluate(Boxes(), oracles, Scope(), sweep='latest')
 
 
-@pytest.mark.parametrize('sweep, error', [('older', 0.195), ('latest', 0.195)])
+@pytest.mark.parametrize('sweep, error', [('older', 0.123), ('latest', 0.121)])
 def test_scores_on_kitti_are_those_of_the_readme(sweep, error, shared_data):
     bag, boxes = (shared_data / path for path in KITTI)
     dataset = open_dataset(f'bag:{bag}+{boxes}')
