@@ -35,37 +35,41 @@ class NearestPoints:
 
     points: (N, 3) float32 [m]; NaN rows are ignored. wanted: (cells,) bool, cells whose points are used.
     query_T_points: (4, 4), maps them into the frame of the queries.
+    Attributes: points (M, 3) float32 of them, sorted by cell; starts (cells + 1,) int32, the first point of each cell.
     """
 
     def __init__(self, points: np.ndarray, wanted: np.ndarray, query_T_points: np.ndarray):
+        self.starts = np.zeros(CELLS * CELLS + 1, np.int32)
         if numba_kernels is not None:
             matrix = query_T_points[:3].astype(np.float32)
             mapped, cells = np.empty_like(points), np.empty(len(points), np.int32)
-            count = numba_kernels.points_in_cells(points, matrix, wanted, np.float32(1 / CELL), CELLS, mapped, cells)
-            mapped, cells = mapped[:count], cells[:count]
-        else:
-            with np.errstate(invalid='ignore'):
-                mapped = transforms.apply(query_T_points, points)
-            cells = cell_of(mapped)
-            inside = np.flatnonzero((cells != NONE) & wanted[cells])
-            mapped, cells = mapped[inside], cells[inside].astype(np.int32)
-        self.points = mapped[np.argsort(cells, kind='stable')]
-        self._starts = np.zeros(CELLS * CELLS + 1, np.int32)
-        np.cumsum(np.bincount(cells, minlength=CELLS * CELLS), out=self._starts[1:])
+            count = numba_kernels.sort_into_cells(
+                points, matrix, wanted, np.float32(1 / CELL), CELLS, cells, self.starts, mapped
+            )
+            self.points = mapped[:count]
+            return
+        with np.errstate(invalid='ignore'):
+            mapped = transforms.apply(query_T_points, points)
+        cells = cell_of(mapped)
+        inside = np.flatnonzero((cells != NONE) & wanted[cells])
+        self.points = mapped[inside[np.argsort(cells[inside], kind='stable')]]
+        np.cumsum(np.bincount(cells[inside], minlength=CELLS * CELLS), out=self.starts[1:])
 
     def query(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (rows, distances) of the nearest points, (Q,) int32 and (Q,) float32 [m], of places (Q, 3) float32.
 
         NONE and CELL where no point is nearer than CELL.
         """
-        cells = cell_of(places).astype(np.int32)
         rows, distances = np.full(len(places), NONE, np.int32), np.full(len(places), CELL, np.float32)
         if numba_kernels is not None:
-            numba_kernels.nearest_points(self.points, self._starts, places, cells, CELLS, rows, distances)
+            numba_kernels.nearest_points(
+                self.points, self.starts, places, np.float32(1 / CELL), CELLS, np.float32(CELL), rows, distances
+            )
             return rows, distances
+        cells = cell_of(places)
         for query in np.flatnonzero(cells != NONE):
             for step in (-CELLS, 0, CELLS):  # three neighbouring cells are one range of points
-                first, last = self._starts[cells[query] + step - 1], self._starts[cells[query] + step + 2]
+                first, last = self.starts[cells[query] + step - 1], self.starts[cells[query] + step + 2]
                 if first == last:
                     continue
                 offset = self.points[first:last] - places[query]

@@ -213,45 +213,108 @@ def write_flow_rows(rows, velocity, flow_valid, out, out_as_float):
 
 
 @_compiled
-def points_in_cells(points, matrix, wanted, inv_cell, size, mapped, cells):
-    """Write the points (N, 3) in wanted cells, transformed by matrix (3, 4), and their cells; return how many.
+def sort_into_cells(points, matrix, wanted, inv_cell, size, cells, starts, mapped):
+    """Write the points (N, 3) in wanted cells, transformed by matrix (3, 4) and sorted by cell; return their number.
 
-    wanted: (size * size,) bool, cells of side 1 / inv_cell around the origin. mapped: (N, 3). cells: (N,) int32.
+    wanted: (size * size,) bool, cells of side 1 / inv_cell around the origin. Outputs: cells (N,) int32, -1 where not
+    wanted; starts (size * size + 1,) int32, 0 before, the first point of each cell; mapped (N, 3).
     """
     half = np.float32(size // 2)
-    count = 0
     for i in range(len(points)):
         x, y, z = transform_point(points, i, matrix)
-        column, row = np.floor(x * inv_cell) + half, np.floor(y * inv_cell) + half
-        if column >= 1 and column < size - 1 and row >= 1 and row < size - 1:
-            cell = np.int32(column * size + row)
-            if wanted[cell] and np.isfinite(z):
-                mapped[count, 0], mapped[count, 1], mapped[count, 2] = x, y, z
-                cells[count] = cell
-                count += 1
+        column, line = np.floor(x * inv_cell) + half, np.floor(y * inv_cell) + half
+        cells[i] = -1
+        if column >= 1 and column < size - 1 and line >= 1 and line < size - 1 and np.isfinite(z):
+            cell = np.int32(column * size + line)
+            if wanted[cell]:
+                cells[i] = cell
+                starts[cell + 1] += 1
+    for cell in range(size * size):
+        starts[cell + 1] += starts[cell]
+    count = starts[size * size]
+    for i in range(len(points) - 1, -1, -1):  # from the end of each cell to its start, where starts[cell + 1] arrives
+        cell = cells[i]
+        if cell >= 0:
+            starts[cell + 1] -= 1
+            row = starts[cell + 1]
+            mapped[row, 0], mapped[row, 1], mapped[row, 2] = transform_point(points, i, matrix)
+    for cell in range(size * size):
+        starts[cell] = starts[cell + 1]
+    starts[size * size] = count
     return count
 
 
 @_compiled
-def nearest_points(points, starts, places, cells, size, rows, distances):
-    """Write the nearest of points (M, 3), sorted by cell, for each place (Q, 3); see `NearestPoints.query`.
+def nearest_point(points, starts, x, y, z, inv_cell, size, limit):
+    """Return the row of the nearest of points (M, 3) and its distance; -1 and limit [m] if none is nearer.
 
-    starts: (size * size + 1,) int32, first point of each cell. rows, distances: (Q,), -1 and the limit before.
+    The points are sorted by cell. starts: (size * size + 1,) int32, the first of each cell. Cells have the side
+    1 / inv_cell, which is not below limit, and the origin in the middle.
     """
-    for query in range(len(places)):
-        cell = cells[query]
-        if cell < 0:
-            continue
-        x, y, z = places[query, 0], places[query, 1], places[query, 2]
-        nearest, row = distances[query] * distances[query], np.int32(-1)
+    half = np.float32(size // 2)
+    column, line = np.floor(x * inv_cell) + half, np.floor(y * inv_cell) + half
+    nearest, row = limit * limit, np.int32(-1)
+    if column >= 1 and column < size - 1 and line >= 1 and line < size - 1:
+        cell = np.int32(column * size + line)
         for step in (-size, 0, size):
             for i in range(starts[cell + step - 1], starts[cell + step + 2]):
                 dx, dy, dz = points[i, 0] - x, points[i, 1] - y, points[i, 2] - z
                 squared = (dx * dx + dy * dy) + dz * dz
                 if squared < nearest:
                     nearest, row = squared, np.int32(i)
-        if row >= 0:
-            rows[query], distances[query] = row, np.sqrt(nearest)
+    return row, np.sqrt(nearest)
+
+
+@_compiled
+def nearest_points(points, starts, places, inv_cell, size, limit, rows, distances):
+    """Write the row and the distance of the nearest of points (M, 3) for each place (Q, 3); see `nearest_point`."""
+    for i in range(len(places)):
+        x, y, z = places[i]
+        rows[i], distances[i] = nearest_point(points, starts, x, y, z, inv_cell, size, limit)
+
+
+@_compiled
+def fit_clusters(body, first, start, sweep, starts, points, intervals, grid, kernels, prior, converged, motion,
+                 misfits):  # fmt: skip
+    """Fit the translation of each cluster by iterative closest points; see `closest_point_motion`.
+
+    body: (Q, 3), of all clusters, one after the other. first: (C + 1,), where each begins. start: (C, 3). points:
+    (M, 3), of all earlier sweeps, one after the other. sweep: (S + 1,), where each begins. starts: (S, cells + 1), see
+    `nearest_point`. intervals: (S,). grid: (inv_cell, size, limit). Outputs: motion (C, 3), misfits (C, 3).
+    """
+    inv_cell, size, limit = grid
+    for cluster in range(len(start)):
+        low, high = first[cluster], first[cluster + 1]
+        held = prior * (high - low)
+        x, y = start[cluster, 0], start[cluster, 1]
+        for kernel in kernels:
+            weight, pull_x, pull_y = held, held * (start[cluster, 0] - x), held * (start[cluster, 1] - y)
+            for k in range(len(intervals)):
+                cloud, times = points[sweep[k] : sweep[k + 1]], intervals[k]
+                for i in range(low, high):
+                    at_x, at_y = body[i, 0] + x * times, body[i, 1] + y * times
+                    row, away = nearest_point(cloud, starts[k], at_x, at_y, body[i, 2], inv_cell, size, limit)
+                    if row >= 0:
+                        ratio = away / kernel
+                        w = 1 / ((1 + ratio * ratio) * (1 + ratio * ratio))
+                        weight += w * times
+                        pull_x += w * (cloud[row, 0] - at_x)
+                        pull_y += w * (cloud[row, 1] - at_y)
+            step_x, step_y = np.float32(pull_x / weight), np.float32(pull_y / weight)
+            x, y = x + step_x, y + step_y
+            if max(abs(step_x), abs(step_y)) <= converged:
+                break
+        motion[cluster, 0], motion[cluster, 1] = x, y
+        for trial in range(3):
+            trial_x = start[cluster, 0] if trial == 0 else (x if trial == 1 else np.float32(0))
+            trial_y = start[cluster, 1] if trial == 0 else (y if trial == 1 else np.float32(0))
+            total = 0.0
+            for k in range(len(intervals)):
+                cloud, times = points[sweep[k] : sweep[k + 1]], intervals[k]
+                for i in range(low, high):
+                    at_x, at_y = body[i, 0] + trial_x * times, body[i, 1] + trial_y * times
+                    total += nearest_point(cloud, starts[k], at_x, at_y, body[i, 2], inv_cell, size, limit)[1]
+            misfits[cluster, trial] = total / (high - low)
 
 
 @_compiled

@@ -13,19 +13,20 @@ import numpy as np
 
 from zeroflow_ros import transforms
 from zeroflow_ros.lidar.clusters import cluster_moving
-from zeroflow_ros.lidar.nearest_points import NONE, NearestPoints, cell_of, cells_around
+from zeroflow_ros.lidar.nearest_points import CELL, CELLS, NONE, NearestPoints, cell_of, cells_around
 from zeroflow_ros.lidar.numba_support import numba_kernels
 
 _MOVING, _PERHAPS = 0.05, 0.01  # m of flow: such points form clusters; those from the second on join one around them
 _CLEARANCE = 0.25  # m above the lowest point around: lower points are in no cluster
 _MIN_POINTS, _USED_POINTS = 5, 60  # of a cluster: fewest, and most that are used
 _STEPS, _CONVERGED = 10, 0.001  # iterations at most; the last one moved every cluster less than this [m]
-_KERNEL = 0.3  # m: distance at which a correspondence has a quarter of its weight
+_KERNEL, _LAST_KERNEL = 0.3, 0.1  # m: distance at which a correspondence has a quarter of its weight, first and last
 _PRIOR = 0.03  # weight of the network's flow, in points that agree with it, as a share of the points used
 _MOST_CHANGE, _CHANGE_SHARE = 0.5, 0.5  # m, share of the network's flow: largest change that is accepted
 _AT_REST = 0.9  # a cluster stands still if its mean distance at rest is at most this share of that in motion
 _FOOTPRINT = 0.2  # m: cell of the area below a cluster
 _BESIDE = 1.0  # m: cell of the area around it in which the ground seems to move along
+_AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1))
 _GROUND_CELL, _GROUND_CELLS = 1.0, 256  # m, number: cells in which the lowest point is taken
 _BELOW, _SLOPE = 0.3, 0.06  # m, m per metre of distance: lower points are not ground
 
@@ -137,16 +138,45 @@ def _fit(places, motion_of, label, earlier) -> np.ndarray:
         near = NearestPoints(sweep.points, cells_around(reach, 2), sweep.level_T_points)
         sweeps.append((near, np.float32(sweep.intervals)))
 
+    motion, (of_start, of_fit, at_rest) = closest_point_motion(body, count, start, sweeps)
+    change = np.linalg.norm(motion - start, axis=1)
+    limit = np.maximum(_MOST_CHANGE, _CHANGE_SHARE * np.linalg.norm(start, axis=1))
+    better = (of_fit < of_start) & (change < limit)
+    motion = np.where(better[:, None], motion, start)
+    motion[at_rest <= _AT_REST * np.minimum(of_fit, of_start)] = 0
+    return motion
+
+
+def closest_point_motion(body: np.ndarray, count: np.ndarray, start: np.ndarray,
+                         sweeps: Sequence[tuple[NearestPoints, float]]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return the translation of each cluster along the ground and its mean distances to the sweeps, (C, 3), (3, C) [m].
+
+    body: (Q, 3) float32 [m], the points of all clusters, one after the other. count: (C,), their numbers. start: (C, 3)
+    float32 [m]. sweeps: each with the number of intervals over which it is reached. The distances are at the start,
+    after the fit, and at rest, each summed over the sweeps.
+    """
+    kernels = np.geomspace(_KERNEL, _LAST_KERNEL, _STEPS)
+    if numba_kernels is not None:
+        motion, misfits = np.zeros_like(start), np.zeros((len(start), 3))
+        near = [sweep for sweep, _ in sweeps]
+        numba_kernels.fit_clusters(
+            body, np.concatenate([[0], np.cumsum(count)]), start,
+            np.cumsum([0, *(len(sweep.points) for sweep in near)]), np.stack([sweep.starts for sweep in near]),
+            np.concatenate([sweep.points for sweep in near]), np.float32([intervals for _, intervals in sweeps]),
+            (np.float32(1 / CELL), CELLS, np.float32(CELL)), kernels, _PRIOR, _CONVERGED, motion, misfits,
+        )  # fmt: skip
+        return motion, misfits.T
+    num_clusters, cluster = len(count), np.repeat(np.arange(len(count)), count)
     motion, active = start.copy(), np.ones(num_clusters, bool)
-    for _ in range(_STEPS):
+    for kernel in kernels:
         some = active[cluster]
         pull, weight = np.zeros((num_clusters, 2)), np.zeros(num_clusters)
         for near, intervals in sweeps:
-            moved = body[some] + motion[cluster[some]] * intervals
+            moved = body[some] + motion[cluster[some]] * np.float32(intervals)
             rows, distance = near.query(moved)
             found = rows != NONE
             mine, away = cluster[some][found], distance[found]
-            w = 1 / (1 + (away / _KERNEL) ** 2) ** 2
+            w = 1 / (1 + (away / kernel) ** 2) ** 2
             weight += np.bincount(mine, w, num_clusters) * intervals
             offset = near.points[rows[found]] - moved[found]
             for axis in (0, 1):
@@ -158,21 +188,12 @@ def _fit(places, motion_of, label, earlier) -> np.ndarray:
         active &= np.abs(change).max(axis=1) > _CONVERGED
         if not active.any():
             break
-
-    def misfit(trial: np.ndarray) -> np.ndarray:
-        """Return the mean distance of each cluster to the earlier sweeps, summed over them."""
-        total = np.zeros(num_clusters)
+    misfits = np.zeros((3, num_clusters))
+    for misfit, trial in zip(misfits, (start, motion, np.zeros_like(start)), strict=True):
         for near, intervals in sweeps:
-            total += np.bincount(cluster, near.query(body + trial[cluster] * intervals)[1], num_clusters)
-        return total / count
-
-    of_start, of_fit, at_rest = misfit(start), misfit(motion), misfit(np.zeros_like(start))
-    change = np.linalg.norm(motion - start, axis=1)
-    limit = np.maximum(_MOST_CHANGE, _CHANGE_SHARE * np.linalg.norm(start, axis=1))
-    better = (of_fit < of_start) & (change < limit)
-    motion = np.where(better[:, None], motion, start)
-    motion[at_rest <= _AT_REST * np.minimum(of_fit, of_start)] = 0
-    return motion
+            distance = near.query(body + trial[cluster] * np.float32(intervals))[1]
+            misfit += np.bincount(cluster, distance, num_clusters) / count
+    return motion, misfits
 
 
 def _footprints(places: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,16 +202,20 @@ def _footprints(places: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.n
     Under: in a cell of a point of the cluster or next to it. Near: the same, in cells of 1 m.
     """
     inside = np.flatnonzero(label >= 0)[::-1]  # where clusters overlap, the larger one is written last
+    others = np.flatnonzero(label < 0)
+    under, is_near = label.copy(), label >= 0
     owner, cell = _grid(places, _FOOTPRINT)
     owner[tuple(cell[inside].T)] = label[inside]
-    under = owner[tuple(cell.T)]
-    for x in (-1, 0, 1):
-        for y in (-1, 0, 1):
-            under = np.where(under < 0, owner[cell[:, 0] + x, cell[:, 1] + y], under)
+    x, y = cell[others].T
+    found = owner[x, y]
+    for dx, dy in _AROUND:
+        found = np.where(found < 0, owner[x + dx, y + dy], found)
+    under[others] = found
     has_cluster, cell = _grid(places, _BESIDE)
     has_cluster[tuple(cell[inside].T)] = 0
-    near = [has_cluster[cell[:, 0] + x, cell[:, 1] + y] != NONE for x in (-1, 0, 1) for y in (-1, 0, 1)]
-    return under, np.any(near, axis=0)
+    x, y = cell[others].T
+    is_near[others] = np.any([has_cluster[x + dx, y + dy] != NONE for dx, dy in _AROUND], axis=0)
+    return under, is_near
 
 
 def _grid(places: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
