@@ -85,7 +85,7 @@ class OfflineCameraFlow:
         self.output = _output_frame(bag, output_frame, output_T_camera, self.frame_id)
         self._bag, self._pairing = bag, StereoPairing(pairing_tolerance)
         self._tf = static_transforms(bag)
-        self._reader = StereoReader(images_are_rectified, self._tf.lookup, right_as_grey=True)
+        self._reader = StereoReader(images_are_rectified, self._tf.lookup, right_as_grey=estimator.name == 'classical')
         self._buffer = FrameBuffer(dt_range)
         self.window_ns = bag.window(start, duration)
         self.health = Health(lambda level, text: None, kind=CAMERAS)  # what a live node would show in its diagnostics

@@ -59,8 +59,9 @@ class CameraWorker(NewestWorker):
         self._pipeline, self._ego_motion, self._sink = pipeline, ego_motion, sink
         self._parameters, self._output = parameters, output
         self._pairing = StereoPairing(parameters().pairing_tolerance_s)
-        # The estimator works on grey images; the colours of the cloud are those of the left one.
-        self._reader = StereoReader(parameters().images_are_rectified, left_T_right, right_as_grey=True)
+        # The classical estimator works on grey images; the colours of the cloud are those of the left one.
+        right_as_grey = pipeline.estimator.name == 'classical'
+        self._reader = StereoReader(parameters().images_are_rectified, left_T_right, right_as_grey=right_as_grey)
         self._buffer = FrameBuffer(parameters().dt_range)
         self.checks = CameraChecks(health, now_ns=now_ns)
 
