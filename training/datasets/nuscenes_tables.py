@@ -79,8 +79,8 @@ def read_tables(folder: Path, scene: str = '') -> list[SceneTables]:
 def read_rows(path: Path, names: str) -> Iterator[dict]:
     """Yield the rows of a table one by one. names: of the columns that each row needs, separated by spaces.
 
-    Raises: DataError when the file is missing, cut or no array of objects, or a row lacks a column or
-    has another type in it.
+    Raises: DataError when the file is missing, cut or no array of objects, or a row lacks a column
+    or has another type in it.
     """
     if not path.is_file():
         raise DataError(f'{path.parent} lacks the table {path.name}.')
@@ -98,6 +98,10 @@ def read_rows(path: Path, names: str) -> Iterator[dict]:
                 if not isinstance(values, dict) or needed - values.keys():
                     lacking = ', '.join(sorted(needed - set(values))) if isinstance(values, dict) else 'all columns'
                     raise DataError(f'{path}: row {number} lacks {lacking}.')
+                if wrong := [name for name in texts if not isinstance(values[name], str)]:
+                    raise DataError(
+                        f'{path}: {wrong[0]} of row {number} should be a text, got {values[wrong[0]]!r:.80}.'
+                    )
                 yield values
                 number += 1
             text = text[start:].lstrip(' \r\n\t,')
