@@ -28,7 +28,7 @@ help:
 	@echo 'make lint             linters only;  make format  fixes what they can fix'
 	@echo 'make benchmark        latency of the embedded model on this machine'
 	@echo "make soak [ARGS=..]   run the node on an hour's worth of sweeps, or under overload, and check memory and output"
-	@echo 'make fuzz [ARGS=..]   47,000 hostile clouds, images, model files, bags and YAML files; 20 minutes'
+	@echo 'make fuzz [ARGS=..]   49,000 hostile clouds, images, model files, bags and YAML files; 20 minutes'
 	@echo 'make field BAGS=folder BOXES=file  flow of recordings as drivers, mounts and weather make them: a table of verdicts'
 	@echo 'make clean            remove all generated files, and .venv'
 

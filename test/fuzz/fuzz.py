@@ -30,6 +30,7 @@ TARGETS = {
     'bags': ('fuzz_bags:Bags', 5_000),
     'yaml': ('fuzz_yaml:Yaml', 5_000),
     'images': ('fuzz_images:Images', 10_000),
+    'camera_dds': ('fuzz_camera_dds:CameraDds', 2_000),
 }
 _SHOWN = 12
 

@@ -40,7 +40,7 @@ class Dds:
         self._drive = Drive(self._node, self._vehicle)
         self._serve()
         pid = self._node.process.pid
-        limit = int((_status_mb(pid, 'VmSize') + _NODE_MARGIN_MB) * 2**20)
+        limit = int((status_mb(pid, 'VmSize') + _NODE_MARGIN_MB) * 2**20)
         resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
         self._start_mb, self._started, self._resident_mb = self._node.resident_mb(), time.monotonic(), []
         self._sent = 0
@@ -129,6 +129,6 @@ def _text(text: str) -> str:
     return text.encode(errors='replace').decode().replace('\0', ' ')
 
 
-def _status_mb(pid: int, name: str) -> float:
+def status_mb(pid: int, name: str) -> float:
     with open(f'/proc/{pid}/status') as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith(name + ':'))
