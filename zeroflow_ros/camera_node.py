@@ -15,12 +15,12 @@ import sys
 
 import numpy as np
 
-from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.output_frame import OutputFrame
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.camera.stereo_reader import CalibrationError
 from zeroflow_ros.camera_pipeline import CameraPipeline
+from zeroflow_ros.engines.stereo_network import open_stereo_estimator
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 from zeroflow_ros.ros.camera_input import CameraInput
 from zeroflow_ros.ros.camera_parameters import CameraParameters
@@ -57,7 +57,7 @@ class CameraNode(ManagedNode):
         self.health = Health(node_log(self), kind=CAMERAS)
         cv2 = load_opencv()
         cv2.setNumThreads(p.num_threads)
-        estimator = ClassicalStereoFlow()
+        estimator = open_stereo_estimator(p.model_path, num_threads=p.num_threads)
         source = p.ego_motion if p.ego_motion in ('visual', 'none') else 'given'
         pipeline = CameraPipeline(estimator, output_on=p.output_on, ego_motion=source, step=p.cloud_step)
         _warm_up(pipeline)

@@ -9,7 +9,7 @@ import numpy as np
 
 from zeroflow_ros.camera.camera_motion import estimate_camera_motion
 from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION, pixel_motion
-from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
+from zeroflow_ros.camera.stereo import StereoCamera, StereoEstimator, StereoFlow, StereoFrame
 from zeroflow_ros.engines.model_card import verify_checksum
 from zeroflow_ros.engines.onnxruntime_engine import open_session
 from zeroflow_ros.engines.stereo_card import METADATA_KEY, REMEDY, StereoCard
@@ -20,6 +20,21 @@ _TYPES = {'images': 'tensor(uint8)', 'ego_motion': 'tensor(float)', 'scene_flow'
 _LAPLACE = math.sqrt(2)  # standard deviation of a Laplace distribution, the one that is learned, of scale 1
 _NEW_MOTION = 0.05, 0.005  # m, rad: the network runs again when the ego motion differs by more from what it was given
 _MIN_DISPARITY = 0.5  # px of the camera; farther points are at an unknown depth
+
+
+def open_stereo_estimator(model_path: str = '', *, num_threads: int = 2) -> StereoEstimator:
+    """Return the estimator of a model file, or the classical one for an empty path.
+
+    Raises: ModelError when there is no such file, or it cannot be used.
+    """
+    if not model_path:
+        from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
+
+        return ClassicalStereoFlow()
+    path = Path(model_path).expanduser()
+    if not path.is_file():
+        raise ModelError(f'No model file at {path}. {REMEDY}')
+    return NetworkStereoFlow(path, num_threads=num_threads)
 
 
 class NetworkStereoFlow:

@@ -30,7 +30,8 @@ class CameraParameters:
         0.005, 'Largest difference between the stamps of a left and a right image that make a pair [s].', low=0.0,
         high=0.5
     )  # fmt: skip
-    num_threads: int = parameter(2, 'CPU threads of OpenCV.', low=1, high=256)
+    model_path: str = parameter('', 'Model file for stereo cameras (.onnx); empty: the classical estimator.')
+    num_threads: int = parameter(2, 'CPU threads of OpenCV and onnxruntime.', low=1, high=256)
     min_dt_s: float = parameter(
         0.06, 'Shortest time between the two frames of a pair [s]: frames of a faster camera are left out, because '
         'velocities over a short time are noisy.', low=0.005, high=1.0

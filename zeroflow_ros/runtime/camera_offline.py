@@ -13,7 +13,6 @@ import numpy as np
 
 from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message, typestore
-from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
 from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, OutputFrame
 from zeroflow_ros.camera.pixel_cloud import moving_pixels, pixel_cloud, static_pixels
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFrame
@@ -23,6 +22,7 @@ from zeroflow_ros.camera.stereo_topics import CAMERA_INFO
 from zeroflow_ros.camera_pipeline import CameraFlowEstimate, CameraPipeline
 from zeroflow_ros.ego_motion.bag_motion import static_transforms
 from zeroflow_ros.ego_motion.camera_bag import first_image, open_camera_motion, stereo_topics
+from zeroflow_ros.engines.stereo_network import open_stereo_estimator
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ImageError
 from zeroflow_ros.runtime.camera_health import CAMERAS, CameraChecks, stamp_only
@@ -274,7 +274,7 @@ def main(args) -> int:
     if args.ego_motion == 'registration':
         raise ConfigError('Ego motion by registration is for LiDAR; choose visual, odometry, tf or none for cameras.')
     pose, output_pose = args.odometry_T_camera, args.output_T_camera
-    estimator = ClassicalStereoFlow()
+    estimator = open_stereo_estimator(args.model, num_threads=args.threads)
     with Bag(args.bag) as bag:
         flow = OfflineCameraFlow(
             bag, estimator, topic=args.topic[0] if args.topic else '', ego_motion=args.ego_motion,

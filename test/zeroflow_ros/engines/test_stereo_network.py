@@ -14,7 +14,7 @@ from zeroflow_ros.camera.static_scene import pixel_motion  # noqa: E402
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame  # noqa: E402
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
 from zeroflow_ros.engines.stereo_card import METADATA_KEY, StereoCard  # noqa: E402
-from zeroflow_ros.engines.stereo_network import NetworkStereoFlow, _differ  # noqa: E402
+from zeroflow_ros.engines.stereo_network import NetworkStereoFlow, _differ, open_stereo_estimator  # noqa: E402
 from zeroflow_ros.errors import ModelError  # noqa: E402
 from zeroflow_ros.transforms import yaw_translation  # noqa: E402
 
@@ -132,6 +132,13 @@ def test_disparity_of_infinitely_far_points_is_added_again(tmp_path):
     camera = dataclasses.replace(CAMERA, right_cx=5.5)
     found = NetworkStereoFlow(write(tmp_path / 'm.onnx')).estimate(frame(3, 2, camera), frame(1, 4, camera))
     assert (found.disparity == 6 + 2).all() and (found.other_disparity == 4 + 2).all()
+
+
+def test_an_empty_path_is_the_classical_estimator_and_a_missing_file_is_said(tmp_path):
+    assert open_stereo_estimator().name == 'classical'
+    assert open_stereo_estimator(str(write(tmp_path / 'm.onnx')), num_threads=1).name == 'm'
+    with pytest.raises(ModelError, match='No model file at'):
+        open_stereo_estimator(str(tmp_path / 'n.onnx'))
 
 
 def test_a_changed_file_or_another_model_is_refused(tmp_path):
