@@ -11,14 +11,16 @@ from fuzz_process import run_target
 from zeroflow_ros.errors import ModelError
 
 pytest.importorskip('hypothesis', reason='needs hypothesis')
-CASES = {'clouds': 300, 'dds': 100, 'cards': 300, 'bags': 150, 'yaml': 150, 'images': 160, 'camera_dds': 50}
+# camera_dds is left to `make fuzz`: it starts a second node.
+CASES = {'clouds': 300, 'dds': 100, 'cards': 300, 'bags': 150, 'yaml': 150, 'images': 160}
 
 
-@pytest.mark.parametrize('target', TARGETS)
+@pytest.mark.parametrize('target', CASES)
 def test_hostile_input_is_served_or_refused(target, tmp_path):
-    if target in ('dds', 'yaml', 'camera_dds'):
+    assert target in TARGETS
+    if target in ('dds', 'yaml'):
         pytest.importorskip('rclpy', reason='needs rclpy')
-    if target in ('images', 'camera_dds'):
+    if target == 'images':
         pytest.importorskip('cv2', reason='needs OpenCV')
     report = fuzz(target, cases=CASES[target], folder=tmp_path)
     assert not report.findings, '\n'.join(f'{f["again"]}\n{f["text"]}' for f in report.findings)
