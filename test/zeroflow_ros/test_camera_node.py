@@ -12,6 +12,16 @@ pytest.importorskip('cv2', reason='needs OpenCV')
 
 from camera_node import NODE, StereoVehicle  # noqa: E402
 from flow_node import NodeProcess, column, stamp_of  # noqa: E402
+from lifecycle_manager import (  # noqa: E402
+    ACTIVATE,
+    ACTIVE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    INACTIVE,
+    UNCONFIGURED,
+    Manager,
+)
 from processes import ROOT, environment, run  # noqa: E402
 from sensor_msgs.msg import Image, PointCloud2  # noqa: E402
 from stereo_corridor import BASE_T_LEFT, CAMERA, EGO_SPEED, MOVER, MOVER_SPEED, START_NS, on_mover  # noqa: E402
@@ -160,6 +170,20 @@ def test_a_mount_that_nobody_publishes_is_said():
         said = lambda s, v: v['dropped.unusable_calibration'] == '1' and 'is mounted on output_frame' in s.message  # noqa: E731
         assert vehicle.status('input', said), node.log
         assert not vehicle.flows
+
+
+def test_a_manager_takes_it_through_its_states():
+    with NodeProcess('-p', 'autostart:=false', program=PROGRAM) as node, StereoVehicle() as vehicle:
+        manager = Manager(vehicle, f'/{NODE}')
+        assert manager.state() == UNCONFIGURED and manager.change(CONFIGURE) and manager.state() == INACTIVE
+        vehicle.connect(node)
+        vehicle.send(0)
+        assert vehicle.status('inference', lambda _, v: v['active'] == 'False', 10), node.log
+        assert manager.change(ACTIVATE) and manager.state() == ACTIVE
+        # The first frame of an active node makes a pair with the last one that came before.
+        assert vehicle.flow_of(vehicle.send(1), 30) is not None, node.log
+        assert manager.change(DEACTIVATE) and manager.change(CLEANUP) and manager.state() == UNCONFIGURED
+        assert not vehicle.node.count_publishers(f'/{NODE}/output/depth'), node.log
 
 
 @pytest.mark.parametrize(
