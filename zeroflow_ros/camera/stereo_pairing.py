@@ -21,7 +21,7 @@ _MAX_FAST, _MAX_LAG_NS, _MAX_BYTES = 64, 500_000_000, 2**28
 _NUM_INFOS = 8
 _NUM_OFFSETS = 5  # pairs that tell how the stamps of left and right usually differ
 _NUM_STAMPS = 32
-_USUAL = 0.25  # of the tolerance: an offset this near the usual one is that of a pair
+_USUAL, _USUAL_NS = 0.25, 3_000_000  # share of the tolerance, and limit: this near the usual offset is a pair
 _TOLD_OFFSET_NS = 500_000
 _SILENT_NS = 200_000_000  # without an image of the other camera: it stopped
 
@@ -184,7 +184,7 @@ class StereoPairing:
             # Images of a camera come in order: none between the two can follow once one at or after the later was seen.
             if (
                 left == right
-                or abs(right - left - usual) <= _USUAL * self._tolerance_ns
+                or abs(right - left - usual) <= min(_USUAL * self._tolerance_ns, _USUAL_NS)
                 or max(self._seen[earlier]) >= later
             ):
                 return left, right

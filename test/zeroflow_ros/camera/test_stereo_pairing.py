@@ -86,11 +86,12 @@ def test_only_equal_stamps_with_tolerance_0():
             StereoPairing(tolerance)
 
 
-def test_a_tolerance_beyond_half_a_frame_takes_no_neighbour_for_the_partner():
-    """At 60 Hz and 20 ms every left image has two right ones within reach."""
+@pytest.mark.parametrize('tolerance', [0.02, 0.06, 0.5])
+def test_a_tolerance_beyond_half_a_frame_takes_no_neighbour_for_the_partner(tolerance):
+    """At 60 Hz and 20 ms or more every left image has several right ones within reach."""
     times = np.arange(60) / 0.06
     arrivals = [(side, round(1000 + t, 3)) for n, t in enumerate(times) for side in (L, R) if (n, side) != (30, L)]
-    found = feed(StereoPairing(0.02), arrivals)
+    found = feed(StereoPairing(tolerance), arrivals)
     assert found.count(LOST) == 1 and len(found) == 60
     assert all(pair[0] == pair[1] for pair in found if pair is not LOST)
 
