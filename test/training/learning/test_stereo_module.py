@@ -3,6 +3,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from stereo_world import TINY, StereoWorld  # noqa: E402
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
 from training import train as train_program  # noqa: E402
+from training.labels.stereo_label_store import StereoLabelStore  # noqa: E402
 from training.learning import stereo_samples  # noqa: E402
 from training.learning.checkpoint import load_checkpoint  # noqa: E402
 from training.learning.start_model import load_start, start_config  # noqa: E402
@@ -21,6 +23,7 @@ from training.learning.stereo_sources import DatasetSource  # noqa: E402
 from training.learning.strategies.proxy import Proxy  # noqa: E402
 from training.learning.training_run import train  # noqa: E402
 from training.students.dwarf import Dwarf  # noqa: E402
+from zeroflow_ros.camera.stereo import StereoFlow  # noqa: E402
 from zeroflow_ros.errors import ConfigError  # noqa: E402
 
 SOURCE = DatasetSource(StereoWorld(), range(4))
@@ -92,6 +95,22 @@ def test_both_losses_of_dwarf_fall(loss):
         optimizer.step()
         found.append(value.item())
     assert found[-1] < 0.9 * found[0]
+
+
+def test_the_program_trains_on_stored_labels(tmp_path, capsys):
+    store = StereoLabelStore.create(tmp_path / 'labels', {'teacher': 'by_hand', 'sensor': 'stereo'}, {})
+    world, one = StereoWorld(2, with_truth=False), np.ones((48, 96), np.float32)
+    for pair in (world[0], world[1]):
+        store.write(pair, StereoFlow(4 * one, 6 * one, np.stack([2 * one, -one], 2), one, one, one, one > 0))
+    values = {name: getattr(TINY, name) for name in (
+        'student', 'width', 'height', 'crop_width', 'crop_height', 'batch', 'held_out', 'num_threads', 'num_workers'
+    )} | {'steps': 1}  # fmt: skip
+    (tmp_path / 'c.yaml').write_text(yaml.safe_dump(values))
+    arguments = ['--config', tmp_path / 'c.yaml', '--labels', tmp_path / 'labels', '--out', tmp_path / 'out']
+    assert train_program.main([str(word) for word in arguments]) == 0
+    about = load_checkpoint(tmp_path / 'out' / 'last.pt').provenance
+    assert about['supervision'] == 'pseudo-labels of the teacher by_hand, no human labels'
+    assert about['step'] == 1 and 'Training on 2 stereo pairs' in capsys.readouterr().err
 
 
 def test_the_program_needs_a_dataset_for_camera_students(tmp_path, capsys):
