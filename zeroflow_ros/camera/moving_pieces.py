@@ -22,9 +22,12 @@ class MovingPiecesConfig:
     """Settings of the search for pieces that move.
 
     sigmas: a pixel may move where its residual exceeds this many standard deviations. min_residual: and this [px].
-    piece_sigmas: a piece moves where the length of its motion exceeds this many. flow_sigma, disparity_sigma: standard
-    deviations of what is measured [px]. window: side of the square in which most of the measured pixels must move for a
-    pixel to be part of a piece [px]. min_pixels: smallest piece. max_pieces: only so many, the largest, get a motion.
+    piece_sigmas: a piece moves where the length of its motion exceeds this many. solid_share, solid_sigmas: it also
+    moves where rest is so many standard deviations from what is seen, whatever the error of the length, if at least
+    this share of its pixels agree with its motion and are seen in the other frame. flow_sigma, disparity_sigma:
+    standard deviations of what is measured [px]. window: side of the square in which most of the measured pixels must
+    move for a pixel to be part of a piece [px]. min_pixels: smallest piece. max_pieces: only so many, the largest, get
+    a motion.
     depth_step: neighbours in a piece differ by less than this share of their disparity. min_share: smallest share of a
     piece's pixels that must agree with one rigid motion. min_motion, max_motion: slowest and fastest motion relative to
     the static scene [m per pair]. turn_sigma: standard deviation of its rotation [rad per pair]. correlated:
@@ -34,6 +37,8 @@ class MovingPiecesConfig:
     sigmas: float = 2.0
     min_residual: float = 1.0
     piece_sigmas: float = 3.0
+    solid_share: float = 0.9
+    solid_sigmas: float = 6.0
     flow_sigma: float = 0.4
     disparity_sigma: float = 0.5
     window: int = 5
@@ -193,11 +198,20 @@ def _fit_pieces(camera, labels, chosen, disparity, flow, measured, other_dispari
     moved = turned + motions[:, :3, 3] - (centres @ ego[:3, :3].T + ego[:3, 3])
     length = np.linalg.norm(moved, axis=1)
     direction = moved / np.maximum(length, 1e-9)[:, None]
-    # A small rotation w moves the centre by w x turned, so along the direction by w . (turned x direction).
-    by_motion = np.concatenate([np.cross(turned, direction), direction], axis=1)
-    sigma = np.sqrt(np.einsum('ki,kij,kj->k', by_motion, covariances, by_motion))
+    # A small rotation w moves the centre by w x turned: the covariance of the motion of the centre.
+    by_motion = np.zeros((len(centres), 3, 6))
+    by_motion[:, [0, 1, 2], [1, 2, 0]] = turned[:, [2, 0, 1]]
+    by_motion[:, [0, 1, 2], [2, 0, 1]] = -turned[:, [1, 2, 0]]
+    by_motion[:, [0, 1, 2], [3, 4, 5]] = 1
+    covariance = by_motion @ covariances @ by_motion.transpose(0, 2, 1)
+    sigma = np.sqrt(np.einsum('ki,kij,kj->k', direction, covariance, direction))
+    # Not the length over its own error: motion aside is seen well even where its depth is not.
+    certainty = np.sqrt(np.einsum('ki,kij,kj->k', moved, np.linalg.inv(covariance), moved))
     moves = (share >= config.min_share) & (length >= config.min_motion) & (length <= config.max_motion)
-    moves &= length > config.piece_sigmas * sigma
+    is_solid = share >= config.solid_share
+    if pixels.other_disparity is not None:
+        is_solid &= np.isfinite(pixels.other_disparity).mean(axis=1) >= config.solid_share
+    moves &= (length > config.piece_sigmas * sigma) | (is_solid & (certainty > config.solid_sigmas))
     return [(chosen[k], motions[k], float(sigma[k])) for k in np.flatnonzero(moves)]
 
 

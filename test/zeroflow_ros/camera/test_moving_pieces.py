@@ -105,6 +105,19 @@ def test_a_motion_within_its_error_is_none():
     assert find([(far, 40.0, shifted(0, 0, 1.0))], background=60.0).motions == ()
 
 
+@pytest.mark.parametrize('solid_sigmas, count', [(6.0, 1), (1e6, 0)])
+def test_a_solid_piece_moves_where_it_surely_does_not_rest_though_its_speed_is_uncertain(solid_sigmas, count):
+    disparity, flow, other = measured([(BOX, 6.0, shifted(0.3, 0, 0))])
+    config = MovingPiecesConfig(piece_sigmas=1e3, solid_sigmas=solid_sigmas)
+    valid = np.ones(BOX.shape, bool)
+    pieces = find_moving_pieces(CAMERA, disparity, flow, valid, EGO, other_disparity=other, config=config)
+    assert len(pieces.motions) == count
+    # Half of its pixels are not seen in the other frame: it is not solid.
+    other[:, ::2] = np.nan
+    pieces = find_moving_pieces(CAMERA, disparity, flow, valid, EGO, other_disparity=other, config=config)
+    assert pieces.motions == ()
+
+
 def test_a_motion_that_is_too_fast_is_none():
     fast = MovingPiecesConfig(max_motion=0.2)
     disparity, flow, other = measured([(BOX, 6.0, shifted(0.3, 0, 0))])
