@@ -49,24 +49,28 @@ class NetworkImages:
         for image, shift in ((frame.left, 0), (frame.right, frame.camera.disparity_at_infinity)):
             if is_grey and image.ndim == 3:
                 image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-            if image.ndim == 2:
-                image = np.repeat(image[..., None], 3, axis=2)
             if shift:
                 matrix = np.float32([[1, 0, shift], [0, 1, 0]])
                 image = cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-            images.append(self._resized(cv2, image, frame.camera))
+            image = self._resized(cv2, image, frame.camera)
+            images.append(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if is_grey else image)
         return np.stack(images)
 
-    def to_camera(self, values: np.ndarray, camera: StereoCamera) -> np.ndarray:
-        """Return values (height, width, C) float32 of the network's pixels at the pixels of the camera, (H, W, C)."""
-        if self.resize == 'pad':
-            left, top = self._border(camera)
-            return values[top : top + camera.height, left : left + camera.width]
-        if (self.width, self.height) == (camera.width, camera.height):
+    def of_camera(self, values: np.ndarray, camera: StereoCamera) -> np.ndarray:
+        """Return values (..., height, width) without the borders that pad the images, (..., h, w)."""
+        if self.resize == 'scale':
             return values
-        cv2 = load_opencv()
-        resized = cv2.resize(values, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
-        return resized.reshape(camera.height, camera.width, -1)
+        left, top = self._border(camera)
+        return values[..., top : top + camera.height, left : left + camera.width]
+
+    def to_camera(self, values: np.ndarray, camera: StereoCamera) -> np.ndarray:
+        """Return values (h, w) of `of_camera`, float32 or bool, at the pixels of the camera, (H, W)."""
+        if values.shape == (camera.height, camera.width):
+            return values
+        cv2, size = load_opencv(), (camera.width, camera.height)
+        if values.dtype == bool:
+            return cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+        return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
 
     def pixel_size(self, camera: StereoCamera) -> tuple[float, float]:
         """Return the width and height of a pixel of the network in pixels of the camera."""
@@ -79,7 +83,7 @@ class NetworkImages:
             return cv2.resize(image, (self.width, self.height), interpolation=interpolation)
         left, top = self._border(camera)
         rows, columns = (top, self.height - camera.height - top), (left, self.width - camera.width - left)
-        return np.pad(image, (rows, columns, (0, 0)), mode='reflect')
+        return np.pad(image, (rows, columns, (0, 0))[: image.ndim], mode='reflect')
 
     def _border(self, camera: StereoCamera) -> tuple[int, int]:
         """Return the width of the borders that are added at the left and at the top [px]."""

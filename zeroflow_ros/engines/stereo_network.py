@@ -91,25 +91,29 @@ class NetworkStereoFlow:
             motion = pixel_motion(network.camera(camera), other_T_reference) if known else UNKNOWN_MOTION
             given['ego_motion'] = motion[None]
         [values] = self._session.run(['scene_flow'], given)
-        values = network.to_camera(np.ascontiguousarray(values[0].transpose(1, 2, 0)), camera)  # (H, W, 4 or 7)
+        values = network.of_camera(values[0], camera)  # (4 or 7, h, w)
         if not np.isfinite(values).all():
             raise ModelError(f'The model {self.name} gave values that are not finite. Train or export it again.')
-        x, y = network.pixel_size(camera)
+        # All is computed at the network's pixels, which are fewer than the camera's.
+        x, y = (np.float32(size) for size in network.pixel_size(camera))
+        disparity, other_disparity, u, v = values[:4] * np.array([x, x, x, y], np.float32)[:, None, None]
+        columns, rows = (np.arange(values.shape[2]) + 0.5) * x - 0.5, (np.arange(values.shape[1]) + 0.5) * y - 0.5
+        column, row = columns.astype(np.float32) + u, rows.astype(np.float32)[:, None] + v
+        measured = (column >= 0) & (column <= camera.width - 1) & (row >= 0) & (row <= camera.height - 1)
+        measured &= (disparity > _MIN_DISPARITY) & (other_disparity > _MIN_DISPARITY)
         far = np.float32(camera.disparity_at_infinity)
-        parallax, flow = values[..., :2] * np.float32(x), values[..., 2:4] * np.float32([x, y])
-        sigmas = np.float32([x, x, max(x, y)]) * self._sigmas(values)
-        u, v = np.arange(camera.width) + flow[..., 0], np.arange(camera.height)[:, None] + flow[..., 1]
-        inside = (u >= 0) & (u <= camera.width - 1) & (v >= 0) & (v <= camera.height - 1)
+        sigmas = self._sigmas(values) * np.array([x, x, max(x, y)], np.float32)[:, None, None]
+        planes = [disparity + far, other_disparity + far, u, v, *sigmas, measured]
+        disparity, other_disparity, u, v, *sigmas, measured = (network.to_camera(part, camera) for part in planes)
         return StereoFlow(
-            parallax[..., 0] + far, parallax[..., 1] + far, flow, *(sigmas[..., k] for k in range(3)),
-            inside & (parallax > _MIN_DISPARITY).all(axis=2), other_T_reference,
+            disparity, other_disparity, np.stack([u, v], axis=2), *sigmas, measured, other_T_reference
         )  # fmt: skip
 
     def _sigmas(self, values: np.ndarray) -> np.ndarray:
-        """Return the three standard deviations of each pixel, (H, W, 3) [px of the network's images]."""
+        """Return the three standard deviations of each pixel, (3, h, w) [px of the network's images]."""
         if self.card.estimates_sigma:
-            return np.exp(values[..., 4:]) * np.float32(_LAPLACE)
-        return np.broadcast_to(np.float32(self.card.sigma_px), (*values.shape[:2], 3))
+            return np.exp(values[4:]) * np.float32(_LAPLACE)
+        return np.broadcast_to(np.array(self.card.sigma_px, np.float32)[:, None, None], (3, *values.shape[1:]))
 
 
 def _fitted_motion(camera: StereoCamera, flow: StereoFlow, start: np.ndarray | None) -> np.ndarray | None:

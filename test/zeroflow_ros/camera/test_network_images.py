@@ -24,8 +24,11 @@ def frame(camera=CAMERA, channels=3):
 def test_the_same_size_changes_nothing():
     given, network = frame(), NetworkImages(12, 6)
     assert np.array_equal(network.images(given), [given.left, given.right])
-    values = np.zeros((6, 12, 2), np.float32)
-    assert network.to_camera(values, CAMERA) is values and network.pixel_size(CAMERA) == (1, 1)
+    values = np.zeros((6, 12), np.float32)
+    assert network.to_camera(network.of_camera(values, CAMERA), CAMERA) is values and network.pixel_size(CAMERA) == (
+        1,
+        1,
+    )
     assert network.camera(CAMERA) == CAMERA
 
 
@@ -34,8 +37,9 @@ def test_half_the_size_is_the_mean_of_four_pixels():
     mean = given.left.reshape(3, 2, 6, 2, 3).mean(axis=(1, 3))
     assert np.abs(network.images(given)[0] - mean).max() <= 0.5  # rounding
     assert network.camera(CAMERA) == CAMERA.scaled(6, 3) and network.pixel_size(CAMERA) == (2, 2)
-    assert network.to_camera(np.ones((3, 6, 4), np.float32), CAMERA).shape == (6, 12, 4)
-    assert network.to_camera(np.ones((3, 6, 1), np.float32), CAMERA).shape == (6, 12, 1)
+    assert (network.to_camera(np.ones((3, 6), np.float32), CAMERA) == np.ones((6, 12))).all()
+    is_left = np.arange(6) < np.full((3, 1), 3)
+    assert np.array_equal(network.to_camera(is_left, CAMERA), np.arange(12) < np.full((6, 1), 6))
 
 
 def test_grey_images_become_rgb():
@@ -56,8 +60,11 @@ def test_padding_mirrors_and_keeps_the_pixels():
     images = network.images(given)
     assert np.array_equal(images[0, 1:7, 2:14], given.left)  # the odd row goes to the bottom
     assert np.array_equal(images[0, 1:7, 1], given.left[:, 1]) and np.array_equal(images[0, 7, 2:14], given.left[4])
-    values = np.arange(9 * 16, dtype=np.float32).reshape(9, 16, 1)
-    assert np.array_equal(network.to_camera(values, CAMERA), values[1:7, 2:14])
+    values = np.arange(9 * 16, dtype=np.float32).reshape(9, 16)
+    assert np.array_equal(network.to_camera(network.of_camera(values, CAMERA), CAMERA), values[1:7, 2:14])
+    assert np.array_equal(
+        NetworkImages(16, 9, 'pad').images(frame(channels=1))[0, 1:7, 2:14, 0], frame(channels=1).left
+    )
     assert network.pixel_size(CAMERA) == (1, 1)
     padded = network.camera(CAMERA)
     assert (padded.width, padded.height, padded.cx, padded.cy, padded.fx) == (16, 9, 7.5, 3.5, 10)
