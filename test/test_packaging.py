@@ -101,7 +101,7 @@ def test_wheel_names_every_extra_and_only_the_vehicle_package(tmp_path):
     assert {'zeroflow_ros/models/fastflow3d_lite_5.onnx', 'zeroflow_ros/engines/pillars.cu'} <= set(names)
     assert set(metadata.get_all('Provides-Extra')) == {
         'ros', 'speed', 'replay', 'registration', 'ground', 'simulation', 'training', 'export', 'tensorrt', 'ray',
-        'test', 'view', 'dynamic',
+        'test', 'view', 'dynamic', 'camera',
     }  # fmt: skip
     requirements = metadata.get_all('Requires-Dist')
     assert [r for r in requirements if r.startswith('torch=')] == ['torch==2.13.0; extra == "training"']
