@@ -8,6 +8,7 @@ import numpy as np
 from zeroflow_ros.camera.stereo import StereoCamera
 from zeroflow_ros.errors import ConfigError, DataError
 
+_FARTHEST = 100.0  # m between two sensors of a vehicle
 _SIZES = {'P_rect_02': 12, 'P_rect_03': 12, 'S_rect_02': 2, 'R_rect_00': 9, 'R': 9, 'T': 3}
 
 
@@ -58,8 +59,11 @@ def camera_T_reference(path: Path) -> np.ndarray:
     found = _entries(path, 'P_rect_02', 'R_rect_00')
     projection, result = found['P_rect_02'].reshape(3, 4), np.eye(4)
     result[:3, :3] = found['R_rect_00'].reshape(3, 3)
-    result[:3, 3] = np.linalg.solve(projection[:, :3], projection[:, 3])  # 6 cm between cameras 0 and 2
-    return result
+    try:
+        result[:3, 3] = np.linalg.solve(projection[:, :3], projection[:, 3])  # 6 cm between cameras 0 and 2
+    except np.linalg.LinAlgError as error:
+        raise DataError(f'{path}: P_rect_02 is not the projection of a camera.') from error
+    return _checked(result, path, 'R_rect_00')
 
 
 def read_rigid(path: Path) -> np.ndarray:
@@ -70,9 +74,7 @@ def read_rigid(path: Path) -> np.ndarray:
     found = _entries(path, 'R', 'T')
     result = np.eye(4)
     result[:3, :3], result[:3, 3] = found['R'].reshape(3, 3), found['T']
-    if not np.allclose(result[:3, :3] @ result[:3, :3].T, np.eye(3), atol=1e-3):
-        raise DataError(f'{path}: R is not a rotation.')
-    return result
+    return _checked(result, path, 'R')
 
 
 def camera_T_imu(folder: Path) -> np.ndarray:
@@ -84,6 +86,15 @@ def camera_T_imu(folder: Path) -> np.ndarray:
         folder / 'calib_velo_to_cam.txt'
     )
     return camera_T_velodyne @ read_rigid(folder / 'calib_imu_to_velo.txt')
+
+
+def _checked(pose: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """Return a pose (4, 4). Raises: DataError when it is no rigid transform between sensors of one vehicle."""
+    if not (np.abs(pose[:3, :3]) < 2).all() or not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3):
+        raise DataError(f'{path}: {name} is not a rotation.')
+    if not (np.abs(pose[:3, 3]) < _FARTHEST).all():
+        raise DataError(f'{path}: the sensors are {np.abs(pose[:3, 3]).max():.3g} m apart.')
+    return pose
 
 
 def _entries(path: Path, *names: str) -> dict[str, np.ndarray]:

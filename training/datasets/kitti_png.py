@@ -5,6 +5,8 @@ Disparity: 16-bit grey, value / 256 [px], 0 for none. Flow: 16-bit RGB, R and G 
 where the flow is known. Source: the KITTI scene flow 2015 development kit; it truncates where `encode_*` round.
 """
 
+import contextlib
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from zeroflow_ros.errors import DataError
 
 DISPARITY_SCALE, FLOW_SCALE, FLOW_ZERO = 256, 64, 32768
 _LARGEST = 65535
+_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+_MAX_PIXELS = 2**25
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -96,7 +100,13 @@ def encode_flow(flow: np.ndarray) -> bytes:
 
 def decode(content: bytes, name: str) -> np.ndarray:
     """Return the values of a PNG, channels in the order of OpenCV. Raises: DataError when it is not one."""
-    image = load_opencv().imdecode(np.frombuffer(content, np.uint8), -1) if content else None
+    cv2, image = load_opencv(), None
+    if content[:8] == _SIGNATURE and len(content) > 24:
+        width, height = struct.unpack('>II', content[16:24])
+        if width * height > _MAX_PIXELS:
+            raise DataError(f'{name} says it has {width} x {height} pixels, expected {_MAX_PIXELS} at most.')
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise DataError(f'{name} is not a PNG, or is damaged.')
     return image

@@ -27,12 +27,14 @@ from training.datasets.stereo_pairs import StereoDatasetPair
 from zeroflow_ros import transforms
 from zeroflow_ros.camera.stereo import StereoFrame
 from zeroflow_ros.camera.stereo_pairing import FrameBuffer, FrameDrop
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.ego_motion.trajectory import check_plausible
+from zeroflow_ros.errors import DataError, EgoMotionError
 
 _EARTH_RADIUS = 6378137.0  # m
 _REACH = 50_000_000  # ns by which an image may be before the first or after the last pose
 _SIDES = ('image_02', 'image_03')
 _OXTS_FIELDS = 30
+_MOST = np.array([85, 180, 1e4, 7, 7, 7])  # of latitude, longitude [degrees], altitude [m], roll, pitch, yaw [rad]
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,13 @@ class KittiRawPairs:
         for number in numbers:
             frame = _Frame(number, stamps[number], poses[number])
             previous, drop = buffer.push(frame)
+            if drop is None and frame.pose is not None:
+                try:
+                    check_plausible(
+                        transforms.invert(previous.pose) @ frame.pose, (frame.stamp_ns - previous.stamp_ns) * 1e-9
+                    )
+                except EgoMotionError:
+                    drop = FrameDrop.EGO_MOTION
             if drop is None:
                 pairs.append((previous, frame))
             elif drop is not FrameDrop.FIRST:
@@ -184,7 +193,7 @@ def _read_oxts(path: Path) -> np.ndarray:
         row = np.array(path.read_text().split(), np.float64)
     except (OSError, ValueError) as error:
         raise DataError(f'{path} should be a line of {_OXTS_FIELDS} numbers: {error}') from error
-    if row.size < 6 or not np.isfinite(row[:6]).all() or not (abs(row[0]) < 85 and abs(row[1]) <= 180):
+    if row.size < 6 or not (np.abs(row[:6]) <= _MOST).all():  # not NaN
         raise DataError(
             f'{path} should start with latitude and longitude [degrees], altitude [m], roll, pitch and yaw [rad], got '
             f'{row[:6].tolist()}.'

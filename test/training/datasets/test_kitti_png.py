@@ -6,6 +6,7 @@ import pytest
 from kitti_files import png, write
 
 from training.datasets.kitti_png import decode, encode_disparity, encode_flow, read_disparity, read_flow, read_image
+from zeroflow_ros.errors import DataError
 
 NAN = np.nan
 
@@ -55,3 +56,12 @@ def test_what_another_writer_wrote_is_read(tmp_path):
     flow = np.array([[[32768 + 64, 32768, 1], [5, 6, 0]]], np.uint16)
     np.testing.assert_array_equal(read_flow(write(tmp_path / 'f.png', png(flow))), [[[1, 0], [NAN, NAN]]])
     assert encode_flow(np.array([[[1, 0], [NAN, 0]]], np.float32)) == encode_flow(read_flow(tmp_path / 'f.png'))
+
+
+def test_damaged_and_enormous_files_are_refused():
+    content = png(np.random.default_rng(0).integers(0, 65536, (6, 8, 3)).astype(np.uint16))
+    for damaged in (b'', b'text', content[:20], content[:-13], content[:60] + bytes([content[60] ^ 1]) + content[61:]):
+        with pytest.raises(DataError, match=r'flow\.png is not a PNG, or is damaged'):
+            decode(damaged, 'flow.png')
+    with pytest.raises(DataError, match='says it has 65536 x 65536 pixels'):
+        decode(content[:16] + bytes([0, 1, 0, 0, 0, 1, 0, 0]) + content[24:], 'flow.png')

@@ -76,6 +76,12 @@ def test_without_poses_there_is_no_ego_motion(tmp_path):
     assert read(drive, '?ego_motion=none')[0].other_T_reference is None
 
 
+def test_a_pose_that_jumps_costs_its_pairs(tmp_path):
+    dataset = read(write_drive(tmp_path, [(0, 0), (1, 0), (500, 0), (3, 0), (4, 0)]))
+    assert [dataset.key(index)[:10] for index in range(len(dataset))] == ['0000000000', '0000000003']
+    assert dataset.skipped == {'no_ego_motion': 2}
+
+
 def test_a_gap_makes_no_pair(tmp_path):
     drive = write_drive(tmp_path, [(k, 0) for k in range(5)])
     for eye in (2, 3):
@@ -101,6 +107,11 @@ def test_a_gap_makes_no_pair(tmp_path):
                              ''.join(f'2011-09-26 13:02:{k}.25\n' for k in (25, 26, 27))), 'has no pose at'),
         ('no calibration of the IMU', lambda drive: (drive.parent / 'calib_imu_to_velo.txt').unlink(),
          'calib_imu_to_velo.txt should be a calibration file'),
+        ('an altitude that cannot be', lambda drive: write(drive / 'oxts/data/0000000001.txt', '49 8 1e6 0 0 0'),
+         'should start with latitude'),
+        ('sensors that are far apart',
+         lambda drive: write(drive.parent / 'calib_velo_to_cam.txt', 'R: 1 0 0 0 1 0 0 0 1\nT: 0 900 0'),
+         'the sensors are 900 m apart'),
         ('half a pose', lambda drive: write(drive / 'oxts/data/0000000001.txt', '49 8'), 'should start with latitude'),
         ('no number', lambda drive: write(drive / 'oxts/data/0000000001.txt', 'lat'), 'a line of 30 numbers'),
         ('no rotation', lambda drive: write(drive.parent / 'calib_velo_to_cam.txt', 'R: 1 0 0 0 1 0 0 0 2\nT: 0 0 0'),
