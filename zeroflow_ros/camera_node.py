@@ -146,13 +146,28 @@ def _warm_up(pipeline: CameraPipeline) -> None:
 
     Raises: ConfigError or ModelError when the estimator does not run.
     """
-    camera = StereoCamera(160, 96, 120.0, 120.0, 79.5, 47.5, 0.3)
-    noise = np.random.default_rng(0).integers(0, 256, (camera.height, camera.width + 16)).astype(np.uint8)
-    left, right = noise[:, 16:], noise[:, 8:-8]
-    frames = [StereoFrame(left, right, camera, stamp_ns) for stamp_ns in (1, 2)]
+    frames = _walls_and_a_mover(0), _walls_and_a_mover(8)
     motion = np.eye(4) if pipeline.ego_motion == 'given' else None
-    with contextlib.suppress(EgoMotionError):  # noise is no scene
-        pipeline.estimate(*frames, 0.1, motion)
+    with contextlib.suppress(EgoMotionError):
+        for _ in range(2):
+            pipeline.estimate(*frames, 0.1, motion)
+
+
+def _walls_and_a_mover(shift: int) -> StereoFrame:
+    """Return a frame of three walls at different depths, and a square that has moved by some pixels."""
+    camera = StereoCamera(320, 192, 240.0, 240.0, 159.5, 95.5, 0.3)
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (4, camera.height // 4, camera.width // 4 + 16))
+    walls, square = np.kron(coarse[:3], np.ones((4, 4))).astype(np.uint8), np.kron(coarse[3, :16, :16], np.ones((4, 4)))
+    images = [np.empty((camera.height, camera.width), np.uint8) for _ in range(2)]
+    for number, image in enumerate(images):
+        for wall, disparity in enumerate((8, 12, 16)):
+            rows = slice(64 * wall, 64 * (wall + 1))
+            start = number * disparity  # the right image shows what is further right
+            image[rows] = walls[wall, rows, start : start + camera.width]
+        left = 120 + shift - number * 24
+        image[64:128, left : left + 64] = square
+    return StereoFrame(*images, camera, 1 + shift)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -208,6 +208,38 @@ def test_a_wrong_parameter_ends_the_node_at_start():
     assert code == 1 and "nearest known one is 'cloud_step'" in text and 'Traceback' not in text, text
 
 
+TRY_OUT = """
+import gc
+import sys
+from numba.core.registry import CPUDispatcher
+
+sys.path.insert(0, 'test/support')
+from stereo_corridor import frame
+from zeroflow_ros import camera_node
+from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
+from zeroflow_ros.camera_pipeline import CameraPipeline
+
+def compilations():
+    found = [each for each in gc.get_objects() if type(each) is CPUDispatcher]
+    ours = [each.py_func for each in found if each.signatures and each.py_func.__module__.startswith('zeroflow_ros')]
+    return sorted(f'{function.__module__}.{function.__name__}' for function in ours)
+
+pipeline = CameraPipeline(ClassicalStereoFlow(), ego_motion='visual', step=2)
+camera_node._warm_up(pipeline)
+before = compilations()
+estimate = pipeline.estimate(frame(0), frame(1), 0.1)
+assert (estimate.velocity[..., 0] > 1).any(), 'nothing moves'
+assert before and compilations() == before, (before, compilations())
+"""
+
+
+def test_nothing_is_compiled_after_the_node_said_it_is_ready():
+    pytest.importorskip('numba', reason='without numba nothing is compiled at all')
+    done = subprocess.run([sys.executable, '-c', TRY_OUT], cwd=ROOT, env=environment(), capture_output=True, text=True,
+                          timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_page_has_its_parameters_and_topics():
     page = (ROOT / 'docs' / 'stereo.md').read_text()
     assert parameter_table(CameraParameters) in page
