@@ -20,6 +20,7 @@ from zeroflow_ros.engines.engine import Engine
 from zeroflow_ros.engines.model_card import REMEDY
 from zeroflow_ros.engines.selection import FallbackEngine, load_engine, resolve_model_path
 from zeroflow_ros.errors import GpuLostError, ModelError
+from zeroflow_ros.lidar import object_motion
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
 from zeroflow_ros.lidar.sweep import SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
@@ -192,6 +193,7 @@ def _warm_up(pipeline: FlowPipeline) -> None:
     except Exception as error:  # engines raise many unrelated types
         raise ModelError(f'The model {card.name} opens but does not run: {error}. {REMEDY}') from error
     flow_cloud(msg, estimate.velocity, estimate.flow_valid)
+    object_motion.warm_up()
     pipeline.reset()
 
 

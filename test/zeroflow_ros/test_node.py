@@ -266,6 +266,7 @@ from sensor_msgs.msg import PointCloud2
 sys.path.insert(0, 'test/support')
 from flow_node import cloud, scene
 from zeroflow_ros import node
+from zeroflow_ros.lidar import object_motion
 from zeroflow_ros.lidar.deskew import Deskew
 from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.pipeline import FlowPipeline
@@ -289,9 +290,13 @@ still = lambda _sweep, _other, offsets: node.np.stack([node.np.eye(4)] * len(off
 points = deskew.pair(sweep, sweep, still)[0].points
 estimate = pipeline.estimate(SweepPair(points, points, node.np.eye(4), 0.1))
 flow_cloud(msg, estimate.velocity, estimate.flow_valid)
+low = points + node.np.float32([0, 0, 0.4])
+assert object_motion.fit_object_motion(
+    points, node.np.full_like(points, 0.1), node.np.eye(4), [object_motion.EarlierSweep(low, node.np.eye(4), 1)], 0.1
+)
 assert compilations() == before, (before, compilations())
-del before['transform_point']  # is part of others
-assert len(before) == 8 and all(before.values()), before
+del before['transform_point'], before['nearest_point']  # are parts of others
+assert len(before) == 11 and all(before.values()), before
 """
 
 

@@ -61,11 +61,6 @@ class NearestPoints:
         NONE and CELL where no point is nearer than CELL.
         """
         rows, distances = np.full(len(places), NONE, np.int32), np.full(len(places), CELL, np.float32)
-        if numba_kernels is not None:
-            numba_kernels.nearest_points(
-                self.points, self.starts, places, np.float32(1 / CELL), CELLS, np.float32(CELL), rows, distances
-            )
-            return rows, distances
         cells = cell_of(places)
         for query in np.flatnonzero(cells != NONE):
             for step in (-CELLS, 0, CELLS):  # three neighbouring cells are one range of points

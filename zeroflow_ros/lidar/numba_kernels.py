@@ -266,14 +266,6 @@ def nearest_point(points, starts, x, y, z, inv_cell, size, limit):
 
 
 @_compiled
-def nearest_points(points, starts, places, inv_cell, size, limit, rows, distances):
-    """Write the row and the distance of the nearest of points (M, 3) for each place (Q, 3); see `nearest_point`."""
-    for i in range(len(places)):
-        x, y, z = places[i]
-        rows[i], distances[i] = nearest_point(points, starts, x, y, z, inv_cell, size, limit)
-
-
-@_compiled
 def fit_clusters(body, first, start, sweep, starts, points, intervals, grid, kernels, prior, converged, motion,
                  misfits):  # fmt: skip
     """Fit the translation of each cluster by iterative closest points; see `closest_point_motion`.

@@ -83,6 +83,13 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     return len(fitted)
 
 
+def warm_up() -> None:
+    """Fit a small cluster, so that compiling does not delay the first sweep in which something moves."""
+    points = np.linspace([5, 5, 0], [5.5, 5.5, 1.5], 2 * _MIN_POINTS, dtype=np.float32)
+    earlier = [EarlierSweep(points, np.eye(4), 1.0)]
+    fit_object_motion(points, np.full_like(points, 2 * _MOVING), np.eye(4), earlier, dt=0.1)
+
+
 def _lowest_around(points: np.ndarray, level_T_points: np.ndarray, knows_ground: bool) -> np.ndarray:
     """Return the height of the lowest of all points within 1 to 2 m of each ground cell, (C, C) float32 [m].
 
