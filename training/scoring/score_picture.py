@@ -2,6 +2,7 @@
 """Plots of scores by class, speed and distance, or by perturbation, one row of panels per dataset."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def draw_scores(reports: dict[str, dict[str, dict]], path: Path) -> None:
     rows = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
     for part, (dataset, by_estimator) in zip(rows, reports.items(), strict=True):
         first = next(iter(by_estimator.values()))
-        part.suptitle(f'{dataset}: {first["pairs"]} pairs, {first["points"]:,} points')
+        part.suptitle(f'{_without_folders(dataset)}: {first["pairs"]} pairs, {first["points"]:,} points')
         classes, speeds, ranges = part.subplots(1, 3)
         _by_class(classes, by_estimator)
         _by_speed(speeds, by_estimator)
@@ -40,14 +41,19 @@ def draw_perturbations(reports: dict[str, dict[str, dict[str, dict]]], path: Pat
     rows = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
     for part, (dataset, by_perturbation) in zip(rows, reports.items(), strict=True):
         first = next(iter(next(iter(by_perturbation.values())).values()))
-        part.suptitle(f'{dataset}: {first["pairs"]} pairs, {first["points"]:,} points')
+        part.suptitle(f'{_without_folders(dataset)}: {first["pairs"]} pairs, {first["points"]:,} points')
         errors, shares = part.subplots(1, 2, sharey=True)
-        _by_perturbation(errors, by_perturbation, 'dynamic_normalised_epe', 1, '%.2f')
+        _by_perturbation(errors, by_perturbation, 'dynamic_normalised_epe', 1, '%.3f')
         _by_perturbation(shares, by_perturbation, 'moving_share', 100, '%.1f')
         errors.set(title='dynamic points; lines: clean', xlabel='normalised EPE')
         shares.set(title='points predicted to be faster than 0.5 m/s; lines: clean', xlabel='share of all points [%]')
         part.legend(*errors.get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False)
     _save(figure, path)
+
+
+def _without_folders(dataset: str) -> str:
+    """Return the spec of a dataset with the last part of each path only."""
+    return re.sub(r'[^:+@?]*/(?=[^/])', '', dataset)
 
 
 def _by_perturbation(axes, reports: dict[str, dict[str, dict]], score: str, factor: float, label: str) -> None:
