@@ -15,6 +15,7 @@ from zeroflow_ros.errors import ConfigError
 
 _CENSUS_ROWS, _CENSUS_COLUMNS = 3, 4  # half sizes of the census window, 7 x 9
 _CENSUS_BITS = 62
+_BLACK, _WHITE = 10, 240
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class SemiGlobalConfig:
     max_disparity: disparities below this are searched [px]. small_penalty: cost of a disparity step of 1, in bits of
     the census transform, which has 62. large_penalty: of larger steps; it falls with the difference in grey, by half at
     `grey_step`. max_difference: largest difference between the disparities of the left and of the right image [px].
-    flat: windows whose grey values differ by no more than this show no texture, and have no disparity. speckle: smaller
-    regions of like disparity are dropped [px].
+    flat: black and overexposed windows whose grey values differ by no more than this have no disparity. speckle:
+    smaller regions of like disparity are dropped [px].
     """
 
     max_disparity: int = 128
@@ -59,15 +60,20 @@ def match(left: np.ndarray, right: np.ndarray, config: SemiGlobalConfig = SemiGl
     penalties = np.maximum(config.small_penalty + 4, large).astype(np.uint8)
     disparity, right_disparity = _winners(_aggregate(cost, np.uint8(config.small_penalty), penalties, left))
     _drop_inconsistent(disparity, right_disparity, np.float32(config.max_difference))
-    disparity[is_flat(left, config.flat)] = np.nan
+    disparity[is_blank(left, config.flat)] = np.nan
     return _without_speckles(disparity, config.speckle), right_disparity
 
 
-def is_flat(image: np.ndarray, difference: int) -> np.ndarray:
-    """Return the pixels (H, W) around which a grey image (H, W) uint8 has no texture, as overexposed ground."""
+def is_blank(image: np.ndarray, difference: int) -> np.ndarray:
+    """Return the pixels (H, W) of a grey image (H, W) uint8 around which nothing is seen.
+
+    That is where all grey values are equal, or black or white with differences up to `difference`. Other windows
+    without texture lie within outlines that match; overexposed ground and sky do not.
+    """
     cv2 = load_opencv()
     window = np.ones((2 * _CENSUS_ROWS + 1, 2 * _CENSUS_COLUMNS + 1), np.uint8)
-    return cv2.morphologyEx(image, cv2.MORPH_GRADIENT, window) <= difference
+    contrast = cv2.morphologyEx(image, cv2.MORPH_GRADIENT, window)
+    return (contrast == 0) | (((image < _BLACK) | (image > _WHITE)) & (contrast <= difference))
 
 
 def _without_speckles(disparity: np.ndarray, size: int) -> np.ndarray:

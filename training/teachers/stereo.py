@@ -4,8 +4,8 @@
 1. Semi-global matching of the reference pair; the road; a plane of disparity for every superpixel.
 2. Optical flow forward and backward, and the disparity of the other pair.
 3. Ego motion: most pixels agree with it. What does not move with it falls into pieces with one rigid motion each.
-4. Every pixel gets the motion of its piece, or the ego motion. Measured is what the left-right check, the plane, and
-   the optical flow there and back confirm.
+4. Every pixel gets the motion of its piece, or the ego motion. Measured is what the left-right check, the plane, the
+   optical flow there and back, and the disparity of the other pair confirm.
 """
 
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ from zeroflow_ros.errors import ConfigError, DataError
 _LEAST_DISPARITY = 0.5  # px, of filled pixels: sky
 _ROAD_MARGIN = (2.0, 0.05)  # px, and share of the disparity: what is farther below the road is matched wrongly
 _ON_ROAD = (0.5, 0.03)  # px, and share of the disparity: pixels nearer to the road's disparity are road
+_OTHER = (2.0, 0.03)  # px, and share: how far the other pair's disparity may be from what the motion predicts
 _STATIC = 1.5  # px: measured flow nearer to that of the ego motion shows a static pixel
 _CHANCE, _SEEN = 31, 24  # differing census bits of 62: of unrelated pixels; most of a motion that is seen
 _ROAD_TOLERANCE = 0.5  # px: filled pixels may be so much farther than the road
@@ -132,7 +133,7 @@ class StereoTeacher:
             ).other_T_reference  # fmt: skip
         pieces = self._pieces(camera, surface, flow, measured, other_disparity, motion)
         drop_unseen_motions(camera, pieces, surface.filled, motion, left, other_left, config.seen_share)
-        return self._fuse(camera, surface, flow, consistent, motion, pieces)
+        return self._fuse(camera, surface, flow, consistent, other_disparity, motion, pieces)
 
     def _grey(self, image: np.ndarray) -> np.ndarray:
         return image if image.ndim == 2 else self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY)
@@ -196,7 +197,7 @@ class StereoTeacher:
             grow_piece(piece, number, disparity, ego_error, piece_error)
             close_piece(piece, number, disparity, is_static)
 
-    def _fuse(self, camera, surface, flow, consistent, motion, pieces: MovingPieces) -> StereoFlow:
+    def _fuse(self, camera, surface, flow, consistent, matched_other, motion, pieces: MovingPieces) -> StereoFlow:
         config = self.config
         disparity, piece = surface.filled, pieces.piece.copy()
         if config.complete_pieces:
@@ -219,8 +220,9 @@ class StereoTeacher:
             agrees = np.where(
                 piece == -1, in_sigmas < config.agreement, error < 2 * config.agreement * config.flow_sigma
             )
-        is_measured = is_disparity_measured & consistent & agrees & (piece != -2)
-        is_measured &= np.isfinite(full_flow[..., 0]) & np.isfinite(other_disparity)
+            is_measured = is_disparity_measured & consistent & agrees & (piece != -2)
+            is_measured &= np.abs(matched_other - other_disparity) <= _OTHER[0] + _OTHER[1] * other_disparity
+        is_measured &= np.isfinite(full_flow[..., 0])
         disparity_sigma = np.full(disparity.shape, config.disparity_sigma, np.float32)
         flow_sigma = np.full(disparity.shape, config.flow_sigma, np.float32)
         return StereoFlow(

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from training.teachers.semi_global_matching import SemiGlobalConfig, census, is_flat, match
+from training.teachers.semi_global_matching import SemiGlobalConfig, census, is_blank, match
 from zeroflow_ros.errors import ConfigError
 
 CONFIG = SemiGlobalConfig(max_disparity=32, speckle=20)
@@ -43,11 +43,12 @@ def test_parts_of_a_pixel_are_found():
     assert abs(np.nanmean(disparity[:, 10:]) - 6.5) < 0.2  # px; the equal slopes are an approximation
 
 
-def test_a_window_without_texture_has_no_disparity():
+@pytest.mark.parametrize('value', [0, 128, 255])
+def test_a_black_overexposed_or_uniform_window_has_no_disparity(value):
     image = noise()
-    image[20:50, 30:80] = 255
+    image[20:50, 30:80] = value
     disparity, _ = match(image, shifted(image, 4), CONFIG)
-    assert is_flat(image, CONFIG.flat)[25:45, 36:74].all() and not np.isfinite(disparity[25:45, 36:74]).any()
+    assert is_blank(image, CONFIG.flat)[25:45, 36:74].all() and not np.isfinite(disparity[25:45, 36:74]).any()
 
 
 def test_bits_of_the_census():
