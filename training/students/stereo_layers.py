@@ -5,16 +5,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_LARGEST_BLOCK, _SMALLEST_BLOCK = 48, 16  # px
+
 
 def correlation_1d(left: Tensor, right: Tensor, before: int, after: int) -> Tensor:
     """Return the mean over channels of left(x) * right(x + o) for offsets o = -before..after along a row.
 
     left, right: (B, C, H, W). Returns (B, before + after + 1, H, W); outside of the image, right is 0.
-    One matrix product per row computes all pairs of its pixels: a tenth of the operators that products of shifted
-    images take, and CPUs compute them faster.
+    One matrix product per block of a row computes all pairs of its pixels: a tenth of the operators that products of
+    shifted images take, and CPUs compute them faster.
     """
-    rows = functional.pad(right, (before, after)).permute(0, 2, 1, 3)
-    return _band(_pixels(left), rows, before + after + 1).permute(0, 3, 1, 2)
+    num = before + after + 1
+    rows = _windows(functional.pad(right, (before, after)), num)
+    return _band(_pixels(left), rows, num).permute(0, 3, 1, 2)
 
 
 def correlation_2d(source: Tensor, target: Tensor, radius: int) -> Tensor:
@@ -24,7 +27,7 @@ def correlation_2d(source: Tensor, target: Tensor, radius: int) -> Tensor:
     """
     height, num = source.shape[2], 2 * radius + 1
     pixels = _pixels(source)
-    rows = functional.pad(target, (radius, radius, radius, radius)).permute(0, 2, 1, 3)  # (B, H + 2r, C, W + 2r)
+    rows = _windows(functional.pad(target, (radius, radius, radius, radius)), num)
     # One product for all row offsets would be fewer operators, and takes a fifth longer: it leaves the cache.
     bands = [_band(pixels, rows[:, k : k + height], num) for k in range(num)]
     return torch.cat(bands, dim=3).permute(0, 3, 1, 2)
@@ -44,20 +47,39 @@ def correlation_3d(source: Tensor, target: Tensor, radius: int, depth_radius: in
     return torch.cat(blocks, dim=1)
 
 
+def _block_width(width: int) -> int:
+    """Return the width of the blocks into which rows are cut: few pairs of their pixels are far apart."""
+    block = max(part for part in range(1, _LARGEST_BLOCK + 1) if width % part == 0)
+    return width if block < _SMALLEST_BLOCK else block
+
+
 def _pixels(image: Tensor) -> Tensor:
-    """Return the image (B, C, H, W) divided by C as (B, H, W, C)."""
-    return image.permute(0, 2, 3, 1) * (1 / image.shape[1])
+    """Return the image (B, C, H, W) divided by C, its rows cut into n blocks, (B, H, n, W / n, C)."""
+    block = _block_width(image.shape[3])
+    return (image.permute(0, 2, 3, 1) * (1 / image.shape[1])).unflatten(2, (image.shape[3] // block, block))
 
 
-def _band(pixels: Tensor, rows: Tensor, num: int) -> Tensor:
-    """Return the sum over channels of pixels(x) * rows(x + k) for k = 0..num - 1, (B, H, W, num).
+def _windows(image: Tensor, num: int) -> Tensor:
+    """Return what the blocks of rows of W pixels are compared with, (B, H, n, C, W / n + num - 1).
 
-    pixels: (B, H, W, C). rows: (B, H, C, W + num - 1).
+    image: (B, C, H, W + num - 1).
     """
-    batch, height, width = pixels.shape[:3]
-    pairs = (pixels @ rows).flatten(2)  # of all pixels of a row
-    # Entry (x, x + k) of rows of length W + num - 1 is entry (x, k) of rows that are one longer.
-    return functional.pad(pairs, (0, width)).reshape(batch, height, width, width + num)[..., :num]
+    rows, width = image.permute(0, 2, 1, 3), image.shape[3] - num + 1
+    block = _block_width(width)
+    starts = range(0, width, block)
+    return torch.stack([rows[..., start : start + block + num - 1] for start in starts], dim=2)
+
+
+def _band(pixels: Tensor, windows: Tensor, num: int) -> Tensor:
+    """Return the sum over channels of pixels(x) * windows(x + k) for k = 0..num - 1, (B, H, W, num).
+
+    pixels: (B, H, n, W / n, C). windows: (B, H, n, C, W / n + num - 1).
+    """
+    block = pixels.shape[3]
+    pairs = (pixels @ windows).flatten(3)  # of all pixels of a block
+    # Entry (x, x + k) of rows of length block + num - 1 is entry (x, k) of rows that are one longer.
+    found = functional.pad(pairs, (0, block)).unflatten(3, (block, block + num))[..., :num]
+    return found.flatten(2, 3)
 
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:

@@ -38,11 +38,13 @@ def test_correlation_of_a_square():
     assert found[7].tolist() == [[7, 16], [0, 0]]  # dy 1, dx 0
 
 
-def test_correlation_of_a_square_is_that_of_shifted_images():
+@pytest.mark.parametrize('width', [7, 48, 80, 106])
+def test_correlation_of_a_square_is_that_of_shifted_images(width):
+    """Rows of 80 pixels are compared in two blocks; 106 is twice a prime."""
     rng = np.random.default_rng(0)
-    source, target = (rng.normal(size=(2, 5, 4, 7)).astype(np.float32) for _ in range(2))
+    source, target = (rng.normal(size=(2, 5, 4, width)).astype(np.float32) for _ in range(2))
     padded = np.pad(target, ((0, 0), (0, 0), (2, 2), (2, 2)))
-    plain = [(source * padded[:, :, y : y + 4, x : x + 7]).mean(1) for y in range(5) for x in range(5)]
+    plain = [(source * padded[:, :, y : y + 4, x : x + width]).mean(1) for y in range(5) for x in range(5)]
     found = stereo_layers.correlation_2d(torch.from_numpy(source), torch.from_numpy(target), 2)
     np.testing.assert_allclose(found, np.stack(plain, 1), atol=1e-6)  # float32 sums of five products
 
