@@ -120,8 +120,17 @@ def mount_message():
     return types[TRANSFORMS]([one])
 
 
-def write_world(path: Path, num_frames: int = 4, *, odometry: bool = True) -> Path:
-    """Write a bag of the camera, and return its path."""
+def transform_message(number: int):
+    """Return the transform of base_link in odom, for /tf."""
+    types, odometry = typestore().types, odometry_message(number)
+    pose = odometry.pose.pose
+    translation = types['geometry_msgs/msg/Vector3'](pose.position.x, pose.position.y, pose.position.z)
+    moved = types['geometry_msgs/msg/Transform'](translation, pose.orientation)
+    return types[TRANSFORMS]([types['geometry_msgs/msg/TransformStamped'](odometry.header, 'base_link', moved)])
+
+
+def write_world(path: Path, num_frames: int = 4, *, odometry: bool = True, tf: bool = False) -> Path:
+    """Write a bag of the camera with odometry or /tf, and return its path."""
     store = typestore()
     with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = {}
@@ -137,6 +146,8 @@ def write_world(path: Path, num_frames: int = 4, *, odometry: bool = True) -> Pa
             for side, folder in enumerate((LEFT, RIGHT)):
                 write(f'{folder}/camera_info', CAMERA_INFO, time_ns, info_message(number, side))
                 write(f'{folder}/image_rect', IMAGE, time_ns, image_message(number, side))
+            if tf:
+                write('/tf', TRANSFORMS, time_ns + 1_000_000, transform_message(number))
             if odometry:
                 write(ODOMETRY_TOPIC, ODOMETRY, time_ns + 1_000_000, odometry_message(number))
     return path

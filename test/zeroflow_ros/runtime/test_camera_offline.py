@@ -60,6 +60,14 @@ def test_every_frame_but_the_first_has_flow(path, ego_motion, source):
     summary.check()
 
 
+def test_tf_moves_the_optical_frame(tmp_path):
+    path = write_world(tmp_path / 'drive', 3, odometry=False, tf=True)
+    flow, found = results(path, ego_motion='auto')
+    assert flow.source == 'tf' and 'no topic of nav_msgs' in flow.note and len(found) == 3
+    moved = found[-1].estimate.other_T_reference[:3, 3]
+    np.testing.assert_allclose(moved, [0, 0, 0.1 * EGO_SPEED], atol=0.03)
+
+
 def test_part_of_a_bag(path):
     _, found = results(path, start=0.15, duration=0.2, ego_motion='visual')
     assert len(found) == 2 and found[1].frame.stamp_ns == START_NS + 3 * PERIOD_NS
