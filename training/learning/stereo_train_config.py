@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.config import build_config, load_config, read_yaml
 from training.learning.stereo_augmentation import StereoAugmentation
-from training.learning.train_config import OPTIMIZERS, PRECISIONS, TrainConfig
+from training.learning.train_config import OPTIMIZERS, TrainConfig
 from training.students import CAMERA_STUDENTS
 from zeroflow_ros.errors import ConfigError
 
@@ -29,7 +29,8 @@ class StereoTrainConfig:
     held_out: share of the pairs, the last ones, that are never trained on.
     loss: one of LOSSES, see training/learning/stereo_losses.py: laplace for students that estimate their errors,
         dwarf_levels and dwarf_masked for dwarf.
-    optimizer, weight_decay, clip_norm, precision, save_every, log_every, num_threads, num_workers, seed, licence: as in
+    precision: 32-true only; mixed precision would round positions to parts of a pixel.
+    optimizer, weight_decay, clip_norm, save_every, log_every, num_threads, num_workers, seed, licence: as in
         TrainConfig. l2: weight of the sum of all squared weights in the loss.
     lr: peak learning rate, reached after lr_steps; then cosine decay to 0. lr_halvings: steps from which the learning
         rate is halved, instead of the cosine decay.
@@ -65,7 +66,7 @@ class StereoTrainConfig:
     augmentation: StereoAugmentation = dataclasses.field(default_factory=StereoAugmentation)
 
     def __post_init__(self):
-        names = {'loss': LOSSES, 'optimizer': OPTIMIZERS, 'precision': PRECISIONS, 'student': tuple(CAMERA_STUDENTS),
+        names = {'loss': LOSSES, 'optimizer': OPTIMIZERS, 'precision': ('32-true',), 'student': tuple(CAMERA_STUDENTS),
                  'strategy': ('proxy',)}  # fmt: skip
         for name, choices in names.items():
             if getattr(self, name) not in choices:

@@ -26,6 +26,7 @@ def test_the_student_decides_the_kind(tmp_path, text, kind):
         ({'student': 'deflow'}, 'student should be one of dwarf, stereo_lite'),
         ({'student': 'dwarf'}, 'The loss laplace is not for dwarf'),
         ({'loss': 'dwarf_masked'}, 'The loss dwarf_masked is not for stereo_lite'),
+        ({'precision': 'bf16-mixed'}, 'precision should be one of 32-true'),
         ({'batch': 0}, 'should be >= 1'),
         ({'held_out': 1.0}, 'held_out'),
         ({'crop_width': 1000}, 'A crop of 1000 x 160 px does not fit into 640 x 192'),
