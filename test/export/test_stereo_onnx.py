@@ -10,7 +10,7 @@ torch = pytest.importorskip('torch', reason='export needs torch')
 from export import stereo_onnx, to_onnx  # noqa: E402
 from export.onnx_graph import OPSET  # noqa: E402
 from training.learning.checkpoint import Checkpoint  # noqa: E402
-from training.students.dwarf import Dwarf, _volumes, _warped  # noqa: E402
+from training.students.dwarf import Dwarf, _warped  # noqa: E402
 from training.students.stereo_layers import legacy_upsample  # noqa: E402
 from training.students.stereo_lite import StereoLite  # noqa: E402
 from zeroflow_ros.camera.static_scene import pixel_motion  # noqa: E402
@@ -68,11 +68,10 @@ def test_a_model_file_gives_the_scene_flow_of_its_student(monkeypatch, tmp_path)
 
 
 class DwarfLayers(torch.nn.Module):
-    """The layers of DWARF other than convolutions."""
+    """The layers of DWARF that other students do not have: warps and the legacy resize."""
 
     def forward(self, maps, values):
-        volumes = _volumes(*_warped(*maps.chunk(4), values))
-        return torch.cat([legacy_upsample(volumes, 4), legacy_upsample(values, 4)], dim=1)
+        return torch.cat([legacy_upsample(part, 4) for part in (*_warped(*maps.chunk(4), values), values)], dim=1)
 
 
 def test_onnx_runtime_computes_the_layers_of_dwarf(tmp_path):
