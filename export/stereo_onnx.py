@@ -89,6 +89,6 @@ def stereo_network(student):
         def forward(self, images, ego_motion=None):
             images = images.to(torch.float32).permute(0, 3, 1, 2) * (1 / 255)  # TensorRT transposes no uint8
             found = self.student(images[:1], images[1:2], images[2:3], images[3:], ego_motion)
-            return torch.cat([part for part in found if part is not None], dim=1)
+            return torch.cat([part for part in found[:4] if part is not None], dim=1)
 
     return StereoNetwork().eval()

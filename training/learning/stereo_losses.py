@@ -15,6 +15,7 @@ from training.students.dwarf import SCALE
 
 LEVEL_WEIGHTS = {2: 0.005, 3: 0.01, 4: 0.02, 5: 0.08, 6: 0.32}
 FINEST_WEIGHT = 0.001
+_COARSE_WEIGHT = 0.5
 _SHARES = (1.0, 1.0, 0.5, 0.5)  # of disparity, disparity in the other frame, flow u, flow v
 _SIGNS = (-1.0, -1.0, 1.0, 1.0)  # the network's disparities are negative
 
@@ -55,7 +56,8 @@ def laplace_loss(predicted: StereoPrediction, target: Tensor, max_error: float =
     predicted: of a student that estimates its errors. target: (B, 4, H, W) [px]. max_error: larger ones count as that:
     a wrong label, or a pixel that no one can match, does not outweigh the others.
     For each quantity, this adds |e| / b + log b, with b the estimated scale: the negative logarithm of a Laplace
-    distribution. Its gradient reaches b only, so that no error is excused by a large b.
+    distribution. Its gradient reaches b only, so that no error is excused by a large b. Where the student gives coarse
+    values, half of their mean absolute errors is added: each stage then learns directly.
     """
     target, is_known = known(target)
     values = torch.cat([predicted.disparity, predicted.other_disparity, predicted.flow], dim=1)
@@ -67,6 +69,12 @@ def laplace_loss(predicted: StereoPrediction, target: Tensor, max_error: float =
         log_scale = predicted.log_sigma[:, k]
         each = size + size.detach() * torch.exp(-log_scale) + log_scale
         losses.append((each * mask).sum() / mask.sum().clamp(min=1))
+    if predicted.coarse is not None:
+        step = target.shape[3] // predicted.coarse.shape[3]
+        mask = is_known[:, :, ::step, ::step].to(error.dtype)
+        error = (predicted.coarse - target[:, :, ::step, ::step]).abs().clamp(max=max_error) * mask
+        means = error.sum(dim=(0, 2, 3)) / mask.sum(dim=(0, 2, 3)).clamp(min=1)  # of each value
+        losses.append(_COARSE_WEIGHT * (means * torch.tensor(_SHARES, dtype=means.dtype, device=means.device)).sum())
     return torch.stack(losses).sum()
 
 

@@ -14,12 +14,15 @@ class StereoPrediction(NamedTuple):
     flow: (B, 2, H, W), from the first to the second left image.
     log_sigma: (B, 3, H, W), logarithm of the scale of the errors [px] of disparity, other_disparity and flow; None: the
     student does not estimate them.
+    coarse: (B, 4, H / n, W / n), disparity, other_disparity and flow at every n-th pixel before the last refinement; the
+    loss uses them. None: there are none.
     """
 
     disparity: Tensor
     other_disparity: Tensor
     flow: Tensor
     log_sigma: Tensor | None = None
+    coarse: Tensor | None = None
 
 
 class CameraStudent(nn.Module):

@@ -75,11 +75,15 @@ class StereoLite(CameraStudent):
         features = features + self.context(features)
         values = self.residual2(features)
         values, log_sigma = values[:, :4], values[:, 4:].clamp(*_LOG_SIGMA)
-        cells = torch.cat([disparity, found, flow], dim=1) + values
-        pixels = convex_upsample(cells * _FINEST, self.weights(features), _FINEST)
+        coarse = torch.cat([disparity, found, flow], dim=1)
+        pixels = convex_upsample((coarse + values) * _FINEST, self.weights(features), _FINEST)
         log_sigma = functional.interpolate(log_sigma, scale_factor=_FINEST, mode='nearest')
         return StereoPrediction(
-            functional.relu(pixels[:, :1]), functional.relu(pixels[:, 1:2]), pixels[:, 2:], log_sigma
+            functional.relu(pixels[:, :1]),
+            functional.relu(pixels[:, 1:2]),
+            pixels[:, 2:],
+            log_sigma,
+            coarse * _FINEST,
         )
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

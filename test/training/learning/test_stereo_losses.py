@@ -72,6 +72,19 @@ def test_laplace_loss_by_hand():
     assert loss.item() == pytest.approx((2 + 2 + 0) + (4 + 4 / 4 + math.log(4)) + (flow + flow / math.e + 1))
 
 
+def test_half_of_the_errors_of_coarse_values_is_added():
+    target = torch.full((1, 4, 2, 2), torch.nan)
+    target[0, 0, 0, 0], target[0, 2:, 0, 0] = (
+        3,
+        5,
+    )  # the pixel of the only coarse value; its second disparity is unknown
+    target[0, :, 1, 1] = 0
+    predicted = prediction((0, 0, 0))
+    without = stereo_losses.laplace_loss(predicted, target)
+    added = stereo_losses.laplace_loss(predicted._replace(coarse=torch.ones(1, 4, 1, 1)), target) - without
+    assert added.item() == pytest.approx(0.5 * (2 + 0.5 * (4 + 4)))
+
+
 def test_errors_are_not_excused_by_a_large_sigma_and_sigma_learns_the_error():
     for log_sigma in (0.0, 3.0):
         predicted = prediction((log_sigma,) * 3)

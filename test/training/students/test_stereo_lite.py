@@ -32,7 +32,13 @@ def test_camera_students_are_built_by_name():
 def test_prediction_has_the_size_of_the_images(student):
     with torch.no_grad():
         found = student(*torch.rand(4, 2, 3, 32, 64), torch.eye(3, 4).expand(2, 3, 4))
-    assert [tuple(part.shape) for part in found] == [(2, 1, 32, 64), (2, 1, 32, 64), (2, 2, 32, 64), (2, 3, 32, 64)]
+    assert [tuple(part.shape) for part in found] == [
+        (2, 1, 32, 64),
+        (2, 1, 32, 64),
+        (2, 2, 32, 64),
+        (2, 3, 32, 64),
+        (2, 4, 8, 16),
+    ]
     assert (found.disparity >= 0).all() and (found.other_disparity >= 0).all()
     with pytest.raises(ValueError, match='multiples of 16 px, not 60 x 32'):
         student(*torch.rand(4, 1, 3, 32, 60))
