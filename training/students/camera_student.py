@@ -14,8 +14,8 @@ class StereoPrediction(NamedTuple):
     flow: (B, 2, H, W), from the first to the second left image.
     log_sigma: (B, 3, H, W), logarithm of the scale of the errors [px] of disparity, other_disparity and flow; None: the
     student does not estimate them.
-    coarse: (B, 4, H / n, W / n), disparity, other_disparity and flow at every n-th pixel before the last refinement; the
-    loss uses them. None: there are none.
+    coarse: (B, 4, H / n, W / n), disparity, other_disparity and flow at every n-th pixel before the last refinement,
+    for the loss. None: there are none.
     """
 
     disparity: Tensor
