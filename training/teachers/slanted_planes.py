@@ -45,8 +45,10 @@ class SlantedPlaneConfig:
 def fill_by_planes(
     disparity: np.ndarray, right_disparity: np.ndarray, image: np.ndarray, road: np.ndarray | None,
     max_disparity: float, config: SlantedPlaneConfig = SlantedPlaneConfig(),
-) -> np.ndarray:  # fmt: skip
-    """Return the disparity (H, W) float32 [px] of every pixel; all NaN when no superpixel has enough matches.
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return the disparity of every pixel, and that of its plane, (H, W) float32 [px].
+
+    They differ where a matched disparity is kept. Both are NaN when no superpixel has enough matches.
 
     disparity: (H, W) float32 [px], NaN where not known. right_disparity: (H, W) float32 [px] of the right image.
     image: (H, W, 3) uint8, CIELAB, left. road: (3,), its disparity is a * column + b * row + c; None: not known.
@@ -73,10 +75,10 @@ def fill_by_planes(
             starts, places = superpixels.pixels()
     height, width = disparity.shape
     a, b, c = (planes[:, k].astype(np.float32)[superpixels.labels] for k in range(3))
-    filled = a * np.arange(width, dtype=np.float32) + b * np.arange(height, dtype=np.float32)[:, None] + c
+    of_plane = a * np.arange(width, dtype=np.float32) + b * np.arange(height, dtype=np.float32)[:, None] + c
     with np.errstate(invalid='ignore'):
-        kept = np.isfinite(disparity) & ~(np.abs(filled - disparity) <= config.keep)
-    return np.where(kept, disparity, filled)
+        kept = np.isfinite(disparity) & ~(np.abs(of_plane - disparity) <= config.keep)
+    return np.where(kept, disparity, of_plane), of_plane
 
 
 @numba.njit(cache=True, nogil=True)

@@ -47,10 +47,11 @@ class StereoTeacherConfig:
     """Settings of the stereo teacher.
 
     agreement: largest distance between optical flow and the motion of a pixel's piece, for measured pixels, in
-    standard deviations. plane_distance: largest distance between matched and final disparity, for measured pixels [px].
-    disparity_sigma, flow_sigma: standard deviations of measured pixels [px]. complete_pieces: whether moving pieces
-    grow where flow fits their motion, and windows in them get the disparity and motion of the piece. seen_share: a
-    piece is static unless its motion makes the images differ by less than this share of what the ego motion does.
+    standard deviations. plane_distance: largest distance from matched disparity to its plane, and to the final one, for
+    measured pixels [px]. disparity_sigma, flow_sigma: standard deviations of measured pixels [px]. complete_pieces:
+    whether moving pieces grow where flow fits their motion, and windows in them get the disparity and motion of the
+    piece. seen_share: a piece is static unless its motion makes the images differ by less than this share of what the
+    ego motion does.
     """
 
     agreement: float = 3.0
@@ -73,9 +74,13 @@ class StereoTeacherConfig:
 
 @dataclass(frozen=True)
 class _Surface:
-    """Disparity of the reference frame: matched (NaN where not), filled everywhere, and the road plane or None."""
+    """Disparity (H, W) [px] of the reference frame, and the plane of the road or None.
+
+    matched: NaN where not. confirmed: NaN where it is far from the plane of its superpixel, too. filled: everywhere.
+    """
 
     matched: np.ndarray
+    confirmed: np.ndarray
     filled: np.ndarray
     road: np.ndarray | None
 
@@ -136,7 +141,8 @@ class StereoTeacher:
         return self._fuse(camera, surface, flow, consistent, other_disparity, motion, pieces)
 
     def _grey(self, image: np.ndarray) -> np.ndarray:
-        return image if image.ndim == 2 else self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY)
+        grey = image if image.ndim == 2 else self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY)
+        return np.ascontiguousarray(grey)
 
     def _surface(self, frame: StereoFrame, left: np.ndarray, right: np.ndarray) -> _Surface:
         matched, right_disparity = match(left, right, self.config.matching)
@@ -148,7 +154,7 @@ class StereoTeacher:
             matched[matched < ground - np.maximum(_ROAD_MARGIN[0], _ROAD_MARGIN[1] * ground)] = np.nan
         colours = frame.left if frame.left.ndim == 3 else np.repeat(frame.left[..., None], 3, axis=2)
         lab = self._cv2.cvtColor(colours, self._cv2.COLOR_RGB2LAB)
-        filled = fill_by_planes(
+        filled, of_plane = fill_by_planes(
             matched, right_disparity, lab, road, self.config.matching.max_disparity, self.config.planes
         )
         if not np.isfinite(filled).all():
@@ -158,8 +164,9 @@ class StereoTeacher:
             )
         if ground is not None:
             filled = np.where(ground > 1, np.maximum(filled, ground - _ROAD_TOLERANCE), filled)
-        # Matched disparities far from the plane and its neighbours are kept by the filling, but are no label.
-        return _Surface(matched, np.maximum(filled, _LEAST_DISPARITY).astype(np.float32), road)
+        with np.errstate(invalid='ignore'):
+            confirmed = np.where(np.abs(matched - of_plane) <= self.config.plane_distance, matched, np.float32(np.nan))
+        return _Surface(matched, confirmed, np.maximum(filled, _LEAST_DISPARITY).astype(np.float32), road)
 
     def _at_targets(self, disparity: np.ndarray, flow: np.ndarray) -> np.ndarray:
         return self._cv2.remap(
@@ -212,7 +219,7 @@ class StereoTeacher:
             motion_sigma[rows, columns] = sigma
         error = np.linalg.norm(flow - full_flow, axis=2)
         with np.errstate(invalid='ignore'):
-            is_disparity_measured = np.abs(surface.matched - disparity) <= config.plane_distance
+            is_disparity_measured = np.abs(surface.confirmed - disparity) <= config.plane_distance
             # A disparity that is off by one sigma moves the predicted flow; motion_residual knows by how much.
             _, in_sigmas = motion_residual(
                 camera, disparity, flow, motion, flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma

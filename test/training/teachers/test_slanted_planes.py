@@ -21,7 +21,7 @@ def colours(*masks):
 
 def filled(disparity, image, right=None, road=None):
     right = np.full_like(UNSEEN, np.nan) if right is None else right
-    return fill_by_planes(disparity.astype(np.float32), right, image, road, 64, CONFIG)
+    return fill_by_planes(disparity.astype(np.float32), right, image, road, 64, CONFIG)[0]
 
 
 def test_nothing_matched_gives_nothing():
@@ -41,6 +41,9 @@ def test_single_wrong_matches_do_not_turn_a_plane_but_stay():
     wrong = disparity != ROAD
     np.testing.assert_allclose(result[~wrong], ROAD[~wrong], atol=0.2)
     np.testing.assert_array_equal(result[wrong], disparity[wrong].astype(np.float32))
+    right = np.full_like(UNSEEN, np.nan)
+    _, of_plane = fill_by_planes(disparity.astype(np.float32), right, colours(), None, 64, CONFIG)
+    np.testing.assert_allclose(of_plane, ROAD, atol=0.2)
 
 
 def test_borders_of_colour_are_borders_of_planes():
