@@ -6,6 +6,7 @@ from training.students.deflow import deflow, deflow_2, deflow_lite
 from training.students.dwarf import dwarf
 from training.students.fastflow3d import fastflow3d, fastflow3d_xl
 from training.students.fastflow3d_lite import fastflow3d_lite, fastflow3d_lite_5
+from training.students.multi_mono_sf import MultiMonoSf, multi_mono_sf, multi_mono_sf_corrected
 from training.students.pillar_net import PillarStudent
 from training.students.stereo_lite import stereo_lite
 from zeroflow_ros.errors import ConfigError
@@ -16,14 +17,15 @@ _BUILDERS = (
 )  # fmt: skip
 STUDENTS = {build.__name__: build for build in _BUILDERS}  # of point clouds
 CAMERA_STUDENTS = {build.__name__: build for build in (dwarf, stereo_lite)}  # of stereo images
+MONO_STUDENTS = {build.__name__: build for build in (multi_mono_sf, multi_mono_sf_corrected)}  # of one camera's images
 
 
-def build_student(name: str) -> PillarStudent | CameraStudent:
+def build_student(name: str) -> PillarStudent | CameraStudent | MultiMonoSf:
     """Return a freshly initialised student.
 
     Raises: ConfigError for an unknown name.
     """
-    builders = STUDENTS | CAMERA_STUDENTS
+    builders = STUDENTS | CAMERA_STUDENTS | MONO_STUDENTS
     if name not in builders:
         raise ConfigError(f'Unknown student {name!r}; expected one of {sorted(builders)}.')
     return builders[name]()
