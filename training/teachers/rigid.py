@@ -4,12 +4,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from training.datasets.pairs import Times
+from training.teachers.connected_components import connected_components
 from training.teachers.forward_backward_check import MIN_CONSISTENT_SHARE, flows_agree, keep_consistent_motion
-from training.teachers.planar_motion import apply_motion, fit_motion, geman_mcclure_weight, undo_motion
+from training.teachers.planar_motion import STILL, apply
+from training.teachers.point_grid import PointGrid, numbers_in_box
+from training.teachers.segment_motion import moved_box, polish_step, refine_starts, reverse_distance
 from training.teachers.sharpness import refine_by_sharpness
 from training.teachers.teacher import Flows
 from training.teachers.truncated_distance_field import TruncatedDistanceField, disc
@@ -95,9 +97,10 @@ class Rigid:
         sweeps = [
             np.column_stack([p, _LAG * t]).astype(np.float64) for p, t in zip((points0, points1), times, strict=True)
         ]
-        trees = [cKDTree(sweep[:, :3]) for sweep in sweeps]
+        grids = [PointGrid(sweep) for sweep in sweeps]
+        nearest = [grids[1 - k].nearest(grids[k], self.config.cut) for k in (0, 1)]
         forward, backward = (
-            _Direction(self.config, *sweeps[order], *trees[order], step)
+            _Direction(self.config, *sweeps[order], *grids[order], *nearest[order], step)
             for order, step in ((slice(None), dt), (slice(None, None, -1), -dt))
         )
         confirmed = forward.consistent_flow(backward), backward.consistent_flow(forward)
@@ -111,19 +114,18 @@ class _Direction:
     """The flow of one sweep (`source`) to another (`target`), dt seconds later, or earlier.
 
     Rows of both sweeps: x, y, z [m], and _LAG times the measurement time after the stamp of the sweep [m].
-    `tree` searches x, y, z; `timed_tree` searches all four columns.
+    nearest, target_nearest: (distances, rows) of the nearest target points to the source's, and the other way round.
     """
 
-    def __init__(self, config, source, target, source_tree, target_tree, dt):
-        self.config, self.source, self.target, self.tree = config, source, target, target_tree
-        self.timed_tree = cKDTree(target)
+    def __init__(self, config, source, target, source_grid, target_grid, nearest, target_nearest, dt):
+        self.config, self.source, self.source_grid, self.target_grid = config, source, source_grid, target_grid
+        self.tree = target_grid.tree
         self.lag = _LAG * dt
         self.rng = np.random.default_rng(config.seed)
         cut = config.cut
-        misfit = np.minimum(target_tree.query(source[:, :3], distance_upper_bound=cut)[0], cut)
-        target_misfit, nearest = source_tree.query(target[:, :3], distance_upper_bound=cut)
         # Truncated nearest-neighbour distances at rest [m]: of source points (N,), and of target points (M,).
-        self.misfit, self.target_misfit, self.nearest = misfit, np.minimum(target_misfit, cut), nearest
+        self.misfit, (self.target_misfit, self.nearest) = nearest[0], target_nearest
+        self.reaches = np.maximum(cut * 0.8 ** np.arange(_STEPS), 1.5 * config.kernel)
         reach = config.max_speed * abs(dt)
         self.coarse, self.fine = disc(reach, _COARSE), disc(_AROUND, _FINE)
         self.field = TruncatedDistanceField(target[:, :3], reach + 1, cut)
@@ -142,11 +144,12 @@ class _Direction:
         The split-off points move on their own if their own search finds the reverse of that segment's motion.
         confirmed: (N, 3) [m], see `consistent_flow`.
         """
+        unlabelled = np.full(len(self.source), -1)
         for segment in np.unique(other.moving[other.moving >= 0]):
             theirs = np.flatnonzero(other.moving == segment)
             origin = other.source[theirs, :3] + other.flow[theirs]
             low, high = origin.min(0) - _SPLIT_NEAR, origin.max(0) + _SPLIT_NEAR
-            rows = np.flatnonzero(((self.source[:, :3] > low) & (self.source[:, :3] < high)).all(1))
+            rows = numbers_in_box(self.source_grid.arrays, self.source_grid.rows, low, high, unlabelled, 0)
             distance, match = cKDTree(origin).query(self.source[rows, :3], distance_upper_bound=_SPLIT_NEAR)
             is_near = np.isfinite(distance)
             mine, reverse = rows[is_near], -other.flow[theirs[match[is_near]]]
@@ -155,12 +158,18 @@ class _Direction:
             if np.isfinite(other.tree.query(origin, distance_upper_bound=_SPLIT_NEAR)[0]).mean() < _SPLIT_SHARE:
                 continue
             numbers, counts = np.unique(self.segment[mine], return_counts=True)
-            motion = self._motion(numbers[counts.argmax()], self.source[mine], _SPLIT_IMPROVEMENT)
+            self._label_segments(np.isin(np.arange(len(self.source)), mine) - 1)
+            motion = self._motion(numbers[counts.argmax()], 0, self.source[mine], _SPLIT_IMPROVEMENT)
             if motion is not None and flows_agree(self._flow(mine, motion), reverse).mean() >= MIN_CONSISTENT_SHARE:
                 self._move(mine, motion)
 
     def _flow(self, rows: np.ndarray, motion) -> np.ndarray:
-        return (apply_motion(self.source[rows], *motion) - self.source[rows])[:, :3]
+        x, y = self.source[rows, :2].T
+        moved_x, moved_y = apply(motion, x, y)
+        return np.stack([moved_x - x, moved_y - y, np.zeros(len(x))], axis=1)
+
+    def _label_segments(self, segment: np.ndarray) -> None:
+        self.labels = segment[self.source_grid.rows]
 
     def _move(self, rows: np.ndarray, motion) -> None:
         self.flow[rows] = self._flow(rows, motion)
@@ -172,13 +181,14 @@ class _Direction:
         if len(rows) == 0:
             return
         segment = np.full(len(self.source) + 1, -1)  # the last row is the index of "no neighbour" in KD-trees
-        segment[rows] = _connected_components(self.source[rows, :3], voxel)
+        segment[rows] = connected_components(self.source[rows, :3], voxel)
         self.segment = segment[:-1]
+        self._label_segments(self.segment)
         order = rows[np.argsort(segment[rows], kind='stable')]
         starts = np.searchsorted(segment[order], np.arange(segment.max() + 2))
         near_segment = segment[self.nearest]
         # Target points that match a segment at rest are no evidence of another segment that would move there.
-        self.static_match = np.where(self.target_misfit < _STATIC_MATCH, near_segment, -1)
+        self.static_match = np.where(self.target_misfit < _STATIC_MATCH, near_segment, -1)[self.target_grid.rows]
         count, num_segments = np.diff(starts), segment.max() + 1
         has_near = near_segment >= 0
         num_near = np.bincount(near_segment[has_near], minlength=num_segments)
@@ -187,14 +197,14 @@ class _Direction:
         misfit = np.bincount(segment[rows], self.misfit[rows]) / count + target_mean
         for number in np.flatnonzero((count >= config.min_points) & (misfit > config.min_misfit)):
             mine = order[starts[number] : starts[number + 1]]
-            motion = self._motion(number, self.source[mine], config.improvement)
+            motion = self._motion(number, number, self.source[mine], config.improvement)
             if motion is not None:
                 self._move(mine, motion)
 
-    def _motion(self, number: int, points: np.ndarray, improvement: float):
-        """Return (rotation (3, 3), translation (3,)) of a segment (N, 4), None if it is static.
+    def _motion(self, number: int, label: int, points: np.ndarray, improvement: float):
+        """Return the motion of a segment (N, 4), None if it is static; see training/teachers/planar_motion.py.
 
-        improvement: see RigidConfig.
+        number: of the segment among those at rest. label: of its points in self.labels. improvement: see RigidConfig.
         """
         config = self.config
         length = np.ptp(points[:, :2], axis=0).max()
@@ -203,28 +213,25 @@ class _Direction:
         starts = self._search(points)
         if not starts:
             return None
+        may_rotate = bool(length > _LARGE)
         some = self._subsample(points, config.refine_points)
-        tree = cKDTree(points)
-        still = self._mean_distance(some, np.eye(3), np.zeros(3)) + self._reverse_distance(
-            number, points, tree, np.eye(3), np.zeros(3)
-        )
+        motions, (distances, ways) = np.empty((len(starts), 4)), np.empty((2, len(starts)))
+        still = refine_starts(
+            self.target_grid.arrays, some, np.array(starts), self.reaches, config.kernel, self.lag, may_rotate,
+            config.cut, motions, distances, ways,
+        )  # fmt: skip
+        still += self._reverse_distance(number, label, points, STILL)
         best, best_misfit = None, improvement * still
-        for start in starts:
-            rotation, translation = self._refine(some, start, length > _LARGE)
-            moved = np.linalg.norm((apply_motion(some, rotation, translation) - some).mean(0))
-            misfit = self._mean_distance(some, rotation, translation) + self._reverse_distance(
-                number, points, tree, rotation, translation
-            )
-            if misfit + config.slowness * moved < best_misfit and moved > config.min_motion:
-                best, best_misfit = (rotation, translation), misfit + config.slowness * moved
+        for motion, distance, way in zip(map(tuple, motions.tolist()), distances, ways, strict=True):
+            misfit = distance + self._reverse_distance(number, label, points, motion) + config.slowness * way
+            if misfit < best_misfit and way > config.min_motion:
+                best, best_misfit = motion, misfit
         if best is None:
             return None
-        best = self._polish(number, points, tree, *best, length > _LARGE)
+        best = self._polish(number, label, points, best, may_rotate)
         if length <= _LARGE or len(points) < _SHARPEN_FROM:
             return best
-        return refine_by_sharpness(
-            points, self._target_around(number, apply_motion(points, *best)), *best, self.lag, self.rng
-        )
+        return refine_by_sharpness(points, self._target_around(number, points, best), best, self.lag, self.rng)
 
     def _search(self, points: np.ndarray) -> list[np.ndarray]:
         """Return planar translations (2,) to refine; none if no translation is much better than standing still."""
@@ -245,80 +252,35 @@ class _Direction:
             refined.append(around[misfit.argmin()])
         return refined if lowest <= self.config.screen * still else []
 
-    def _refine(self, points: np.ndarray, start: np.ndarray, may_rotate: bool):
-        """Return (rotation, translation) after some iterations of robust planar ICP."""
-        rotation, translation = np.eye(3), np.array([*start, 0.0])
-        for step in range(_STEPS):
-            reach = max(self.config.cut * 0.8**step, 1.5 * self.config.kernel)
-            distance, index = self.timed_tree.query(
-                apply_motion(points, rotation, translation), distance_upper_bound=reach
-            )
-            has_match = np.isfinite(distance)
-            if has_match.sum() < 5:
-                break
-            weight = geman_mcclure_weight(distance[has_match], self.config.kernel)
-            rotation, translation = fit_motion(
-                points[has_match], self.target[index[has_match]], weight, self.lag, may_rotate
-            )
-        return rotation, translation
-
-    def _polish(
-        self, number: int, points: np.ndarray, tree, rotation: np.ndarray, translation: np.ndarray, may_rotate: bool
-    ):
-        """Return (rotation, translation) after some ICP steps in both directions: partial views then bias less."""
+    def _polish(self, number: int, label: int, points: np.ndarray, motion, may_rotate: bool):
+        """Return the motion after some ICP steps in both directions: partial views then bias less."""
         some = self._subsample(points, _POLISH_POINTS)
         for step in range(_POLISH_STEPS):
             reach = max(0.4 * 0.8**step, 2 * _POLISH_KERNEL)
-            distance, index = self.timed_tree.query(
-                apply_motion(some, rotation, translation), distance_upper_bound=reach
-            )
-            has_match = np.isfinite(distance)
-            around = self._subsample(
-                self._target_around(number, apply_motion(points, rotation, translation)), _POLISH_POINTS
-            )
-            back, back_index = tree.query(undo_motion(around, rotation, translation), distance_upper_bound=reach)
-            has_back = np.isfinite(back)
-            if min(has_match.sum(), has_back.sum()) < 5:
+            around = self._target_around(number, points, motion, _POLISH_POINTS)
+            is_enough, motion = polish_step(
+                self.target_grid.arrays, self.source_grid.arrays, self.labels, label, some, around, motion, reach,
+                _POLISH_KERNEL, self.lag, may_rotate,
+            )  # fmt: skip
+            if not is_enough:
                 break
-            mine = np.concatenate([some[has_match], points[back_index[has_back]]])
-            match = np.concatenate([self.target[index[has_match]], around[has_back]])
-            weights = [geman_mcclure_weight(d, _POLISH_KERNEL) / len(d) for d in (distance[has_match], back[has_back])]
-            rotation, translation = fit_motion(mine, match, np.concatenate(weights), self.lag, may_rotate)
-        return rotation, translation
+        return motion
 
-    def _mean_distance(self, points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> float:
-        """Return the mean truncated distance [m] of moved points to the target."""
-        cut = self.config.cut
-        moved = apply_motion(points, rotation, translation)
-        return np.minimum(self.timed_tree.query(moved, distance_upper_bound=cut)[0], cut).mean()
-
-    def _reverse_distance(
-        self, number: int, points: np.ndarray, tree, rotation: np.ndarray, translation: np.ndarray
-    ) -> float:
+    def _reverse_distance(self, number: int, label: int, points: np.ndarray, motion) -> float:
         """Return the mean truncated distance [m] from the target's points around the moved segment to that segment."""
-        cut = self.config.cut
-        around = self._target_around(number, apply_motion(points, rotation, translation))
+        around = self._target_around(number, points, motion, _REVERSE_POINTS)
         if len(around) < 3:
-            return cut / 2
-        back = undo_motion(self._subsample(around, _REVERSE_POINTS), rotation, translation)
-        return np.minimum(tree.query(back, distance_upper_bound=cut)[0], cut).mean()
+            return self.config.cut / 2
+        return reverse_distance(self.source_grid.arrays, self.labels, label, around, motion, self.config.cut)
 
-    def _target_around(self, number: int, moved: np.ndarray) -> np.ndarray:
-        """Return the target's points around a moved segment, without those that match another segment at rest."""
-        low, high = moved[:, :3].min(0) - _BORDER, moved[:, :3].max(0) + _BORDER
-        rows = np.array(self.tree.query_ball_point((low + high) / 2, np.linalg.norm(high - low) / 2), int)
-        around, static_match = self.target[rows], self.static_match[rows]
-        is_inside = ((around[:, :3] > low) & (around[:, :3] < high)).all(1)
-        return around[is_inside & ((static_match < 0) | (static_match == number))]
+    def _target_around(self, number: int, points: np.ndarray, motion, most: int | None = None) -> np.ndarray:
+        """Return the target's points around a moved segment, without those that match another segment at rest.
+
+        most: if there are more, so many of them, chosen at random.
+        """
+        box, grid = moved_box(points, motion, _BORDER), self.target_grid
+        ranks = numbers_in_box(grid.arrays, grid.ranks, *box, self.static_match, number)
+        return grid.ranked[ranks if most is None else self._subsample(ranks, most)]
 
     def _subsample(self, points: np.ndarray, most: int) -> np.ndarray:
         return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
-
-
-def _connected_components(points: np.ndarray, voxel: np.ndarray) -> np.ndarray:
-    """Return the number (N,) of the connected component of each point, by voxels and their 26 neighbours."""
-    index = ((points - points.min(0)) / voxel).astype(int)
-    occupied = np.zeros(index.max(0) + 1, bool)
-    occupied[tuple(index.T)] = True
-    number, _ = ndimage.label(occupied, np.ones((3, 3, 3)))
-    return number[tuple(index.T)] - 1
