@@ -63,7 +63,7 @@ def test_a_model_file_gives_the_scene_flow_of_its_student(monkeypatch, tmp_path)
         (found.disparity, expected.disparity[0, 0]), (found.other_disparity, expected.other_disparity[0, 0]),
         (found.flow, expected.flow[0].permute(1, 2, 0)),
     ]:  # fmt: skip
-        np.testing.assert_allclose(values, wanted, atol=1e-3)  # px
+        np.testing.assert_allclose(values, wanted, atol=1e-3, rtol=5e-5)  # px; flows go up to 60 px
     np.testing.assert_allclose(found.flow_sigma, expected.log_sigma[0, 2].exp() * np.sqrt(2), rtol=1e-3)
 
 

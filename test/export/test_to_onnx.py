@@ -161,7 +161,7 @@ def test_benchmark_reports_every_stage_of_every_model(folder, tmp_path, capsys):
     report = json.loads((tmp_path / 'b.json').read_text())
     [models] = (of_input['models'] for of_input in report['inputs'].values())
     assert len(models) == 3 and report['hardware']['cpu'] and report['memory_mb'] > 50
-    assert set(models[str(folder / 'm.onnx')]) == {'prepare', 'pillars', 'inference', 'finish', 'total'}
+    assert set(models[str(folder / 'm.onnx')]) == {'prepare', 'pillars', 'inference', 'objects', 'finish', 'total'}
     assert all(stages['total']['count'] == 2 for stages in models.values())
     assert 'onnxruntime' in report['runs_on'][str(folder / 'm.onnx')]
     assert 'median' in capsys.readouterr().out
