@@ -52,6 +52,15 @@ AT_PIXELS = {  # of each step: forward, backward, disparity at each of the PIXEL
     ],
 }
 FLIP_AVERAGED = {'forward': (0.036282, 0.043179), 'disparity': (0.043994, 0.011029)}  # full size, of all three steps
+LOSSES = {'disparity': 5.934277, 'scene_flow': 13.253595, 'census': 5.819712, 'points': 2.466759, 'total': 26.507191}
+GRADIENTS = {  # norms
+    'feature_pyramid_extractor.convs.0.0.0.weight': 2.8035,
+    'flow_estimators.3.conv_sf.2.0.weight': 47.8366,
+    'flow_estimators.3.conv_d1.2.0.weight': 7.81537,
+    'flow_estimators.2.conv_lstm.0.weight': 18.635,
+}
+CENSUS = 0.860170  # of images 1 and 2, the first 50 columns masked
+SMOOTHNESS = 0.00000338  # of 0.001 u^2 / width, beside image 1
 
 
 def intrinsics() -> torch.Tensor:

@@ -30,8 +30,7 @@ def scaled_intrinsics(intrinsics: Tensor, size: tuple[int, int], new_size: tuple
     Plain ratios, without a term of half a pixel. Skew becomes 0.
     """
     ratios = intrinsics.new_tensor([new_size[1] / size[1], new_size[0] / size[0], 1.0])[:, None]
-    kept = intrinsics.new_tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
-    return intrinsics * kept * ratios
+    return _without_skew(intrinsics) * ratios
 
 
 def flipped_intrinsics(intrinsics: Tensor, width: int) -> Tensor:
@@ -64,9 +63,8 @@ def project(points: Tensor, intrinsics: Tensor) -> Tensor:
 
     Points behind the camera get mirrored pixels.
     """
-    focal, centre = _focal_and_centre(intrinsics)
-    depth = points[:, 2:]
-    pixels = (focal * points[:, :2] + centre * depth) / (depth + _LEAST_DEPTH)
+    pixels = (_without_skew(intrinsics) @ points.flatten(2)).reshape(points.shape)
+    pixels = pixels[:, :2] / (pixels[:, 2:] + _LEAST_DEPTH)
     bound = _FARTHEST_PIXEL * points.shape[3]
     return pixels.clamp(-bound, bound)
 
@@ -85,6 +83,10 @@ def warp(image: Tensor, pixels: Tensor, covered: float = COVERED) -> Tensor:
     """Return an image (B, C, h, w) at pixels (B, 2, h, w), bilinear, 0 where less than `covered` of it is inside."""
     inside = sample_at(torch.ones_like(image[:, :1]), pixels, 'zeros') > covered
     return sample_at(image, pixels, 'zeros') * inside.to(image.dtype)
+
+
+def _without_skew(intrinsics: Tensor) -> Tensor:
+    return intrinsics * intrinsics.new_tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
 
 
 def _focal_and_centre(intrinsics: Tensor) -> tuple[Tensor, Tensor]:
