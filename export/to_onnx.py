@@ -57,9 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         from training.learning.checkpoint import load_checkpoint
-        from training.students import CAMERA_STUDENTS
+        from training.students import CAMERA_STUDENTS, MONO_STUDENTS
 
         checkpoint = load_checkpoint(options.checkpoint, student=options.student)
+        if checkpoint.student in MONO_STUDENTS:
+            raise ConfigError(
+                f'{options.checkpoint} is a {checkpoint.student}, and students of one camera have no ONNX form. '
+                'Expected a student of point clouds or of stereo images.'
+            )
         if checkpoint.student in CAMERA_STUDENTS:
             from export.stereo_onnx import export_stereo_onnx
 

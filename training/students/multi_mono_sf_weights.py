@@ -12,6 +12,7 @@ from training.students.multi_mono_sf import MultiMonoSf
 from zeroflow_ros.errors import ModelError
 
 _PREFIX = '_model.'
+_MARK = '.featprop_softsplat.'  # in names of this network only
 _NUM_SHOWN = 5
 
 
@@ -41,6 +42,17 @@ def load_weights(path: Path, *, trusted: bool = False) -> dict[str, Tensor]:
             f'{path} is no readable checkpoint: {_first_line(error)}. Expected a file of torch.save, as kitti_selfsup '
             'of multi-mono-sf; load it again if the download broke off.'
         ) from error
+    return weights_of(content, path)
+
+
+def is_multi_mono_sf(content: object) -> bool:
+    """Return whether a loaded file seems to hold weights of multi_mono_sf or of its predecessor."""
+    found = content.get('state_dict', content) if isinstance(content, dict) else None
+    return isinstance(found, dict) and any(_MARK in str(name) or str(name).startswith(_PREFIX) for name in found)
+
+
+def weights_of(content: object, path: Path) -> dict[str, Tensor]:
+    """Return what `load_weights` returns, from the loaded file; path: of the file, for messages."""
     found = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ModelError(

@@ -3,13 +3,18 @@
 
 import argparse
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='students need torch')
 
+from export import to_onnx  # noqa: E402
+from training.learning.checkpoint import load_checkpoint  # noqa: E402
+from training.learning.strategies import build_strategy  # noqa: E402
+from training.learning.train_config import TrainConfig  # noqa: E402
 from training.students.multi_mono_sf import MultiMonoSf  # noqa: E402
 from training.students.multi_mono_sf_weights import load_weights, weight_shapes  # noqa: E402
-from zeroflow_ros.errors import ModelError  # noqa: E402
+from zeroflow_ros.errors import ConfigError, ModelError  # noqa: E402
 
 CONV = 'upconv_layers.2.conv1.0.weight'
 
@@ -46,6 +51,22 @@ def test_checkpoints_with_and_without_prefix_and_beside_other_content_load(write
     with torch.device('meta'):
         student = MultiMonoSf()
     student.load_state_dict(found, assign=True)
+
+
+def test_checkpoints_of_the_authors_are_recognised_and_cannot_be_exported(write, weights, capsys, tmp_path):
+    # As theirs, it holds values of NumPy beside the weights; no code of it runs.
+    path = write(epoch=np.int64(62), optimizer={})
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.student == 'multi_mono_sf' and list(checkpoint.state_dict) == list(weights)
+    with pytest.raises(ModelError, match='missing: upconv_layers'):
+        load_checkpoint(write(lambda values: values.pop(CONV), epoch=1))
+    assert to_onnx.main([str(write(epoch=1)), '--out', str(tmp_path / 'model.onnx')]) != 0
+    assert 'students of one camera have no ONNX form' in capsys.readouterr().err
+
+
+def test_there_is_no_strategy_for_it():
+    with pytest.raises(ConfigError, match='multi_mono_sf takes images of one camera'):
+        build_strategy(TrainConfig(student='multi_mono_sf'))
 
 
 def test_each_difference_is_named_and_nothing_is_resized(write):

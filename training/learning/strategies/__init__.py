@@ -5,7 +5,7 @@ import importlib
 
 from training.learning.strategies.strategy import Strategy
 from training.learning.train_config import TrainConfig
-from training.students import CAMERA_STUDENTS, build_student
+from training.students import CAMERA_STUDENTS, MONO_STUDENTS, build_student
 from zeroflow_ros.errors import ConfigError
 
 # name: (module in training.learning.strategies, class)
@@ -23,6 +23,10 @@ def sweeps_per_sample(config: TrainConfig) -> int:
 
 def build_strategy(config: TrainConfig) -> Strategy:
     """Return the strategy of a configuration. Raises: ConfigError for one that the student's sensor does not have."""
+    if config.student in MONO_STUDENTS:
+        raise ConfigError(
+            f'{config.student} takes images of one camera, for which there is no strategy. Choose another student.'
+        )
     known = CAMERA_STRATEGIES if config.student in CAMERA_STUDENTS else STRATEGIES
     if config.strategy not in known:
         raise ConfigError(
