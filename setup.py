@@ -59,7 +59,7 @@ setup(
         'ground': ['pypatchworkpp'],
         'camera': ['opencv-python-headless>=4.5'],  # scene flow from stereo images
         'simulation': ['trimesh', 'embreex'],
-        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'pyarrow', 'h5py'],
+        'training': ['torch==2.13.0', 'pytorch-lightning', 'tensorboard', 'tqdm', 'scipy', 'numba', 'pyarrow', 'h5py'],
         'dynamic': ['dufomap'],  # what moves in a drive, for training by SeFlow
         'ray': ['ray'],  # 79 MB: label jobs over many machines
         'export': ['onnx', 'onnxscript'],
