@@ -107,7 +107,7 @@ RUN apt-get update \
 COPY setup.py setup.cfg ./
 COPY .ci/requirements.py .ci/
 RUN pip3 install --no-cache-dir 'setuptools<80' \
-    && python3 .ci/requirements.py speed replay registration ground simulation training export ray dynamic \
+    && python3 .ci/requirements.py speed replay registration ground camera simulation training export ray dynamic \
     | pip3 install --no-cache-dir --requirement /dev/stdin
 COPY LICENSE ./
 COPY config config

@@ -19,7 +19,9 @@ from zeroflow_ros.engines.cuda_device import COMPILED, KERNELS
 TEXT = (ROOT / 'Dockerfile').read_text()
 EXTRAS = run_setup(str(ROOT / 'setup.py'), stop_after='init').extras_require
 # rosdep keys that are no package of the ROS wheels on PyPI, which the extra `ros` names.
-OTHER_KEYS = {'launch', 'launch_ros', 'python3-numpy', 'python3-yaml', 'sensor_msgs_py', 'tf2_msgs', 'tf2_ros_py'}
+OTHER_KEYS = {
+    'launch', 'launch_ros', 'python3-numpy', 'python3-opencv', 'python3-yaml', 'sensor_msgs_py', 'tf2_msgs', 'tf2_ros_py',
+}  # fmt: skip
 
 
 def stages(text: str) -> dict[str, list[tuple[str, str]]]:
