@@ -20,7 +20,8 @@ TEXT = (ROOT / 'Dockerfile').read_text()
 EXTRAS = run_setup(str(ROOT / 'setup.py'), stop_after='init').extras_require
 # rosdep keys that are no package of the ROS wheels on PyPI, which the extra `ros` names.
 OTHER_KEYS = {
-    'launch', 'launch_ros', 'python3-numpy', 'python3-opencv', 'python3-yaml', 'sensor_msgs_py', 'tf2_msgs', 'tf2_ros_py',
+    'launch', 'launch_ros', 'python3-numpy', 'python3-opencv', 'python3-yaml', 'sensor_msgs_py', 'tf2_msgs',
+    'tf2_ros_py',
 }  # fmt: skip
 
 
