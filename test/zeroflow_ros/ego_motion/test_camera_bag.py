@@ -74,6 +74,6 @@ def test_a_frame_without_a_name_is_never_taken_for_that_of_the_camera(tmp_path):
         return message
 
     with Bag(write_stereo_bag(tmp_path / 'drive', spoil=without_child)) as bag:
-        with pytest.raises(EgoMotionError, match='child_frame_id of the odometry is empty.*--odometry-T-camera'):
+        with pytest.raises(EgoMotionError, match=r'child_frame_id of the odometry is empty.*--odometry-T-camera'):
             motion_of(bag, 'odometry')
         assert motion_of(bag, 'odometry', odometry_T_camera=np.eye(4))[0].source == 'odometry'
