@@ -20,9 +20,20 @@ def _right_disparity(student):
     return [[values.flip(-1) for values in flow.disparity] for flow in found]
 
 
+@pytest.fixture
+def _one_thread():
+    """With more threads, sums have another order and rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures('_one_thread')
 def test_losses_and_gradients_are_those_of_the_original():
-    # One pixel of a mask at its threshold changes the disparity term by 2e-6; the published mask of warped images
-    # depends on the rounding of every operator, which changes the terms of the scene flow by some 1e-4.
+    # One pixel of a mask at its threshold changes the disparity term by 2e-6. The published mask of warped images
+    # depends on the rounding of every operator: 18 equivalent orders of the same operations gave scene flow losses
+    # from -2.9e-4 to +1.9e-4 of the published one. On the machine where this was written it is off by 2.6e-5.
     student = golden.student()
     right_disparity = _right_disparity(student)
     flows = student.sequence(golden.images(), golden.intrinsics())
@@ -30,7 +41,7 @@ def test_losses_and_gradients_are_those_of_the_original():
         golden.images(), golden.images(8), golden.intrinsics(), flows, right_disparity, detach_disparity=False,
         covered=PUBLISHED_COVERED,
     )  # fmt: skip
-    tolerance = {'disparity': 3e-6, 'scene_flow': 2e-4, 'census': 3e-4, 'points': 2e-3, 'total': 2e-4}
+    tolerance = {'disparity': 3e-6, 'scene_flow': 4e-4, 'census': 6e-4, 'points': 4e-3, 'total': 4e-4}
     for name, expected in golden.LOSSES.items():
         assert float(getattr(loss, name).detach()) == pytest.approx(expected, rel=tolerance[name]), name
     loss.total.backward()
