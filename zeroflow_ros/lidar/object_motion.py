@@ -18,6 +18,7 @@ from zeroflow_ros.lidar.numba_support import numba_kernels
 
 _MOVING, _PERHAPS = 0.05, 0.01  # m of flow: such points form clusters; those from the second on join one around them
 _CLEARANCE = 0.25  # m above the lowest point around: lower points are in no cluster
+_LONGEST = 25.0  # m: lorries and trams are shorter; longer clusters are no objects
 _MIN_POINTS, _USED_POINTS = 5, 60  # of a cluster: fewest, and most that are used
 _STEPS, _CONVERGED = 10, 0.001  # iterations at most; the last one moved every cluster less than this [m]
 _KERNEL, _LAST_KERNEL = 0.3, 0.1  # m: distance at which a correspondence has a quarter of its weight, first and last
@@ -54,7 +55,8 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
 
     Clusters are made of the points that move, but not of the lowest 0.25 m above the ground around them. Points below a
     cluster, and slow ones within it, move with it. Other low points beside it stand still: one cell of the network
-    holds a wheel and the road. A cluster that fits the earlier sweeps better at rest than in motion stands still.
+    holds a wheel and the road. A cluster that fits the earlier sweeps better at rest than in motion stands still. One
+    longer than 25 m is no object and keeps the flow of the network: without ego motion, the world turns.
     """
     squared = np.einsum('ij,ij->i', flow, flow)
     with np.errstate(invalid='ignore'):
@@ -71,6 +73,7 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     motion_of = flow[rows] @ rotation.T
     label = np.full(len(rows), NONE, np.int32)
     label[body] = cluster_moving(places[body], motion_of[body] / np.float32(dt), min_points=_MIN_POINTS)
+    _drop_long(places, label)
     if not (label >= 0).any():
         return 0
     fitted = _fit(places, motion_of, label, earlier)
@@ -81,6 +84,18 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     flow[rows[mine]] = fitted[label[mine]] @ rotation
     flow[rows[~mine & is_beside & ~is_high]] = 0
     return len(fitted)
+
+
+def _drop_long(places: np.ndarray, label: np.ndarray) -> None:
+    """Take the points of long clusters out of label (K,) and number the others without gaps. places: (K, 3)."""
+    mine = np.flatnonzero(label >= 0)
+    if not len(mine):
+        return
+    order = mine[np.argsort(label[mine], kind='stable')]
+    first = np.flatnonzero(np.diff(label[order], prepend=-1))
+    extent = np.maximum.reduceat(places[order, :2], first) - np.minimum.reduceat(places[order, :2], first)
+    is_short = extent.max(axis=1) <= _LONGEST
+    label[mine] = np.where(is_short, np.cumsum(is_short) - 1, NONE)[label[mine]]
 
 
 def warm_up() -> None:

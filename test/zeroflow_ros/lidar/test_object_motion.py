@@ -138,6 +138,18 @@ def test_rows_without_flow_stay_without(rng):
     assert np.isfinite(flow[rows[2:]]).all()
 
 
+def test_a_world_that_turns_is_no_object(rng):
+    """Without ego motion, everything around a turning vehicle moves, each place in another way."""
+    wall = np.column_stack([rng.uniform(-20, 20, 4000), np.full(4000, 6.0), rng.uniform(0, 3, 4000)]).astype(np.float32)
+    points, person_flow, earlier, rows = scene(rng)
+    turned = (np.float32(0.05) * wall[:, [1, 0, 2]] * [-1, 1, 0]).astype(np.float32)
+    both, flow = np.concatenate([points, wall]), np.concatenate([person_flow, turned])
+    fit_object_motion(both, flow, IDENTITY, earlier, DT)
+    high = wall[:, 2] > 0.5
+    np.testing.assert_array_equal(flow[len(points) :][high], turned[high])
+    np.testing.assert_allclose(flow[rows], np.tile(MOTION, (len(rows), 1)), atol=0.03)
+
+
 def test_a_sweep_in_which_nothing_moves_is_left_alone(rng):
     points, flow, earlier, _ = scene(rng, said=0.0)
     flow[:] = 0.001
