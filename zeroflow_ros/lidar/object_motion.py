@@ -19,6 +19,7 @@ from zeroflow_ros.lidar.numba_support import numba_kernels
 _MOVING, _PERHAPS = 0.05, 0.01  # m of flow: such points form clusters; those from the second on join one around them
 _CLEARANCE = 0.25  # m above the lowest point around: lower points are in no cluster
 _LONGEST = 25.0  # m: lorries and trams are shorter; longer clusters are no objects
+_MOST_CLUSTERS = 100  # a busy street has 60; this bounds the time
 _MIN_POINTS, _USED_POINTS = 5, 60  # of a cluster: fewest, and most that are used
 _STEPS, _CONVERGED = 10, 0.001  # iterations at most; the last one moved every cluster less than this [m]
 _KERNEL, _LAST_KERNEL = 0.3, 0.1  # m: distance at which a correspondence has a quarter of its weight, first and last
@@ -61,19 +62,21 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     squared = np.einsum('ij,ij->i', flow, flow)
     with np.errstate(invalid='ignore'):
         rows = np.flatnonzero((squared > _PERHAPS**2) & np.isfinite(squared))
+    places = transforms.apply(level_T_points, points[rows])
+    cells = _ground_cells(places)
+    inside = cells[:, 0] >= 0
+    rows, places, cells = rows[inside], places[inside], cells[inside]
     is_moving = squared[rows] > _MOVING**2
     if not is_moving.any():
         return 0
-    rotation = level_T_points[:3, :3].astype(np.float32)
-    places = transforms.apply(level_T_points, points[rows])
     ground = _lowest_around(points, level_T_points, knows_ground)
-    cells = _ground_cells(places)
-    is_high = (cells[:, 0] >= 0) & (places[:, 2] >= ground[tuple(cells.T)] + _CLEARANCE)
+    is_high = places[:, 2] >= ground[tuple(cells.T)] + _CLEARANCE
+    rotation = level_T_points[:3, :3].astype(np.float32)
     body = np.flatnonzero(is_moving & is_high)
     motion_of = flow[rows] @ rotation.T
     label = np.full(len(rows), NONE, np.int32)
     label[body] = cluster_moving(places[body], motion_of[body] / np.float32(dt), min_points=_MIN_POINTS)
-    _drop_long(places, label)
+    _drop_clusters(places, label)
     if not (label >= 0).any():
         return 0
     fitted = _fit(places, motion_of, label, earlier)
@@ -86,8 +89,11 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     return len(fitted)
 
 
-def _drop_long(places: np.ndarray, label: np.ndarray) -> None:
-    """Take the points of long clusters out of label (K,) and number the others without gaps. places: (K, 3)."""
+def _drop_clusters(places: np.ndarray, label: np.ndarray) -> None:
+    """Take the points of long clusters out of label (K,), and those beyond the largest 100. places: (K, 3) [m].
+
+    The other clusters are numbered without gaps.
+    """
     mine = np.flatnonzero(label >= 0)
     if not len(mine):
         return
@@ -95,7 +101,8 @@ def _drop_long(places: np.ndarray, label: np.ndarray) -> None:
     first = np.flatnonzero(np.diff(label[order], prepend=-1))
     extent = np.maximum.reduceat(places[order, :2], first) - np.minimum.reduceat(places[order, :2], first)
     is_short = extent.max(axis=1) <= _LONGEST
-    label[mine] = np.where(is_short, np.cumsum(is_short) - 1, NONE)[label[mine]]
+    number = np.cumsum(is_short) - 1
+    label[mine] = np.where(is_short & (number < _MOST_CLUSTERS), number, NONE)[label[mine]]
 
 
 def warm_up() -> None:

@@ -150,6 +150,16 @@ def test_a_world_that_turns_is_no_object(rng):
     np.testing.assert_allclose(flow[rows], np.tile(MOTION, (len(rows), 1)), atol=0.03)
 
 
+@pytest.mark.parametrize('place', [(np.nan, 0, 0), (1e30, 0, 0), (0, -3e4, 1)])
+def test_flow_at_a_place_that_is_none_or_far_away_is_left_alone(rng, place):
+    points, flow, earlier, rows = scene(rng)
+    points[0], flow[0] = place, 0.3
+    with np.errstate(all='ignore'):
+        fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    assert (flow[0] == np.float32(0.3)).all()
+    np.testing.assert_allclose(flow[rows], np.tile(MOTION, (len(rows), 1)), atol=0.03)
+
+
 def test_a_sweep_in_which_nothing_moves_is_left_alone(rng):
     points, flow, earlier, _ = scene(rng, said=0.0)
     flow[:] = 0.001
