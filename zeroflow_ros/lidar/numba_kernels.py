@@ -266,40 +266,44 @@ def nearest_point(points, starts, x, y, z, inv_cell, size, limit):
 
 
 @_compiled
-def fit_clusters(body, first, start, sweep, starts, points, intervals, grid, kernels, prior, converged, motion,
-                 misfits):  # fmt: skip
-    """Fit the translation of each cluster by iterative closest points; see `closest_point_motion`.
+def fit_clusters(clusters, body, first, start, sweep, starts, points, intervals, grid, kernels, prior, stride,
+                 converged, motion, misfits):  # fmt: skip
+    """Fit the translation of some clusters by iterative closest points; see `closest_point_motion`.
 
-    body: (Q, 3), of all clusters, one after the other. first: (C + 1,), where each begins. start: (C, 3). points:
-    (M, 3), of all earlier sweeps, one after the other. sweep: (S + 1,), where each begins. starts: (S, cells + 1), see
-    `nearest_point`. intervals: (S,). grid: (inv_cell, size, limit). Outputs: motion (C, 3), misfits (C, 3).
+    clusters: (low, high), those to fit. body: (Q, 3), of all clusters, one after the other. first: (C + 1,), where each
+    begins. start: (C, 3). points: (M, 3), of all earlier sweeps, one after the other. sweep: (S + 1,), where each
+    begins. starts: (S, cells + 1), see `nearest_point`. intervals: (S,). grid: (inv_cell, size, limit). stride: factor
+    of the steps. Outputs: motion (C, 3), misfits (C, 3).
     """
     inv_cell, size, limit = grid
-    for cluster in range(len(start)):
+    for cluster in range(clusters[0], clusters[1]):
         low, high = first[cluster], first[cluster + 1]
         held = prior * (high - low)
         x, y = start[cluster, 0], start[cluster, 1]
-        for kernel in kernels:
+        for step in range(len(kernels)):
             weight, pull_x, pull_y = held, held * (start[cluster, 0] - x), held * (start[cluster, 1] - y)
+            total = 0.0
             for k in range(len(intervals)):
                 cloud, times = points[sweep[k] : sweep[k + 1]], intervals[k]
                 for i in range(low, high):
                     at_x, at_y = body[i, 0] + x * times, body[i, 1] + y * times
                     row, away = nearest_point(cloud, starts[k], at_x, at_y, body[i, 2], inv_cell, size, limit)
+                    total += away
                     if row >= 0:
-                        ratio = away / kernel
+                        ratio = away / kernels[step]
                         w = 1 / ((1 + ratio * ratio) * (1 + ratio * ratio))
                         weight += w * times
                         pull_x += w * (cloud[row, 0] - at_x)
                         pull_y += w * (cloud[row, 1] - at_y)
-            step_x, step_y = np.float32(pull_x / weight), np.float32(pull_y / weight)
+            if step == 0:
+                misfits[cluster, 0] = total / (high - low)
+            step_x, step_y = np.float32(stride * pull_x / weight), np.float32(stride * pull_y / weight)
             x, y = x + step_x, y + step_y
             if max(abs(step_x), abs(step_y)) <= converged:
                 break
         motion[cluster, 0], motion[cluster, 1] = x, y
-        for trial in range(3):
-            trial_x = start[cluster, 0] if trial == 0 else (x if trial == 1 else np.float32(0))
-            trial_y = start[cluster, 1] if trial == 0 else (y if trial == 1 else np.float32(0))
+        for trial in (1, 2):
+            trial_x, trial_y = (x, y) if trial == 1 else (np.float32(0), np.float32(0))
             total = 0.0
             for k in range(len(intervals)):
                 cloud, times = points[sweep[k] : sweep[k + 1]], intervals[k]

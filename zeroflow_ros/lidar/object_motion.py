@@ -7,6 +7,7 @@ ground: over 0.1 s, that of a turning car differs from it by centimetres.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,13 @@ from zeroflow_ros.lidar.clusters import cluster_moving
 from zeroflow_ros.lidar.nearest_points import CELL, CELLS, NONE, NearestPoints, cell_of, cells_around
 from zeroflow_ros.lidar.numba_support import numba_kernels
 
-_MOVING, _PERHAPS = 0.05, 0.01  # m of flow: such points form clusters; those from the second on join one around them
+_MOVING, _PERHAPS = 0.05, 0.02  # m of flow: such points form clusters; those from the second on join one around them
 _CLEARANCE = 0.25  # m above the lowest point around: lower points are in no cluster
 _LONGEST = 25.0  # m: lorries and trams are shorter; longer clusters are no objects
 _MOST_CLUSTERS = 100  # a busy street has 60; this bounds the time
-_MIN_POINTS, _USED_POINTS = 5, 60  # of a cluster: fewest, and most that are used
-_STEPS, _CONVERGED = 10, 0.001  # iterations at most; the last one moved every cluster less than this [m]
+_MIN_POINTS, _USED_POINTS = 5, 40  # of a cluster: fewest, and most that are used
+_STRIDE = 1.5  # factor of each step of the fit: it approaches from one side
+_STEPS, _CONVERGED = 7, 0.001  # iterations at most; the last one moved every cluster less than this [m]
 _KERNEL, _LAST_KERNEL = 0.3, 0.1  # m: distance at which a correspondence has a quarter of its weight, first and last
 _PRIOR = 0.03  # weight of the network's flow, in points that agree with it, as a share of the points used
 _MOST_CHANGE, _CHANGE_SHARE = 0.5, 0.5  # m, share of the network's flow: largest change that is accepted
@@ -30,6 +32,7 @@ _FOOTPRINT = 0.2  # m: cell of the area below a cluster
 _BESIDE = 1.0  # m: cell of the area around it in which the ground seems to move along
 _AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1))
 _GROUND_CELL, _GROUND_CELLS = 1.0, 256  # m, number: cells in which the lowest point is taken
+_THREAD = ThreadPoolExecutor(1, thread_name_prefix='objects')  # beside the calling one
 _BELOW, _SLOPE = 0.3, 0.06  # m, m per metre of distance: lower points are not ground
 
 
@@ -71,9 +74,10 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
         return 0
     ground = _lowest_around(points, level_T_points, knows_ground)
     is_high = places[:, 2] >= ground[tuple(cells.T)] + _CLEARANCE
-    rotation = level_T_points[:3, :3].astype(np.float32)
+    level_R_points = np.eye(4)
+    level_R_points[:3, :3] = level_T_points[:3, :3]
     body = np.flatnonzero(is_moving & is_high)
-    motion_of = flow[rows] @ rotation.T
+    motion_of = transforms.apply(level_R_points, flow[rows])  # no `@`: BLAS threads wait for each other
     label = np.full(len(rows), NONE, np.int32)
     label[body] = cluster_moving(places[body], motion_of[body] / np.float32(dt), min_points=_MIN_POINTS)
     _drop_clusters(places, label)
@@ -84,7 +88,7 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     joins = (label < 0) & (nearest_label >= 0) & (is_moving | is_high)
     label[joins] = nearest_label[joins]
     mine = label >= 0
-    flow[rows[mine]] = fitted[label[mine]] @ rotation
+    flow[rows[mine]] = transforms.apply(level_R_points.T, fitted)[label[mine]]
     flow[rows[~mine & is_beside & ~is_high]] = 0
     return len(fitted)
 
@@ -161,12 +165,13 @@ def _fit(places, motion_of, label, earlier) -> np.ndarray:
     body = body[np.floor((rank + 1) * share) > np.floor(rank * share)]  # evenly spread
     cluster, body = label[body], places[body]
     count = np.bincount(cluster)
-    sweeps = []
-    for sweep in earlier:
-        reach = np.unique(cell_of(np.concatenate([body, body + start[cluster] * np.float32(sweep.intervals)])))
-        near = NearestPoints(sweep.points, cells_around(reach, 2), sweep.level_T_points)
-        sweeps.append((near, np.float32(sweep.intervals)))
 
+    def prepare(sweep: EarlierSweep) -> tuple[NearestPoints, float]:
+        reach = np.unique(cell_of(np.concatenate([body, body + start[cluster] * np.float32(sweep.intervals)])))
+        return NearestPoints(sweep.points, cells_around(reach, 2), sweep.level_T_points), sweep.intervals
+
+    others = [_THREAD.submit(prepare, sweep) for sweep in earlier[1:]]
+    sweeps = [prepare(earlier[0]), *(other.result() for other in others)]
     motion, (of_start, of_fit, at_rest) = closest_point_motion(body, count, start, sweeps)
     change = np.linalg.norm(motion - start, axis=1)
     limit = np.maximum(_MOST_CHANGE, _CHANGE_SHARE * np.linalg.norm(start, axis=1))
@@ -188,12 +193,17 @@ def closest_point_motion(body: np.ndarray, count: np.ndarray, start: np.ndarray,
     if numba_kernels is not None:
         motion, misfits = np.zeros_like(start), np.zeros((len(start), 3))
         near = [sweep for sweep, _ in sweeps]
-        numba_kernels.fit_clusters(
-            body, np.concatenate([[0], np.cumsum(count)]), start,
-            np.cumsum([0, *(len(sweep.points) for sweep in near)]), np.stack([sweep.starts for sweep in near]),
-            np.concatenate([sweep.points for sweep in near]), np.float32([intervals for _, intervals in sweeps]),
-            (np.float32(1 / CELL), CELLS, np.float32(CELL)), kernels, _PRIOR, _CONVERGED, motion, misfits,
+        first = np.concatenate([[0], np.cumsum(count)])
+        arguments = (
+            body, first, start, np.cumsum([0, *(len(sweep.points) for sweep in near)]),
+            np.stack([sweep.starts for sweep in near]), np.concatenate([sweep.points for sweep in near]),
+            np.float32([intervals for _, intervals in sweeps]),
+            (np.float32(1 / CELL), CELLS, np.float32(CELL)), kernels, _PRIOR, _STRIDE, _CONVERGED, motion, misfits,
         )  # fmt: skip
+        middle = int(np.searchsorted(first, first[-1] / 2))  # half of the points
+        other = _THREAD.submit(numba_kernels.fit_clusters, (0, middle), *arguments)
+        numba_kernels.fit_clusters((middle, len(start)), *arguments)
+        other.result()
         return motion, misfits.T
     num_clusters, cluster = len(count), np.repeat(np.arange(len(count)), count)
     motion, active = start.copy(), np.ones(num_clusters, bool)
@@ -211,7 +221,7 @@ def closest_point_motion(body: np.ndarray, count: np.ndarray, start: np.ndarray,
             for axis in (0, 1):
                 pull[:, axis] += np.bincount(mine, w * offset[:, axis], num_clusters)
         pull += (_PRIOR * count)[:, None] * (start - motion)[:, :2]
-        change = (pull / (weight + _PRIOR * count)[:, None]).astype(np.float32)
+        change = (_STRIDE * pull / (weight + _PRIOR * count)[:, None]).astype(np.float32)
         change[~active] = 0
         motion[:, :2] += change
         active &= np.abs(change).max(axis=1) > _CONVERGED
