@@ -27,6 +27,7 @@ from zeroflow_ros.camera.stereo_pairing import SIDES, FrameBuffer, FrameDrop, St
 from zeroflow_ros.camera.stereo_reader import StereoReader
 from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, StereoTopics, find_stereo_topics
 from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
+from zeroflow_ros.ego_motion.camera_bag import first_image
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ZeroFlowError
 from zeroflow_ros.lidar.sweep import Sweep
 
@@ -171,7 +172,7 @@ class StereoBagPairs:
         return self.topics.left_image, self.topics.right_image
 
     def _index(self, bag: Bag) -> None:
-        options, first = self._options, _first_image(bag, self.topics)
+        options, first = self._options, first_image(bag, self.topics)
         frame_id = first.header.frame_id.lstrip('/')
         motion, self.note = _open_motion(bag, options, frame_id, self.topics.left_image)
         self.ego_motion = 'none' if motion is None else motion.source
@@ -301,15 +302,6 @@ def _stereo_topics(bag: Bag, left: str) -> StereoTopics:
         raise DataError(f'{bag.path} has no stereo camera with left images on {left!r}. It has {names}.')
     what = 'CameraInfo of the stereo images' if found else 'left and right images with CameraInfo'
     raise DataError(f'{bag.path} lacks {what}. It has:\n{bag.list_topics()}')
-
-
-def _first_image(bag: Bag, topics: StereoTopics):
-    for recorded in bag.messages([topics.left_image]):
-        try:
-            return decode_message(recorded.cdr, topics.image_type)
-        except DataError:
-            continue
-    raise DataError(f'{bag.path}: no message on {topics.left_image} can be read as a {topics.image_type}.')
 
 
 def _open_motion(bag: Bag, options: StereoBagOptions, frame_id: str, topic: str) -> tuple[BagMotion | None, str]:
