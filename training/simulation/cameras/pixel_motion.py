@@ -59,13 +59,16 @@ def moved_points(
     In the optical frame of the left camera at that time; NaN for the sky.
     """
     points = pixel_points(camera, disparity)
-    moved = np.full(points.shape, np.nan)
     other_T_odom = transforms.invert(odom_T_left[1])
-    for number in np.unique(body[body != NO_BODY]):
-        now, then = odom_T_bodies[:, number]
-        odom_T_odom = np.eye(4) if (now == then).all() else then @ transforms.invert(now)
+    moved = transforms.apply(other_T_odom @ odom_T_left[0], points.reshape(-1, 3)).reshape(points.shape)
+    moved[body == NO_BODY] = np.nan
+    moves = (odom_T_bodies[0] != odom_T_bodies[1]).any(axis=(1, 2))
+    for number in np.flatnonzero(moves):
         rows = body == number
-        moved[rows] = transforms.apply(other_T_odom @ odom_T_odom @ odom_T_left[0], points[rows])
+        if rows.any():
+            now, then = odom_T_bodies[:, number]
+            motion = other_T_odom @ then @ transforms.invert(now) @ odom_T_left[0]
+            moved[rows] = transforms.apply(motion, points[rows])
     return moved
 
 
