@@ -22,7 +22,8 @@ from zeroflow_ros.engines.selection import FallbackEngine, load_engine, resolve_
 from zeroflow_ros.errors import GpuLostError, ModelError
 from zeroflow_ros.lidar import object_motion
 from zeroflow_ros.lidar.point_cloud import decode_cloud, flow_cloud
-from zeroflow_ros.lidar.sweep import SweepPair
+from zeroflow_ros.lidar.stray_returns import stray_share
+from zeroflow_ros.lidar.sweep import PosedSweep, SweepPair
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
 from zeroflow_ros.ros.managed_node import ManagedNode
@@ -175,26 +176,44 @@ class FlowNode(ManagedNode):
 
 
 def _warm_up(pipeline: FlowPipeline) -> None:
-    """Process a small cloud, so that compiling and allocating at first use do not delay the first sweeps.
+    """Process clouds as large as those of a sensor with 64 beams, at two times.
+
+    At first use, kernels are compiled and memory is taken from the system. Done here, neither delays the first sweeps.
 
     Raises: ModelError when the model does not run.
     """
-    side = np.linspace(-20, 20, 40, dtype=np.float32)
-    rows = np.stack(np.meshgrid(side, side, [np.float32(1)], [np.float32(0)]), axis=-1).reshape(-1, 4)
+    clouds = [_street(seconds) for seconds in (0.0, 0.1)]
+    sweeps, card = [decode_cloud(msg).points for msg in clouds], pipeline.engine.card
+    past = (PosedSweep(sweeps[0], np.eye(4)),) * (card.num_sweeps - 2)
+    try:
+        estimate = pipeline.estimate(SweepPair(*sweeps, np.eye(4), card.nominal_dt, past))
+    except Exception as error:  # engines raise many unrelated types
+        raise ModelError(f'The model {card.name} opens but does not run: {error}. {REMEDY}') from error
+    flow_cloud(clouds[-1], estimate.velocity, estimate.flow_valid)
+    stray_share(sweeps[-1])
+    object_motion.warm_up()
+    pipeline.reset()
+
+
+def _street(seconds: float) -> PointCloud2:
+    """Return a cloud of level ground, two walls, and blocks that drive past at 10 m/s, with 64 x 1800 points."""
+    azimuth = np.pi / 1800 * np.arange(-1799, 1800, 2)
+    down = np.radians(np.linspace(-2, 25, 64))[:, None]
+    to_ground = 1.7 / np.maximum(np.tan(down), 0.01)
+    to_wall, to_row = 12 / np.abs(np.sin(azimuth)), 5 / np.abs(np.sin(azimuth))
+    x = to_row * np.cos(azimuth)
+    on_block = (np.abs(x) < 40) & ((x + 10 * seconds) % 40 < 4)
+    distance = np.minimum(to_ground, np.where(on_block, to_row, to_wall))
+    direction = np.stack(np.broadcast_arrays(np.cos(azimuth), np.sin(azimuth), -np.tan(down)), axis=-1)
+    rows = np.zeros((64 * 1800, 4), np.float32)
+    rows[:, :3] = (distance[..., None] * direction).reshape(-1, 3)
     fields = [
         PointField(name=name, offset=4 * k, datatype=PointField.FLOAT32, count=1)
         for k, name in enumerate(('x', 'y', 'z', 'intensity'))
     ]
     msg = PointCloud2(height=1, width=len(rows), fields=fields, point_step=16, row_step=rows.nbytes)
     msg.data = array.array('B', rows.tobytes())
-    points, card = decode_cloud(msg).points, pipeline.engine.card
-    try:
-        estimate = pipeline.estimate(SweepPair(points, points, np.eye(4), card.nominal_dt))
-    except Exception as error:  # engines raise many unrelated types
-        raise ModelError(f'The model {card.name} opens but does not run: {error}. {REMEDY}') from error
-    flow_cloud(msg, estimate.velocity, estimate.flow_valid)
-    object_motion.warm_up()
-    pipeline.reset()
+    return msg
 
 
 def main(args: list[str] | None = None) -> int:
