@@ -86,6 +86,10 @@ class StereoTrainConfig:
         """Return the configuration with `steps` set to `epochs` passes over num_pairs pairs."""
         return dataclasses.replace(self, steps=math.ceil(self.epochs * num_pairs / self.batch)) if self.epochs else self
 
+    def work(self, first: int, last: int) -> float:
+        """Return how much steps first to last (exclusive) compute: all steps are alike."""
+        return last - first
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         if step < self.lr_steps:

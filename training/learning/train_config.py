@@ -154,6 +154,14 @@ class TrainConfig:
         )
         return dataclasses.replace(self, warm_up=warm_up, crops=crops, full=full, epochs=0)
 
+    def work(self, first: int, last: int) -> float:
+        """Return how much steps first to last (exclusive) compute, in pillars: their time is roughly in proportion."""
+        total, begin = 0.0, 0
+        for phase in self.phases:
+            steps = max(0, min(last, begin + phase.steps) - max(first, begin))
+            total, begin = total + steps * phase.batch * phase.cells**2, begin + phase.steps
+        return total
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         if step < self.lr_steps:

@@ -4,7 +4,6 @@
 import dataclasses
 import json
 import logging
-import sys
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -55,11 +54,12 @@ def train(
     """
     import torch
     from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import TQDMProgressBar
     from pytorch_lightning.loggers import TensorBoardLogger
+    from pytorch_lightning.utilities import rank_zero_only
 
     from training.learning.lightning_module import StudentCheckpointIO
     from training.learning.strategies import build_strategy
+    from training.learning.training_progress import TrainingProgress
     from training.provenance import provenance
     from training.students import build_student
 
@@ -104,7 +104,7 @@ def train(
             use_distributed_sampler=False,
             logger=TensorBoardLogger(out, name='', version='tensorboard', purge_step=start + 1 if start else None),
             plugins=[StudentCheckpointIO(last, config.student, provenance() | about)],
-            callbacks=[TQDMProgressBar()] if sys.stderr.isatty() else [], enable_progress_bar=sys.stderr.isatty(),
+            callbacks=[TrainingProgress(config)] if rank_zero_only.rank == 0 else [], enable_progress_bar=False,
             enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
         if trainer.is_global_zero:
