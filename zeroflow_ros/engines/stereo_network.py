@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scene flow of stereo pairs by a model file, with ONNX Runtime on the CPU."""
+"""Scene flow of stereo pairs by a network; model files run with ONNX Runtime on the CPU."""
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -37,32 +38,22 @@ def open_stereo_estimator(model_path: str = '', *, num_threads: int = 2) -> Ster
     return NetworkStereoFlow(path, num_threads=num_threads)
 
 
-class NetworkStereoFlow:
-    """A StereoEstimator that runs a model file, a student for stereo cameras.
+class StereoNetworkFlow(ABC):
+    """A StereoEstimator around a network, a student for stereo cameras.
 
     It gives each pixel a value. Those that leave the other image, and those as good as infinitely far away, are not
     marked as measured. Unknown ego motion is fitted to the scene flow: the network is given that of the pair before,
     and runs again where the pair's own differs.
+    card: of the network. name: of the estimator. runs_on: library and processor.
     """
 
-    def __init__(self, path: Path, *, num_threads: int = 2):
-        """Open the model file.
-
-        Raises: ModelError when it is not an ONNX file, has no valid stereo card, or does not match its card.
-        """
-        self._session, metadata, self.runs_on = open_session(path, num_threads)
-        if METADATA_KEY not in metadata:
-            raise ModelError(f'{path} is an ONNX file without the card of a model for stereo cameras. {REMEDY}')
-        self.card = StereoCard.from_json(metadata[METADATA_KEY])
-        verify_checksum(path, self.card)
-        self.name = self.card.name
+    def __init__(self, card: StereoCard, runs_on: str):
+        self.card, self.name, self.runs_on = card, card.name, runs_on
         self._last_motion: np.ndarray | None = None
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        found = {t.name: list(t.shape) for t in inputs}, {t.name: list(t.shape) for t in outputs}
-        if found != self.card.tensors():
-            raise ModelError(f'{path} has the tensors {found}, its card says {self.card.tensors()}. {REMEDY}')
-        if wrong := [f'{t.name} of {t.type}' for t in (*inputs, *outputs) if t.type != _TYPES[t.name]]:
-            raise ModelError(f'{path} has {", ".join(wrong)}, expected {_TYPES}. {REMEDY}')
+
+    @abstractmethod
+    def infer(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the scene flow of the network's inputs, (1, 4 or 7, height, width) float32; see StereoCard."""
 
     def estimate(self, reference: StereoFrame, other: StereoFrame,
                  other_T_reference: np.ndarray | None = None) -> StereoFlow:  # fmt: skip
@@ -90,8 +81,7 @@ class NetworkStereoFlow:
             known = other_T_reference is not None
             motion = pixel_motion(network.camera(camera), other_T_reference) if known else UNKNOWN_MOTION
             given['ego_motion'] = motion[None]
-        [values] = self._session.run(['scene_flow'], given)
-        values = network.of_camera(values[0], camera)  # (4 or 7, h, w)
+        values = network.of_camera(self.infer(given)[0], camera)  # (4 or 7, h, w)
         if not np.isfinite(values).all():
             raise ModelError(f'The model {self.name} gave values that are not finite. Train or export it again.')
         # All is computed at the network's pixels, which are fewer than the camera's.
@@ -114,6 +104,32 @@ class NetworkStereoFlow:
         if self.card.estimates_sigma:
             return np.exp(values[4:]) * np.float32(_LAPLACE)
         return np.broadcast_to(np.array(self.card.sigma_px, np.float32)[:, None, None], (3, *values.shape[1:]))
+
+
+class NetworkStereoFlow(StereoNetworkFlow):
+    """Runs a model file."""
+
+    def __init__(self, path: Path, *, num_threads: int = 2):
+        """Open the model file.
+
+        Raises: ModelError when it is not an ONNX file, has no valid stereo card, or does not match its card.
+        """
+        self._session, metadata, runs_on = open_session(path, num_threads)
+        if METADATA_KEY not in metadata:
+            raise ModelError(f'{path} is an ONNX file without the card of a model for stereo cameras. {REMEDY}')
+        super().__init__(StereoCard.from_json(metadata[METADATA_KEY]), runs_on)
+        verify_checksum(path, self.card)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        found = {t.name: list(t.shape) for t in inputs}, {t.name: list(t.shape) for t in outputs}
+        if found != self.card.tensors():
+            raise ModelError(f'{path} has the tensors {found}, its card says {self.card.tensors()}. {REMEDY}')
+        if wrong := [f'{t.name} of {t.type}' for t in (*inputs, *outputs) if t.type != _TYPES[t.name]]:
+            raise ModelError(f'{path} has {", ".join(wrong)}, expected {_TYPES}. {REMEDY}')
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """See `StereoNetworkFlow.infer`."""
+        [values] = self._session.run(['scene_flow'], inputs)
+        return values
 
 
 def _fitted_motion(camera: StereoCamera, flow: StereoFlow, start: np.ndarray | None) -> np.ndarray | None:
