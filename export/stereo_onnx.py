@@ -22,8 +22,8 @@ def export_stereo_onnx(
     """Write one model file atomically and return its card.
 
     checkpoint: training.learning.checkpoint.Checkpoint of a camera student. size: width and height of the network's
-    images [px]; None: the student's own. sigma_px: standard deviations of disparity, disparity in the other frame and
-    flow per axis [px of these images], for students that do not estimate them; None: those of the checkpoint.
+    images [px]; None: those of its training. sigma_px: standard deviations of disparity, disparity in the other frame
+    and flow per axis [px of these images], for students that do not estimate them; None: those of the checkpoint.
     Raises: ConfigError for a size that the student cannot take; ModelError when a student does not estimate its errors,
     and they are not given.
     """
@@ -31,7 +31,7 @@ def export_stereo_onnx(
     import torch
 
     student = checkpoint.build()
-    width, height = size or student.default_size
+    width, height = size or checkpoint.image_size(student)
     if width < 1 or height < 1 or width % student.multiple or height % student.multiple:
         raise ConfigError(
             f'The images of a {student.name} have a width and a height that are multiples of {student.multiple} px, '

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         '--show-keys', action='store_true', help='when the weights are not those of a student, list every key'
     )
     parser.add_argument(
-        '--size', type=_size, metavar='WxH', help="size of a camera student's images in px (default: the student's own)"
+        '--size', type=_size, metavar='WxH', help="size of a camera student's images in px (default: as trained)"
     )
     parser.add_argument(
         '--sigma-px', type=float, nargs=3, metavar='PX',

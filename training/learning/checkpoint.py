@@ -46,6 +46,12 @@ class Checkpoint:
         about = {'network_frame': 'source'} | self.provenance  # all our students'; old checkpoints lack it
         return {name: about[name] for name in POLICIES}
 
+    def image_size(self, student: CameraStudent) -> tuple[int, int]:
+        """Return width and height of the images of a student [px]: those of its training, else its own."""
+        config = self.provenance.get('config', {})
+        width, height = config.get('width'), config.get('height')
+        return (width, height) if width and height else student.default_size
+
     def build(self) -> PillarStudent | CameraStudent:
         """Return the student with the checkpoint's weights, in eval mode.
 
