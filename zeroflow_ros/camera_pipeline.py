@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute the point and the velocity of every pixel from two stereo frames. Node, replay and evaluation use it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from zeroflow_ros.camera.pixel_cloud import every_nth_pixel
 from zeroflow_ros.camera.pixel_velocity import pixel_velocity
-from zeroflow_ros.camera.stereo import StereoCamera, StereoEstimator, StereoFlow, StereoFrame
+from zeroflow_ros.camera.stereo import StereoEstimator, StereoFlow, StereoFrame
 from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError, EgoMotionError
@@ -23,7 +25,8 @@ class CameraFlowEstimate:
     points: (H', W', 3) float32 [m], z forward; NaN where the depth is not known. velocity: (H', W', 3) float32 [m/s],
     ego motion removed; NaN where there is none. speed_sigma: (H', W') float32 [m/s], standard deviation of the speed.
     flow_valid: (H', W') uint8, 0 where velocity is NaN, else VALID | EGO_MOTION_REMOVED; as of the LiDAR pipeline.
-    disparity: (H, W) float32 [px] of all pixels, NaN where it is not known. step: H' is H / step.
+    full_disparity: returns `disparity`, (H, W) float32 [px] of all pixels, NaN where it is not known; computed when it
+    is first needed. step: H' is H / step.
     output_on: 'latest' or 'previous', the frame that the pixels belong to. dt: seconds between the frames.
     other_T_reference: (4, 4) ego motion from that frame to the other one; None with ego motion 'none'.
     stages_ms: milliseconds per stage.
@@ -33,12 +36,17 @@ class CameraFlowEstimate:
     velocity: np.ndarray
     speed_sigma: np.ndarray
     flow_valid: np.ndarray
-    disparity: np.ndarray
+    full_disparity: Callable[[], np.ndarray]
     output_on: str
     dt: float
     other_T_reference: np.ndarray | None
     stages_ms: dict
     step: int = 1
+
+    @cached_property
+    def disparity(self) -> np.ndarray:
+        """Disparity of all pixels, (H, W) float32 [px], NaN where it is not known."""
+        return self.full_disparity()
 
     def image(self, pixels: np.ndarray) -> np.ndarray:
         """Return the pixels (H', W', ...) of an image (H, W, ...) that points and velocities belong to; a view."""
@@ -89,9 +97,9 @@ class CameraPipeline:
             if previous_T_latest is not None:
                 given = np.linalg.inv(previous_T_latest)
         with watch('estimate'):
-            flow = self.estimator.estimate(reference, other, given)
+            part = self._estimate(reference, other, given)
         # An estimator may refine what it is given: GPS and IMU are good to centimetres, images to millimetres.
-        other_T_reference = given if flow.other_T_reference is None else flow.other_T_reference
+        other_T_reference = given if part.other_T_reference is None else part.other_T_reference
         if self.ego_motion == 'visual':
             if other_T_reference is None:
                 raise EgoMotionError(
@@ -101,32 +109,38 @@ class CameraPipeline:
             check_plausible(other_T_reference, dt)
         with watch('velocity'):
             by = np.eye(4) if self.ego_motion == 'none' else other_T_reference
-            part, camera = _every_nth(flow, reference.camera, self.step)
+            camera = reference.camera.every_nth(self.step)
             points, velocity, speed_sigma = pixel_velocity(part, camera, sign * dt, other_T_reference=by)
             valid = np.isfinite(speed_sigma)
             if is_seen is not None:
                 valid &= every_nth_pixel(is_seen, self.step)
                 velocity[~valid] = np.nan
                 speed_sigma[~valid] = np.nan
-            has_depth = flow.is_measured if flow.is_disparity_measured is None else flow.is_disparity_measured
-            disparity = np.where(has_depth, flow.disparity, np.float32(np.nan))
         return CameraFlowEstimate(
-            points, velocity, speed_sigma, valid * np.uint8(self._flags), disparity, self.output_on, dt,
+            points, velocity, speed_sigma, valid * np.uint8(self._flags), part.full_disparity, self.output_on, dt,
             None if self.ego_motion == 'none' else other_T_reference, watch.stages_ms, self.step,
         )  # fmt: skip
 
+    def _estimate(self, reference: StereoFrame, other: StereoFrame, given: np.ndarray | None) -> StereoFlow:
+        """Return the flow of every step-th pixel, with `full_disparity`."""
+        if self.step > 1 and hasattr(self.estimator, 'estimate_every_nth'):
+            return self.estimator.estimate_every_nth(reference, other, given, step=self.step)
+        flow = self.estimator.estimate(reference, other, given)
+        return replace(_every_nth(flow, self.step), full_disparity=lambda: _measured_disparity(flow))
 
-def _every_nth(flow: StereoFlow, camera: StereoCamera, step: int) -> tuple[StereoFlow, StereoCamera]:
-    """Return flow and camera of every step-th pixel: an image with longer pixels."""
+
+def _measured_disparity(flow: StereoFlow) -> np.ndarray:
+    has_depth = flow.is_measured if flow.is_disparity_measured is None else flow.is_disparity_measured
+    return np.where(has_depth, flow.disparity, np.float32(np.nan))
+
+
+def _every_nth(flow: StereoFlow, step: int) -> StereoFlow:
+    """Return the flow of every step-th pixel, in the pixels of `StereoCamera.every_nth`."""
     if step == 1:
-        return flow, camera
+        return flow
     lengths = ('disparity', 'other_disparity', 'flow', 'disparity_sigma', 'other_disparity_sigma', 'flow_sigma')
     fields = {name: every_nth_pixel(getattr(flow, name), step) / np.float32(step) for name in lengths}
     for name in ('is_measured', 'is_disparity_measured', 'motion_sigma'):
         values = getattr(flow, name)
         fields[name] = None if values is None else every_nth_pixel(values, step)
-    height, width = fields['disparity'].shape
-    right_cx = None if camera.right_cx is None else camera.right_cx / step
-    longer = StereoCamera(width, height, camera.fx / step, camera.fy / step, camera.cx / step, camera.cy / step,
-                          camera.baseline, right_cx)  # fmt: skip
-    return replace(flow, **fields), longer
+    return replace(flow, **fields)

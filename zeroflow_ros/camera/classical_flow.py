@@ -8,17 +8,19 @@ from time import perf_counter
 
 import numpy as np
 
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.camera_motion import (
     CameraMotionConfig,
     check_camera_motion,
     estimate_camera_motion,
     moved_pixels,
+    pixel_motion,
     rigid_flow,
 )
 from zeroflow_ros.camera.moving_pieces import MovingPieces, MovingPiecesConfig, find_moving_pieces, motion_residual
 from zeroflow_ros.camera.numba_support import compile_kernels
 from zeroflow_ros.camera.opencv import load_opencv
-from zeroflow_ros.camera.optical_flow import FlowConfig, OpticalFlow, targets
+from zeroflow_ros.camera.optical_flow import FlowConfig, OpticalFlow
 from zeroflow_ros.camera.stereo import StereoFlow, StereoFrame
 from zeroflow_ros.camera.stereo_matching import (
     MatchingConfig,
@@ -78,6 +80,13 @@ def _constant(shape: tuple[int, int], value: float) -> np.ndarray:
     return constant
 
 
+@lru_cache(maxsize=8)
+def _nearest(size: int, smaller: int, step: int) -> np.ndarray:
+    """Return the pixel of a row of `smaller` that is nearest to every step-th pixel of a row of `size`."""
+    places = (np.arange(0, size, step) + 0.5) * (smaller / size)
+    return np.minimum(places.astype(np.intp), smaller - 1)
+
+
 class ClassicalStereoFlow:
     """A StereoEstimator; see zeroflow_ros/camera/stereo.py.
 
@@ -110,6 +119,14 @@ class ClassicalStereoFlow:
         Raises: EgoMotionError when the ego motion is not given and cannot be told from the images, or when the images
         contradict the one that is given. ConfigError when the frames are of different cameras, or too small.
         """
+        return self.estimate_every_nth(reference, other, other_T_reference, step=1)
+
+    def estimate_every_nth(self, reference: StereoFrame, other: StereoFrame,
+                           other_T_reference: np.ndarray | None = None, *, step: int) -> StereoFlow:  # fmt: skip
+        """Return the scene flow of every step-th pixel of every step-th row, as `estimate` does.
+
+        Lengths are in the pixels of `reference.camera.every_nth(step)`, which are `step` times as long.
+        """
         if reference.camera != other.camera:
             raise ConfigError(
                 f'Both stereo frames must be of one camera, got {reference.camera} and {other.camera}. '
@@ -124,8 +141,7 @@ class ClassicalStereoFlow:
         self._match(other_view, 1)
         backward = self._timed('flow check', self._flow.backward, view.left, other_view.left)
         flow = flow_task.result()
-        other_disparity = self._timed('other disparity', self._other_disparity, other_view, flow)
-        measured = self._timed('consistency', self._consistent, view, flow, backward, other_disparity)
+        measured, other_disparity = self._timed('consistency', self._consistent, view, other_view, flow, backward)
         motion = self._timed(
             'ego motion', self._motion, camera, view, flow, measured, other_disparity, other_T_reference
         )
@@ -133,13 +149,13 @@ class ClassicalStereoFlow:
             'residual', motion_residual, camera, view.disparity, flow, motion, other_disparity=other_disparity,
             flow_sigma=self.config.pieces.flow_sigma, disparity_sigma=self.config.pieces.disparity_sigma,
         )  # fmt: skip
-        static_task = self._threads.submit(
-            self._timed, 'static scene', self._static_scene, reference.camera, view, motion
+        disparity_task = self._threads.submit(
+            self._timed, 'disparity', self._known_disparity, reference.camera, view, step
         )
         pieces = self._timed('pieces', self._pieces, camera, view, flow, measured, other_disparity, motion, residual)
         agrees = measured & (residual[1] < _AGREES)
-        static = static_task.result()
-        return self._timed('fusion', self._fuse, reference.camera, view, agrees, motion, pieces, *static)
+        disparity = disparity_task.result()
+        return self._timed('fusion', self._fuse, reference.camera, step, view, agrees, motion, pieces, disparity)
 
     def _timed(self, stage: str, function, *arguments, **options):
         start = perf_counter()
@@ -178,18 +194,14 @@ class ClassicalStereoFlow:
                 disparity[is_below_road(disparity, view.road)] = np.nan
         view.disparity = disparity
 
-    def _consistent(self, view, flow, backward, other_disparity) -> np.ndarray:
-        measured = self._flow.is_consistent(flow, backward) & np.isfinite(view.disparity)
+    def _consistent(self, view, other_view, flow, backward) -> tuple[np.ndarray, np.ndarray]:
+        """Return which pixels (H, W) are measured, and their disparity (H, W) in the other frame."""
+        measured, other_disparity = self._flow.check(flow, backward, other_view.disparity)
+        measured &= np.isfinite(view.disparity)
         # From and to a black image, the flow is 0 both ways. Such an image has no disparity.
         if np.isfinite(other_disparity[measured]).sum() < _MIN_BOTH * measured.sum():
             measured[:] = False
-        return measured
-
-    def _other_disparity(self, view: _View, flow: np.ndarray) -> np.ndarray:
-        return self._cv2.remap(
-            view.disparity, *targets(flow), self._cv2.INTER_NEAREST,
-            borderMode=self._cv2.BORDER_CONSTANT, borderValue=np.nan,
-        )  # fmt: skip
+        return measured, other_disparity
 
     def _motion(self, camera, view, flow, measured, other_disparity, other_T_reference) -> np.ndarray:
         if other_T_reference is not None:
@@ -218,23 +230,52 @@ class ClassicalStereoFlow:
             other_disparity=other_disparity, residual=residual, config=self.config.pieces,
         )  # fmt: skip
 
-    def _static_scene(self, full, view, motion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return disparity, flow and other disparity at the camera's size, as if nothing moved."""
+    def _known_disparity(self, full, view, step) -> np.ndarray:
+        """Return the disparity of every step-th pixel of the camera."""
         known = fill_from_background(view.disparity, view.road) if self.config.fill else view.disparity
-        disparity = self._enlarged_disparity(known, full)
-        return disparity, *rigid_flow(full, disparity, motion)
+        return self._enlarged_disparity(known, full, step)
 
-    def _fuse(self, full, view, agrees, motion, pieces: MovingPieces, disparity, flow, other_disparity) -> StereoFlow:
-        is_measured = self._enlarged(np.where(pieces.piece == -1, agrees, pieces.piece >= 0), full)
+    def _fuse(self, full, step, view, agrees, motion, pieces: MovingPieces, disparity) -> StereoFlow:
+        """Return the flow of every step-th pixel: that of the static scene, or of the piece of the pixel."""
+        fused = self._fused_by_numba if numba_support.numba_kernels is not None else self._fused_by_numpy
+        flow, other_disparity, motion_sigma, is_measured = fused(full, step, agrees, motion, pieces, disparity)
+        scale = 1 / (self.config.scale * step)
+        disparity_sigma, flow_sigma = (
+            _constant(disparity.shape, sigma * scale) for sigma in (self.config.disparity_sigma, self.config.flow_sigma)
+        )
+        return StereoFlow(
+            disparity, other_disparity, flow, disparity_sigma, disparity_sigma, flow_sigma, is_measured, motion,
+            self._enlarged(np.isfinite(view.disparity), full, step), motion_sigma,
+            lambda: self._enlarged_disparity(view.disparity, full),
+        )  # fmt: skip
+
+    def _fused_by_numba(self, full, step, agrees, motion, pieces, disparity):
+        """Return flow, other disparity, motion sigma and is_measured of every step-th pixel."""
+        shape, camera = disparity.shape, full.every_nth(step)
+        flow, is_measured = np.empty((*shape, 2), np.float32), np.empty(shape, bool)
+        other_disparity, motion_sigma = (np.empty(shape, np.float32) for _ in range(2))
+        matrices = [np.column_stack(pixel_motion(camera, one)) for one in (*pieces.motions, motion)]
+        rows, columns = _nearest(full.height, agrees.shape[0], step), _nearest(full.width, agrees.shape[1], step)
+        numba_support.numba_kernels.scene_flow(
+            disparity, pieces.piece, agrees, rows, columns, np.array(matrices, np.float32),
+            np.array(pieces.sigmas, np.float32), np.float32(camera.disparity_at_infinity), self.config.fill,
+            flow, other_disparity, motion_sigma, is_measured,
+        )  # fmt: skip
+        return flow, other_disparity, motion_sigma, is_measured
+
+    def _fused_by_numpy(self, full, step, agrees, motion, pieces, disparity):
+        camera = full.every_nth(step)
+        flow, other_disparity = rigid_flow(camera, disparity, motion)
+        is_measured = self._enlarged(np.where(pieces.piece == -1, agrees, pieces.piece >= 0), full, step)
         motion_sigma = np.full(disparity.shape, np.nan, np.float32)
         if pieces.motions:
-            piece = self._enlarged(pieces.piece.astype(np.int16), full)
+            piece = self._enlarged(pieces.piece.astype(np.int16), full, step)
             all_rows, all_columns = np.nonzero(piece >= 0)
             number_of = piece[all_rows, all_columns]
             for number, (piece_motion, sigma) in enumerate(zip(pieces.motions, pieces.sigmas, strict=True)):
                 mine = number_of == number
                 rows, columns = all_rows[mine], all_columns[mine]
-                moved, moved_disparity = moved_pixels(full, columns, rows, disparity[rows, columns], piece_motion)
+                moved, moved_disparity = moved_pixels(camera, columns, rows, disparity[rows, columns], piece_motion)
                 flow[rows, columns] = moved
                 other_disparity[rows, columns] = moved_disparity
                 motion_sigma[rows, columns] = sigma
@@ -245,30 +286,34 @@ class ClassicalStereoFlow:
             other_disparity += unknown
             flow[..., 0] += unknown
             flow[..., 1] += unknown
-        scale = 1 / self.config.scale
-        disparity_sigma, flow_sigma = (
-            _constant(disparity.shape, sigma * scale) for sigma in (self.config.disparity_sigma, self.config.flow_sigma)
-        )
-        return StereoFlow(
-            disparity, other_disparity, flow, disparity_sigma, disparity_sigma, flow_sigma, is_measured, motion,
-            self._enlarged(np.isfinite(view.disparity), full), motion_sigma,
-        )  # fmt: skip
+        return flow, other_disparity, motion_sigma, is_measured
 
-    def _enlarged(self, values: np.ndarray, camera) -> np.ndarray:
-        """Return values (H, W) at the camera's size: those of the nearest pixel."""
+    def _enlarged(self, values: np.ndarray, camera, step: int = 1) -> np.ndarray:
+        """Return values (H, W) at every step-th pixel of the camera: those of the nearest pixel."""
         is_mask = values.dtype == np.bool_
+        if step > 1:
+            rows, columns = (
+                _nearest(camera.height, values.shape[0], step),
+                _nearest(camera.width, values.shape[1], step),
+            )
+            if all(np.array_equal(one, np.arange(n)) for one, n in zip((rows, columns), values.shape, strict=True)):
+                return values
+            return values[rows[:, None], columns]
         values = values.view(np.uint8) if is_mask else values
         size = (camera.width, camera.height)
         enlarged = self._cv2.resize(values, size, interpolation=self._cv2.INTER_NEAREST_EXACT)
         return enlarged.view(bool) if is_mask else enlarged
 
-    def _enlarged_disparity(self, disparity: np.ndarray, camera) -> np.ndarray:
-        """Return the disparity (H, W) at the camera's size, scaled to it, and interpolated within surfaces only."""
+    def _enlarged_disparity(self, disparity: np.ndarray, camera, step: int = 1) -> np.ndarray:
+        """Return the disparity (H, W) at every step-th pixel of the camera, interpolated within surfaces only.
+
+        It is in the pixels of `camera.every_nth(step)`.
+        """
         cv2, size = self._cv2, (camera.width, camera.height)
         known = np.nan_to_num(disparity, nan=-10)  # far from all that is known
         window = np.ones((3, 3), np.uint8)
         is_edge = cv2.dilate(known, window) - cv2.erode(known, window) > _SURFACE
-        enlarged = cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)
-        np.copyto(enlarged, self._enlarged(disparity, camera), where=self._enlarged(is_edge, camera))
-        enlarged *= np.float32(camera.width / disparity.shape[1])
+        enlarged = np.ascontiguousarray(cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)[::step, ::step])
+        np.copyto(enlarged, self._enlarged(disparity, camera, step), where=self._enlarged(is_edge, camera, step))
+        enlarged *= np.float32(camera.width / disparity.shape[1] / step)
         return enlarged

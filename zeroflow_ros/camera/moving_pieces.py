@@ -153,6 +153,11 @@ def _mostly_moving(moves: np.ndarray, measured: np.ndarray, window: int) -> np.n
 def _connected(region: np.ndarray, disparity: np.ndarray, depth_step: float) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (H, W), 0 outside the region and on seams in depth, and the pixels of each within the region."""
     cv2 = load_opencv()
+    if numba_support.numba_kernels is not None:
+        inside = np.empty(region.shape, np.uint8)
+        numba_support.numba_kernels.mark_seams(region, disparity, np.float32(depth_step), inside)
+        _, labels = cv2.connectedComponents(inside, connectivity=4)
+        return labels, np.bincount(labels[region])
     known = np.where(region, disparity, 0).astype(np.float32)
     step = np.maximum(np.float32(1), np.float32(depth_step) * known)
     is_seam = np.zeros(region.shape, bool)

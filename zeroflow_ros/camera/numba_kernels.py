@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 _compiled = numba.njit(cache=True, nogil=True, error_model='numpy')
-_ONE, _ZERO, _NAN = np.float32(1), np.float32(0), np.float32(np.nan)
+_ONE, _ZERO, _HALF, _NAN = np.float32(1), np.float32(0), np.float32(0.5), np.float32(np.nan)
 _IN_FRONT = np.float32(1e-3)
 _AT_REST = np.float32(1e-3)
 _MIN_PARALLAX = np.float32(1e-3)
@@ -181,3 +181,106 @@ def pixel_velocity(disparity, other_disparity, flow, disparity_sigma, other_disp
             velocity[y, x, 1] = (mx * r01 + my * r11 + mz * r21) * inv_dt + shown
             velocity[y, x, 2] = (mx * r02 + my * r12 + mz * r22) * inv_dt + shown
             speed_sigma[y, x] = sigma * abs_inv_dt + shown
+
+
+@_compiled
+def consistent_flow(flow, backward, disparity, max_error, max_share, is_consistent, other_disparity):
+    """Write is_consistent (H, W) and other_disparity (H, W) of a flow; see `OpticalFlow.check`.
+
+    flow, backward: (H, W, 2) float32, disparity: (H, W) float32 of the other frame.
+    """
+    height, width = disparity.shape
+    last_x, last_y = np.float32(width - 1), np.float32(height - 1)
+    for y in range(height):
+        for x in range(width):
+            flow_u, flow_v = flow[y, x, 0], flow[y, x, 1]
+            u, v = np.float32(x) + flow_u, np.float32(y) + flow_v
+            is_consistent[y, x] = False
+            other_disparity[y, x] = _NAN
+            if not (u >= _ZERO and u <= last_x and v >= _ZERO and v <= last_y):
+                continue
+            x0, y0 = min(np.int32(u), width - 2), min(np.int32(v), height - 2)
+            right, down = u - np.float32(x0), v - np.float32(y0)
+            other_disparity[y, x] = disparity[y0 + (down > _HALF), x0 + (right > _HALF)]
+            a, b, c = (_ONE - right) * (_ONE - down), right * (_ONE - down), (_ONE - right) * down
+            d = right * down
+            back_u = a * backward[y0, x0, 0] + b * backward[y0, x0 + 1, 0]
+            back_u += c * backward[y0 + 1, x0, 0] + d * backward[y0 + 1, x0 + 1, 0]
+            back_v = a * backward[y0, x0, 1] + b * backward[y0, x0 + 1, 1]
+            back_v += c * backward[y0 + 1, x0, 1] + d * backward[y0 + 1, x0 + 1, 1]
+            off_u, off_v = flow_u + back_u, flow_v + back_v
+            limit = max_error + max_share * np.sqrt(flow_u * flow_u + flow_v * flow_v)
+            is_consistent[y, x] = off_u * off_u + off_v * off_v < limit * limit
+
+
+@_compiled
+def scene_flow(disparity, piece, agrees, rows, columns, motions, sigmas, at_infinity, shown_everywhere, flow,
+               other_disparity, motion_sigma, is_measured):  # fmt: skip
+    """Write flow (H, W, 2), other_disparity, motion_sigma and is_measured (H, W) of a scene of rigid pieces.
+
+    disparity: (H, W) float32. piece (int32) and agrees (bool): maps of another size; rows (H,), columns (W,): of the
+    nearest pixel in them. motions: (K + 1, 3, 4) float32, matrices of `pixel_motion`, that of the static scene last, so
+    that piece -1 has it. sigmas: (K,) float32.
+    """
+    height, width = disparity.shape
+    for y in range(height):
+        v, row = np.float32(y), rows[y]
+        for x in range(width):
+            u, number = np.float32(x), piece[row, columns[x]]
+            measured = agrees[row, columns[x]] if number == -1 else number >= 0
+            motion = motions[number if number >= 0 else -1]
+            parallax = disparity[y, x] - at_infinity
+            w = motion[2, 0] * u + motion[2, 1] * v + motion[2, 2] + motion[2, 3] * parallax
+            scale = _ONE / w if w >= _IN_FRONT and (measured or shown_everywhere) else _NAN
+            flow[y, x, 0] = (motion[0, 0] * u + motion[0, 1] * v + motion[0, 2] + motion[0, 3] * parallax) * scale - u
+            flow[y, x, 1] = (motion[1, 0] * u + motion[1, 1] * v + motion[1, 2] + motion[1, 3] * parallax) * scale - v
+            other_disparity[y, x] = parallax * scale + at_infinity
+            motion_sigma[y, x] = sigmas[number] if number >= 0 else _NAN
+            is_measured[y, x] = measured
+
+
+@_compiled
+def mark_seams(region, disparity, depth_step, inside):
+    """Write inside (H, W) uint8: 1 in the region, but not on the far side of a jump in depth; see `moving_pieces`.
+
+    region: (H, W) bool, disparity: (H, W) float32, known in the region.
+    """
+    height, width = disparity.shape
+    for y in range(height):
+        for x in range(width):
+            inside[y, x] = region[y, x]
+    for y in range(height):
+        for x in range(width):
+            if not region[y, x]:
+                continue
+            here = disparity[y, x]
+            for k in range(2):
+                down, right = y + k, x + 1 - k
+                if down >= height or right >= width or not region[down, right]:
+                    continue
+                there = disparity[down, right]
+                if abs(here - there) > max(_ONE, depth_step * max(here, there)):
+                    if here < there:
+                        inside[y, x] = 0
+                    else:
+                        inside[down, right] = 0
+
+
+@_compiled
+def pixel_cloud(points, image, velocity, speed_sigma, flow_valid, rows, words):
+    """Write the rows of an organised cloud, (H, W, 10) float32, and the same as uint32; see `pixel_cloud`.
+
+    image: (H, W, 3) or (H, W, 1) uint8.
+    """
+    height, width = speed_sigma.shape
+    red, green, blue = (0, 1, 2) if image.shape[2] == 3 else (0, 0, 0)
+    for y in range(height):
+        for x in range(width):
+            row, speed = rows[y, x], _ZERO
+            for axis in range(3):
+                row[axis], row[4 + axis] = points[y, x, axis], velocity[y, x, axis]
+                speed += velocity[y, x, axis] * velocity[y, x, axis]
+            row[7], row[8] = np.sqrt(speed), speed_sigma[y, x]
+            pixel = image[y, x]
+            words[y, x, 3] = np.uint32(pixel[red]) << 16 | np.uint32(pixel[green]) << 8 | np.uint32(pixel[blue])
+            words[y, x, 9] = flow_valid[y, x]

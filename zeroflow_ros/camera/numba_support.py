@@ -31,3 +31,16 @@ def compile_kernels() -> None:
         image, image, flow, image, image, image, image, mask, mask, np.ones(6, np.float32), square, line, one,
         vectors.copy(), vectors.copy(), image.copy(),
     )  # fmt: skip
+    pair, number, numbers = np.ones((2, 2, 2), np.float32), np.zeros((1, 1), np.int32), np.zeros(1, np.intp)
+    numba_kernels.consistent_flow(
+        pair, pair, pair[..., 0].copy(), one, one, np.ones((2, 2), bool), pair[..., 0].copy()
+    )  # fmt: skip
+    numba_kernels.scene_flow(
+        image, number, mask, numbers, numbers, np.ones((1, 3, 4), np.float32), np.zeros(0, np.float32), one, True,
+        flow.copy(), image.copy(), image.copy(), mask.copy(),
+    )  # fmt: skip
+    numba_kernels.mark_seams(mask, image, one, np.ones((1, 1), np.uint8))
+    row = np.ones((1, 1, 10), np.float32)
+    numba_kernels.pixel_cloud(
+        vectors, np.ones((1, 1, 3), np.uint8), vectors, image, np.ones((1, 1), np.uint8), row, row.view(np.uint32)
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.errors import ConfigError
 
@@ -57,6 +58,26 @@ class OpticalFlow:
     def backward(self, reference: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Return the flow (H, W, 2) float32 [px] from `other` back to `reference`."""
         return self._backward.calc(other, reference, None)
+
+    def check(
+        self, flow: np.ndarray, backward: np.ndarray, disparity: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Return `is_consistent` (H, W), and the disparity (H, W) [px] of the other frame where the flow leads.
+
+        disparity: (H, W) float32 [px] of the other frame. That of the nearest pixel is returned, NaN outside the image.
+        """
+        if numba_support.numba_kernels is None or min(disparity.shape) < 2:
+            other_disparity = self._cv2.remap(
+                disparity, *targets(flow), self._cv2.INTER_NEAREST,
+                borderMode=self._cv2.BORDER_CONSTANT, borderValue=np.nan,
+            )  # fmt: skip
+            return self.is_consistent(flow, backward), other_disparity
+        is_consistent, other_disparity = np.empty(disparity.shape, bool), np.empty(disparity.shape, np.float32)
+        numba_support.numba_kernels.consistent_flow(
+            flow, backward, disparity, np.float32(self.config.max_error), np.float32(self.config.max_share),
+            is_consistent, other_disparity,
+        )  # fmt: skip
+        return is_consistent, other_disparity
 
     def is_consistent(self, flow: np.ndarray, backward: np.ndarray) -> np.ndarray:
         """Return which pixels (H, W) of the reference the backward flow brings back; outside the other image: none."""

@@ -5,6 +5,7 @@ import array
 
 import numpy as np
 
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.lidar.cloud_layout import FLOAT32, UINT8
 from zeroflow_ros.lidar.dynamic_points import moving_rows
 from zeroflow_ros.lidar.point_cloud import FlowCloud
@@ -31,13 +32,18 @@ def pixel_cloud(
     data = reuse if reuse is not None and len(reuse) == num_bytes else array.array('B', bytes(num_bytes))
     rows = np.frombuffer(data, np.float32).reshape(height, width, len(FIELDS))
     words = rows.view(np.uint32)
-    rows[..., :3] = points
-    words[..., 3] = _packed_rgb(image)
-    rows[..., 4:7] = velocity
-    with np.errstate(over='ignore', invalid='ignore'):
-        rows[..., 7] = np.sqrt(np.einsum('...i,...i->...', velocity, velocity))
-    rows[..., 8] = speed_sigma
-    words[..., 9] = flow_valid
+    if numba_support.numba_kernels is not None:
+        channels = image[..., None] if image.ndim == 2 else image
+        maps = (points, channels, velocity, speed_sigma, flow_valid)
+        numba_support.numba_kernels.pixel_cloud(*map(np.ascontiguousarray, maps), rows, words)
+    else:
+        rows[..., :3] = points
+        words[..., 3] = _packed_rgb(image)
+        rows[..., 4:7] = velocity
+        with np.errstate(over='ignore', invalid='ignore'):
+            rows[..., 7] = np.sqrt(np.einsum('...i,...i->...', velocity, velocity))
+        rows[..., 8] = speed_sigma
+        words[..., 9] = flow_valid
     return FlowCloud(height, width, _fields(FIELDS), False, _STEP, width * _STEP, data)
 
 

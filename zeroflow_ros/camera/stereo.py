@@ -6,6 +6,7 @@ centre at whole numbers. Disparity is positive: the pixel (u, v) of the left ima
 (u - disparity, v) shows in the right.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -85,6 +86,15 @@ class StereoCamera:
             self.baseline, None if self.right_cx is None else (self.right_cx + 0.5) * x - 0.5,
         )  # fmt: skip
 
+    def every_nth(self, step: int) -> 'StereoCamera':
+        """Return the camera whose pixels are every step-th of every step-th row: pixels that are `step` times as long."""
+        if step == 1:
+            return self
+        return StereoCamera(
+            -(-self.width // step), -(-self.height // step), self.fx / step, self.fy / step, self.cx / step,
+            self.cy / step, self.baseline, None if self.right_cx is None else self.right_cx / step,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class StereoFrame:
@@ -126,6 +136,7 @@ class StereoFlow:
     motion_sigma: (H, W) float32 [m], standard deviation of the length of the point's motion relative to the static
     scene, where the estimator knows it better than the errors of the single pixel say: one motion of many pixels. NaN
     elsewhere; None: nowhere.
+    full_disparity: of a flow of every n-th pixel, returns the measured disparity of all pixels, (H, W) float32 [px].
     """
 
     disparity: np.ndarray
@@ -138,10 +149,15 @@ class StereoFlow:
     other_T_reference: np.ndarray | None = None
     is_disparity_measured: np.ndarray | None = None
     motion_sigma: np.ndarray | None = None
+    full_disparity: Callable[[], np.ndarray] | None = None
 
 
 class StereoEstimator(Protocol):
-    """Estimates scene flow from two stereo frames."""
+    """Estimates scene flow from two stereo frames.
+
+    An estimator may also have `estimate_every_nth`, with the same arguments and `step`: the flow of every step-th pixel
+    of every step-th row, in the pixels of `StereoCamera.every_nth`.
+    """
 
     name: str
 

@@ -17,6 +17,7 @@ from textured_planes import (
 )
 
 from zeroflow_ros import transforms
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.classical_flow import ClassicalConfig, ClassicalStereoFlow
 from zeroflow_ros.camera.pixel_velocity import is_moving, pixel_velocity
 from zeroflow_ros.camera.stereo import StereoFrame
@@ -39,6 +40,32 @@ def velocities(flow, *, reverse=False):
 def world_velocity(plane, pose, *, reverse=False):
     """Return the velocity of a plane in the axes of the reference frame."""
     return (pose[:3, :3].T if reverse else np.eye(3)) @ np.array(plane.velocity)
+
+
+@pytest.mark.parametrize('scale, step, fill', [(1.0, 1, True), (0.5, 2, False), (0.7, 3, False)])
+def test_numba_and_numpy_give_the_same_flow(pair, scale, step, fill, monkeypatch):
+    if numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
+    ego = other_T_reference(POSE)
+
+    def flow():
+        estimator = ClassicalStereoFlow(ClassicalConfig(scale=scale, fill=fill))
+        return estimator.estimate_every_nth(*pair, ego, step=step)
+
+    fast = flow()
+    monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    plain = flow()
+    assert fast.disparity.shape == (-(-CAMERA.height // step), -(-CAMERA.width // step))
+    np.testing.assert_array_equal(fast.disparity, plain.disparity)
+    np.testing.assert_array_equal(fast.full_disparity(), plain.full_disparity())
+    assert (fast.is_measured != plain.is_measured).mean() < 0.02  # cv2 interpolates in steps of 1/32 px
+    both = fast.is_measured & plain.is_measured
+    assert both.mean() > 0.4
+    for name in ('flow', 'other_disparity', 'motion_sigma'):
+        a, b = getattr(fast, name), getattr(plain, name)
+        assert (np.isnan(a) == np.isnan(b))[both].mean() > 0.98
+        assert np.nanmedian(np.abs(a - b)[both]) < 0.01 if name != 'motion_sigma' else True
+        assert np.isnan(a[~fast.is_measured]).all() or fill
 
 
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'backward'])

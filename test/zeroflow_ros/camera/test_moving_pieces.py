@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from zeroflow_ros import transforms
-from zeroflow_ros.camera import numba_support
+from zeroflow_ros.camera import moving_pieces, numba_support
 from zeroflow_ros.camera.camera_motion import rigid_flow
 from zeroflow_ros.camera.moving_pieces import MovingPiecesConfig, find_moving_pieces, motion_residual
 from zeroflow_ros.camera.stereo import StereoCamera
@@ -157,6 +157,21 @@ def test_the_kernel_gives_the_residual_of_numpy(with_other, monkeypatch):
     monkeypatch.setattr(numba_support, 'numba_kernels', None)
     for a, b in zip(fast, residual(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)  # float32 of 100 px, minus each other
+
+
+def test_the_kernel_finds_the_seams_of_numpy(monkeypatch):
+    if numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
+    rng = np.random.default_rng(0)
+    disparity = np.kron(rng.uniform(5, 9, (6, 8)), np.ones((4, 4))).astype(np.float32)
+    region = rng.random(disparity.shape) < 0.9
+    disparity[~region] = np.nan
+    fast_labels, fast_sizes = moving_pieces._connected(region, disparity, 0.08)
+    monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    labels, sizes = moving_pieces._connected(region, disparity, 0.08)
+    np.testing.assert_array_equal(fast_labels, labels)
+    np.testing.assert_array_equal(fast_sizes, sizes)
+    assert 5 < len(sizes) < 200
 
 
 def test_settings_that_cannot_be_are_refused():

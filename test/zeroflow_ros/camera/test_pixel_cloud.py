@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message, typestore
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, OutputFrame, is_optical
 from zeroflow_ros.camera.pixel_cloud import (
     FIELDS,
@@ -45,6 +46,17 @@ def test_every_pixel_comes_back_in_its_place():
     np.testing.assert_array_equal(read_field(msg, 'speed_sigma'), SIGMA.ravel())
     np.testing.assert_array_equal(read_field(msg, 'flow_valid'), VALID.ravel())
     np.testing.assert_allclose(read_field(msg, 'speed'), np.linalg.norm(VELOCITY.reshape(-1, 3), axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('image', [IMAGE, IMAGE[..., 1]], ids=['colour', 'grey'])
+def test_numba_and_numpy_write_the_same_bytes(image, monkeypatch):
+    if numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
+    fast = pixel_cloud(POINTS, image, VELOCITY, SIGMA, VALID)
+    monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    plain = pixel_cloud(POINTS, image, VELOCITY, SIGMA, VALID)
+    for a, b in zip(*(np.frombuffer(cloud.data, np.float32) for cloud in (fast, plain)), strict=True):
+        assert a == pytest.approx(b, rel=1e-6, nan_ok=True)
 
 
 def test_views_of_every_second_pixel_and_grey_images_are_taken():
