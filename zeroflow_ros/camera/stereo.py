@@ -87,7 +87,7 @@ class StereoCamera:
         )  # fmt: skip
 
     def every_nth(self, step: int) -> 'StereoCamera':
-        """Return the camera whose pixels are every step-th of every step-th row: pixels that are `step` times as long."""
+        """Return the camera of every step-th pixel of every step-th row: its pixels are `step` times as long."""
         if step == 1:
             return self
         return StereoCamera(
