@@ -6,6 +6,7 @@ from training.students.deflow import deflow, deflow_2, deflow_lite
 from training.students.dwarf import dwarf
 from training.students.fastflow3d import fastflow3d, fastflow3d_xl
 from training.students.fastflow3d_lite import fastflow3d_lite, fastflow3d_lite_5
+from training.students.mono_lite import MonoLite, mono_lite
 from training.students.multi_mono_sf import MultiMonoSf, multi_mono_sf, multi_mono_sf_corrected
 from training.students.pillar_net import PillarStudent
 from training.students.stereo_lite import stereo_lite
@@ -17,10 +18,12 @@ _BUILDERS = (
 )  # fmt: skip
 STUDENTS = {build.__name__: build for build in _BUILDERS}  # of point clouds
 CAMERA_STUDENTS = {build.__name__: build for build in (dwarf, stereo_lite)}  # of stereo images
-MONO_STUDENTS = {build.__name__: build for build in (multi_mono_sf, multi_mono_sf_corrected)}  # of one camera's images
+MONO_STUDENTS = {  # of one camera's images
+    build.__name__: build for build in (multi_mono_sf, multi_mono_sf_corrected, mono_lite)
+}
 
 
-def build_student(name: str) -> PillarStudent | CameraStudent | MultiMonoSf:
+def build_student(name: str) -> PillarStudent | CameraStudent | MultiMonoSf | MonoLite:
     """Return a freshly initialised student.
 
     Raises: ConfigError for an unknown name.
