@@ -3,13 +3,15 @@
 
 A pickle can call any function of any installed package. This unpickler resolves only the names that tables of numbers
 and strings consist of, and each of them to a stand-in below that checks its arguments: neither pandas nor the functions
-of numpy that rebuild arrays are called. Any other name ends the reading. Tables of pandas 0.24 to 2 are understood.
+of numpy or pyarrow that rebuild arrays are called. Any other name ends the reading. Tables of pandas 0.24 to 3 are
+understood.
 """
 
 import gzip
 import io
 import pickle
 import zlib
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +20,14 @@ import numpy as np
 from zeroflow_ros.errors import DataError
 
 _LARGEST = 1 << 28  # bytes of an unpacked file: a sweep of 170,000 points takes 8 MB
+
+
+def _bytes(data) -> bytes:
+    if not isinstance(
+        data, bytes | bytearray | memoryview | pickle.PickleBuffer
+    ):  # bytes(10**12) would fill the memory
+        raise pickle.UnpicklingError(f'a {type(data).__name__} where bytes are expected')
+    return bytes(data)
 
 
 class _Dtype:
@@ -48,7 +58,7 @@ class _Array:
             flat = np.empty(len(data), object)
             flat[:] = [item.values if isinstance(item, _Array) else item for item in data]
         else:
-            flat = np.frombuffer(bytes(data), kind.dtype)
+            flat = np.frombuffer(_bytes(data), kind.dtype)
         self.values = flat.reshape(shape, order='F' if is_fortran else 'C')
 
 
@@ -85,6 +95,56 @@ class _Frame:
         self.manager = state.get('_mgr', state.get('_data'))
 
 
+class _Strings:
+    """A column of strings of pandas 3, which holds an array of numpy or of pyarrow. values: as of `_Array`, (1, N)."""
+
+    def __init__(self):
+        self.values = np.zeros((1, 0), object)
+
+    def __setstate__(self, state):
+        held = state.get('_pa_array') if isinstance(state, dict) else state[-1]
+        if isinstance(held, _Array) and held.values.dtype.kind == 'O' and held.values.ndim == 1:
+            self.values = held.values[None]
+        else:
+            raise pickle.UnpicklingError('a column of strings of an unknown layout')
+
+
+def _empty_strings(kind, checksum, state) -> _Strings:
+    return _Strings()
+
+
+def _string_dtype(*_) -> None:
+    """Stand in for pandas.StringDtype; how strings are stored is seen in their column."""
+
+
+def _arrow_type(alias: str) -> np.dtype:
+    """Return the type of the offsets of a pyarrow array of strings."""
+    kinds = {'string': '<i4', 'large_string': '<i8'}
+    if alias not in kinds:
+        raise pickle.UnpicklingError(f'columns of type {str(alias)[:40]} are not supported')
+    return np.dtype(kinds[alias])
+
+
+def _arrow_array(parts: tuple) -> _Array:
+    """Return strings (N,) of a pyarrow array: type, length, number of nulls, offset, buffers and what strings lack."""
+    kind, length, _, first, (validity, offsets, text), *_ = parts
+    if validity is not None or not isinstance(kind, np.dtype):
+        raise pickle.UnpicklingError('strings that are missing')
+    if not 0 <= length <= len(offsets or b''):
+        raise pickle.UnpicklingError('more strings than offsets')
+    strings = np.empty(length, object)
+    if length:
+        ends = np.frombuffer(offsets, kind, length + 1, first * kind.itemsize).tolist()
+        if ends[0] < 0 or ends[-1] > len(text or b'') or sorted(ends) != ends:
+            raise pickle.UnpicklingError('offsets of strings beyond their text')
+        strings[:] = [text[begin:end].decode() for begin, end in pairwise(ends)]
+    return _Array(strings)
+
+
+def _arrow_chunks(chunks: list, kind=None) -> _Array:
+    return _Array(np.concatenate([np.zeros(0, object), *(chunk.values for chunk in chunks)]))
+
+
 def _empty_array(subtype, shape, code) -> _Array:
     return _Array()
 
@@ -92,7 +152,7 @@ def _empty_array(subtype, shape, code) -> _Array:
 def _array_from_buffer(data, kind: _Dtype, shape, order: str) -> _Array:
     if kind.dtype.kind == 'O':
         raise pickle.UnpicklingError('objects in a buffer')
-    return _Array(np.frombuffer(bytes(data), kind.dtype).reshape(shape, order='F' if order == 'F' else 'C'))
+    return _Array(np.frombuffer(_bytes(data), kind.dtype).reshape(shape, order='F' if order == 'F' else 'C'))
 
 
 def _scalar(kind: _Dtype, data: bytes):
@@ -101,7 +161,7 @@ def _scalar(kind: _Dtype, data: bytes):
 
 def _new_index(kind, parts: dict) -> _Index:
     data = parts.get('data')
-    return _Index(data.values.tolist() if isinstance(data, _Array) else None)
+    return _Index(data.values.ravel().tolist() if isinstance(data, _Array | _Strings) else None)
 
 
 def _block(values, places, ndim: int = 2, *_) -> tuple:
@@ -113,7 +173,7 @@ def _encoded(text: str, encoding: str = 'latin1') -> bytes:
 
 
 _ADMITTED = {
-    ('pandas.core.frame', 'DataFrame'): _Frame,
+    **{(place, 'DataFrame'): _Frame for place in ('pandas.core.frame', 'pandas')},
     ('pandas.core.internals.managers', 'BlockManager'): _Manager,
     ('pandas.core.internals', 'BlockManager'): _Manager,
     ('pandas._libs.internals', '_unpickle_block'): _block,
@@ -123,9 +183,24 @@ _ADMITTED = {
     ('builtins', 'slice'): slice,
     ('__builtin__', 'slice'): slice,
     ('_codecs', 'encode'): _encoded,
-    **{('pandas.core.indexes.base', name): _Index for name in ('Index',)},
+    **{(place, 'Index'): _Index for place in ('pandas.core.indexes.base', 'pandas')},
     **{('pandas.core.indexes.numeric', name): _Index for name in ('Int64Index', 'UInt64Index', 'Float64Index')},
-    ('pandas.core.indexes.range', 'RangeIndex'): _Index,
+    **{(place, 'RangeIndex'): _Index for place in ('pandas.core.indexes.range', 'pandas')},
+    **{
+        (place, name): _Strings
+        for place, name in (
+            ('pandas.arrays', 'StringArray'),
+            ('pandas.arrays', 'ArrowStringArray'),
+            ('pandas.core.arrays.string_', 'StringArray'),
+            ('pandas.core.arrays.string_arrow', 'ArrowStringArray'),
+        )
+    },
+    **{(place, 'StringDtype'): _string_dtype for place in ('pandas', 'pandas.core.arrays.string_')},
+    ('pandas._libs.arrays', '__pyx_unpickle_NDArrayBacked'): _empty_strings,
+    ('pyarrow.lib', 'type_for_alias'): _arrow_type,
+    ('pyarrow.lib', 'py_buffer'): _bytes,
+    ('pyarrow.lib', '_restore_array'): _arrow_array,
+    ('pyarrow.lib', 'chunked_array'): _arrow_chunks,
     **{(f'numpy.{core}.multiarray', '_reconstruct'): _empty_array for core in ('core', '_core')},
     **{(f'numpy.{core}.multiarray', 'scalar'): _scalar for core in ('core', '_core')},
     **{(f'numpy.{core}.numeric', '_frombuffer'): _array_from_buffer for core in ('core', '_core')},
@@ -150,7 +225,7 @@ class _Unpickler(pickle._Unpickler):
     def load_build(self) -> None:
         """Set the state of an object. Raises: UnpicklingError when it is no stand-in, for example a class."""
         state = self.stack.pop()
-        if type(self.stack[-1]) not in (_Dtype, _Array, _Manager, _Frame):
+        if type(self.stack[-1]) not in (_Dtype, _Array, _Strings, _Manager, _Frame):
             raise pickle.UnpicklingError(f'it sets the state of a {type(self.stack[-1]).__name__}')
         self.stack[-1].__setstate__(state)
 
@@ -192,7 +267,7 @@ def _columns(frame) -> dict[str, np.ndarray]:
     if labels is None:
         raise pickle.UnpicklingError('its columns have no names')
     for block, places in frame.manager.blocks:
-        values = block.values if isinstance(block, _Array) else None
+        values = block.values if isinstance(block, _Array | _Strings) else None
         numbers = np.arange(len(labels))[places.values if isinstance(places, _Array) else places]
         if values is None or values.ndim != 2 or len(values) != len(numbers):
             raise pickle.UnpicklingError('it has columns that are neither numbers nor strings')

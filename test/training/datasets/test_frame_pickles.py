@@ -5,6 +5,9 @@ import base64
 import gzip
 import os
 import pickle
+import sys
+from types import ModuleType
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from pandas_pickles import frame_bytes
 from training.datasets.frame_pickles import read_frame
 from zeroflow_ros.errors import DataError
 
-# Written by pandas itself: 1.5.3 with numpy 1.26, protocol 4, and 2.2.3 with numpy 1.26, protocol 5.
+# Written by pandas itself: 1.5.3 with numpy 1.26, protocol 4; 2.2.3 with numpy 1.26, protocol 5; 3.1.1 with numpy 2.4,
+# with and without pyarrow, which then holds the strings.
 BY_PANDAS_1 = """
 H4sIAAAAAAACA41TzWoUQRDe+fMvYgyiRhSPsh5ciCcPwkJWBB1cIScRQlMz07szZqZn6O5hXTCgB2MCfUv5UL6Fj+AbxOqeXbLRPaQP3dXd1V991fX
 V1/Dnr6DnhtlqQGSgBmkt+WAioeJorr8CDa+dfYpPv+Eh9k3IqqlE83jVvRCaSwGlGlQgYMqlQnNzt6zTg3fdnp73zb3FE1YWiTp/g2aTtaIp0oOSs8
@@ -32,6 +36,26 @@ g6j9J+SS9/nCliV8gWyFt3jy3wLtKFwtoNHd//a6ylL+gateDIq0eY2VfMJeuW90h+KdDZe+V2lKykVx
 IElRnYSEL4EZxdP5o7dLNwpDM3OU39t7f2MnoRw7evtuX6EkxJCUokFq0oltK13V1KpzODlNj8ndQhNGMqXhcy0sB5EVXIPv6YA4g9Y0YkdoL7FRDmPv3oU8ryaK
 paYmOYLmzHem8FiZuPcLNCvmeOoDAAA=
 """
+BY_PANDAS_3 = """
+H4sICAx4DGsC/3BkM19ub3BhLnBrbACVVEtv1DAQ3kdSaMtTFQWJqnBB2h66UnvigFTRViAakUrlXFlO4l1HmziRH2pXogIOLS3yDdN/w3/hJ8CNWxk7G5ot
+Qggfkkk833zzjWf83v/y1Wu5pWdKzBIsjJ7dxhK/4Dgn5rNZ+WCOTE97KB9yo5crn35ccNJPmSSc4Uz0c8zwkHDA3tjMinj0uvoGeE8vTiAoSyNxiTH6NlKs
+TONRRlBkQeCtF6acMed4DJ5LCJXjw0v3cPu53dnE8YgkFnZzAqsB828kT9nQecH+zqOZH1740ewZ2qr3tuW4tPpA9ljSgpmX735WhTgBP73IVF6O+8gJzVUm
+UxcbBCJO4oIJyVUsLd53nkZfgwwmfEHr2Gy1I2MZe0E76BwbuqT9pKbs7D41Z6fVble335owDHcuYLlHsCFNdLYPpevi1TWjIRCBPycm0tcjlUIqDCT6Iktj
+4siAoW2DBR0ncZ7eoncbku/RxSlt9CFdthnSx838ehXjFoZT7m4qUXPSdeswTaAXmtUBm/A0hqqjAS/ySA0G1dGf32k117eN6v19w9AnujOYqsGzKzVoAbsl
+PgH9W0Za2nVIo3tF6U7vvDMJ3265sNHaZVi68regdG8Ssht4f4as876YrJrCEaSNvOnuPwm8wG8SSGPL/GB6jBJySEQ/woIYPYcYOUCv7D+oIfSrX9tuDBMY
+TfPfB+z/PmBPqTSB7slwRDI46TE+AE4hsUwLhjn08XwMg88xUgJmq248j9nbIFQuvIKs5vYwG5JGavRTCD0pMZfQkdoTsihBsjUIGG2HJG60PARzALeMlTJw
+t4yeRTmR2Gnbh+SwlHCXHMFsokGGh868j7OsOBAoUSU0PpYEOQnCnAoV9X8Btt8ESMgEAAA=
+"""
+BY_PANDAS_3_PYARROW = """
+H4sICAF4DGsC/3BkM19wYS5wa2wAjVRLb9NAEM7DKaQtbXmo9FAhccJFqkVuHJCqPgQCiyC1BySkaDW211mrjmOt1wqRKI8DpUh7Y8nv4ydw5FZm1zZNggrd
+g2d2M4/vm8zMx9b3XqtmjlxIIQkgU7J9AAKechhQ9U1tfVInypYWGfS5kvcKG8cfcupEiaA8gThzBpBAn3L0Xd6Lh/7xy+KO7rZcL11IHHnZhY+SqyRP0sg/
+jinxtBNayxulMXAOY7RZ2+V8ODoSPEr6u/rtAlGbpECMnZJL6Ri0oYM5lFwhnGYCEZY/Iwp2S66IcUpJOOQE4ghpYrblGHifksyEV5/VoXIbbs2t9ZTdRY92
+OiZeHoaGyGSjNnuapbRKafzZ5qS6w3bHM2+0p7rCaHKBBBqFYjW5VJA6MHfEcq2koJ59+FUEOC08fPAZRca5J697eRSLKMHCtLI48rUj4q279S8Gu/6yJbZS
+VIjdZHdstv5vlpuX8lqY41Xd94Hv5dkcM/aAbbGHM9DZtsbMOgivMQtQ3k7yQTp2iOki1CmPfPwTSciHgz8FtydrM7h+7BTy5w6yNwFQBlX5GuFj9fVMx7fd
+pqw/Ud1u98U5HvNxa0J5GsipkvV9JTSMDsJqzlXulT1plOnqNcWOZMPrTId9d2lY9qYM2nStv4NWTM7LUyUxKaIp5Oz1fxNYbms6gVD4P8qN2bkM6FuaOR5k
+VMlFktARea7fsFDYea1KN3Md4KyrK7RMa6plHs21TNXy7VIul3K9lPfnWqm653kUxODReAyjTICIhgnwsY+LhwPJMxpctcukleht1c3N03skuXgISZ9OMWWT
+Lg6NAC5wZKSF+yHFCmqFolI3ntSMnEWwqXAL6sqEZgvirhlQAaZUPew6EAJ33YmezjCGvlHvQhwPRxkJ8hQnEwQlhlmmzrLcc34DZ3pjGGgFAAA=
+"""
 
 
 def write(path, text):
@@ -39,7 +63,10 @@ def write(path, text):
     return path
 
 
-@pytest.mark.parametrize('text', [BY_PANDAS_1, BY_PANDAS_2], ids=['pandas 1.5', 'pandas 2.2'])
+@pytest.mark.parametrize(
+    'text', [BY_PANDAS_1, BY_PANDAS_2, BY_PANDAS_3, BY_PANDAS_3_PYARROW],
+    ids=['pandas 1.5', 'pandas 2.2', 'pandas 3.1', 'pandas 3.1, pyarrow'],
+)  # fmt: skip
 def test_what_pandas_wrote_is_read(tmp_path, text):
     columns = read_frame(write(tmp_path / '0.pkl.gz', text), 'uuid label yaw stationary camera_used')
     assert {name: column.tolist() for name, column in columns.items()} == {
@@ -68,6 +95,29 @@ class Runs:
         return os.system, ('touch was_here',)
 
 
+class Call:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def strings_of(kind='string', length=2, offsets=(0, 1, 2), text=b'ab', validity=None):
+    """Return a pickle of strings as pyarrow writes it, without pyarrow."""
+    library = ModuleType('pyarrow.lib')
+    for name in ('type_for_alias', '_restore_array'):
+        setattr(library, name, lambda: None)
+        vars(library)[name].__name__, vars(library)[name].__qualname__ = name, name
+        vars(library)[name].__module__ = 'pyarrow.lib'
+    buffers = [validity, np.int32(offsets).tobytes(), text]
+    parts = Call(library.type_for_alias, kind), length, 0, 0, buffers, [], None
+    with patch.dict(sys.modules, {'pyarrow': ModuleType('pyarrow'), 'pyarrow.lib': library}):
+        return pickle.dumps(Call(library._restore_array, parts))
+
+
 @pytest.mark.parametrize(
     'content, said',
     [
@@ -80,6 +130,13 @@ class Runs:
         (b'cnumpy.core.multiarray\n_reconstruct\nN}\x86b.', 'it sets the state of a'),
         (pickle.dumps([1, 2]), 'it holds a list, not a table'),
         (pickle.dumps(np.zeros(3)), 'it holds a Array, not a table'),
+        (b'cpyarrow.lib\nfoo\n(tR.', 'pyarrow.lib.foo'),
+        (b'cpyarrow.lib\npy_buffer\n(I1000000000000\ntR.', 'a int where bytes are expected'),
+        (strings_of(length=10**12), 'more strings than offsets'),
+        (strings_of(offsets=[0, 1, 9]), 'offsets of strings beyond their text'),
+        (strings_of(offsets=[0, 2, 1]), 'offsets of strings beyond their text'),
+        (strings_of(validity=b'\x01'), 'strings that are missing'),
+        (strings_of(kind='decimal'), 'columns of type decimal are not supported'),
         (b'', 'not a pickled table'),
         (b'not a pickle', 'not a pickled table'),
         (frame_bytes({'x': [1.0]})[:-40], 'not a pickled table'),
