@@ -5,6 +5,8 @@ DATE is the folder of a day, DRIVE that of a drive in it:
   2011_09_26/calib_cam_to_cam.txt, calib_velo_to_cam.txt, calib_imu_to_velo.txt
   2011_09_26/2011_09_26_drive_0005_sync/image_{02,03}/data/%010d.png, image_02/timestamps.txt
   2011_09_26/2011_09_26_drive_0005_sync/oxts/data/%010d.txt, oxts/timestamps.txt         GPS and inertial poses
+  2011_09_26/2011_09_26_drive_0005_sync/velodyne_points/data/%010d.bin                   clouds, for true depth
+  2011_09_26/2011_09_26_drive_0005_sync/proj_depth/groundtruth/image_02/%010d.png        improved true depth
 
 Poses are on the Mercator projection at the latitude of the first one, as in the raw data development kit.
 """
@@ -14,6 +16,7 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import numpy as np
 from training.datasets import split_options
 from training.datasets.kitti_calibration import camera_T_imu, stereo_camera
 from training.datasets.kitti_png import check_size, read_image
+from training.datasets.lidar_depth import DriveDepth
 from training.datasets.pairs import LATEST
 from training.datasets.stereo_pairs import StereoDatasetPair
 from zeroflow_ros import transforms
@@ -42,13 +46,15 @@ class KittiRawOptions:
     """Options.
 
     ego_motion: oxts, or none. min_dt, max_dt: time between the frames of a pair [s]. latest: the newer frame is the
-    reference, as in the node.
+    reference, as in the node. depth: true depth for scores, velodyne (the cloud of the frame), improved (the maps of
+    KITTI's depth benchmark) or none.
     """
 
     ego_motion: str = 'oxts'
     min_dt: float = 0.06
     max_dt: float = 0.5
     latest: bool = False
+    depth: str = 'none'
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,9 @@ class _Frame:
 
 
 class KittiRawPairs:
-    """Pairs of consecutive frames of one drive, without ground truth; the older frame is the reference.
+    """Pairs of consecutive frames of one drive; the older frame is the reference.
+
+    There is no ground truth but depth, on request.
 
     skipped: number of frames without a pair with the previous one, by reason. The first frame is not counted.
     Raises: DataError that names a missing folder, file or entry.
@@ -84,6 +92,7 @@ class KittiRawPairs:
                 )
         self._day = self.path.resolve().parent
         self._from_latest = options.latest
+        self._depth = None if options.depth == 'none' else DriveDepth(self.path, options.depth)
         self._calibration = self._day / 'calib_cam_to_cam.txt'
         self._camera = stereo_camera(self._calibration)
         self._pairs = self._find_pairs(options)
@@ -97,27 +106,42 @@ class KittiRawPairs:
         return f'{older.number:010d}_{older.stamp_ns}' + LATEST * self._from_latest
 
     def __getitem__(self, index: int) -> StereoDatasetPair:
-        return self.latest(index) if self._from_latest else self._item(self.key(index), *self._pairs[index])
+        if self._from_latest:
+            return self.latest(index)
+        return self._item(self.key(index), *self._pairs[index], partial(self._earlier, index))
 
     def latest(self, index: int) -> StereoDatasetPair:
         """Return a pair seen from its newer frame, which becomes the reference: dt is negative."""
         older, newer = self._pairs[index]
         return self._item(self.key(index).removesuffix(LATEST) + LATEST, newer, older)
 
-    def _item(self, key: str, reference: _Frame, other: _Frame) -> StereoDatasetPair:
+    def _earlier(self, index: int, most: int) -> list[np.ndarray]:
+        """Return the left images right before the older frame of a pair, without a gap."""
+        images = []
+        while len(images) < most and index > 0 and self._pairs[index - 1][1].number == self._pairs[index][0].number:
+            index -= 1
+            images.insert(0, self._read(_SIDES[0], self._pairs[index][0].number))
+        return images
+
+    def _item(self, key: str, reference: _Frame, other: _Frame, earlier=None) -> StereoDatasetPair:
         other_T_reference = None
         if reference.pose is not None:
             other_T_reference = transforms.invert(other.pose) @ reference.pose
         dt = (other.stamp_ns - reference.stamp_ns) * 1e-9
-        return StereoDatasetPair(key, self._frame(reference), self._frame(other), other_T_reference, dt)
+        return StereoDatasetPair(
+            key, self._frame(reference), self._frame(other), other_T_reference, dt,
+            depth=self._depth and self._depth.of(reference.number), earlier=earlier,
+        )  # fmt: skip
 
     def _frame(self, frame: _Frame) -> StereoFrame:
-        images = []
-        for side in _SIDES:
-            path = self._image(side, frame.number)
-            images.append(read_image(path))
-            check_size(path, images[-1], (self._camera.height, self._camera.width), self._calibration)
+        images = [self._read(side, frame.number) for side in _SIDES]
         return StereoFrame(*images, self._camera, frame.stamp_ns, frame.frame_id)
+
+    def _read(self, side: str, number: int) -> np.ndarray:
+        path = self._image(side, number)
+        image = read_image(path)
+        check_size(path, image, (self._camera.height, self._camera.width), self._calibration)
+        return image
 
     def _image(self, side: str, number: int) -> Path:
         return self.path / side / 'data' / f'{number:010d}.png'

@@ -12,6 +12,7 @@ There is no ego motion. The vehicle drives at 10 Hz.
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,21 @@ class KittiSceneFlowPairs:
         scene, number = self._pairs[index]
         reference, other = (self._frame(scene, frame) for frame in (number, number + 1))
         truth = self._truth(scene, reference.left.shape[:2]) if self.has_truth and number == REFERENCE else None
-        return StereoDatasetPair(self.key(index), reference, other, None, PERIOD, truth)
+        return StereoDatasetPair(
+            self.key(index), reference, other, None, PERIOD, truth, earlier=partial(self._earlier, scene, number)
+        )
+
+    def _earlier(self, scene: str, number: int, most: int) -> list[np.ndarray]:
+        """Return the left images right before a frame, as far as the multi-view extension has them."""
+        images = []
+        for earlier in range(number - 1, number - 1 - most, -1):
+            path = self.root / _LEFT / f'{scene}_{earlier:02d}.png'
+            if earlier < 0 or not path.is_file():
+                break
+            images.insert(0, read_image(path))
+            camera = self._cameras[scene]
+            check_size(path, images[0], (camera.height, camera.width), self.root / _CALIBRATION / f'{scene}.txt')
+        return images
 
     def _frame(self, scene: str, number: int) -> StereoFrame:
         calibration = self.root / _CALIBRATION / f'{scene}.txt'

@@ -8,6 +8,7 @@ import json
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training.datasets import split_options
+from training.datasets.lidar_depth import BagDepth
 from training.datasets.pairs import LATEST
 from training.datasets.stereo_pairs import StereoBox, StereoDatasetPair
 from training.datasets.tracked_boxes import TrackedBoxes, pose_of
@@ -32,7 +34,7 @@ from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ZeroFlow
 from zeroflow_ros.lidar.sweep import Sweep
 
 _MAX_WAITING, _MAX_WAIT_NS = 20, 2_000_000_000  # pairs that wait for later odometry in the bag
-_KEPT_FRAMES = 3
+_KEPT_FRAMES = 6
 _NO_POINTS = np.zeros((0, 3), np.float32)
 _SOURCES = ('odometry', 'tf', 'none')  # of ego motion; auto takes the first that works
 
@@ -46,7 +48,8 @@ class StereoBagOptions:
     the images. fixed_frame: of tf, as in `BagMotion`. images_are_rectified: false for raw images. tolerance: largest
     difference of the stamps of left and right images [s]. min_dt, max_dt: time between the frames of a pair [s].
     boxes_frame: frame of the boxes; '' for the entry `frame` of their file. latest: the newer frame is the reference,
-    as in the node.
+    as in the node. clouds: bag with the clouds of the same drive, which give true depth for scores; mount: bag whose
+    /tf_static connects them with the left camera, '' for one of these two.
     """
 
     topic: str = ''
@@ -59,6 +62,8 @@ class StereoBagOptions:
     max_dt: float = 0.5
     boxes_frame: str = ''
     latest: bool = False
+    clouds: str = ''
+    mount: str = ''
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,11 @@ class StereoBagPairs:
             self.topics = _stereo_topics(bag, options.topic)
             self._index(bag)
             self.warnings = [*bag.notes, *self._warnings()]
+        self._depth = (
+            BagDepth(options.clouds, (options.mount,) if options.mount else (path, options.clouds))
+            if options.clouds
+            else None
+        )
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -120,18 +130,29 @@ class StereoBagPairs:
             return self.latest(index)
         older, newer, older_T_newer = self._pairs[index]
         newer_T_older = None if older_T_newer is None else transforms.invert(older_T_newer)
-        return self._item(self.key(index), older, newer, newer_T_older)
+        return self._item(self.key(index), older, newer, newer_T_older, partial(self._earlier, index))
+
+    def _earlier(self, index: int, most: int) -> list[np.ndarray]:
+        """Return the left images right before the older frame of a pair, without a gap."""
+        images = []
+        while len(images) < most and index > 0 and self._pairs[index - 1][1] is self._pairs[index][0]:
+            index -= 1
+            images.insert(0, self._frame(self._pairs[index][0]).left)
+        return images
 
     def latest(self, index: int) -> StereoDatasetPair:
         """Return a pair seen from its newer frame, which becomes the reference: dt is negative."""
         older, newer, older_T_newer = self._pairs[index]
         return self._item(self.key(index).removesuffix(LATEST) + LATEST, newer, older, older_T_newer)
 
-    def _item(self, key: str, reference: _FramePlace, other: _FramePlace, other_T_reference) -> StereoDatasetPair:
+    def _item(
+        self, key: str, reference: _FramePlace, other: _FramePlace, other_T_reference, earlier=None
+    ) -> StereoDatasetPair:
         frames = [self._frame(place) for place in (reference, other)]
         dt = (other.stamp_ns - reference.stamp_ns) * 1e-9
         boxes = None if self.boxes is None else self._boxes_of(reference.number, other.number)
-        return StereoDatasetPair(key, *frames, other_T_reference, dt, None, boxes)
+        depth = self._depth and self._depth.of(frames[0])
+        return StereoDatasetPair(key, *frames, other_T_reference, dt, None, boxes, depth, earlier)
 
     def _boxes_of(self, reference: int, other: int) -> tuple[StereoBox, ...]:
         before = {box['track_id']: box for box in self.boxes.sweeps[other]}

@@ -5,6 +5,7 @@ Axes are those of the left optical frame: x right, y down, z forward. The refere
 flow; the other frame is later or earlier.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -107,6 +108,9 @@ class StereoDatasetPair:
     dt: seconds from the reference to the other frame; negative where the other is earlier.
     truth: ground truth of the reference frame, or None. boxes: the objects that both frames have, where all objects in
     the image are annotated; None: not annotated.
+    depth: (H, W) float32 [m], true depth of the reference frame from a LiDAR, NaN where it has no point; None: not
+    known. earlier: function that returns the left images of the same drive right before the reference, at most as many
+    as it is asked for, oldest first, for estimators that take more than two; None: there are none.
 
     Raises: ValueError for frames of two sizes, a transform that is not (4, 4), dt of 0, or truth of another size.
     """
@@ -118,6 +122,8 @@ class StereoDatasetPair:
     dt: float
     truth: StereoTruth | None = None
     boxes: tuple[StereoBox, ...] | None = None
+    depth: np.ndarray | None = None
+    earlier: Callable[[int], list[np.ndarray]] | None = None
 
     def __post_init__(self):
         size, other_size = self.reference.left.shape[:2], self.other.left.shape[:2]
@@ -129,6 +135,8 @@ class StereoDatasetPair:
             raise ValueError(f'{self.key}: dt must be finite and not 0, got {self.dt}')
         if self.truth is not None and self.truth.disparity.shape != size:
             raise ValueError(f'{self.key}: images of {size} have ground truth of {self.truth.disparity.shape}')
+        if self.depth is not None and self.depth.shape != size:
+            raise ValueError(f'{self.key}: images of {size} have true depths of {self.depth.shape}')
 
 
 class StereoPairDataset(Protocol):

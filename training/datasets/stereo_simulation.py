@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,10 @@ class StereoSimulationPairs:
         dt = float(arrays[f'stamp_{second}'] - arrays[f'stamp_{first}'])
         other_T_reference = transforms.invert(poses[second]) @ poses[first]
         truth = _truth(arrays, first, second, frames[0].camera)
-        return StereoDatasetPair(self.key(index), *frames, other_T_reference, dt, truth)
+        stored = [] if self.options.latest else [arrays[f'left_{k}'] for k in range(first)]
+        return StereoDatasetPair(
+            self.key(index), *frames, other_T_reference, dt, truth, earlier=partial(_last_images, stored)
+        )
 
 
 def open_pairs(text: str) -> StereoSimulationPairs:
@@ -206,6 +210,10 @@ def _truth(arrays, first: int, second: int, camera: StereoCamera) -> StereoTruth
         seen_left & seen_right & known, seen_left & known, pixel_motion.is_object(arrays[f'category_{first}']),
         motion.is_moving,
     )  # fmt: skip
+
+
+def _last_images(stored: list[np.ndarray], most: int) -> list[np.ndarray]:
+    return [_read_jpeg(data) for data in stored[max(0, len(stored) - most) :]]
 
 
 def _jpeg(image: np.ndarray) -> np.ndarray:

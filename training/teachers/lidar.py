@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from training.datasets import split_options
+from training.datasets.lidar_depth import visible_points
 from training.datasets.pairs import DatasetPair
 from training.datasets.rosbag import BagOptions, BagPairs
 from training.teachers.rigid import Rigid, RigidConfig
@@ -26,11 +27,10 @@ from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
 from zeroflow_ros.camera.opencv import load_opencv
-from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow, StereoFrame
+from zeroflow_ros.camera.stereo import StereoFlow, StereoFrame
 from zeroflow_ros.ego_motion.bag_motion import static_transforms
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
 
-_NEAREST = 1.0  # m: closer points are on the own vehicle
 _CHECKED = 5000  # pixels whose images are compared
 _SIMILAR = 0.85  # of the differing bits that wrong disparities give: most that the LiDAR's may give
 
@@ -209,29 +209,6 @@ class LidarTeacher:
             disparity, other_disparity, flow, disparity_sigma, disparity_sigma, flow_sigma, is_measured, motion,
             has_disparity,
         )  # fmt: skip
-
-
-def visible_points(points: np.ndarray, camera: StereoCamera, rows: int, columns: int, parallax: float) -> np.ndarray:
-    """Return the rows of points (N, 3) [m], in the left optical frame, that the camera sees: one for each pixel.
-
-    Points of one pixel, or farther than the nearest within `rows` and `columns` [px] by more than the share
-    `parallax`, are hidden; NaN points, those behind the camera and those outside the image are not seen.
-    """
-    with np.errstate(invalid='ignore'):
-        ahead = np.flatnonzero(points[:, 2] > _NEAREST)
-    pixels, _ = camera.project(points[ahead])
-    u, v = np.rint(pixels).T
-    with np.errstate(invalid='ignore'):
-        inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
-    ahead = ahead[inside]
-    u, v, depth = u[inside].astype(int), v[inside].astype(int), points[ahead, 2].astype(np.float32)
-    nearest = np.full((camera.height, camera.width), np.inf, np.float32)
-    np.minimum.at(nearest, (v, u), depth)
-    window = np.ones((2 * rows + 1, 2 * columns + 1), np.uint8)
-    around = load_opencv().erode(np.minimum(nearest, np.float32(1e6)), window)
-    seen = (depth == nearest[v, u]) & (depth <= (1 + parallax) * around[v, u])
-    _, first = np.unique((v * camera.width + u)[seen], return_index=True)  # two points of one depth
-    return np.sort(ahead[seen][first])
 
 
 def check_same_scene(frame: StereoFrame, disparity: np.ndarray) -> None:
