@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every source of scene flow for stereo pairs, named by one line of text."""
+"""Every source of scene flow for stereo pairs, named by one line of text.
+
+Estimators of one camera take the left images only, and some of those before the pair.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ from training.datasets.stereo_pairs import StereoDatasetPair
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFlow
 from zeroflow_ros.errors import ConfigError, DataError
 
-KINDS = 'classical, opencv, MODEL.onnx, teacher:NAME, labels:STORE'
+KINDS = 'classical, opencv, MODEL.onnx, CHECKPOINT, teacher:NAME, labels:STORE'
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class ClassicalOptions:
     """
 
     scale: float = 0.0
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Options of a checkpoint of a student of stereo images. size: WIDTHxHEIGHT of its images [px], '' for its own."""
+
+    size: str = ''
 
 
 @dataclass(frozen=True)
@@ -57,12 +67,19 @@ def build_stereo_estimator(spec: str) -> 'StereoEstimator | StereoLabels':
         estimator = build_teacher(name, {key: value for key, value in asdict(options).items() if value})
         estimator.name = spec
         return estimator
-    if Path(spec).suffix == '.onnx':
+    path = spec.partition('?')[0]
+    if Path(path).suffix == '.onnx':
+        from training.scoring.mono_estimators import MonoModelFlow, is_mono_model
+
+        if is_mono_model(path):
+            return MonoModelFlow(spec)
         from zeroflow_ros.engines.stereo_network import NetworkStereoFlow
 
         estimator = NetworkStereoFlow(Path(spec))
         estimator.name = spec
         return estimator
+    if Path(path).suffix in ('.pt', '.ckpt', '.npz'):
+        return _of_checkpoint(spec)
     if spec == 'opencv':
         from training.scoring.opencv_baseline import OpenCvBaseline
 
@@ -70,11 +87,57 @@ def build_stereo_estimator(spec: str) -> 'StereoEstimator | StereoLabels':
     raise ConfigError(f'Unknown estimator of stereo pairs {spec!r}; expected one of: {KINDS}.')
 
 
+def _of_checkpoint(spec: str):
+    """Return the estimator of a checkpoint of a student of stereo images, or of one camera."""
+    from training.learning.checkpoint import load_checkpoint
+    from training.scoring.stereo_checkpoint import checkpoint_flow
+    from training.students import CAMERA_STUDENTS
+
+    checkpoint = load_checkpoint(Path(spec.partition('?')[0]))
+    if checkpoint.student not in CAMERA_STUDENTS:
+        from training.scoring.mono_estimators import checkpoint_estimator
+
+        return checkpoint_estimator(spec)
+    _, options = split_options(spec, CheckpointOptions)
+    return checkpoint_flow(spec, checkpoint, options.size)
+
+
 def estimate_pair(estimator: 'StereoEstimator | StereoLabels', item: StereoDatasetPair) -> StereoFlow:
-    """Return the scene flow of a pair of a dataset; its truth is not used. Raises: as the estimator."""
+    """Return the scene flow of a pair of a dataset; its truth is not used.
+
+    Raises: as the estimator; NoEarlierImageError when it needs an image before the pair.
+    """
     if isinstance(estimator, StereoLabels):
         return estimator.read(item)
+    if takes_one_camera(estimator):
+        return estimator.estimate_images(_images(estimator, item), item.reference.camera)
     return estimator.estimate(item.reference, item.other, item.other_T_reference)
+
+
+def takes_one_camera(estimator: 'StereoEstimator | StereoLabels') -> bool:
+    """Return whether an estimator takes the left images only."""
+    return getattr(estimator, 'num_cameras', 2) == 1
+
+
+def _images(estimator, item: StereoDatasetPair) -> list[np.ndarray]:
+    """Return the left images that an estimator of one camera takes for a pair, in the order of time."""
+    if item.dt < 0:
+        raise DataError(
+            f'{estimator.name} estimates the motion until the next image, and {item.key} is seen from its newer frame. '
+            'Leave --sweep latest and latest out.'
+        )
+    earlier = item.earlier(estimator.num_earlier) if item.earlier else []
+    if not earlier:
+        raise NoEarlierImageError(
+            f'{estimator.name} takes three images or more in a row, and there is none before {item.key}. For KITTI '
+            'scene flow, unpack data_scene_flow_multiview.zip beside the pairs; of a simulation, use '
+            '?num_frames=5&at=3.'
+        )
+    return [*earlier, item.reference.left, item.other.left]
+
+
+class NoEarlierImageError(DataError):
+    """A pair without the image before it, which estimators of one camera need."""
 
 
 class StereoLabels:
