@@ -5,9 +5,13 @@ usage: python3 -m training.distill drives/*.mcap --out model.onnx
        python3 -m training.distill drives/*.mcap --strategy seflow --out model.onnx
        python3 -m training.distill drives/*.mcap --start embedded --out mine.onnx
        python3 -m training.distill simulation:0-99 --teacher fast_nsf --steps 500 --work out/try --out out/try.onnx
+       python3 -m training.distill drives/*.mcap --student stereo_lite --out stereo.onnx
 
 --start adapts a trained model to the drives; plan half an hour on two cores. It labels 240 pairs instead of all, in one
 process per core, and trains 400 steps (config/finetune.yaml).
+
+--student stereo_lite makes a model for the stereo camera of the drives: the teacher stereo labels all pairs, from the
+older image and from the newer one. There is no 8-bit form of it.
 
 Run the same command again after any interruption: a finished stage with the same inputs is not repeated, and an
 interrupted stage resumes. Drives: rosbags, or any dataset spec of training.datasets. To use several computers, run
@@ -28,11 +32,11 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from training.config import load_config
 from training.learning.stage_cache import Checksums, lock_work_folder, run_cached_stage, run_program
+from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.strategies import STRATEGIES, build_strategy, sweeps_per_sample
 from training.learning.train_config import TrainConfig
-from zeroflow_ros.errors import DataError, ZeroFlowError
+from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.lidar.sweep import DropReason
 from zeroflow_ros.views.report import write_json
 
@@ -42,7 +46,8 @@ if TYPE_CHECKING:
 _MOST_FAILED = 0.1  # accepted share of pairs without label, e.g. the first sweeps of a drive or gaps in odometry
 _PAIRS_TO_ADAPT = 240  # ten minutes of labelling on two cores
 _MOST_PROCESSES = 4  # one takes up to 1 GB
-_CONFIG = Path(__file__).parents[1] / 'config' / 'train_lite.yaml'
+_CONFIGS = Path(__file__).parents[1] / 'config'
+_CONFIG, _STEREO_CONFIG = _CONFIGS / 'train_lite.yaml', _CONFIGS / 'train_stereo_lite.yaml'
 _LABEL_REPORT = Path('jobs') / 'shard_1_of_1.json'
 _RUN = 12  # consecutive pairs: nine full windows of five sweeps
 
@@ -52,10 +57,10 @@ class Distillation:
     """A distillation job.
 
     drives: paths, or dataset specs. out: the model file; its 8-bit form is written beside it. work: folder of all
-    intermediate results. teacher, teacher_config: as in training.label. config: of the training. processes: number of
-    labelling processes. devices: GPUs to train on. calibration_pairs: sweep pairs that calibrate the 8-bit form; 0: no
-    8-bit form. pairs: most pairs to label, evenly spread over the drives; 0: all. start: model to adapt; None: random
-    weights.
+    intermediate results. teacher, teacher_config: as in training.label. config: of the training; its student says for
+    which sensor. processes: number of labelling processes. devices: GPUs to train on. calibration_pairs: sweep pairs
+    that calibrate the 8-bit form; 0: no 8-bit form, which stereo cameras never have. pairs: most pairs to label, evenly
+    spread over the drives; 0: all. start: model to adapt; None: random weights.
     """
 
     drives: tuple[str, ...]
@@ -63,7 +68,7 @@ class Distillation:
     work: Path
     teacher: str = 'rigid'
     teacher_config: Path | None = None
-    config: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    config: TrainConfig | StereoTrainConfig = dataclasses.field(default_factory=TrainConfig)
     processes: int = 1
     devices: str = 'auto'
     calibration_pairs: int = 32
@@ -74,6 +79,19 @@ class Distillation:
     def drives_are_paths(self) -> bool:
         """Whether every drive is the path of an existing file or folder."""
         return all(Path(drive).exists() for drive in self.drives)
+
+    @property
+    def is_stereo(self) -> bool:
+        """Whether the student is one for stereo cameras."""
+        return isinstance(self.config, StereoTrainConfig)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The data sets to label: of a stereo bag, flow forward in time, and backward as in the node."""
+        if not self.is_stereo:
+            return self.drives
+        both = (('stereo:{}', 'stereo:{}?latest=true') if Path(drive).exists() else ('{}',) for drive in self.drives)
+        return tuple(spec.format(drive) for drive, specs in zip(self.drives, both, strict=True) for spec in specs)
 
 
 def distill(job: Distillation, program: Callable[..., int] = run_program) -> list[Path]:
@@ -116,7 +134,7 @@ def distill(job: Distillation, program: Callable[..., int] = run_program) -> lis
                 shutil.copyfile(made, temporary)
                 os.replace(temporary, model)
             models.append(model)
-        for line in _label_lines(labels.folder):
+        for line in _label_lines(labels.folder, *(['pixels'] if job.is_stereo else [])):
             print(line)
         return models
 
@@ -125,6 +143,7 @@ def _label_inputs(job: Distillation, checksum: Checksums) -> dict:
     drives = [[drive, checksum(Path(drive)) if Path(drive).exists() else ''] for drive in job.drives]
     settings = job.teacher_config.read_text() if job.teacher_config else ''
     inputs = {'drives': drives, 'teacher': job.teacher, 'teacher_config': settings}
+    inputs |= {'datasets': job.datasets} if job.is_stereo else {}
     return inputs | ({'pairs': _pairs_to_label(job)} if job.pairs else {})
 
 
@@ -132,13 +151,14 @@ def _pairs_to_label(job: Distillation) -> list[str]:
     """Return the words for training.label that limit its pairs; windows of more sweeps need consecutive ones."""
     if not job.pairs:
         return []
-    words = ['--pairs', str(math.ceil(job.pairs / len(job.drives)))]
-    return words if sweeps_per_sample(job.config) == 2 else [*words, '--consecutive', str(_RUN)]
+    words = ['--pairs', str(math.ceil(job.pairs / len(job.datasets)))]
+    needs_pairs_only = job.is_stereo or sweeps_per_sample(job.config) == 2
+    return words if needs_pairs_only else [*words, '--consecutive', str(_RUN)]
 
 
 def _label(job: Distillation, folder: Path, program: Callable[..., int]) -> None:
     config = ['--config', job.teacher_config] if job.teacher_config else []
-    status = program('training.label', *job.drives, '--teacher', job.teacher, *config, '--out', folder,
+    status = program('training.label', *job.datasets, '--teacher', job.teacher, *config, '--out', folder,
                      '--processes', job.processes, *_pairs_to_label(job))  # fmt: skip
     if not status:
         return
@@ -150,14 +170,17 @@ def _label(job: Distillation, folder: Path, program: Callable[..., int]) -> None
     print(f'Continuing without the {bad} of {good + bad} pairs that could not be labelled.', file=sys.stderr)
 
 
-def _label_lines(folder: Path) -> list[str]:
-    """Return what labelling dropped and warned of, from its report; also where the labels are of an earlier run."""
+def _label_lines(folder: Path, unit: str = 'points, ground included') -> list[str]:
+    """Return what labelling dropped and warned of, from its report; also where the labels are of an earlier run.
+
+    unit: what was labelled.
+    """
     path = folder / _LABEL_REPORT
     report = json.loads(path.read_text()) if path.is_file() else {}
     lines = []
     if report.get('points'):
         share = report['points_labelled'] / report['points']
-        lines.append(f'labels for {100 * share:.1f} % of {report["points"]:,} points, ground included')
+        lines.append(f'labels for {100 * share:.1f} % of {report["points"]:,} {unit}')
     for reason, count in Counter(report.get('failures', {}).values()).most_common(10):
         lines.append(f'{count} pairs not labelled: {reason}')
     for name, dataset in report.get('datasets', {}).items():
@@ -180,6 +203,9 @@ def _train(job: Distillation, labels: Path, folder: Path, program: Callable[...,
 
 
 def _evaluate(job: Distillation, last: Path, labels: Path, folder: Path) -> None:
+    if job.is_stereo:
+        write_json(folder / 'agreement.json', _stereo_agreement(job, last, labels))
+        return
     from training.labels.label_store import LabelStore
     from training.learning.checkpoint import load_checkpoint
     from training.learning.pair_sources import split_labels
@@ -192,10 +218,27 @@ def _evaluate(job: Distillation, last: Path, labels: Path, folder: Path) -> None
     write_json(folder / 'agreement.json', report)
 
 
+def _stereo_agreement(job: Distillation, last: Path, labels: Path) -> dict:
+    """Return the outliers [%] of the student against the labels of held-out pairs, and of the start model."""
+    from training.labels.stereo_label_store import StereoLabelStore
+    from training.learning.stereo_sources import HeldOutPairs
+    from training.scoring.stereo_estimators import build_stereo_estimator
+    from training.scoring.stereo_evaluation import evaluate_stereo
+
+    pairs = HeldOutPairs(StereoLabelStore(labels), job.config.held_out)
+    models = {'adapted': last, 'start': job.start.path} if job.start else {'trained': last}
+    report = {}
+    for name, path in models.items():
+        [found] = evaluate_stereo(pairs, [build_stereo_estimator(str(path))]).values()
+        rates = found['pixels']['outliers_percent']['occ'].items()
+        report[name] = {metric: round(percent['all'], 2) for metric, percent in rates} | {'pairs': len(pairs)}
+    return report
+
+
 def _export(job: Distillation, last: Path, folder: Path, program: Callable[..., int]) -> None:
     model = folder / 'model.onnx'
     _check_status(program('export.to_onnx', last, '--out', model, '--forms', 'vehicle'), 'Exporting')
-    if job.calibration_pairs:
+    if job.calibration_pairs and not job.is_stereo:
         bags = ['--bag', *job.drives] if job.drives_are_paths else []
         _check_status(program('export.quantize', model, '--out', folder / 'model_int8.onnx', *bags,
                       '--pairs', job.calibration_pairs), 'Quantising')  # fmt: skip
@@ -214,10 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, help='model file; the 8-bit form is written beside it')
     parser.add_argument('--work', type=Path, default=Path('out/distill'), help='folder of intermediate results '
                         '(default: %(default)s)')  # fmt: skip
+    parser.add_argument('--student', help='student to train, such as stereo_lite for stereo cameras (default: as in '
+                        '--config)')  # fmt: skip
     parser.add_argument('--strategy', choices=STRATEGIES, help='learning strategy (default: as in --config); '
                         'seflow: self-supervised, labels only say which points move')  # fmt: skip
     parser.add_argument(
-        '--teacher', help='labelling method (default: rigid; with seflow: dufomap, dynamic/static labels)'
+        '--teacher',
+        help='labelling method (default: rigid; for stereo cameras stereo; with seflow: dufomap, dynamic/static '
+        'labels)',
     )
     parser.add_argument('--teacher-config', type=Path, help='YAML with teacher settings')
     parser.add_argument('--start', metavar='MODEL', default='', help='model to adapt, of any sensor: an .onnx file, a '
@@ -238,14 +285,53 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _start_and_config(options: argparse.Namespace) -> tuple['StartModel | None', TrainConfig]:
+def _start_and_config(options: argparse.Namespace) -> tuple['StartModel | None', TrainConfig | StereoTrainConfig]:
     """Return the start model and the training settings of the command line."""
-    if not options.start:
-        return None, load_config(TrainConfig, options.config or _CONFIG)
-    from training.learning.start_model import load_start, start_config
+    from training.students import CAMERA_STUDENTS, STUDENTS
 
-    start = load_start(options.start)
-    return start, start_config(start, options.config)
+    known = (*STUDENTS, *CAMERA_STUDENTS)
+    if options.student and options.student not in known:
+        raise ConfigError(f'student should be one of {", ".join(known)}, got {options.student!r}.')
+    start, path = None, options.config
+    if options.start:
+        from training.learning.start_model import check_start, load_start, start_config
+
+        start = load_start(options.start)
+    student = options.student or (start.checkpoint.student if start else None)
+    if path is None and student in CAMERA_STUDENTS:
+        path = _STEREO_CONFIG
+    if start and (path is None or student not in CAMERA_STUDENTS):
+        config = start_config(start, path)
+    else:
+        config = load_train_config(path or _CONFIG)
+    if options.student and config.student != options.student:
+        if options.config:
+            raise ConfigError(
+                f'--student is {options.student}, and {options.config} trains a {config.student}. Leave one out.'
+            )
+        config = dataclasses.replace(config, student=options.student)
+    if start:
+        check_start(start, config)
+    return start, _changed(config, options)
+
+
+def _changed(config: TrainConfig | StereoTrainConfig, options: argparse.Namespace) -> TrainConfig | StereoTrainConfig:
+    """Return the settings with those of the command line. Raises: ConfigError for some that do not go together."""
+    is_stereo = isinstance(config, StereoTrainConfig)
+    if is_stereo and config.student != 'stereo_lite':
+        raise ConfigError(
+            f'A {config.student} does not estimate its errors, which its model file needs. Run training.label, '
+            'training.train and export.to_onnx --sigma-px one by one; docs/stereo_training.md has the commands.'
+        )
+    if options.steps is not None:
+        config = dataclasses.replace(config, steps=options.steps, epochs=0) if is_stereo else config.with_steps(
+            options.steps
+        )  # fmt: skip
+    if options.held_out is not None:
+        config = dataclasses.replace(config, held_out=options.held_out)
+    if options.strategy is not None:
+        config = dataclasses.replace(config, strategy=options.strategy)
+    return config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -253,12 +339,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         start, config = _start_and_config(options)
-        if options.steps is not None:
-            config = config.with_steps(options.steps)
-        if options.held_out is not None:
-            config = dataclasses.replace(config, held_out=options.held_out)
-        if options.strategy is not None:
-            config = dataclasses.replace(config, strategy=options.strategy)
         teacher = options.teacher or build_strategy(config).teacher
         models = distill(Distillation(
             tuple(options.drives), options.out, options.work, teacher, options.teacher_config, config,
@@ -274,7 +354,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     for model in models:
         print(f'{model}: run it with')
-        print(f'  ros2 launch zeroflow_ros flow.launch.py model_path:={model.resolve()} input_topic:=/YOUR/POINTS')
+        if isinstance(config, StereoTrainConfig):
+            print(f'  ros2 run zeroflow_ros camera_flow_node --ros-args -p model_path:={model.resolve()}')
+        else:
+            print(f'  ros2 launch zeroflow_ros flow.launch.py model_path:={model.resolve()} input_topic:=/YOUR/POINTS')
     return 0
 
 

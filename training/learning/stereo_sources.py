@@ -93,6 +93,27 @@ class JoinedSource:
         return self.sources[number][index - (ends[number - 1] if number else 0)]
 
 
+class HeldOutPairs:
+    """The pairs of a dataset that a training with this share `held_out` never sees: a StereoPairDataset."""
+
+    sensor = 'stereo'
+
+    def __init__(self, dataset: StereoPairDataset, held_out: float):
+        self.name = f'{dataset.name}, held out'
+        [source] = split_datasets([dataset], held_out)[1].sources
+        self._dataset, self._indices = dataset, source.indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def key(self, index: int) -> str:
+        """Return the key of a pair."""
+        return self._dataset.key(self._indices[index])
+
+    def __getitem__(self, index: int) -> StereoDatasetPair:
+        return self._dataset[self._indices[index]]
+
+
 def split_datasets(datasets: Sequence[StereoPairDataset], held_out: float) -> tuple[JoinedSource, JoinedSource]:
     """Return the pairs to train on, and those that are held out: the last ones of each dataset, a share `held_out`.
 
