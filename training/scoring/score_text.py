@@ -35,6 +35,22 @@ _STEREO_PIXELS = (
     ('EPE3D [cm]', lambda r: 100 * r['epe_3d']['all']),
     ('AccR 3D', lambda r: 100 * r['acc_relaxed_3d']['all']),
 )
+_ONE_CAMERA = (
+    *((m, lambda r, m=m: r['pooled_percent'][m]) for m in ('D1', 'D2', 'Fl', 'SF')),
+    *((f'{m} publ.', lambda r, m=m: r['published_percent'][m]) for m in ('D1', 'D2', 'Fl', 'SF')),
+    ('AbsRel', lambda r: r['published_abs_rel']),
+    ('SqRel', lambda r: r['published_sq_rel']),
+)
+_DEPTH = (
+    ('AbsRel', lambda r: r['abs_rel']),
+    ('SqRel', lambda r: r['sq_rel']),
+    ('RMSE', lambda r: r['rmse']),
+    ('RMSE log', lambda r: r['rmse_log']),
+    ('<1.25', lambda r: r['delta_1']),
+    ('<1.25^2', lambda r: r['delta_2']),
+    ('<1.25^3', lambda r: r['delta_3']),
+)
+_SHOWN_DEPTHS = (('none', 80.0, 'none'), ('garg', 80.0, 'none'), ('garg', 50.0, 'none'), ('garg', 80.0, 'median'))
 _STEREO_VELOCITY = (
     ('norm. EPE', lambda r: r['mover_normalised_epe']),
     ('EPE m/s', lambda r: r['mover_epe_mps']),
@@ -58,13 +74,48 @@ def stereo_score_text(name: str, reports: dict[str, dict]) -> str:
             first = next(iter(chosen.values()))
             count = f'{first["pixels"]:,} pixels' if kind == 'pixels' else f'{first["mover_points"]:,} points of movers'
             lines += [f'{name}: {first["pairs"]} pairs, {count}', *_table(title, columns, chosen, digits=2)]
+    lines += _one_camera_lines(reports) + _depth_lines(name, reports)
     timed = [('ms', lambda r: r['ms_per_pair'])]
+    lines += [
+        f'  {short_name(estimator)}: {report["skipped_pairs"]} pairs not scored, without an earlier image'
+        for estimator, report in reports.items()
+        if report.get('skipped_pairs')
+    ]
     lines += [
         f'  {short_name(estimator)}: {report["failed_pairs"]} pairs failed, for example {report["failures"][0]}'
         for estimator, report in reports.items()
         if report['failed_pairs']
     ]
     return '\n'.join([*lines, *_table('median time of a pair, on this machine', timed, reports, digits=0)])
+
+
+def _one_camera_lines(reports: dict[str, dict]) -> list[str]:
+    chosen = {estimator: report['one_camera'] for estimator, report in reports.items() if 'one_camera' in report}
+    title = (
+        'one camera: outliers [%], nothing filled; publ.: as published, by the mean number of pixels of the 200 '
+        'images; depth errors with a baseline of 0.54 m'
+    )
+    return _table(title, _ONE_CAMERA, chosen, digits=3) if chosen else []
+
+
+def _depth_lines(name: str, reports: dict[str, dict]) -> list[str]:
+    chosen = {estimator: report['depth'] for estimator, report in reports.items() if 'depth' in report}
+    rows = {}
+    for estimator, report in chosen.items():
+        for row in report['rows']:
+            crop, cap, scaling = (row[part] for part in ('crop', 'cap', 'scaling'))
+            if (crop, cap, scaling) in _SHOWN_DEPTHS:
+                said = (
+                    f'{"whole image" if crop == "none" else crop} to {cap:g} m{", median scaled" * (scaling != "none")}'
+                )
+                rows[f'{short_name(estimator)}, {said}'] = row
+    if not rows:
+        return []
+    first = next(iter(chosen.values()))
+    return [
+        f'{name}: {first["images"]} images, {first["pixels"]:,} pixels with true depth',
+        *_table('depth: mean of the images; SqRel, RMSE [m]', _DEPTH, rows, digits=3),
+    ]
 
 
 def score_text(name: str, reports: dict[str, dict]) -> str:
