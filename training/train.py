@@ -6,6 +6,7 @@ usage: python3 -m training.train --config config/train_lite.yaml --labels out/la
        python3 -m training.train --config config/train_zeroflow.yaml --labels LABELS --out runs/zeroflow --devices 8
        python3 -m training.train --start embedded --labels out/labels --out runs/mine
        python3 -m training.train --config config/train_stereo_lite.yaml --dataset DATASET --out runs/stereo
+       python3 -m training.train --config config/train_mono_lite.yaml --dataset DATASET --out runs/mono
 
 Clips are simulated when first needed. A stopped training resumes from its last checkpoint with the same samples: run
 the same command again. --start adapts a trained model, with the settings in config/finetune.yaml unless --config names
@@ -14,7 +15,8 @@ with `tensorboard --logdir OUT`. The result is OUT/last.pt; export it with
 `python3 -m export.to_onnx OUT/last.pt --out model.onnx`.
 
 Students for stereo cameras learn from the ground truth of one DATASET or more, such as
-stereo_simulation:0-1999@out/stereo, from --labels of the stereo teacher, or from both.
+stereo_simulation:0-1999@out/stereo, from --labels of the stereo teacher, or from both. Students of one camera learn
+from the stereo images of drives (--dataset), or from --labels of the teacher lidar.
 """
 
 import argparse
@@ -22,6 +24,8 @@ import sys
 from pathlib import Path
 
 from training.datasets.clip_store import ClipStore
+from training.learning.mono_sources import WindowSource, window_source
+from training.learning.mono_train_config import MonoTrainConfig
 from training.learning.pair_sources import ClipSource, split_labels
 from training.learning.stereo_sources import StereoSource, split_datasets
 from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
@@ -38,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--config',
         type=Path,
-        help='YAML with the fields of TrainConfig, or StereoTrainConfig, that differ from the defaults',
+        help='YAML with the fields of TrainConfig, StereoTrainConfig or MonoTrainConfig that differ from the defaults',
     )
     parser.add_argument(
         '--out', type=Path, required=True, help='folder for the checkpoint, the log and the effective config'
@@ -71,10 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             start = load_start(options.start)
         config = start_config(start, options.config) if start else load_train_config(options.config)
-        is_stereo = isinstance(config, StereoTrainConfig)
+        is_stereo = isinstance(config, StereoTrainConfig | MonoTrainConfig)  # what it learns from
         if options.dataset and not is_stereo:
             raise ConfigError(
-                f'--dataset is for students of stereo cameras; {config.student} learns from --labels, or from clips.'
+                f'--dataset is for students of cameras; {config.student} learns from --labels, or from clips.'
             )
         if is_stereo and not (options.dataset or options.labels):
             raise ConfigError(
@@ -105,14 +109,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _stereo_source(config: StereoTrainConfig, specs: list[str] | None, labels: Path | None) -> StereoSource:
-    """Return the pairs to train on, with ground truth or stored labels."""
+def _stereo_source(
+    config: StereoTrainConfig | MonoTrainConfig, specs: list[str] | None, labels: Path | None
+) -> StereoSource | WindowSource:
+    """Return the pairs, or windows, to train on, with ground truth or stored labels where there are some."""
     from training.datasets import STEREO, open_dataset
     from training.labels.stereo_label_store import StereoLabelStore
 
     datasets = [open_dataset(spec, (STEREO,)) for spec in specs or ()]
     if labels:
         datasets.append(StereoLabelStore(labels))
+    if isinstance(config, MonoTrainConfig):
+        return window_source(datasets, config)
     return split_datasets(datasets, config.held_out)[0]
 
 

@@ -64,7 +64,10 @@ class StudentModule(pytorch_lightning.LightningModule):
         return loss
 
     def loss(self, step: int, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a batch, and the sums of error and flow of moving points for the log."""
+        """Return the loss of a batch, and the sums of error and flow of moving points for the log.
+
+        Other sensors log parts of their loss: values named loss/..., of which the log gets the mean.
+        """
         self.student.grid = self.config.phase(step).grid(self.samples.grid)
         predicted = self.student.forward_both(batch.clouds, batch.rows, batch.used)
         flow = torch.cat([flow for both in predicted for flow in both]).detach()
@@ -83,6 +86,7 @@ class StudentModule(pytorch_lightning.LightningModule):
             scores = {'loss': sums['loss'] / sums['batches'], 'lr': config.learning_rate(step - 1)}
             if sums.get('flow'):
                 scores['mover_normalised_epe'] = sums['error'] / sums['flow']
+            scores |= {name: value / sums['batches'] for name, value in sums.items() if name.startswith('loss/')}
             self.logger.log_metrics(scores, step)
         if step % config.save_every == 0 or step == config.steps:
             self.trainer.save_checkpoint(self.trainer.strategy.checkpoint_io.path)

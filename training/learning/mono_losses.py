@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.students.mono_geometry import COVERED, optical_flow, points_of, project, resize, scaled_intrinsics, warp
+from training.students.mono_geometry import (
+    BASELINE,
+    COVERED,
+    optical_flow,
+    points_of,
+    project,
+    resize,
+    scaled_intrinsics,
+    warp,
+)
 from training.students.multi_mono_sf import MonoFlow
 from training.students.splatting import splat_sum
 from training.students.stereo_layers import pixel_grid, sample_at
@@ -43,10 +52,12 @@ class MonoLoss(NamedTuple):
 def self_supervised_loss(
     left: Tensor, right: Tensor, intrinsics: Tensor, flows: Sequence[MonoFlow],
     right_disparity: Sequence[Sequence[Tensor]], *, detach_disparity: bool, covered: float = COVERED,
+    baseline: Tensor | None = None,
 ) -> MonoLoss:  # fmt: skip
     """Return the loss of what a network found in stereo images, of which it saw the left ones.
 
-    left, right: (B, T, 3, H, W) in [0, 1], rectified, of a camera pair whose baseline is mono_geometry.BASELINE.
+    left, right: (B, T, 3, H, W) in [0, 1], rectified. baseline: (B,) [m] of the camera pair; None: that of the
+    disparities, mono_geometry.BASELINE, as published.
     intrinsics: (B, 3, 3) of both. flows: of the T - 2 images but the first and the last. right_disparity: of the right
     images in the same order, each from the full size to an eighth; no gradient reaches it.
     detach_disparity: scene flow does not train the disparity, as in the first epochs.
@@ -63,6 +74,8 @@ def self_supervised_loss(
         )
     if min(left.shape[3:]) < _SMALLEST:
         raise ValueError(f'expected images of at least {_SMALLEST} px along both axes, found {tuple(left.shape[3:])}')
+    ratio = left.new_ones(len(left)) if baseline is None else baseline / BASELINE
+    ratio = ratio.reshape(-1, 1, 1, 1).repeat(num, 1, 1, 1)  # of the pixels that the eyes are apart
     totals = [0.0] * 4
     for level, level_weight in enumerate(LEVEL_WEIGHTS):
         shape, scale = tuple(flows[0].disparity[level].shape[2:]), 2**-level
@@ -70,8 +83,8 @@ def self_supervised_loss(
             [resize(image, *shape) for image in eye[:, 1:-1].unbind(1)] for eye in (left, right)
         )  # fmt: skip
         disparity = [flow.disparity[level] for flow in flows]
-        mask = disparity_mask(torch.cat([values[level] for values in right_disparity]).detach())
-        loss, mask = _disparity_loss(torch.cat(images), torch.cat(others), torch.cat(disparity), mask, scale)
+        mask = disparity_mask(torch.cat([values[level] for values in right_disparity]).detach() * ratio)
+        loss, mask = _disparity_loss(torch.cat(images), torch.cat(others), torch.cat(disparity), mask, scale, ratio)
         masks = mask.chunk(num)
         if detach_disparity:
             disparity = [values.detach() for values in disparity]
@@ -94,12 +107,15 @@ def self_supervised_loss(
     return MonoLoss(total, disparity_term, flow_term, census, points)
 
 
-def _disparity_loss(left: Tensor, right: Tensor, disparity: Tensor, mask: Tensor, scale: float):
-    """Return the loss of a disparity (B, 1, h, w), and the mask without the border of the image."""
+def _disparity_loss(left: Tensor, right: Tensor, disparity: Tensor, mask: Tensor, scale: float, ratio: Tensor):
+    """Return the loss of a disparity (B, 1, h, w), and the mask without the border of the image.
+
+    ratio: (B, 1, 1, 1), baseline of the images by that of the disparity.
+    """
     height, width = disparity.shape[2:]
     pixels = pixel_grid(height, width, disparity)
     # Fractions of the width are fractions of width - 1 here, as in the published code.
-    u = pixels[:, :1] - disparity * (width - 1)
+    u = pixels[:, :1] - disparity * ratio * (width - 1)
     seen = sample_at(right, torch.cat([u, pixels[:, 1:].expand(len(u), -1, -1, -1)], dim=1), 'zeros')
     # The published code clears the border of this mask in place: it is missing in all later terms, too.
     loss = census_distance(left, seen, mask)

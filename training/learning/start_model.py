@@ -18,7 +18,7 @@ from training.learning.batch import Batch
 from training.learning.checkpoint import Checkpoint, load_checkpoint
 from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.train_config import TrainConfig
-from training.students import CAMERA_STUDENTS, STUDENTS, PillarStudent, build_student
+from training.students import CAMERA_STUDENTS, MONO_STUDENTS, STUDENTS, PillarStudent, build_student
 from zeroflow_ros.engines.model_card import ModelCard
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine
 from zeroflow_ros.engines.selection import DEFAULT_MODELS
@@ -83,7 +83,7 @@ def start_config(start: StartModel, path: Path | None = None) -> TrainConfig | S
 
     Raises: ConfigError when the file configures another student than that of the start model, or as `load_config`.
     """
-    if path is None and start.checkpoint.student in CAMERA_STUDENTS:
+    if path is None and start.checkpoint.student in CAMERA_STUDENTS | MONO_STUDENTS:
         raise ConfigError(f'Give the configuration of the training of a {start.checkpoint.student} with --config.')
     if path is None:
         return dataclasses.replace(load_config(TrainConfig, FINETUNE), student=start.checkpoint.student)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.config import build_config, load_config, read_yaml
+from training.learning.mono_train_config import MonoTrainConfig
 from training.learning.stereo_augmentation import StereoAugmentation
 from training.learning.train_config import OPTIMIZERS, TrainConfig
-from training.students import CAMERA_STUDENTS
+from training.students import CAMERA_STUDENTS, MONO_STUDENTS
 from zeroflow_ros.errors import ConfigError
 
 LOSSES = ('laplace', 'dwarf_levels', 'dwarf_masked')
@@ -100,7 +101,7 @@ class StereoTrainConfig:
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def load_train_config(path: Path | None) -> TrainConfig | StereoTrainConfig:
+def load_train_config(path: Path | None) -> TrainConfig | StereoTrainConfig | MonoTrainConfig:
     """Return the training configuration in a YAML file; its `student` says for which sensor. None: all defaults.
 
     Raises: ConfigError as `load_config` does.
@@ -108,6 +109,7 @@ def load_train_config(path: Path | None) -> TrainConfig | StereoTrainConfig:
     if path is None:
         return TrainConfig()
     values = read_yaml(path)
-    if isinstance(values, dict) and values.get('student') in CAMERA_STUDENTS:
-        return build_config(StereoTrainConfig, values, str(path))
+    for kind, students in ((StereoTrainConfig, CAMERA_STUDENTS), (MonoTrainConfig, MONO_STUDENTS)):
+        if isinstance(values, dict) and values.get('student') in students:
+            return build_config(kind, values, str(path))
     return load_config(TrainConfig, path)

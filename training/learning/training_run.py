@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.learning.mono_train_config import MonoTrainConfig
 from training.learning.pair_sources import PairSource
 from training.learning.stereo_sources import StereoSource
 from training.learning.stereo_train_config import StereoTrainConfig
@@ -17,7 +18,11 @@ from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.views.report import write_json
 
 if TYPE_CHECKING:
+    from training.learning.mono_samples import WindowSource
     from training.learning.start_model import StartModel
+
+    Config = TrainConfig | StereoTrainConfig | MonoTrainConfig
+    Source = PairSource | StereoSource | WindowSource
 
 _BATCHES_OF_STATISTICS = 4
 
@@ -36,9 +41,9 @@ class TrainerDevices:
 
 
 def train(
-    config: TrainConfig | StereoTrainConfig,
+    config: 'Config',
     out: Path,
-    source: PairSource | StereoSource,
+    source: 'Source',
     *,
     change_config: bool = False,
     devices: TrainerDevices | None = None,
@@ -63,14 +68,14 @@ def train(
     from training.provenance import provenance
     from training.students import build_student
 
-    is_stereo = isinstance(config, StereoTrainConfig)
     config = config.for_pairs(len(source))
     last = out / 'last.pt'
-    policies = {} if is_stereo else {'direction': 'both', 'ground': 'keep', 'z_origin': 'ground'}
+    is_lidar = isinstance(config, TrainConfig)
+    policies = {'direction': 'both', 'ground': 'keep', 'z_origin': 'ground'} if is_lidar else {}
     about = {
         **source.about, **policies, 'licence': config.licence,
         'supervision': build_strategy(config).supervision(source.about['supervision']),
-        'loss': config.strategy if config.strategy == 'seflow' else config.loss,
+        'loss': config.strategy if config.strategy == 'seflow' else getattr(config, 'loss', config.strategy),
         'config': json.loads(json.dumps(dataclasses.asdict(config))), 'history': [],
     }  # fmt: skip
     start = 0
@@ -113,8 +118,13 @@ def train(
     return last
 
 
-def _samples_and_module(config: TrainConfig | StereoTrainConfig, source: PairSource | StereoSource, student):
+def _samples_and_module(config: 'Config', source: 'Source', student):
     """Return the samples of a source, and the class of the module that trains on them."""
+    if isinstance(config, MonoTrainConfig):
+        from training.learning.mono_module import MonoModule
+        from training.learning.mono_samples import MonoSamples
+
+        return MonoSamples(config, source, student), MonoModule
     if isinstance(config, StereoTrainConfig):
         from training.learning.stereo_module import StereoModule
         from training.learning.stereo_samples import StereoSamples
@@ -132,7 +142,7 @@ def _load_weights(start_model: 'StartModel', student, samples) -> None:
     from training.learning.start_model import set_norm_statistics
 
     student.load_state_dict(start_model.checkpoint.state_dict)
-    if isinstance(samples.config, StereoTrainConfig):
+    if not isinstance(samples.config, TrainConfig):
         return  # the norms of these students follow what a checkpoint was trained on
     grid, student.grid = student.grid, samples.config.phase(0).grid(samples.grid)
     batches = islice(samples.batches(0), _BATCHES_OF_STATISTICS)

@@ -14,6 +14,11 @@ STRATEGIES = {
     'seflow': ('seflow', 'SeFlow'),
 }
 CAMERA_STRATEGIES = {'proxy': ('proxy', 'Proxy')}  # of students for stereo cameras
+MONO_STRATEGIES = {  # of students for one camera
+    'mono_self_supervised': ('mono_self_supervised', 'MonoSelfSupervised'),
+    'mono_from_lidar': ('mono_from_lidar', 'MonoFromLidar'),
+    'mono_finetuning': ('mono_finetuning', 'MonoFinetuning'),
+}
 
 
 def sweeps_per_sample(config: TrainConfig) -> int:
@@ -23,11 +28,11 @@ def sweeps_per_sample(config: TrainConfig) -> int:
 
 def build_strategy(config: TrainConfig) -> Strategy:
     """Return the strategy of a configuration. Raises: ConfigError for one that the student's sensor does not have."""
-    if config.student in MONO_STUDENTS:
-        raise ConfigError(
-            f'{config.student} takes images of one camera, for which there is no strategy. Choose another student.'
-        )
-    known = CAMERA_STRATEGIES if config.student in CAMERA_STUDENTS else STRATEGIES
+    known = STRATEGIES
+    if config.student in CAMERA_STUDENTS:
+        known = CAMERA_STRATEGIES
+    elif config.student in MONO_STUDENTS:
+        known = MONO_STRATEGIES
     if config.strategy not in known:
         raise ConfigError(
             f'strategy should be one of {", ".join(known)} for {config.student}, got {config.strategy!r}.'
