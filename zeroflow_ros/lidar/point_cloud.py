@@ -24,6 +24,7 @@ from zeroflow_ros.lidar.cloud_layout import (
     read_frame_id,
     xyz_columns,
 )
+from zeroflow_ros.lidar.no_returns import remove_no_returns
 from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.sweep import Sweep
 
@@ -54,7 +55,8 @@ def decode_cloud(msg) -> Sweep:
     Accepts any order and offsets of fields, float32 or float64, row and point padding, either byte order, and a wrong
     row_step where the points fill the data exactly (see `check_rows`). Rows keep their order (row-major). A row
     without a return becomes all NaN, whatever is_dense says: one with a coordinate that is not finite or too large for
-    float32, or 0 0 0, which many drivers and simulators write. An empty cloud gives an empty sweep.
+    float32, or 0 0 0, which many drivers and simulators write; and what stands for one by its number, see
+    `remove_no_returns`. An empty cloud gives an empty sweep.
 
     Raises: CloudError when header and data contradict each other. This is checked before memory is allocated, and the
     allocation is bounded by the length of msg.data, not by the sizes in the header.
@@ -70,7 +72,7 @@ def decode_cloud(msg) -> Sweep:
     words = rows.words() if numba_kernels is not None else None
     if words is not None and all(dtype == '<f4' and offset % 4 == 0 for offset, dtype in columns):
         numba_kernels.read_xyz(words.view(np.float32), tuple(offset // 4 for offset, _ in columns), points)
-        return Sweep(points, stamp_ns, frame_id)
+        return Sweep(points, stamp_ns, frame_id, no_return_note=remove_no_returns(points))
     with np.errstate(over='ignore', invalid='ignore'):  # float64 beyond float32 becomes inf, then NaN
         for axis, (offset, dtype) in enumerate(columns):
             points[:, axis].reshape(rows.shape)[...] = rows.view(dtype, offset)
@@ -80,7 +82,7 @@ def decode_cloud(msg) -> Sweep:
     if len(suspects):
         some = points[suspects]
         points[suspects[~np.isfinite(some).all(axis=1) | ~some.any(axis=1)]] = np.nan
-    return Sweep(points, stamp_ns, frame_id)
+    return Sweep(points, stamp_ns, frame_id, no_return_note=remove_no_returns(points))
 
 
 def decode_velocity(msg) -> np.ndarray:

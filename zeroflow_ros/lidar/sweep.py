@@ -51,6 +51,7 @@ class Sweep:
     frame_T_sensor: (4, 4) pose of the sensor in `frame_id`, for clouds in a fixed frame: points are then in the frame
         of the sensor. None: points are in `frame_id`.
     nearest: distance of the nearest point [m], where all points were taken out because none was on the grid.
+    no_return_note: which points with coordinates were taken as no returns.
     """
 
     points: np.ndarray
@@ -62,6 +63,7 @@ class Sweep:
     own_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     frame_T_sensor: np.ndarray | None = None
     nearest: float | None = None
+    no_return_note: str = ''
 
     def __post_init__(self):
         if self.points.ndim != 2 or self.points.shape[1] != 3 or self.points.dtype != np.float32:

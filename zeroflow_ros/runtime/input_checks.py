@@ -66,6 +66,8 @@ class InputChecks:
                 health.log_once('time field', text, 'info')
         if correction := check_rows(msg).correction:
             self._warn_once('header', correction)
+        if sweep.no_return_note:
+            self._warn_once('no returns', sweep.no_return_note)
         if self._deskews:
             self._check_times(msg, sweep)
         if far := far_from_origin(sweep):
