@@ -13,6 +13,7 @@
 
   kitti_scene_flow:ROOT       stereo pairs of KITTI scene flow 2015, folder training or testing
   kitti_raw:DATE/DRIVE        stereo pairs of a drive of KITTI raw data
+  kitti_raw_list:ROOT+LIST.txt    those of the frames or drives that a published list names
   stereo:PATH                 rosbag1 or rosbag2: pairs of consecutive stereo frames
   stereo:PATH+BOXES.json      with tracked boxes
   stereo_simulation:0-9       one pair from each simulated drive; @FOLDER keeps them, as for simulation
@@ -44,6 +45,7 @@ _SWEEP_SCHEMES = {
 _STEREO_SCHEMES = {
     'kitti_scene_flow': 'training.datasets.kitti_scene_flow',
     'kitti_raw': 'training.datasets.kitti_raw',
+    'kitti_raw_list': 'training.datasets.kitti_raw_list',
     'stereo': 'training.datasets.stereo_bag',
     'stereo_simulation': 'training.datasets.stereo_simulation',
 }

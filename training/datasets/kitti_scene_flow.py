@@ -35,9 +35,14 @@ _NAME = re.compile(r'(\d{6})_(\d\d)\.png')
 
 @dataclass(frozen=True)
 class KittiSceneFlowOptions:
-    """Options. frames: 10 for frame 10 of each scene, which is scored; all for every pair of consecutive frames."""
+    """Options.
+
+    frames: 10 for frame 10 of each scene, which is scored; all for every pair of consecutive frames. scenes: text file
+    with the numbers of the scenes, one in a line; '': all that are there.
+    """
 
     frames: str = '10'
+    scenes: str = ''
 
 
 class KittiSceneFlowPairs:
@@ -65,6 +70,9 @@ class KittiSceneFlowPairs:
             )
         frames = sorted(match.groups() for match in map(_NAME.fullmatch, _names(self.root / _LEFT)) if match)
         frames = {(scene, int(number)) for scene, number in frames}
+        if options.scenes:
+            named = _read_scenes(Path(options.scenes), {scene for scene, _ in frames}, self.root)
+            frames = {(scene, number) for scene, number in frames if scene in named}
         wanted = {(scene, REFERENCE) for scene, _ in frames}
         if options.frames == 'all':
             wanted |= {(scene, number) for scene, number in frames if (scene, number + 1) in frames}
@@ -174,6 +182,25 @@ def _check_root(root: Path) -> None:
     for folder, archive in archives.items():
         if not (root / folder).is_dir():
             raise DataError(f'{root} lacks the folder {folder}. It is in {archive} of KITTI scene flow.')
+
+
+def _read_scenes(path: Path, present: set[str], root: Path) -> set[str]:
+    """Return the scenes, NNNNNN, that a text file names. Raises: DataError for other text, and for scenes not there."""
+    try:
+        lines = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f'{path} should be a text file with numbers of scenes: {error}') from error
+    odd = [line for line in lines if not re.fullmatch(r'\d{1,6}', line)]
+    if odd or not lines:
+        raise DataError(f'{path} should have the number of a scene in each line, as 000002, got {(odd or [""])[0]!r}.')
+    named = {f'{int(line):06d}' for line in lines}
+    missing = sorted(named - present)
+    if missing:
+        raise DataError(
+            f'{path} names {len(named)} scenes, of which {root} lacks {len(missing)}, for example {missing[0]}. Unpack '
+            'data_scene_flow.zip of KITTI there, or give another list.'
+        )
+    return named
 
 
 def _names(folder: Path) -> list[str]:
