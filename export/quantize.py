@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.camera_models import refuse_camera_model
 from export.model_file import write_model
 from zeroflow_ros.engines.engine import IDENTITY
 from zeroflow_ros.engines.model_card import ModelCard
@@ -31,6 +32,7 @@ from zeroflow_ros.engines.selection import load_engine
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.lidar.pillars import PillarImages
 
+_CAMERAS = 'Camera models have no 8-bit form: use the file as it is.'
 _PERCENTILE = 99.999  # of the activations; clipping the few larger ones gives finer steps
 
 
@@ -189,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.pairs < 1:
             raise ConfigError(f'--pairs must be 1 or more, got {options.pairs}.')
+        refuse_camera_model(Path(options.model), _CAMERAS)
         card = load_engine(options.model).card
         if options.bag:
             images = bag_images(card, options.bag, options.pairs)

@@ -8,7 +8,8 @@ usage: python3 -m export.to_tensorrt model.onnx
 With engine:=tensorrt the node builds a missing engine itself, which takes minutes and needs nvcc. To avoid this, copy
 the folder that this program writes to vehicles with the same GPU and TensorRT, and set engine_cache to its parent
 folder. Every engine is compared with ONNX Runtime before it is stored. --check parses and builds without storing
-anything; with TensorRT-RTX it needs no GPU.
+anything; with TensorRT-RTX it needs no GPU. Models for cameras are checked only: the camera node runs them with ONNX
+Runtime.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from export.camera_models import refuse_camera_model
 from zeroflow_ros.engines.selection import resolve_model_path
 from zeroflow_ros.engines.tensorrt_library import TensorRt
 from zeroflow_ros.errors import ZeroFlowError
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.check:
             print(check(path))
         else:
+            refuse_camera_model(path, 'The camera node runs it with ONNX Runtime. Add --check to only build it.')
             from zeroflow_ros.engines.tensorrt_build import open_engine
 
             engine = open_engine(path, cache=options.cache)
