@@ -57,11 +57,16 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class WallConfig:
-    """seconds: time per pair. diary: file with a line per labelled pair. die_at: pair at which it kills its process."""
+    """Settings of the teacher.
+
+    seconds: time per pair. diary: file with a line per labelled pair. die_at: pair at which it kills its process.
+    notes_process: the diary names the process, too.
+    """
 
     seconds: float = 0.0
     diary: str = ''
     die_at: int = -1
+    notes_process: bool = False
 
 
 class WallTeacher:
@@ -77,7 +82,8 @@ class WallTeacher:
             os._exit(9)
         if self.config.diary:
             with open(self.config.diary, 'a') as file:
-                file.write(f'{len(points0) - 30}\n')
+                process = f' {os.getpid()}' if self.config.notes_process else ''
+                file.write(f'{len(points0) - 30}{process}\n')
         time.sleep(self.config.seconds)
         flow = np.float32(WALL_FLOW)
         return np.tile(flow, (len(points0), 1)), np.tile(-flow, (len(points1), 1))

@@ -294,19 +294,22 @@ def _on_ray(job: LabelJob, numbers: list[int], gpus: float) -> Iterator[Outcome]
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(label_one)
-    waiting = list(reversed(numbers))
-    running = []
+    waiting, running = list(reversed(numbers)), {}  # numbers of pairs; {reference: number}
     at_once = 2 * max(1, int(ray.cluster_resources().get('CPU', 1)))  # so that no node waits for its next pair
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
-                running.append(task.remote(job, waiting.pop()))
-            ready, running = ray.wait(running)
-            for reference in ready:
+                number = waiting.pop()
+                running[task.remote(job, number)] = number
+            for reference in ray.wait(list(running))[0]:
+                number = running.pop(reference)
                 try:
                     yield ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
+                except ray.exceptions.RayError as error:  # its process or node died, and so did three others
+                    reason = f'its process ended each time it was tried ({type(error).__name__}); is memory short?'
+                    yield Outcome(_worker(job).keys()[number], 'failed', reason)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
