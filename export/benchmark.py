@@ -8,10 +8,10 @@ usage: python3 -m export.benchmark
        python3 -m export.benchmark --points 10000 20000 50000 100000 200000
        python3 -m export.benchmark --cells 128 256 512 --compare
 
-Input is a bag, or random clouds of 120,000 points (or each size in --points). All models process each pair in turn, so
-that load on the machine affects all of them; statistics cover the pairs after the warm-up. A checkpoint runs in plain
-torch, on the GPU if there is one: the baseline without export. --compare adds the latency ratio of each model to the
-first one, pair by pair. Only the pipeline is measured; for node, messages and transport, use
+Input is a bag with its ego motion, or random clouds of 120,000 points (or each size in --points). All models process
+each pair in turn, so that load on the machine affects all of them; statistics cover the pairs after the warm-up. A
+checkpoint runs in plain torch, on the GPU if there is one: the baseline without export. --compare adds the latency
+ratio of each model to the first one, pair by pair. Only the pipeline is measured; for node, messages and transport, use
 `python3 -m zeroflow_ros.demo --bag BAG`.
 """
 
@@ -21,6 +21,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -30,16 +31,18 @@ import numpy as np
 from export.revisions import RevisionRun
 from training.datasets import split_options
 from training.scoring.estimators import ModelOptions
+from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.engines.engine import IDENTITY, Engine
 from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
-from zeroflow_ros.errors import DataError, ZeroFlowError
+from zeroflow_ros.errors import DataError, EgoMotionError, ZeroFlowError
 from zeroflow_ros.lidar.sweep import Sweep, SweepPair
 from zeroflow_ros.lidar.sweep_history import SweepHistory
 from zeroflow_ros.pipeline import FlowPipeline
 from zeroflow_ros.views.report import hardware, latency_table, percentiles, write_json
 
 RANDOM_POINTS = 120_000
+_MAX_WAITING = 20  # sweeps that wait for odometry later in the bag: 2 s at 10 Hz
 
 
 def random_pairs(num_pairs: int, num_points: int, num_sweeps: int) -> Iterator[SweepPair]:
@@ -64,40 +67,70 @@ def _pairs(sweeps: Iterator[Sweep], num_sweeps: int) -> Iterator[SweepPair]:
         yield history.pair(previous, latest, np.eye(4))
 
 
-def bag_pairs(path: Path, num_pairs: int, num_sweeps: int) -> Iterator[SweepPair]:
-    """Yield consecutive sweeps of a bag as pairs with identity ego motion; restart the bag as often as needed.
+def bag_pairs(path: Path, num_pairs: int, num_sweeps: int, ego_motion: str = 'auto') -> Iterator[SweepPair]:
+    """Yield consecutive sweeps of a bag as pairs with their ego motion; restart the bag as often as needed.
 
-    num_sweeps: sweeps of a pair and its history, where the bag has them before it.
+    num_sweeps: sweeps of a pair and its history, where the bag has them before it. ego_motion: see `BagMotion`.
+    Sweeps whose motion is not known make no pair.
     """
-    from zeroflow_ros.bags.bag import Bag
-    from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
-    from zeroflow_ros.lidar.point_cloud import decode_cloud
-
-    def sweeps() -> Iterator[Sweep]:
-        with Bag(path) as bag:
-            for message in bag.messages([bag.point_cloud_topic()]):
-                yield decode_cloud(decode_message(message.cdr, POINT_CLOUD))
-
     yielded = 0
     while yielded < num_pairs:
         before = yielded
-        for pair in islice(_pairs(sweeps(), num_sweeps), num_pairs - yielded):
+        for pair in islice(_drive(path, num_sweeps, ego_motion), num_pairs - yielded):
             yielded += 1
             yield pair
         if yielded == before:
-            raise DataError(f'{path} has fewer than two sweeps, so no pair.')
+            raise DataError(
+                f'{path} has no two consecutive sweeps with ego motion by {ego_motion}, so no pair. Choose another '
+                '--ego-motion; none takes the ego vehicle as standing still.'
+            )
+
+
+def _drive(path: Path, num_sweeps: int, ego_motion: str) -> Iterator[SweepPair]:
+    """Yield the pairs of one pass over a bag."""
+    from zeroflow_ros.bags.bag import Bag
+    from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
+    from zeroflow_ros.ego_motion.bag_motion import BagMotion
+    from zeroflow_ros.lidar.point_cloud import decode_cloud
+
+    with Bag(path) as bag:
+        topic = bag.point_cloud_topic()
+        frame_id = decode_message(bag.first(topic).cdr, POINT_CLOUD).header.frame_id.lstrip('/')
+        motion, history = BagMotion(bag, ego_motion, frame_id=frame_id, cloud_topic=topic), SweepHistory(num_sweeps)
+
+        def sweeps() -> Iterator[Sweep]:
+            """Yield each sweep once the odometry reaches it, or is too far behind."""
+            waiting: deque[Sweep] = deque()
+            for message in bag.messages([topic, *filter(None, [motion.topic])]):
+                if message.topic != topic:
+                    motion.add_odometry(message.cdr)
+                else:
+                    waiting.append(decode_cloud(decode_message(message.cdr, POINT_CLOUD)))
+                while waiting and (motion.covers(waiting[0].stamp_ns) or len(waiting) > _MAX_WAITING):
+                    yield waiting.popleft()
+            yield from waiting
+
+        for previous, latest in pairwise(sweeps()):
+            try:
+                previous, latest = map(motion.to_sensor_frame, (previous, latest))
+                ego0_T_ego1 = motion.between(previous, latest)
+            except EgoMotionError:
+                continue
+            yield history.pair(previous, latest, ego0_T_ego1)
 
 
 class TorchRun:
-    """A checkpoint in plain torch, timed from points to flow."""
+    """A checkpoint in plain torch, timed from points to flow. is_compiled: with its network compiled by torch."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, is_compiled: bool = False):
         import torch
 
         from training.scoring.estimators import checkpoint_engine
 
         self._engine = checkpoint_engine(path, device='cuda' if torch.cuda.is_available() else 'cpu')
-        self.name, self.runs_on = f'torch {path}', self._engine.runs_on
+        if is_compiled:
+            self._engine.compile_network()
+        self.name, self.runs_on = f'{"compiled " * is_compiled}torch {path}', self._engine.runs_on
         self.num_sweeps = self._engine.card.num_sweeps
 
     def __call__(self, pair: SweepPair) -> dict[str, float]:
@@ -168,6 +201,8 @@ def open_runs(options, cleanup: contextlib.ExitStack) -> list:
         runs.append(PipelineRun(f'untrained, {cells} x {cells} cells', engine))
     if options.checkpoint:
         runs.append(TorchRun(options.checkpoint))
+        if options.compile:
+            runs.append(TorchRun(options.checkpoint, is_compiled=True))
     for revision in options.revision:
         for model in options.model:
             run = RevisionRun(revision, model, options.threads)
@@ -186,6 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         help='MODEL.onnx or tensorrt:MODEL.onnx (default: the bundled model); options: MODEL.onnx?refinements=1',
     )  # fmt: skip
     parser.add_argument('--checkpoint', type=Path, help='also run this checkpoint in plain torch')
+    parser.add_argument('--compile', action='store_true', help='with --checkpoint: also with torch.compile')
     parser.add_argument(
         '--cells',
         type=int,
@@ -195,6 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('--revision', nargs='+', default=[], help='also run zeroflow_ros of these git revisions')
     parser.add_argument('--bag', type=Path, help='bag with the input sweeps (default: random clouds)')
+    parser.add_argument('--ego-motion', choices=EGO_MOTION, default='auto',
+                        help='source of the ego motion in the bag; none: standing still (default: auto)')  # fmt: skip
     parser.add_argument(
         '--points', type=int, nargs='+', default=[RANDOM_POINTS], help='sizes of random clouds (default: 120000)'
     )
@@ -211,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
             runs = open_runs(options, cleanup)
             num_pairs, num_sweeps = options.warm_up + options.pairs, max(run.num_sweeps for run in runs)
             inputs = (
-                {str(options.bag): bag_pairs(options.bag, num_pairs, num_sweeps)} if options.bag
+                {str(options.bag): bag_pairs(options.bag, num_pairs, num_sweeps, options.ego_motion)} if options.bag
                 else {f'random, {num} points': random_pairs(num_pairs, num, num_sweeps) for num in options.points}
             )  # fmt: skip
             samples = {name: measure(runs, pairs, options.warm_up) for name, pairs in inputs.items()}

@@ -50,7 +50,10 @@ class RevisionRun:
         """
         clouds = pair.points1, pair.points0
         try:
-            self._process.stdin.write(json.dumps([len(points) for points in clouds]).encode() + b'\n')
+            about = {
+                'points': [len(points) for points in clouds], 'ego0_T_ego1': pair.ego0_T_ego1.tolist(), 'dt': pair.dt,
+            }  # fmt: skip
+            self._process.stdin.write(json.dumps(about).encode() + b'\n')
             for points in clouds:
                 self._process.stdin.write(points.astype('float32').tobytes())
             self._process.stdin.flush()
