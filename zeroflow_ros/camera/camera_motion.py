@@ -251,16 +251,16 @@ def spread_pixels(disparity, flow, valid, other_disparity, config: CameraMotionC
 
     Raises: EgoMotionError when fewer than `min_pixels` are valid.
     """
-    rows, columns = np.nonzero(valid)
-    if len(rows) < config.min_pixels:
+    places = np.flatnonzero(valid)
+    if len(places) < config.min_pixels:
         raise EgoMotionError(
             f'Ego motion from images needs at least {config.min_pixels} pixels with disparity and flow, found '
-            f'{len(rows)}. The images are dark, without texture, or do not belong together: check both cameras, or '
+            f'{len(places)}. The images are dark, without texture, or do not belong together: check both cameras, or '
             'use odometry or tf as the source of ego motion.'
         )
-    if len(rows) > config.num_pixels:
-        chosen = np.random.default_rng(config.seed).integers(len(rows), size=config.num_pixels)
-        rows, columns = rows[chosen], columns[chosen]
+    if len(places) > config.num_pixels:
+        places = places[np.random.default_rng(config.seed).integers(len(places), size=config.num_pixels)]
+    rows, columns = np.divmod(places, valid.shape[1])
     return MatchedPixels.at(
         rows, columns, disparity, flow, other_disparity,
         flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,

@@ -27,8 +27,7 @@ from zeroflow_ros.camera.stereo_matching import (
     StereoMatcher,
     fill_from_background,
     fit_road,
-    is_below_road,
-    is_road,
+    without_road,
 )
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 
@@ -63,13 +62,17 @@ class ClassicalConfig:
 
 @dataclass
 class _View:
-    """A frame at the size of the images worked on. disparity: (H, W), without what is below the road."""
+    """A frame at the size of the images worked on. disparity: (H, W), without what is below the road.
+
+    above_road: (H, W), also without the road itself; None where no road is seen.
+    """
 
     frame: StereoFrame
     left: np.ndarray
     right: np.ndarray
     disparity: np.ndarray | None = None
     road: np.ndarray | None = None
+    above_road: np.ndarray | None = None
 
 
 @lru_cache(maxsize=4)
@@ -78,6 +81,12 @@ def _constant(shape: tuple[int, int], value: float) -> np.ndarray:
     constant = np.full(shape, value, np.float32)
     constant.flags.writeable = False
     return constant
+
+
+@lru_cache(maxsize=8)
+def _places(size: int, smaller: int, step: int) -> np.ndarray:
+    """Return where every step-th pixel of a row of `size` is in a row of `smaller`, float32 [px]."""
+    return ((np.arange(0, size, step) + 0.5) * (smaller / size) - 0.5).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -191,7 +200,8 @@ class ClassicalStereoFlow:
             start = next((other.road for other in self._views if other.road is not None), None)
             view.road = self._timed('road', fit_road, disparity, start=start)
             if view.road is not None:
-                disparity[is_below_road(disparity, view.road)] = np.nan
+                view.above_road, below = without_road(disparity, view.road)
+                disparity[below] = view.above_road[below] = np.nan
         view.disparity = disparity
 
     def _consistent(self, view, other_view, flow, backward) -> tuple[np.ndarray, np.ndarray]:
@@ -221,10 +231,8 @@ class ClassicalStereoFlow:
         return motion
 
     def _pieces(self, camera, view, flow, measured, other_disparity, motion, residual) -> MovingPieces:
-        disparity = view.disparity
-        if view.road is not None:
-            # The road does not move; the shadows on it do.
-            disparity = np.where(is_road(disparity, view.road), np.float32(np.nan), disparity)
+        # The road does not move; the shadows on it do.
+        disparity = view.disparity if view.above_road is None else view.above_road
         return find_moving_pieces(
             camera, disparity, flow, measured, motion,
             other_disparity=other_disparity, residual=residual, config=self.config.pieces,
@@ -313,7 +321,17 @@ class ClassicalStereoFlow:
         known = np.nan_to_num(disparity, nan=-10)  # far from all that is known
         window = np.ones((3, 3), np.uint8)
         is_edge = cv2.dilate(known, window) - cv2.erode(known, window) > _SURFACE
+        factor = np.float32(camera.width / disparity.shape[1] / step)
+        if numba_support.numba_kernels is not None and step > 1:
+            (height, width), whole = disparity.shape, (camera.height, camera.width)
+            rows, columns = (_nearest(*sizes, step) for sizes in zip(whole, disparity.shape, strict=True))
+            row_places, column_places = _places(whole[0], height, step), _places(whole[1], width, step)
+            sampled = np.empty((len(rows), len(columns)), np.float32)
+            numba_support.numba_kernels.sampled_disparity(
+                disparity, is_edge.view(np.uint8), rows, columns, row_places, column_places, factor, sampled
+            )  # fmt: skip
+            return sampled
         enlarged = np.ascontiguousarray(cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)[::step, ::step])
         np.copyto(enlarged, self._enlarged(disparity, camera, step), where=self._enlarged(is_edge, camera, step))
-        enlarged *= np.float32(camera.width / disparity.shape[1] / step)
+        enlarged *= factor
         return enlarged

@@ -178,8 +178,10 @@ def _fit_pieces(camera, labels, chosen, disparity, flow, measured, other_dispari
     width = labels.shape[1]
     places = np.flatnonzero(measured & (labels > 0))
     label_of = labels.reshape(-1)[places]
-    places = places[np.argsort(label_of, kind='stable')]
     counts = np.bincount(label_of, minlength=labels.max() + 1)
+    if len(counts) < 1 << 15:
+        label_of = label_of.astype(np.int16)  # sorted in linear time
+    places = places[np.argsort(label_of, kind='stable')]
     ends = np.cumsum(counts)
     chosen = [label for label in chosen if counts[label] >= config.min_pixels // 2]
     if not chosen:
@@ -229,8 +231,16 @@ def _median_motions(camera, pixels, ego):
     seen = _points(camera, pixels.u + pixels.flow_u, pixels.v + pixels.flow_v, other_disparity)
     shift = seen - point
     motions = np.repeat(ego[None], len(shift), axis=0)
-    motions[:, :3, 3] += np.nan_to_num(np.nanmedian(np.where(np.isfinite(shift), shift, np.nan), axis=1))
+    motions[:, :3, 3] += _median_of_finite(shift)
     return motions
+
+
+def _median_of_finite(values):
+    """Return the median along axis 1 of what is finite in values (K, N, 3), (K, 3); 0 where nothing is."""
+    ordered = np.sort(np.where(np.isfinite(values), values, np.nan), axis=1)  # NaN comes last
+    num = np.isfinite(ordered).sum(axis=1, keepdims=True)
+    middle = [np.take_along_axis(ordered, np.maximum(at, 0), axis=1)[:, 0] for at in ((num - 1) // 2, num // 2)]
+    return np.where(num[:, 0] > 0, 0.5 * (middle[0] + middle[1]), 0.0)
 
 
 def _points(camera, u, v, disparity):

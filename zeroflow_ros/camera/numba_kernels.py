@@ -11,6 +11,7 @@ import numpy as np
 _compiled = numba.njit(cache=True, nogil=True, error_model='numpy')
 _ONE, _ZERO, _HALF, _NAN = np.float32(1), np.float32(0), np.float32(0.5), np.float32(np.nan)
 _IN_FRONT = np.float32(1e-3)
+_TENTH, _ROAD_STEP, _ROAD_SHARE = np.float32(0.1), np.float32(0.7), np.float32(0.06)
 _AT_REST = np.float32(1e-3)
 _MIN_PARALLAX = np.float32(1e-3)
 
@@ -284,3 +285,45 @@ def pixel_cloud(points, image, velocity, speed_sigma, flow_valid, rows, words):
             pixel = image[y, x]
             words[y, x, 3] = np.uint32(pixel[red]) << 16 | np.uint32(pixel[green]) << 8 | np.uint32(pixel[blue])
             words[y, x, 9] = flow_valid[y, x]
+
+
+@_compiled
+def road_surface(disparity, road, known, below):
+    """Write known and below (H, W): the disparity without the road's surface, and where it is seen below the road.
+
+    disparity: (H, W) float32. road: (3,) float32. See `is_road` and `is_below_road` of stereo_matching. known: float32,
+    NaN on the road. below: bool.
+    """
+    height, width = disparity.shape
+    for y in range(height):
+        row = road[1] * np.float32(y) + road[2]
+        for x in range(width):
+            here = disparity[y, x]
+            on_road = road[0] * np.float32(x) + row
+            below[y, x] = here < on_road - max(_ONE, _TENTH * on_road)
+            known[y, x] = _NAN if abs(here - on_road) < max(_ROAD_STEP, _ROAD_SHARE * here) else here
+
+
+@_compiled
+def sampled_disparity(disparity, is_edge, rows, columns, row_places, column_places, factor, sampled):
+    """Write sampled (H, W): disparity times factor at places between its pixels, interpolated within surfaces only.
+
+    disparity: float32, is_edge: uint8, of another size. rows (H,), columns (W,): of the nearest pixel.
+    row_places (H,), column_places (W,): float32, in the pixels of the disparity.
+    """
+    height, width = sampled.shape
+    last_y, last_x = disparity.shape[0] - 1, disparity.shape[1] - 1
+    for y in range(height):
+        place = min(max(row_places[y], _ZERO), np.float32(last_y))
+        y0 = min(np.int64(place), max(last_y - 1, 0))
+        y1, down = min(y0 + 1, last_y), place - np.float32(y0)
+        for x in range(width):
+            if is_edge[rows[y], columns[x]]:
+                sampled[y, x] = disparity[rows[y], columns[x]] * factor
+                continue
+            place = min(max(column_places[x], _ZERO), np.float32(last_x))
+            x0 = min(np.int64(place), max(last_x - 1, 0))
+            x1, right = min(x0 + 1, last_x), place - np.float32(x0)
+            upper = disparity[y0, x0] * (_ONE - right) + disparity[y0, x1] * right
+            lower = disparity[y1, x0] * (_ONE - right) + disparity[y1, x1] * right
+            sampled[y, x] = (upper * (_ONE - down) + lower * down) * factor

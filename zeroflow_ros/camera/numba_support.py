@@ -40,6 +40,11 @@ def compile_kernels() -> None:
         flow.copy(), image.copy(), image.copy(), mask.copy(),
     )  # fmt: skip
     numba_kernels.mark_seams(mask, image, one, np.ones((1, 1), np.uint8))
+    numba_kernels.road_surface(image, line, image.copy(), mask.copy())
+    place = np.zeros(1, np.float32)
+    numba_kernels.sampled_disparity(
+        image, np.ones((1, 1), np.uint8), numbers, numbers, place, place, one, image.copy()
+    )  # fmt: skip
     row = np.ones((1, 1, 10), np.float32)
     numba_kernels.pixel_cloud(
         vectors, np.ones((1, 1, 3), np.uint8), vectors, image, np.ones((1, 1), np.uint8), row, row.view(np.uint32)

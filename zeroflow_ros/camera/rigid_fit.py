@@ -112,9 +112,10 @@ def refine_motions(
     prior = np.zeros(6)
     prior[:3] = 0 if rotation_sigma is None else 1 / rotation_sigma**2
     turned = np.zeros((len(motions), 6))
+    values = _kernel_values(pixels)
     for step in range(steps):
         width = max(1.0, loose * 0.45**step)
-        normal, gradient = _normal_equations(camera, pixels, motions, width)
+        normal, gradient = _normal_equations(camera, pixels, motions, width, values)
         normal += np.diag(prior + 1e-6)
         change = -np.linalg.solve(normal, (gradient + prior * turned)[..., None])[..., 0]
         turned += change
@@ -128,8 +129,9 @@ def _fit_samples(camera, pixels, picks, start):
     """Return motions (K, 4, 4), each fitted to few pixels: picks (K, S)."""
     motions = np.repeat(np.asarray(start, np.float64)[None], len(picks), axis=0)
     sample = pixels.rows(picks)
+    values = _kernel_values(sample)
     for _ in range(_HYPOTHESIS_STEPS):
-        normal, gradient = _normal_equations(camera, sample, motions, np.inf)
+        normal, gradient = _normal_equations(camera, sample, motions, np.inf, values)
         # Pixels that are far or on one line leave directions free: damping keeps the start there.
         normal += np.eye(6) * (1e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-9)
         change = -np.linalg.solve(normal, gradient[..., None])[..., 0]
@@ -137,12 +139,25 @@ def _fit_samples(camera, pixels, picks, start):
     return motions
 
 
-def _normal_equations(camera, pixels, motions, width):
+def _kernel_values(pixels) -> np.ndarray | None:
+    """Return pixels (N,) or (K, N) as the kernel takes them, (8, 1 or K, N); None without numba."""
+    if numba_support.numba_kernels is None:
+        return None
+    shape = np.atleast_2d(pixels.u).shape
+    values = np.empty((8, *shape))
+    values[:5] = pixels.places().reshape(5, *shape)
+    values[5] = np.nan if pixels.other_disparity is None else pixels.other_disparity
+    values[6], values[7] = np.square(pixels.flow_sigma), np.square(pixels.disparity_sigma)
+    return values
+
+
+def _normal_equations(camera, pixels, motions, width, values):
     """Return J^T W J (K, 6, 6) and J^T W r (K, 6) of K motions; pixels whose residual is NaN count nothing.
 
-    W are the weights of Geman and McClure, with a kernel of `width` standard deviations; infinity: all 1.
+    W are the weights of Geman and McClure, with a kernel of `width` standard deviations; infinity: all 1. values: of
+    `_kernel_values`.
     """
-    if numba_support.numba_kernels is None:
+    if values is None:
         residual, jacobian = _residuals(camera, pixels, motions)
         weight = 1 / (1 + np.einsum('bnk,bnk->bn', residual, residual) / (2 * width**2)) ** 2
         weight = np.where(np.isfinite(weight), weight, 0)
@@ -150,12 +165,7 @@ def _normal_equations(camera, pixels, motions, width):
         J = np.nan_to_num(jacobian).reshape(len(jacobian), count, 6)
         weighted = (J * np.repeat(weight, jacobian.shape[2], axis=1)[..., None]).transpose(0, 2, 1)
         return weighted @ J, (weighted @ np.nan_to_num(residual).reshape(len(J), count, 1))[..., 0]
-    shape = np.atleast_2d(pixels.u).shape
     has_other = pixels.other_disparity is not None
-    values = np.empty((8, *shape))
-    values[:5] = pixels.places().reshape(5, *shape)
-    values[5] = pixels.other_disparity if has_other else np.nan
-    values[6], values[7] = np.square(pixels.flow_sigma), np.square(pixels.disparity_sigma)
     numbers = (camera.fx, camera.fy, camera.cx, camera.cy, camera.disparity_at_infinity, camera.fx * camera.baseline)
     normal, gradient = np.zeros((len(motions), 6, 6)), np.zeros((len(motions), 6))
     numba_support.numba_kernels.normal_equations(

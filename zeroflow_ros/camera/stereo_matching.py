@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.errors import ConfigError
 
@@ -89,19 +90,20 @@ def fit_road(disparity: np.ndarray, *, start: np.ndarray | None = None, seed: in
     A plane in space is a plane in disparity. The road is the one with most pixels of the lower half of the image on it,
     and few below it.
     """
-    height = disparity.shape[0]
-    rows, columns = np.nonzero(np.isfinite(disparity[height // 2 :]))
-    if len(rows) < _ROAD_PIXELS:
+    height, width = disparity.shape
+    known = np.flatnonzero(np.isfinite(disparity[height // 2 :]))
+    if len(known) < _ROAD_PIXELS:
         return None
     rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(rows), size=_ROAD_PIXELS)
-    rows, columns = rows[chosen] + height // 2, columns[chosen]
+    rows, columns = np.divmod(known[rng.integers(len(known), size=_ROAD_PIXELS)], width)
+    rows += height // 2
     places = np.stack([columns, rows, np.ones_like(rows)], axis=1).astype(np.float64)
     seen = disparity[rows, columns].astype(np.float64)
     picks = rng.integers(_ROAD_PIXELS, size=(_ROAD_HYPOTHESES, 3))
     corners = places[picks]
-    corners = corners[np.abs(np.linalg.det(corners)) > 1.0]  # three pixels on one line fix no plane
-    planes = np.linalg.solve(corners, seen[picks][np.abs(np.linalg.det(places[picks])) > 1.0][..., None])[..., 0]
+    is_plane = np.abs(np.linalg.det(corners)) > 1.0  # three pixels on one line fix no plane
+    corners = corners[is_plane]
+    planes = np.linalg.solve(corners, seen[picks][is_plane][..., None])[..., 0]
     if start is not None:
         planes = np.concatenate([start[None], planes])
     low, high = _ROAD_SLOPE
@@ -141,6 +143,16 @@ def is_road(disparity: np.ndarray, road: np.ndarray) -> np.ndarray:
     """
     above = disparity - road_disparity(road, disparity.shape)
     return np.abs(above) < np.maximum(np.float32(0.7), np.float32(0.06) * disparity)
+
+
+def without_road(disparity: np.ndarray, road: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the disparity (H, W) with NaN on the road's surface, and `is_below_road` (H, W)."""
+    if numba_support.numba_kernels is None:
+        known = np.where(is_road(disparity, road), np.float32(np.nan), disparity)
+        return known, is_below_road(disparity, road)
+    known, below = np.empty(disparity.shape, np.float32), np.empty(disparity.shape, bool)
+    numba_support.numba_kernels.road_surface(disparity, road.astype(np.float32), known, below)
+    return known, below
 
 
 def fill_from_background(disparity: np.ndarray, road: np.ndarray | None = None) -> np.ndarray:

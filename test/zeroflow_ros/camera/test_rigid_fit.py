@@ -7,6 +7,7 @@ from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.camera_motion import moved_pixels
 from zeroflow_ros.camera.rigid_fit import (
     MatchedPixels,
+    _kernel_values,
     _moved,
     _normal_equations,
     _residuals,
@@ -64,9 +65,9 @@ def test_the_kernel_gives_the_normal_equations_of_numpy(width, with_other, has_o
     motions = np.stack([TRUE, np.eye(4), motion((0, 0, 0), (0, 0, -40.0))])  # the last: some are behind the camera
     if has_own_pixels:
         pixels = pixels.rows(np.random.default_rng(1).integers(60, size=(3, 20)))
-    fast = _normal_equations(CAMERA, pixels, motions, width)
+    fast = _normal_equations(CAMERA, pixels, motions, width, _kernel_values(pixels))
     monkeypatch.setattr(numba_support, 'numba_kernels', None)
-    for a, b in zip(fast, _normal_equations(CAMERA, pixels, motions, width), strict=True):
+    for a, b in zip(fast, _normal_equations(CAMERA, pixels, motions, width, None), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-6)
 
 

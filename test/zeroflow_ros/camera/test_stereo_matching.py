@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from textured_planes import STATIC_SCENE, camera_motion, stereo_frame, truth
 
+from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.stereo_matching import (
     MatchingConfig,
     StereoMatcher,
@@ -11,6 +12,7 @@ from zeroflow_ros.camera.stereo_matching import (
     is_below_road,
     is_road,
     road_disparity,
+    without_road,
 )
 from zeroflow_ros.errors import ConfigError
 
@@ -103,3 +105,17 @@ def test_filled_pixels_are_not_below_the_road():
 def test_settings_that_cannot_be_are_refused(values):
     with pytest.raises(ConfigError, match='matching'):
         MatchingConfig(**values)
+
+
+def test_the_kernel_takes_the_road_away_as_numpy_does(monkeypatch):
+    if numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
+    rng = np.random.default_rng(0)
+    road = np.array([0.01, 0.3, -6.0])
+    disparity = (road_disparity(road, (60, 80)) + rng.uniform(-4, 4, (60, 80))).astype(np.float32)
+    disparity[::7] = np.nan
+    fast = without_road(disparity, road)
+    monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    for a, b in zip(fast, without_road(disparity, road), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert 0.05 < np.isnan(fast[0][1]).mean() < 0.9 and 0.05 < fast[1].mean() < 0.9
