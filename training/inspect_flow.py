@@ -5,10 +5,14 @@ usage: python3 -m training.inspect_flow simulation:1000000-1000003 --estimator e
        python3 -m training.inspect_flow drive.mcap --estimator embedded labels:out/labels --view-file drive.rrd
        python3 -m training.inspect_flow av2:LOG --estimator zero embedded model.onnx --view
        python3 -m training.inspect_flow kitti_scene_flow:KITTI/training --estimator classical --out pictures
+       python3 -m training.inspect_flow images:FOLDER --estimator mono.onnx --focal 721.5 --out pictures
+       python3 -m training.inspect_flow 'images:drive.mp4?every=3' --estimator last.pt --focal 60deg --out pictures
 
 Estimators and datasets are those of training.evaluate; ground-truth flow, if known, comes first. --out gets one
 picture per pair, with the mean error of each estimator; --view and --view-file show the drive in the Rerun viewer.
-Stereo pairs are drawn as depth, optical flow, speed and scene flow error; the viewer is for sweeps.
+Stereo pairs are drawn as depth, optical flow, speed and scene flow error; the viewer is for sweeps. Images of one
+camera, a folder or a video, are drawn as depth, optical flow, motion in 3-D and the scene from above, by models of one
+camera.
 """
 
 import argparse
@@ -19,10 +23,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from training.datasets.image_sequence import SCHEME, ImageSequence, open_images
 from training.datasets.pairs import DatasetPair, PairDataset, evenly_spread
 from training.datasets.stereo_pairs import StereoPairDataset
 from training.scoring.estimators import Estimator, build_estimator
-from training.scoring.stereo_estimators import build_stereo_estimator, estimate_pair
+from training.scoring.stereo_estimators import (
+    NoEarlierImageError,
+    build_stereo_estimator,
+    estimate_pair,
+    takes_one_camera,
+)
 from zeroflow_ros.camera.stereo import StereoEstimator
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ZeroFlowError
 
@@ -95,7 +105,8 @@ def inspect(dataset: PairDataset, estimators: list[Estimator], *, out: Path | No
 def inspect_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator], out: Path, num_pairs: int) -> int:
     """Draw stereo pairs into the folder `out`; return their number.
 
-    An estimator that cannot tell the ego motion of a pair is left out of its picture.
+    An estimator that cannot tell the ego motion of a pair, or needs an image before it that is not there, is left out
+    of its picture.
     Raises: DataError when the dataset has no pairs.
     """
     from training.scoring.stereo_metrics import StereoScores
@@ -109,7 +120,7 @@ def inspect_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator]
         for estimator in estimators:
             try:
                 estimate, name = estimate_pair(estimator, item), estimator.name
-            except EgoMotionError as error:
+            except (EgoMotionError, NoEarlierImageError) as error:
                 print(f'{estimator.name} is not drawn for {item.key}: {error}', file=sys.stderr)
                 continue
             if item.truth is not None:
@@ -120,6 +131,36 @@ def inspect_stereo(dataset: StereoPairDataset, estimators: list[StereoEstimator]
             found[name] = estimate
         draw_stereo(item, found, out / f'{item.key.replace("/", "_")}.png', title=item.key)
     return len(indices)
+
+
+def inspect_images(images: ImageSequence, estimators: list, out: Path, num_images: int) -> int:
+    """Draw the first images of a camera that have a flow into the folder `out`; return their number.
+
+    The state of an estimator goes from image to image, as on the vehicle. num_images: 0 means all.
+    Raises: ConfigError for estimators of another sensor.
+    """
+    from training.scoring.mono_picture import draw_mono
+
+    for estimator in estimators:
+        if not takes_one_camera(estimator):
+            raise ConfigError(
+                f'{estimator.name} takes stereo pairs, and {images.path} has the images of one camera. Give a '
+                'checkpoint or a model file of a student of one camera, such as mono_lite.'
+            )
+    streams = {estimator.name: estimator.start(images.camera) for estimator in estimators}
+    previous, num_drawn = None, 0
+    for name, image in tqdm(images, unit='image'):
+        found = {spec: stream.push(image) for spec, stream in streams.items()}
+        flows = {spec: streams[spec].scene_flow(flow) for spec, flow in found.items() if flow is not None}
+        if flows:
+            number, reference = previous
+            draw_mono(reference, flows, images.camera, out / f'{number}.png', title=f'{images.name}, {number}',
+                      interval=images.interval)  # fmt: skip
+            num_drawn += 1
+            if num_drawn == num_images:
+                break
+        previous = name, image
+    return num_drawn
 
 
 def world_name(name: str) -> str:
@@ -136,6 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--estimator', nargs='+', help='estimators to compare (default: embedded; of stereo pairs: classical)'
     )
+    parser.add_argument(
+        '--focal', default='', metavar='FX',
+        help='of images: focal length [px], or FX,FY,CX,CY, or the horizontal field of view, as in 60deg',
+    )  # fmt: skip
     parser.add_argument('--out', type=Path, help='folder for the pictures')
     parser.add_argument(
         '--pairs',
@@ -152,6 +197,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError('Nothing to write: give --out FOLDER, --view-file FILE.rrd, or --view.')
         from training.datasets import SENSORS, STEREO, open_dataset, sensor_of
 
+        if options.dataset.startswith(SCHEME):
+            return _inspect_images(options)
+        if options.focal:
+            raise ConfigError(
+                f'--focal is for {SCHEME}FOLDER and {SCHEME}VIDEO; {options.dataset} has its calibration.'
+            )
         dataset = open_dataset(options.dataset, SENSORS)
         if sensor_of(dataset) == STEREO:
             if options.view or options.view_file:
@@ -167,6 +218,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     places = [str(place) for place in (options.out, options.view_file) if place]
     print(f'{number} pairs in {" and ".join(places) or "the Rerun viewer"}')
+    return 0
+
+
+def _inspect_images(options) -> int:
+    if options.view or options.view_file:
+        raise ConfigError('The viewer shows sweeps; images are drawn with --out FOLDER.')
+    if not options.estimator:
+        raise ConfigError('Images need a model of one camera: --estimator MODEL.onnx, or a checkpoint.')
+    if options.pairs < 0:
+        raise ConfigError(f'--pairs should be 0 (all) or more, got {options.pairs}.')
+    images = open_images(options.dataset.removeprefix(SCHEME), options.focal)
+    estimators = [build_stereo_estimator(spec) for spec in dict.fromkeys(options.estimator)]
+    number = inspect_images(images, estimators, options.out, options.pairs)
+    print(f'{number} images in {options.out}')
     return 0
 
 

@@ -9,6 +9,7 @@ pytest.importorskip('torch', reason='training needs torch')
 
 from training import inspect_flow
 from training.datasets.pairs import DatasetPair, GroundTruthFlow, MetaClass
+from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.lidar.sweep import SweepPair
 
 
@@ -62,10 +63,57 @@ def test_a_drive_for_the_viewer(tmp_path):
     assert {'/zero/ego/points', '/embedded/ego/points', '/embedded/trajectory', '/zero/ego'} <= entities
 
 
+@pytest.fixture(scope='module')
+def mono_checkpoint(tmp_path_factory):
+    """Return a checkpoint of mono_lite that has learned nothing."""
+    from training.learning.checkpoint import Checkpoint
+    from training.students import build_student
+
+    path = tmp_path_factory.mktemp('mono') / 'last.pt'
+    Checkpoint('mono_lite', build_student('mono_lite').state_dict(), {'config': {'width': 64, 'height': 32}}).save(path)
+    return path
+
+
+def write_video(path, num=5):
+    cv2 = load_opencv()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10.0, (96, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(num):
+        writer.write(rng.integers(0, 255, (48, 96, 3)).astype(np.uint8))
+    writer.release()
+    return path
+
+
+def test_pictures_of_a_video_of_one_camera(mono_checkpoint, tmp_path, capsys):
+    video, out = write_video(tmp_path / 'drive.avi'), tmp_path / 'pictures'
+    arguments = [f'images:{video}', '--estimator', str(mono_checkpoint), '--out', str(out)]
+    assert inspect_flow.main([*arguments, '--focal', '60deg', '--pairs', '2']) == 0
+    assert sorted(path.name for path in out.iterdir()) == ['000001.png', '000002.png']  # the first has no image before
+    assert '2 images in' in capsys.readouterr().out
+    assert inspect_flow.main(arguments) == 1
+    assert 'does not say its focal length, without which there are no metres. Give --focal' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'arguments, says',
+    [
+        (['--out', 'x'], 'Images need a model of one camera'),
+        (['--estimator', 'classical', '--out', 'x'], 'classical takes stereo pairs'),
+        (['--estimator', 'x.pt', '--view'], 'images are drawn with --out FOLDER'),
+        (['--estimator', 'x.pt', '--out', 'x', '--pairs', '-1'], 'should be 0 (all) or more, got -1'),
+    ],
+)
+def test_what_images_cannot_have_is_said(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert inspect_flow.main([f'images:{write_video(tmp_path / "drive.avi", 3)}', '--focal', '90', *arguments]) == 1
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     'arguments, says',
     [
         (['simulation:1000000-1000000'], 'Nothing to write'),
+        (['simulation:1000000-1000000', '--out', 'x', '--focal', '9'], '--focal is for images:FOLDER'),
         (['simulation:1000000-1000000', '--out', 'x', '--estimator', 'nobody'], 'Unknown estimator'),
         (['nothing:here', '--out', 'x'], 'nothing:here'),
     ],

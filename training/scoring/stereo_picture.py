@@ -14,7 +14,7 @@ from zeroflow_ros.camera.stereo import StereoFlow
 
 _BACKGROUND, _TEXT = '#0b0f17', '#e8edf5'
 _WIDTH, _HEADER = 7.0, 0.3  # inches: of a panel, of the line above it
-_DEPTHS = 3.0, 80.0  # m
+DEPTHS = 3.0, 80.0  # m
 _SPEEDS = 0.5, 12.0  # m/s
 _ERRORS = 8.0  # the colours end at 8 times the limit of an outlier, and at an 8th of it
 
@@ -67,7 +67,7 @@ def draw_stereo(item: StereoDatasetPair, estimates: dict[str, StereoFlow], path:
                 va='center',
             )
     said = (
-        f'{title}    depth {_DEPTHS[0]:g} (red) to {_DEPTHS[1]:g} m (blue); flow to {longest:.0f} px, hue: direction; '
+        f'{title}    depth {DEPTHS[0]:g} (red) to {DEPTHS[1]:g} m (blue); flow to {longest:.0f} px, hue: direction; '
         f'speed {_SPEEDS[0]:g} to {_SPEEDS[1]:g} m/s; errors: blue below, red above 3 px and 5 %; dark: not known'
     )
     figure.text(0.004, 1 - 0.5 * _HEADER / total, said, color=_TEXT, fontsize=14, va='center')
@@ -108,11 +108,11 @@ def _panels(item: StereoDatasetPair, found: StereoFlow) -> list[tuple[str | None
     """Return (title, image) of the four columns; the optical flow as it is."""
     speed, error = _speed(item, found), ('image difference', _difference(item, found))
     if item.truth is not None:
-        error = ('scene flow error', _colors(_spread(error_ratio(item, found)), 'RdYlBu_r', (1 / _ERRORS, _ERRORS)))
+        error = ('scene flow error', log_colors(_spread(error_ratio(item, found)), 'RdYlBu_r', (1 / _ERRORS, _ERRORS)))
     return [
-        ('depth', _colors(_spread(item.reference.camera.depth(found.disparity)), 'turbo_r', _DEPTHS)),
+        ('depth', log_colors(_spread(item.reference.camera.depth(found.disparity)), 'turbo_r', DEPTHS)),
         ('optical flow', _spread(found.flow)),
-        ('speed', None if speed is None else _colors(_spread(speed), 'inferno', _SPEEDS)),
+        ('speed', None if speed is None else log_colors(_spread(speed), 'inferno', _SPEEDS)),
         error,
     ]
 
@@ -165,8 +165,8 @@ def _difference(item: StereoDatasetPair, found: StereoFlow) -> np.ndarray:
     return np.repeat(np.clip(difference, 0, 1)[..., None], 3, axis=-1)
 
 
-def _colors(values: np.ndarray, name: str, limits: tuple[float, float]) -> np.ndarray:
-    """Return values (H, W) as colours (H, W, 3) on a logarithmic scale; black where they are NaN."""
+def log_colors(values: np.ndarray, name: str, limits: tuple[float, float]) -> np.ndarray:
+    """Return values (H, W) as colours (H, W, 3) of a colour map on a logarithmic scale; black where they are NaN."""
     from matplotlib import colormaps
 
     low, high = np.log(limits)
