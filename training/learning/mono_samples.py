@@ -110,6 +110,9 @@ class MonoSamples(ShuffledSamples):
         Raises: DataError when no window is usable.
         """
         index, rng = self.draw(number)
+        others, count = self.source.unlabelled, number[0] * self.config.batch + number[1]
+        if others and count % 2:  # fine-tuning takes turns
+            return self._sample(others[int(rng.integers(len(others)))], rng)
         for _ in range(_TRIES):
             sample = self._sample(self.source.places[index], rng)
             known = np.isfinite(sample.labels[..., 2]).sum(axis=-1)

@@ -101,6 +101,10 @@ class MonoTrainConfig:
             return self
         return dataclasses.replace(self, steps=math.ceil(self.epochs * num_windows / self.batch))
 
+    def work(self, first: int, last: int) -> float:
+        """Return how much steps first to last (exclusive) compute: all steps are alike."""
+        return last - first
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         if step < self.lr_steps:

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from pytorch_lightning.callbacks import Callback
 
+from training.learning.mono_train_config import MonoTrainConfig
 from training.learning.stereo_train_config import StereoTrainConfig
 from training.learning.train_config import TrainConfig
 
@@ -24,7 +25,7 @@ class TrainingProgress(Callback):
     clock: seconds, as time.monotonic.
     """
 
-    def __init__(self, config: TrainConfig | StereoTrainConfig, output: TextIO | None = None,
+    def __init__(self, config: TrainConfig | StereoTrainConfig | MonoTrainConfig, output: TextIO | None = None,
                  clock: Callable[[], float] = time.monotonic):  # fmt: skip
         self._config, self._output, self._clock = config, output or sys.stderr, clock
         self._overwrites = self._output.isatty()
