@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 from zeroflow_ros.engines.model_card import METADATA_KEY, NO_CHECKSUM, ModelCard, stamp_checksum
+from zeroflow_ros.engines.mono_card import MonoCard
 from zeroflow_ros.engines.stereo_card import StereoCard
 
+Card = ModelCard | StereoCard | MonoCard
 
-def write_model(proto, card: ModelCard | StereoCard, path: Path, *, key: str = METADATA_KEY) -> ModelCard | StereoCard:
+
+def write_model(proto, card: Card, path: Path, *, key: str = METADATA_KEY) -> Card:
     """Write a graph (onnx.ModelProto) with its card inside, atomically; return the card with the checksum.
 
     key: of the card in the metadata.

@@ -13,6 +13,10 @@ Students for stereo cameras (dwarf, stereo_lite) have one form: images in, scene
 checkpoint may be a .npz file of its TensorFlow variables, see docs/stereo_training.md:
        python3 -m export.to_onnx runs/stereo/last.pt --out stereo.onnx --size 640x192
        python3 -m export.to_onnx dwarf.npz --out dwarf.onnx --sigma-px 1.5 2 2
+
+Students of one camera (multi_mono_sf, mono_lite) have one form, too: an image and the state in, scene flow of each
+pixel and the next state out:
+       python3 -m export.to_onnx runs/mono/last.pt --out mono.onnx --size 416x128 --sigma-relative 0.1 0.005
 """
 
 import argparse
@@ -54,6 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
         help='standard deviations of the disparity in both frames and of the flow, for students that do not\n'
         'estimate them, in px of their images',
     )  # fmt: skip
+    parser.add_argument(
+        '--sigma-relative', type=float, nargs=2, metavar=('DEPTH', 'MOTION'),
+        help='of students of one camera: standard deviation of the depth, relative, and of the motion in m per m of\n'
+        'depth',
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         from training.learning.checkpoint import load_checkpoint
@@ -61,10 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         checkpoint = load_checkpoint(options.checkpoint, student=options.student)
         if checkpoint.student in MONO_STUDENTS:
-            raise ConfigError(
-                f'{options.checkpoint} is a {checkpoint.student}, and students of one camera have no ONNX form. '
-                'Expected a student of point clouds or of stereo images.'
-            )
+            from export.mono_onnx import export_mono_onnx
+
+            if options.precision != 'float32':
+                raise ConfigError('Students for one camera are exported in float32; leave --precision out.')
+            card = export_mono_onnx(checkpoint, options.out, size=options.size, sigma=options.sigma_relative)
+            _say(options.out, card)
+            return 0
         if checkpoint.student in CAMERA_STUDENTS:
             from export.stereo_onnx import export_stereo_onnx
 
@@ -72,9 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ConfigError('Students for stereo cameras are exported in float32; leave --precision out.')
 
             card = export_stereo_onnx(checkpoint, options.out, size=options.size, sigma_px=options.sigma_px)
-            size = f'{options.out.stat().st_size / 1e6:.1f} MB'
-            images = f'images of {card.width} x {card.height} px'
-            print(f'{options.out}: {card.student}, {images}, {size}, sha256 {card.checksum[:12]}')
+            _say(options.out, card)
             return 0
         for form in options.forms:
             beside = options.out.with_name(f'{options.out.stem}_full{options.out.suffix}')
@@ -88,6 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
             print('\n'.join(getattr(error, 'details', [])), file=sys.stderr)
         return 1
     return 0
+
+
+def _say(path: Path, card) -> None:
+    size = f'{path.stat().st_size / 1e6:.1f} MB'
+    print(f'{path}: {card.student}, images of {card.width} x {card.height} px, {size}, sha256 {card.checksum[:12]}')
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute the point and the velocity of every pixel from two stereo frames. Node, replay and evaluation use it."""
+"""Compute the point and the velocity of every pixel from two frames. Node, replay and evaluation use it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -56,7 +56,8 @@ class CameraFlowEstimate:
 class CameraPipeline:
     """Estimate depth and scene flow of a pair of stereo frames, remove the ego motion, divide by dt; no ROS.
 
-    estimator: measures disparity and optical flow. output_on: the frame that gets the velocities.
+    estimator: measures disparity and optical flow; one with an attribute output_on has flow of that frame only.
+    output_on: the frame that gets the velocities.
     ego_motion: 'given': the caller passes it with each pair; 'visual': the estimator finds it in the images; 'none':
     velocities are relative to the camera, and flow_valid says so. step: velocities of every n-th pixel of every n-th
     row only, which costs less.
@@ -66,6 +67,11 @@ class CameraPipeline:
                  step: int = 1):  # fmt: skip
         if output_on not in OUTPUT_ON:
             raise ConfigError(f'output_on must be one of {OUTPUT_ON}, got {output_on!r}.')
+        if (only := getattr(estimator, 'output_on', output_on)) != output_on:
+            raise ConfigError(
+                f'The model {estimator.name} has the flow of the {only} frame of a pair, not of the {output_on} one. '
+                f'Set output_on to {only}.'
+            )
         if ego_motion not in EGO_MOTION:
             raise ConfigError(f'ego_motion must be one of {EGO_MOTION}, got {ego_motion!r}.')
         if step < 1:
@@ -83,7 +89,8 @@ class CameraPipeline:
         'given'. is_seen: (H, W) bool, False where a raw camera saw nothing; None: it saw all.
         An estimator measures flow from its first frame to its second, in either direction of time; for the latest
         frame these are (latest, previous), and the result is negated.
-        Raises: EgoMotionError when ego motion is missing, or the images do not show it.
+        Raises: EgoMotionError when ego motion is missing, or the images do not show it; NoFlowError of an estimator
+        that needs more frames.
         """
         if not dt > 0:
             raise ValueError(f'dt must be positive seconds, got {dt}')

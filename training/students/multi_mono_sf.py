@@ -99,8 +99,12 @@ class MultiMonoSf(nn.Module):
         return found
 
     def step(self, features0: tuple[Tensor, ...], features1: tuple[Tensor, ...], features2: tuple[Tensor, ...],
-             intrinsics: Tensor, state: MonoState | None = None) -> tuple[MonoFlow, MonoState]:  # fmt: skip
-        """Return what `forward` returns, from the `features` of the three images: each is computed once."""
+             intrinsics: Tensor, state: MonoState | None = None, *,
+             continues: Tensor | None = None) -> tuple[MonoFlow, MonoState]:  # fmt: skip
+        """Return what `forward` returns, from the `features` of the three images: each is computed once.
+
+        continues: bool, (B, 1, 1, 1), whether the state counts: a graph always has a state. None: it does.
+        """
         height, width = (2 * side for side in features1[-1].shape[2:])
         if intrinsics.shape != (len(features1[0]), 3, 3):
             raise ValueError(f'expected intrinsics ({len(features1[0])}, 3, 3), found {tuple(intrinsics.shape)}')
@@ -135,6 +139,10 @@ class MultiMonoSf(nn.Module):
                 hidden_level, cells_level = decoder.remember(
                     trunk, backward_trunk, state, level, carrier, shared=not self.corrected
                 )
+                if continues is not None:
+                    first_cells = decoder.first_cells(trunk, backward_trunk, shared=not self.corrected)
+                    hidden_level = _where(continues, hidden_level, (trunk, backward_trunk))
+                    cells_level = _where(continues, cells_level, first_cells)
             else:
                 hidden_level = trunk, backward_trunk
                 cells_level = decoder.first_cells(trunk, backward_trunk, shared=not self.corrected) if level else None
@@ -230,6 +238,10 @@ class _Upconv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv1(functional.interpolate(x, scale_factor=2, mode='nearest'))
+
+
+def _where(condition: Tensor, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return tuple(torch.where(condition, one, other) for one, other in zip(here, there, strict=True))
 
 
 def _num_inputs(level: int) -> int:

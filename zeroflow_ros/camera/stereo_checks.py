@@ -64,8 +64,8 @@ class StereoChecks:
     def check(self, frame: StereoFrame) -> list[ImageFinding]:
         """Return what was found in a frame, drops first."""
         images = {'left': frame.left, 'right': frame.right}
-        samples = {side: _sample(image) for side, image in images.items()}
-        findings = [finding for side in images for finding in _brightness(side, samples[side])]
+        samples = {side: sample_of(image) for side, image in images.items()}
+        findings = [finding for side in images for finding in brightness_findings(side, samples[side])]
         findings += self._frozen(images)
         if not any(finding.drop for finding in findings):
             findings += _exposure(samples) + self._one_sided(samples)
@@ -74,7 +74,7 @@ class StereoChecks:
 
     def _frozen(self, images: dict[str, np.ndarray]) -> list[ImageFinding]:
         """Find images that equal the ones before, value for value; the noise of a camera makes every image differ."""
-        frozen = [side for side, image in images.items() if _equal(image, self._last.get(side))]
+        frozen = [side for side, image in images.items() if are_equal(image, self._last.get(side))]
         self._last = images
         if not frozen:
             return []
@@ -177,13 +177,15 @@ def _reduced(cv2, image: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(grey, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
 
 
-def _sample(image: np.ndarray) -> np.ndarray:
+def sample_of(image: np.ndarray) -> np.ndarray:
+    """Return the brightness (h, w) uint8 of every 8th pixel of every 8th row."""
     sample = image[_STEP // 2 :: _STEP, _STEP // 2 :: _STEP]
     sample = sample if sample.size else image
     return sample if sample.ndim == 2 else sample[..., 1]  # green is the brightness of most of the light
 
 
-def _brightness(side: str, sample: np.ndarray) -> list[ImageFinding]:
+def brightness_findings(side: str, sample: np.ndarray) -> list[ImageFinding]:
+    """Return whether a sample of the 'left' or 'right' image is black, saturated or without contrast."""
     shares = np.cumsum(np.bincount(sample.ravel(), minlength=256)) / sample.size
     dark, bright = (int(np.argmax(shares >= share)) for share in (0.02, 0.98))
     if bright - dark < _NO_CONTRAST or bright < _BLACK or dark > _WHITE:
@@ -214,7 +216,8 @@ def _exposure(samples: dict[str, np.ndarray]) -> list[ImageFinding]:
     return [ImageFinding('exposure', text)]
 
 
-def _equal(image: np.ndarray, last: np.ndarray | None) -> bool:
+def are_equal(image: np.ndarray, last: np.ndarray | None) -> bool:
+    """Return whether two images are the same, value for value."""
     if last is None or image.shape != last.shape or not np.array_equal(image[::_STEP, ::_STEP], last[::_STEP, ::_STEP]):
         return False
     return np.array_equal(image, last)

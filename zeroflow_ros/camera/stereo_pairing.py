@@ -44,6 +44,7 @@ class FrameDrop(str, Enum):
     GAP = 'gap_too_long'
     TOO_CLOSE = 'gap_too_short'
     EGO_MOTION = 'no_ego_motion'
+    NO_SCALE = 'no_scale'
     OVERTAKEN = 'overtaken_by_newer_frame'
     ENGINE = 'estimator_failed'
 
@@ -255,9 +256,13 @@ class StereoPairing:
 class FrameBuffer(PairBuffer):
     """Decide which two stereo frames form a pair in time, by the rules for sweeps.
 
-    Takes `StereoFrame`s or, before decoding, `StereoMessages`. Frames of another size, calibration or brightness scale
-    than the one before make no pair with it.
+    Takes `StereoFrame`s or, before decoding, `StereoMessages`, and those of one camera. Frames of another size,
+    calibration or brightness scale than the one before make no pair with it. noun: what a frame is called.
     """
+
+    def __init__(self, dt_range: tuple[float, float], *, noun: str = 'stereo frame'):
+        super().__init__(dt_range)
+        self._noun = noun
 
     def push(self, frame) -> tuple:
         """Add the next frame; return (previous, None) when it completes a pair, else (None, FrameDrop)."""
@@ -269,16 +274,16 @@ class FrameBuffer(PairBuffer):
     def drop_text(self, reason: FrameDrop, frame, last) -> str:
         """Return a sentence on a frame that made no pair. last: the one before it, or None."""
         dt = 0.0 if last is None else (frame.stamp_ns - last.stamp_ns) * 1e-9
-        shortest, longest = self.dt_range
+        (shortest, longest), noun = self.dt_range, self._noun
         return {
-            FrameDrop.FIRST: 'The first stereo frame waits for the second.',
-            FrameDrop.ZERO_STAMP: 'The stereo frame has stamp 0. Set the stamp in the camera driver.',
-            FrameDrop.DUPLICATE: 'The stereo frame repeats the stamp of the one before.',
-            FrameDrop.OUT_OF_ORDER: f'The stereo frame is {-dt:.3f} s older than the one before.',
+            FrameDrop.FIRST: f'The first {noun} waits for the second.',
+            FrameDrop.ZERO_STAMP: f'The {noun} has stamp 0. Set the stamp in the camera driver.',
+            FrameDrop.DUPLICATE: f'The {noun} repeats the stamp of the one before.',
+            FrameDrop.OUT_OF_ORDER: f'The {noun} is {-dt:.3f} s older than the one before.',
             FrameDrop.TIME_RESET: f'The stamps went back by {-dt:.1f} s: a bag that loops, or a clock that was set.',
             FrameDrop.FRAME_CHANGED: f'The camera changed from {_described(last)} to {_described(frame)}.',
-            FrameDrop.GAP: f'{dt:.3f} s between two stereo frames are more than {longest:g} s.',
-            FrameDrop.TOO_CLOSE: f'{dt:.3f} s between two stereo frames are less than {shortest:g} s: it is left out.',
+            FrameDrop.GAP: f'{dt:.3f} s between two {noun}s are more than {longest:g} s.',
+            FrameDrop.TOO_CLOSE: f'{dt:.3f} s between two {noun}s are less than {shortest:g} s: it is left out.',
         }[reason]
 
 

@@ -77,7 +77,7 @@ class StereoReader:
 
     def _use(self, left_info, right_info, left_frame: str, right_frame: str) -> None:
         """Make the camera models, unless both CameraInfo say what the last ones said."""
-        infos = _content(left_info), _content(right_info)
+        infos = camera_info_content(left_info), camera_info_content(right_info)
         if infos == self._infos:
             return
         self._infos = None
@@ -113,7 +113,7 @@ def stereo_frame(left_msg, right_msg, left_info, right_info, *, images_are_recti
     return reader.read(StereoMessages(left_msg, right_msg, left_info, right_info, stamp_ns, frame_id))
 
 
-def _content(info) -> bytes:
+def camera_info_content(info) -> bytes:
     """Return what a CameraInfo says of the camera, without its stamp."""
     numbers = [
         np.asarray(getattr(info, name) if hasattr(info, name) else getattr(info, name.upper()), np.float64)

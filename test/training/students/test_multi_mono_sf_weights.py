@@ -53,7 +53,7 @@ def test_checkpoints_with_and_without_prefix_and_beside_other_content_load(write
     student.load_state_dict(found, assign=True)
 
 
-def test_checkpoints_of_the_authors_are_recognised_and_cannot_be_exported(write, weights, capsys, tmp_path):
+def test_checkpoints_of_the_authors_are_recognised_and_their_errors_must_be_given_for_export(write, weights, capsys, tmp_path):
     # As theirs, it holds values of NumPy beside the weights; no code of it runs.
     path = write(epoch=np.int64(62), optimizer={})
     checkpoint = load_checkpoint(path)
@@ -61,7 +61,7 @@ def test_checkpoints_of_the_authors_are_recognised_and_cannot_be_exported(write,
     with pytest.raises(ModelError, match='missing: upconv_layers'):
         load_checkpoint(write(lambda values: values.pop(CONV), epoch=1))
     assert to_onnx.main([str(write(epoch=1)), '--out', str(tmp_path / 'model.onnx')]) != 0
-    assert 'students of one camera have no ONNX form' in capsys.readouterr().err
+    assert 'with --sigma-relative DEPTH MOTION' in capsys.readouterr().err
 
 
 def test_there_is_no_strategy_for_it():
