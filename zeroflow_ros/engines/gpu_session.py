@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPU memory of an engine and the launches for a sweep: pillars, network, point flow."""
 
+from functools import partial
+
 import numpy as np
 
 from zeroflow_ros.engines.cuda_device import CudaDevice
@@ -12,10 +14,11 @@ from zeroflow_ros.lidar.point_head import LEAK
 
 _HEADER_WORDS = 16  # before the points of a cloud, see pillars.cu
 _WORD_BYTES = 4  # size of a float and of an int
+_NO_CELL = 0xFFFFFFFF  # -1
 # Parameter types of the kernels in pillars.cu, in the format of pycuda and struct.
 _KERNELS = {
-    'assign_points': 'PiffffPPP', 'pool_pillars': 'PifPPPiPPP', 'flow_points': 'PifPPiiPPPPfP',
-    'offset_points': 'PifPPPP', 'mask_points': 'PPP',
+    'assign_points': 'PiffffPiPPPPPP', 'pool_pillars': 'PifPPPPiPPP', 'write_image': 'iiiPPPPPP',
+    'flow_points': 'PifPPiiPPPPfP', 'offset_points': 'PifPPPP', 'mask_points': 'PPP',
 }  # fmt: skip
 
 
@@ -46,12 +49,12 @@ class GpuSession:
         self._stream = driver.Stream()
         self._module = driver.module_from_buffer(cubin)
         self.num_bytes = 0
-        self._allocations, self._zeroed, self._per_point = [], [], {}
-        self._launches_before, self._launches_after = [], []
+        self._allocations, self._per_point = [], {}
+        self._launches_before, self._launches_after = [], []  # functions that enqueue something in the stream
         self._clouds = [_Cloud(self, max_points) for _ in range(card.num_sweeps)]
         self._flow = self._allocate(3 * max_points)
         self._host_flow = driver.pagelocked_empty((max_points, 3), np.float32)
-        tensors = {'images': self._add_pillars(card)}
+        tensors = {'images': self._add_pillars(card, max_points)}
         tensors |= {'dense': self._add_point_head, 'gather': self._add_points}[card.form](card, max_points)
         for tensor, address in tensors.items():
             self._network.set_tensor_address(tensor, address)
@@ -93,16 +96,11 @@ class GpuSession:
 
     def _launch(self) -> None:
         """Enqueue everything between the copies in the stream."""
-        driver, stream = self._device.driver, self._stream
-        for address, num_words in self._zeroed:
-            driver.memset_d32_async(address, 0, num_words, stream)
-        self._launch_kernels(self._launches_before)
-        self._network.enqueue(stream.handle)
-        self._launch_kernels(self._launches_after)
-
-    def _launch_kernels(self, launches: list) -> None:
-        for kernel, arguments in launches:
-            kernel.prepared_async_call(self._device.grid, self._device.block, self._stream, *arguments)
+        for launch in self._launches_before:
+            launch()
+        self._network.enqueue(self._stream.handle)
+        for launch in self._launches_after:
+            launch()
 
     def _allocate(self, num_words: int) -> int:
         """Allocate memory for the lifetime of the session; return its address."""
@@ -116,31 +114,45 @@ class GpuSession:
         self.num_bytes += values.nbytes
         return int(self._allocations[-1])
 
-    def _kernel(self, name: str):
+    def _kernel(self, name: str, *arguments):
+        """Return a function that enqueues a kernel."""
         kernel = self._module.get_function(name)
         kernel.prepare(list(_KERNELS[name]))
-        return kernel
+        return partial(kernel.prepared_async_call, self._device.grid, self._device.block, self._stream, *arguments)
 
-    def _add_pillars(self, card: ModelCard) -> int:
+    def _fill(self, address: int, word: int, num_words: int):
+        """Return a function that enqueues the writing of a 32-bit word to memory."""
+        return partial(self._device.driver.memset_d32_async, address, word, num_words, self._stream)
+
+    def _add_pillars(self, card: ModelCard, max_points: int) -> int:
         """Add the pillar encoder of all clouds to the launches; return the address of the images."""
         grid, num_channels, num_cells = card.grid, len(card.encoder_weight), card.grid.cells**2
-        num_words = card.num_sweeps * num_channels * num_cells
-        images, weight, bias = self._allocate(num_words), card.encoder_weight, card.encoder_bias
-        self._zeroed.append((images, num_words))
+        num_words, max_pillars = num_channels * num_cells, min(max_points, num_cells)
+        images = self._allocate(card.num_sweeps * num_words)
         # The centres of the columns, which are also those of the rows: the grid is square.
-        line, weight, bias = (self._upload(values) for values in (grid.centres[: grid.cells, 0], weight, bias))
+        line, weight, bias = (
+            self._upload(values) for values in (grid.centres[: grid.cells, 0], card.encoder_weight, card.encoder_bias)
+        )
         self._in_grid = grid.cells, float(grid.centres[0, 2]), line
-        assign, pool = self._kernel('assign_points'), self._kernel('pool_pillars')
+        # As in numpy: the inverse in float64, then rounded to float32.
+        in_metres = grid.cells, 1 / grid.cell, grid.z_min, grid.z_max, *self._in_grid[1:]
+        sums = self._allocate(4 * num_cells + 1)  # and after them the number of pillars; of one cloud after the other
+        num_pillars = sums + 4 * num_cells * _WORD_BYTES
+        pillar_of_cell, cell_of_pillar = self._allocate(num_cells), self._allocate(max_pillars)
+        table = self._allocate(max_pillars * num_channels)
+        self._fill(images, 0, card.num_sweeps * num_words)()
         for k, cloud in enumerate(self._clouds):
-            sums = self._allocate(4 * num_cells)
-            self._zeroed.append((sums, 4 * num_cells))
-            # As in numpy: the inverse in float64, then rounded to float32.
-            in_metres = grid.cells, 1 / grid.cell, grid.z_min, grid.z_max, *self._in_grid[1:]
-            image = images + k * num_channels * num_cells * _WORD_BYTES
+            image, written = images + k * num_words * _WORD_BYTES, self._allocate(max_pillars)
+            self._fill(written, _NO_CELL, max_pillars)()
             self._launches_before += [
-                (assign, (cloud.address, *in_metres, cloud.cell_index, sums)),
-                (pool, (cloud.address, *self._in_grid, cloud.cell_index, sums, num_channels, weight, bias, image)),
-            ]
+                self._fill(sums, 0, 4 * num_cells + 1),
+                self._kernel('assign_points', cloud.address, *in_metres, num_channels, cloud.cell_index, sums,
+                             num_pillars, pillar_of_cell, cell_of_pillar, table),
+                self._kernel('pool_pillars', cloud.address, *self._in_grid, cloud.cell_index, sums, pillar_of_cell,
+                             num_channels, weight, bias, table),
+                self._kernel('write_image', grid.cells, num_channels, max_pillars, sums, num_pillars, cell_of_pillar,
+                             table, written, image),
+            ]  # fmt: skip
         return images
 
     def _add_point_head(self, card: ModelCard, _max_points: int) -> dict[str, int]:
@@ -149,10 +161,10 @@ class GpuSession:
         hidden = self._allocate(int(np.prod(card.outputs['hidden'])))
         weights = [self._upload(values) for values in (head.offset_weight, head.weight, head.bias)]
         leak = float('nan') if head.activation == 'gelu' else LEAK
-        self._launches_after.append((self._kernel('flow_points'), (
-            source.address, *self._in_grid, source.cell_index, head.block, len(head.offset_weight), hidden, *weights,
-            leak, self._flow,
-        )))  # fmt: skip
+        self._launches_after.append(self._kernel(
+            'flow_points', source.address, *self._in_grid, source.cell_index, head.block, len(head.offset_weight),
+            hidden, *weights, leak, self._flow,
+        ))  # fmt: skip
         return {'hidden': hidden}
 
     def _add_points(self, _card: ModelCard, max_points: int) -> dict[str, int]:
@@ -160,9 +172,9 @@ class GpuSession:
         source = self._clouds[0]
         cells, offsets = self._allocate(max_points), self._allocate(3 * max_points)
         self._launches_before.append(
-            (self._kernel('offset_points'), (source.address, *self._in_grid, source.cell_index, cells, offsets))
+            self._kernel('offset_points', source.address, *self._in_grid, source.cell_index, cells, offsets)
         )
-        self._launches_after.append((self._kernel('mask_points'), (source.address, source.cell_index, self._flow)))
+        self._launches_after.append(self._kernel('mask_points', source.address, source.cell_index, self._flow))
         self._per_point = {'cell_index': (), 'offsets': (3,)}
         return {'cell_index': cells, 'offsets': offsets, 'flow': self._flow}
 

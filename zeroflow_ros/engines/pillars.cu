@@ -12,12 +12,10 @@
 #ifdef __CUDACC__
 #define KERNEL extern "C" __global__ void
 #define FOR_EACH(i, num) for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (num); i += gridDim.x * blockDim.x)
-#define ADD(place, value) atomicAdd(place, value)
 #else
 #include <cmath>
 #define KERNEL extern "C" void
 #define FOR_EACH(i, num) for (int i = 0; i < (num); ++i)
-#define ADD(place, value) (*(place) += (value))
 #endif
 
 const int WORDS = 16;  // before the points
@@ -32,6 +30,18 @@ struct Point {
 #define INLINE static inline
 #endif
 
+// Add to a number in memory; return what it was before.
+template <class T>
+INLINE T add(T* place, T value) {
+#ifdef __CUDACC__
+  return atomicAdd(place, value);
+#else
+  const T before = *place;
+  *place = before + value;
+  return before;
+#endif
+}
+
 INLINE int num_points(const float* cloud) { return *reinterpret_cast<const int*>(cloud); }
 
 // Point i in the frame of the grid; the order of the additions is that of the CPU.
@@ -43,12 +53,19 @@ INLINE Point moved(const float* cloud, int i) {
           p[0] * m[8] + p[1] * m[9] + p[2] * m[10] + m[11]};
 }
 
-// Find the cell of every point and add up the points of each cell, as offsets from the centre of the cell: atomics add
-// in any order, and sums of coordinates far from the vehicle would depend on it by up to 0.1 mm.
+// The image of a cloud takes four steps: all sums and the number of pillars become 0; assign_points; pool_pillars;
+// write_image. Only occupied pillars are pooled, in a table that fits the GPU's cache, and only cells that are or were
+// occupied are written: the image is larger than the cache.
+
+// Find the cell of every point, number the occupied cells (pillars), and add up the points of each cell, as offsets
+// from the centre of the cell: atomics add in any order, and sums of coordinates far from the vehicle would depend on it
+// by up to 0.1 mm.
 // centres: [cells], the centre of each column and of each row [m]. cell_index: [num_points], -1 outside. sums:
-// [cells * cells][4], of x, y and z minus the centre, and of 1; all 0 before.
+// [cells * cells][4], of x, y and z minus the centre, and of 1; all 0 before. num_pillars: 0 before. pillar_of_cell:
+// [cells * cells], of occupied cells. cell_of_pillar: [num_pillars]. table: [num_pillars][num_channels], becomes 0.
 KERNEL assign_points(const float* cloud, int cells, float inv_cell, float z_min, float z_max, float z_centre,
-                     const float* centres, int* cell_index, float* sums) {
+                     const float* centres, int num_channels, int* cell_index, float* sums, int* num_pillars,
+                     int* pillar_of_cell, int* cell_of_pillar, float* table) {
   const float size = (float)cells, half = size * 0.5f;
   FOR_EACH(i, num_points(cloud)) {
     const Point p = moved(cloud, i);
@@ -57,34 +74,55 @@ KERNEL assign_points(const float* cloud, int cells, float inv_cell, float z_min,
     // Written so that NaN is outside.
     if (column >= 0 && column < size && row >= 0 && row < size && p.z >= z_min && p.z < z_max) {
       cell = (int)row * cells + (int)column;
-      ADD(&sums[4 * cell], p.x - centres[(int)column]);
-      ADD(&sums[4 * cell + 1], p.y - centres[(int)row]);
-      ADD(&sums[4 * cell + 2], p.z - z_centre);
-      ADD(&sums[4 * cell + 3], 1.0f);
+      add(&sums[4 * cell], p.x - centres[(int)column]);
+      add(&sums[4 * cell + 1], p.y - centres[(int)row]);
+      add(&sums[4 * cell + 2], p.z - z_centre);
+      if (add(&sums[4 * cell + 3], 1.0f) == 0) {  // the first point of its cell
+        const int pillar = add(num_pillars, 1);
+        pillar_of_cell[cell] = pillar;
+        cell_of_pillar[pillar] = cell;
+        for (int c = 0; c < num_channels; ++c) table[pillar * num_channels + c] = 0;
+      }
     }
     cell_index[i] = cell;
   }
 }
 
-// Average relu(Linear) over each pillar.
-// centres: as above. weight: [num_channels][9], of xyz, xyz minus the mean of the pillar, xyz minus its centre. bias:
-// [num_channels]. image: [num_channels][cells * cells], all 0 before.
+// Average relu(Linear) over each pillar: one item per point and channel, so that a warp adds to neighbouring words.
+// centres, cell_index, sums, pillar_of_cell: as above. weight: [num_channels][9], of xyz, xyz minus the mean of the
+// pillar, xyz minus its centre. bias: [num_channels]. table: as above, the sum of the averages.
 KERNEL pool_pillars(const float* cloud, int cells, float z_centre, const float* centres, const int* cell_index,
-                    const float* sums, int num_channels, const float* weight, const float* bias, float* image) {
-  FOR_EACH(i, num_points(cloud)) {
-    const int cell = cell_index[i];
+                    const float* sums, const int* pillar_of_cell, int num_channels, const float* weight,
+                    const float* bias, float* table) {
+  FOR_EACH(item, num_points(cloud) * num_channels) {
+    const int i = item / num_channels, c = item % num_channels, cell = cell_index[i];
     if (cell < 0) continue;
     const Point p = moved(cloud, i);
     const float* sum = sums + 4 * cell;
     const float inv_count = 1.0f / sum[3];
     const float cx = p.x - centres[cell % cells], cy = p.y - centres[cell / cells], cz = p.z - z_centre;
     const float mx = cx - sum[0] * inv_count, my = cy - sum[1] * inv_count, mz = cz - sum[2] * inv_count;
-    for (int c = 0; c < num_channels; ++c) {
-      const float* w = weight + 9 * c;
-      const float value = w[0] * p.x + w[1] * p.y + w[2] * p.z + w[3] * mx + w[4] * my + w[5] * mz + w[6] * cx +
-                          w[7] * cy + w[8] * cz + bias[c];
-      if (value > 0) ADD(&image[(long long)c * cells * cells + cell], value * inv_count);
-    }
+    const float* w = weight + 9 * c;
+    const float value = w[0] * p.x + w[1] * p.y + w[2] * p.z + w[3] * mx + w[4] * my + w[5] * mz + w[6] * cx +
+                        w[7] * cy + w[8] * cz + bias[c];
+    if (value > 0) add(&table[pillar_of_cell[cell] * num_channels + c], value * inv_count);
+  }
+}
+
+// Write the pillars into the image, and 0 into the cells that were occupied in the sweep before and are not any more.
+// sums, num_pillars, cell_of_pillar, table: as above. max_pillars: of any sweep. written: [max_pillars], the cells that
+// are not 0 in the image, else -1; for the next sweep. image: [num_channels][cells * cells].
+KERNEL write_image(int cells, int num_channels, int max_pillars, const float* sums, const int* num_pillars,
+                   const int* cell_of_pillar, const float* table, int* written, float* image) {
+  const int num_cells = cells * cells;
+  FOR_EACH(pillar, max_pillars) {
+    const int before = written[pillar], cell = pillar < *num_pillars ? cell_of_pillar[pillar] : -1;
+    if (before >= 0 && sums[4 * before + 3] == 0)
+      for (int c = 0; c < num_channels; ++c) image[(long long)c * num_cells + before] = 0;
+    if (cell >= 0)
+      for (int c = 0; c < num_channels; ++c)
+        image[(long long)c * num_cells + cell] = table[pillar * num_channels + c];
+    written[pillar] = cell;
   }
 }
 

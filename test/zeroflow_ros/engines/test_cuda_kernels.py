@@ -51,12 +51,52 @@ def as_cloud(points, network_T_points=NETWORK_T_POINTS):
     return cloud
 
 
+class Pillars:
+    """The memory of the pillar encoder, and its steps; it keeps its image from sweep to sweep."""
+
+    def __init__(self, kernels, grid=GRID, max_points=5000, encoder=None):
+        num_cells, num_channels = grid.cells**2, len(encoder.bias) if encoder else 1
+        self.kernels, self.grid, self.encoder = kernels, grid, encoder
+        self.line, self.z_centre = np.ascontiguousarray(grid.centres[: grid.cells, 0]), float(grid.centres[0, 2])
+        max_pillars = min(max_points, num_cells)
+        self.sums, self.num_pillars = np.full((num_cells, 4), np.nan, np.float32), np.full(1, 77, np.int32)
+        self.pillar_of_cell, self.cell_of_pillar = (
+            np.full(num_cells, -77, np.int32),
+            np.full(max_pillars, -77, np.int32),
+        )
+        self.table = np.full((max_pillars, num_channels), np.nan, np.float32)
+        self.written = np.full(max_pillars, -1, np.int32)
+        self.image = np.zeros((num_channels, grid.cells, grid.cells), np.float32)
+
+    def assign(self, cloud, num_points):
+        """Return the cells of a cloud."""
+        grid, cell_index = self.grid, np.full(num_points, 99, np.int32)
+        self.sums[:], self.num_pillars[:] = 0, 0
+        call(self.kernels.assign_points, cloud, grid.cells, 1 / grid.cell, grid.z_min, grid.z_max, self.z_centre,
+             self.line, self.table.shape[1], cell_index, self.sums, self.num_pillars, self.pillar_of_cell,
+             self.cell_of_pillar, self.table)  # fmt: skip
+        return cell_index
+
+    def draw(self, cloud, num_points):
+        """Make the image that of a cloud; return its cells."""
+        cell_index, cells = self.assign(cloud, num_points), self.grid.cells
+        call(self.kernels.pool_pillars, cloud, cells, self.z_centre, self.line, cell_index, self.sums,
+             self.pillar_of_cell, self.table.shape[1], self.encoder.weight, self.encoder.bias, self.table)  # fmt: skip
+        call(self.kernels.write_image, cells, self.table.shape[1], len(self.written), self.sums, self.num_pillars,
+             self.cell_of_pillar, self.table, self.written, self.image)  # fmt: skip
+        return cell_index
+
+
 def assigned(kernels, cloud, num_points, grid=GRID):
-    cell_index, sums = np.full(num_points, 99, np.int32), np.zeros((grid.cells**2, 4), np.float32)
-    line, z_centre = np.ascontiguousarray(grid.centres[: grid.cells, 0]), float(grid.centres[0, 2])
-    call(kernels.assign_points, cloud, grid.cells, 1 / grid.cell, grid.z_min, grid.z_max, z_centre, line, cell_index,
-         sums)  # fmt: skip
-    return cell_index, sums
+    pillars = Pillars(kernels, grid)
+    return pillars.assign(cloud, num_points), pillars.sums
+
+
+def some_encoder(num_channels):
+    rng = np.random.default_rng(1)
+    return PillarEncoder(
+        GRID, rng.normal(size=(num_channels, 9)).astype(np.float32), rng.normal(size=num_channels).astype(np.float32)
+    )
 
 
 def test_every_point_is_in_the_cell_that_numpy_gives_it(kernels):
@@ -87,18 +127,37 @@ def test_the_mean_of_a_dense_far_pillar_does_not_depend_on_the_order_of_its_poin
 
 @pytest.mark.parametrize('num_channels', [1, 16, 32])
 def test_the_image_is_that_of_the_encoder(kernels, num_channels):
-    rng = np.random.default_rng(1)
-    encoder = PillarEncoder(
-        GRID, rng.normal(size=(num_channels, 9)).astype(np.float32), rng.normal(size=num_channels).astype(np.float32)
-    )
-    points, cloud = sweep(5000)
-    cell_index, sums = assigned(kernels, cloud, len(points))
-    image = np.zeros((num_channels, GRID.cells, GRID.cells), np.float32)
-    call(kernels.pool_pillars, cloud, GRID.cells, Z_CENTRE, LINE, cell_index, sums, num_channels, encoder.weight,
-         encoder.bias, image)  # fmt: skip
+    encoder = some_encoder(num_channels)
+    pillars, (points, cloud) = Pillars(kernels, encoder=encoder), sweep(5000)
+    cell_index = pillars.draw(cloud, len(points))
     inside = cell_index >= 0
     expected = encoder.encode_plain(apply(NETWORK_T_POINTS, points)[inside], cell_index[inside])
-    np.testing.assert_allclose(image, expected, atol=2e-5)
+    np.testing.assert_allclose(pillars.image, expected, atol=2e-5)
+
+
+def test_pillars_are_numbered_once_each(kernels):
+    pillars, (points, cloud) = Pillars(kernels), sweep(5000)
+    occupied = np.unique(cells := pillars.assign(cloud, len(points)))[1:]
+    assert (cells < 0).any() and pillars.num_pillars[0] == len(occupied) > 300
+    numbered = pillars.cell_of_pillar[: len(occupied)]
+    np.testing.assert_array_equal(np.sort(numbered), occupied)
+    np.testing.assert_array_equal(pillars.pillar_of_cell[numbered], np.arange(len(occupied)))
+    assert (pillars.cell_of_pillar[len(occupied) :] == -77).all()
+
+
+def test_nothing_of_earlier_sweeps_stays_in_the_image(kernels):
+    pillars = Pillars(kernels, encoder=some_encoder(16))
+    for num_points in (5000, 40, 3000, 0, 7, 5000, 0):
+        _, cloud = sweep(num_points or 10, seed=num_points)
+        if not num_points:
+            cloud[:1].view(np.int32)[0] = 0
+        pillars.draw(cloud, num_points)
+        fresh = Pillars(kernels, encoder=pillars.encoder)
+        fresh.draw(cloud, num_points)
+        np.testing.assert_array_equal(pillars.image, fresh.image)
+        assert pillars.image.any() == bool(num_points)
+        written = pillars.written[pillars.written >= 0]
+        assert len(written) == pillars.num_pillars[0] == len(np.unique(written))
 
 
 @pytest.mark.parametrize('activation', ['leaky_relu', 'gelu'])
