@@ -4,6 +4,7 @@
 usage: python3 -m export.gpu_report --out out/gpu
        python3 -m export.gpu_report --out out/gpu --seconds 1200
        python3 -m export.gpu_report --out out/gpu --again 'latency fastflow3d'
+       python3 -m export.gpu_report --out out/gpu --bag drive.mcap
 
 Each part is a process with a time limit and a verdict: reached or missed (a goal), done (no goal), failed, out of time,
 or left (this machine lacks something, or the time is over). Without a GPU it checks what can be checked and names what
@@ -21,18 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-from export.gpu_parts import (
-    DONE,
-    FAILED,
-    LEFT,
-    MISSED,
-    OUT_OF_TIME,
-    REACHED,
-    MissingModelError,
-    Part,
-    Result,
-    all_parts,
-)
+from export.gpu_parts import BAG_FILE, Part, all_parts
+from export.gpu_result import DONE, FAILED, LEFT, MISSED, OUT_OF_TIME, REACHED, MissingModelError, Result
 from zeroflow_ros.errors import ZeroFlowError
 from zeroflow_ros.views.report import hardware, write_json
 
@@ -145,6 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, required=True, help='folder of the report')
     parser.add_argument('--seconds', type=float, default=480, help='most time for all parts (default: %(default)s)')
     parser.add_argument('--again', nargs='+', default=[], help='parts to run although they have a result')
+    parser.add_argument('--bag', type=Path, help='also compare float16 with float32 on the sweeps of this bag')
     parser.add_argument('--part', help=argparse.SUPPRESS)  # run this part here; for the processes of the report
     options = parser.parse_args(arguments)
     parts = {part.name: part for part in all_parts()}
@@ -158,6 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.part:
             run_here(parts[options.part], folder)
             return 0
+        if options.bag:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / BAG_FILE).write_text(str(options.bag.resolve()))
         results = report(list(parts.values()), folder, options.seconds, options.again)
     except ZeroFlowError as error:
         print(f'export.gpu_report: {error}', file=sys.stderr)

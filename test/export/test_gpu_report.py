@@ -8,13 +8,27 @@ import pytest
 from simulated_gpu import SimulatedGpu
 
 from export import gpu_parts, gpu_report
-from export.gpu_parts import DONE, FAILED, LEFT, MISSED, OUT_OF_TIME, REACHED, Part, Result, all_parts
+from export.gpu_parts import Part, all_parts
+from export.gpu_result import DONE, FAILED, LEFT, MISSED, OUT_OF_TIME, REACHED, Result
 from zeroflow_ros.engines import tensorrt_build
 from zeroflow_ros.engines.selection import DEFAULT_MODELS
 from zeroflow_ros.errors import ZeroFlowError
 
 FACTS = {
-    name: '' for name in ('gpu', 'nvcc', 'pycuda', 'torch', 'onnx', 'pytest', 'revision', 'tensorrt', 'tensorrt_rtx')
+    name: ''
+    for name in (
+        'gpu',
+        'nvcc',
+        'pycuda',
+        'torch',
+        'onnx',
+        'pytest',
+        'revision',
+        'tensorrt',
+        'tensorrt_rtx',
+        'compute_sanitizer',
+        'bag',
+    )
 }
 MACHINE = Part('machine', (), 60, lambda folder, facts: Result(DONE, 'no GPU', dict(FACTS)))
 
@@ -130,7 +144,7 @@ def test_a_model_that_was_not_written_is_named(tmp_path):
 @pytest.mark.skipif(shutil.which('nvcc') is None, reason='needs nvcc')
 def test_the_kernels_spill_no_registers(tmp_path):
     result = gpu_parts.compile_kernels(tmp_path, {})
-    assert result.verdict == DONE and result.text == '5 kernels; no spills'
+    assert result.verdict == DONE and result.text == '6 kernels; no spills'
     assert 0 < result.figures['sm_90']['pool_pillars'][0] < 64
 
 

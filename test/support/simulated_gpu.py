@@ -59,7 +59,9 @@ class SimulatedGpu:
         """Put the modules where `import` finds them, and the libcuda where ctypes does."""
         gc.collect()  # engines of another test free what they hold on their own GPU
         driver, compiler, package = (ModuleType(f'pycuda{part}') for part in ('.driver', '.compiler', ''))
-        for name in ('mem_alloc', 'mem_get_info', 'to_device', 'memset_d32_async', 'module_from_buffer'):
+        for name in (
+            'mem_alloc', 'mem_get_info', 'to_device', 'memset_d32', 'memset_d32_async', 'module_from_buffer',
+        ):  # fmt: skip
             setattr(driver, name, getattr(self, name))
         driver.Error, driver.init, driver.Stream = CudaError, lambda: None, lambda: Stream(self)
         driver.pagelocked_empty = lambda shape, dtype: np.asarray(PageLocked(self, shape, dtype))
@@ -142,6 +144,10 @@ class SimulatedGpu:
 
     def memset_d32_async(self, place, word, num_words, stream):
         stream.put(lambda: self.bytes_at(place, 4 * num_words).view(np.uint32).fill(word))
+
+    def memset_d32(self, place, word, num_words):
+        self.check_context()
+        self.bytes_at(place, 4 * num_words).view(np.uint32).fill(word)
 
     def module_from_buffer(self, cubin):
         return Module(self, cubin)
