@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zeroflow_ros.lidar.cloud_layout import check_rows, read_fields, xyz_columns
+from zeroflow_ros.lidar.spin_axis import azimuth_about
 
 _SAMPLE = 2000  # rows
 _MIN_RETURNS = 50  # fewer show no sector
@@ -35,8 +36,18 @@ class Sector:
         return self.start + self.width / 2
 
 
-def azimuth_sector(msg) -> Sector | None:
+def azimuth_sector(msg, axis: int = 2) -> Sector | None:
     """Return the sector outside the largest gap between the azimuths of a PointCloud2; None with too few returns.
+
+    axis: of the frame of the cloud, about which the azimuths are; 2 is z.
+    Raises: CloudError when header and data contradict each other.
+    """
+    returns = sample_returns(msg)
+    return None if returns is None else sector_of(azimuth_about(returns, axis))
+
+
+def sample_returns(msg) -> np.ndarray | None:
+    """Return a sample of the points of a PointCloud2, (N, 3) float32 [m], without no returns; None for too few.
 
     Raises: CloudError when header and data contradict each other.
     """
@@ -49,10 +60,11 @@ def azimuth_sector(msg) -> Sector | None:
     while math.gcd(step, rows.width) > 1 or math.gcd(step, rows.height) > 1:  # else always the same columns
         step += 1
     with np.errstate(over='ignore', invalid='ignore'):
-        x, y = (rows.view(dtype, offset).reshape(-1)[::step].astype(np.float32) for offset, dtype in columns[:2])
-        reach = np.abs(x) + np.abs(y)
-    is_return = (reach > 0) & (reach < np.inf)  # also False for NaN
-    return sector_of(np.arctan2(y[is_return], x[is_return]))
+        points = [rows.view(dtype, offset).reshape(-1)[::step].astype(np.float32) for offset, dtype in columns]
+        points = np.stack(points, axis=1)
+        reach = np.abs(points).sum(axis=1)
+    points = points[(reach > 0) & (reach < np.inf)]  # also without NaN
+    return points if len(points) >= _MIN_RETURNS else None
 
 
 def sector_of(azimuths: np.ndarray) -> Sector | None:

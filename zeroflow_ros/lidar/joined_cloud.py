@@ -10,6 +10,7 @@ from zeroflow_ros.errors import CloudError
 from zeroflow_ros.lidar.cloud_layout import check_rows, describe_fields, read_fields
 from zeroflow_ros.lidar.point_cloud import decode_cloud, read_field
 from zeroflow_ros.lidar.point_times import time_field, with_times
+from zeroflow_ros.lidar.spin_axis import azimuth_about
 from zeroflow_ros.lidar.sweep import Sweep
 
 _TURN = 2 * np.pi
@@ -22,7 +23,7 @@ class Cut:
 
     edge: azimuth at which the part begins [rad]. direction: 1 counter-clockwise, -1 clockwise. width: of the part
     [rad]. at: angle from the edge to the seam [rad]. after: whether the rows after the seam are meant. Rows without a
-    return are before it.
+    return are before it. axis: about which the azimuths are; 2 is z.
     """
 
     edge: float
@@ -30,11 +31,12 @@ class Cut:
     width: float
     at: float
     after: bool
+    axis: int = 2
 
     def rows(self, points: np.ndarray) -> np.ndarray:
         """Return which of points (N, 3) are meant, (N,) bool."""
         margin = (_TURN - self.width) / 2  # half of the directions that the part does not cover
-        azimuth = np.arctan2(points[:, 1], points[:, 0])
+        azimuth = azimuth_about(points, self.axis)
         angle = (self.direction * (azimuth - self.edge) + margin) % _TURN - margin
         is_after = angle >= self.at  # False for NaN
         return is_after if self.after else ~is_after

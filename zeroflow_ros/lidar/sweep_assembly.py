@@ -10,15 +10,25 @@ field of view always covers the same sector, so its clouds pass unchanged, as wh
 parts but does not tile the circle is dropped with the reason.
 """
 
+import contextlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from zeroflow_ros.errors import CloudError, ConfigError
-from zeroflow_ros.lidar.azimuth_sector import Sector, advance, azimuth_sector, joins_on, overlap
+from zeroflow_ros.lidar.azimuth_sector import (
+    Sector,
+    advance,
+    azimuth_sector,
+    joins_on,
+    overlap,
+    sample_returns,
+    sector_of,
+)
 from zeroflow_ros.lidar.joined_cloud import Cut, Piece, join, message_stamp_ns
+from zeroflow_ros.lidar.spin_axis import SpinAxis, azimuth_about
 from zeroflow_ros.lidar.sweep import DropReason
 
 ASSEMBLE_SWEEPS = ('auto', 'off')
@@ -80,6 +90,7 @@ class SweepAssembly:
         self._waiting: deque[_Part] = deque()  # seem to be parts
         self._revolutions: _Revolutions | None = None
         self._frame_id = None
+        self._spin = SpinAxis()
 
     def push(self, message, tag=None) -> list[Outcome]:
         """Add a message; return what can be used or is dropped now, in order."""
@@ -95,10 +106,26 @@ class SweepAssembly:
             self._alert = max(self._alert - 1, 0)
             if not self._alert and self._num_seen % 10 > 1:
                 return [*outcomes, Outcome(message, (tag,), (None,))]
-        part = _Part(message, tag, _sector(message), message_stamp_ns(message))
+        part = self._look_at(message, tag)
         if self._revolutions:
             return outcomes + self._join(part)
         return outcomes + (self._wait(part) if self._waiting else self._pass(part))
+
+    def _look_at(self, message, tag) -> _Part:
+        """Return a message with its sector; where it shows another axis of rotation, look at all others again."""
+        part, returns = _Part(message, tag, None, message_stamp_ns(message)), None
+        with contextlib.suppress(CloudError):  # reported where it is decoded
+            returns = sample_returns(message)
+        if returns is None:
+            return part
+        if self._revolutions is None and self._spin.look(returns):
+            self._last, self._held = (None if one is None else self._seen_again(one)
+                                      for one in (self._last, self._held))  # fmt: skip
+            self._waiting = deque(map(self._seen_again, self._waiting))
+        return replace(part, sector=sector_of(azimuth_about(returns, self._spin.axis)))
+
+    def _seen_again(self, part: _Part) -> _Part:
+        return part if part.sector is None else replace(part, sector=azimuth_sector(part.message, self._spin.axis))
 
     def flush(self) -> list[Outcome]:
         """Return what is left at the end of the messages."""
@@ -143,7 +170,7 @@ class SweepAssembly:
             # The first part may have passed as a sweep of its own; it is part of the first revolution all the same.
             parts, self._held = [self._last, *self._waiting], None
             self._waiting.clear()
-            self._revolutions = _Revolutions(pattern, self._times)
+            self._revolutions = _Revolutions(pattern, self._times, self._spin.axis)
             outcomes = [Outcome(text=self._revolutions.describe())]
             for one in parts:
                 outcomes += self._revolutions.push(one)
@@ -167,13 +194,6 @@ class SweepAssembly:
         self._reset()
         self._frame_id = part.message.header.frame_id
         return outcomes
-
-
-def _sector(message) -> Sector | None:
-    try:
-        return azimuth_sector(message)
-    except CloudError:  # reported where it is decoded
-        return None
 
 
 def _unchanged(part: _Part) -> Outcome:
@@ -316,8 +336,8 @@ def _drifting(parts: list) -> Pattern | None:
 class _Revolutions:
     """Collects the parts of one revolution after the other."""
 
-    def __init__(self, pattern: Pattern, times: tuple[str, str]):
-        self._pattern, self._seam, self._times = pattern, pattern.seam, times
+    def __init__(self, pattern: Pattern, times: tuple[str, str], axis: int):
+        self._pattern, self._seam, self._times, self._axis = pattern, pattern.seam, times, axis
         self._pieces: list[_Placed] = []
         self._stamp_ns = 0  # of the revolution
         self._num_strange = 0  # parts in a row that are none of the pattern
@@ -394,11 +414,11 @@ class _Revolutions:
         if sector.width < at + max(slack, 0.05 * sector.width):
             self._pieces.append(_Placed(part, start))
             return outcomes + (self.close() if sector.width > at - slack else [])
-        self._pieces.append(_Placed(part, start, cut=Cut(edge, p.direction, sector.width, at, False)))
+        self._pieces.append(_Placed(part, start, cut=Cut(edge, p.direction, sector.width, at, False, self._axis)))
         outcomes += self.close()
         # The seam was passed within this part, so the new revolution does not begin at its stamp.
         self._stamp_ns = part.stamp_ns + round(at / _TURN * p.period_ns)
-        self._pieces.append(_Placed(part, 0.0, cut=Cut(edge, p.direction, sector.width, at, True)))
+        self._pieces.append(_Placed(part, 0.0, cut=Cut(edge, p.direction, sector.width, at, True, self._axis)))
         return outcomes
 
     def close(self, at_end: bool = False) -> list[Outcome]:

@@ -60,6 +60,48 @@ def test_parts_of_a_revolution_are_joined_into_whole_sweeps(parts):
         assert bytes(one.data) == b''.join(bytes(part.data) for part in of_revolution)
 
 
+AXES = {
+    'optical frame': [[0, -1, 0], [0, 0, -1], [1, 0, 0]],
+    'optical frame, upside down': [[0, 1, 0], [0, 0, 1], [1, 0, 0]],
+    'x up': [[0, 0, 1], [1, 0, 0], [0, 1, 0]],
+    'upside down': [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
+}
+
+
+def turned(message, cloud_R_sensor):
+    rows = np.frombuffer(bytes(message.data), np.float32).reshape(-1, 4).copy()
+    rows[:, :3] = rows[:, :3] @ np.float32(cloud_R_sensor).T
+    return part_cloud(rows, message_stamp_ns(message))
+
+
+@pytest.mark.parametrize('axes', AXES.values(), ids=AXES)
+@pytest.mark.parametrize('name', ['halves', 'segments of 30 degrees', 'quarters, clockwise'])
+def test_parts_of_a_revolution_in_an_optical_frame_are_compared_with_each_other(name, axes):
+    messages = [turned(message, axes) for message in street_messages(TILINGS[name])]
+    joined, passed, dropped, texts = ran(messages, can_wait=True)
+    assert [len(one.data) for one in joined] == [16 * NUM_RETURNS] * NUM_SWEEPS and not passed and not dropped
+    assert f'{len(TILINGS[name])} messages are joined into one sweep' in texts[0]
+
+
+def test_parts_in_an_optical_frame_are_cut_at_the_seam():
+    messages, angle = [], 0.0
+    points = tiny_bag.street(0, num_points=NUM_POINTS)
+    points = points[np.isfinite(points[:, 0])]
+    while angle < 360 * 5:
+        part = points[rows_in(points, (angle - 180, 163.6))]
+        messages.append(turned(part_cloud(part, START + round(angle / 360 * PERIOD)), AXES['optical frame']))
+        angle += 163.6
+    joined, _, dropped, _ = ran(messages, can_wait=True)
+    assert len(joined) >= 3 and not dropped[DropReason.PART]
+    assert all(abs(len(one.data) / 16 - NUM_RETURNS) < 0.03 * NUM_RETURNS for one in joined[1:])
+
+
+@pytest.mark.parametrize('axes', AXES.values(), ids=AXES)
+def test_whole_sweeps_in_any_frame_pass(axes):
+    joined, passed, dropped, texts = ran([turned(m, axes) for m in street_messages(sectors([360]))])
+    assert len(passed) == NUM_SWEEPS and not (joined or dropped or texts)
+
+
 @pytest.mark.parametrize('step', [163.6, 270.0, 175.0, 40.7])
 @pytest.mark.parametrize('direction', [1, -1])
 def test_parts_that_do_not_divide_the_circle_are_cut_at_the_seam(step, direction):
