@@ -63,14 +63,24 @@ class NetworkImages:
         left, top = self._border(camera)
         return values[..., top : top + camera.height, left : left + camera.width]
 
-    def to_camera(self, values: np.ndarray, camera: StereoCamera) -> np.ndarray:
-        """Return values (h, w) of `of_camera`, float32 or bool, at the pixels of the camera, (H, W)."""
+    def to_camera(self, values: np.ndarray, camera: StereoCamera, step: int = 1) -> np.ndarray:
+        """Return values (h, w) of `of_camera`, float32 or bool, at every step-th pixel of the camera, (H', W')."""
         if values.shape == (camera.height, camera.width):
-            return values
-        cv2, size = load_opencv(), (camera.width, camera.height)
+            return values if step == 1 else values[::step, ::step]
+        cv2, (height, width) = load_opencv(), values.shape
         if values.dtype == bool:
-            return cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
+            rows, columns = (
+                np.arange(0, whole, step) * part // whole
+                for whole, part in ((camera.height, height), (camera.width, width))
+            )
+            return values[rows[:, None], columns]
+        if step == 1:
+            return cv2.resize(values, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
+        x, y = width / camera.width, height / camera.height
+        places = np.float32([[x * step, 0, 0.5 * x - 0.5], [0, y * step, 0.5 * y - 0.5]])
+        size = -(-camera.width // step), -(-camera.height // step)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(values, places, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
     def pixel_size(self, camera: StereoCamera) -> tuple[float, float]:
         """Return the width and height of a pixel of the network in pixels of the camera."""

@@ -50,6 +50,7 @@ class StereoNetworkFlow(ABC):
     def __init__(self, card: StereoCard, runs_on: str):
         self.card, self.name, self.runs_on = card, card.name, runs_on
         self._last_motion: np.ndarray | None = None
+        self._kept: list[tuple[StereoFrame, np.ndarray]] = []
 
     @abstractmethod
     def infer(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -61,21 +62,35 @@ class StereoNetworkFlow(ABC):
 
         Raises: ModelError for images that the model cannot take, and values that are not finite.
         """
-        network, camera = self.card.images, reference.camera
-        images = np.concatenate([network.images(reference), network.images(other)])
+        return self.estimate_every_nth(reference, other, other_T_reference, step=1)
+
+    def estimate_every_nth(self, reference: StereoFrame, other: StereoFrame,
+                           other_T_reference: np.ndarray | None = None, *, step: int) -> StereoFlow:  # fmt: skip
+        """Return the scene flow of every step-th pixel of every step-th row; see StereoEstimator."""
+        camera, images = reference.camera, np.concatenate(self._images(reference, other))
         if other_T_reference is not None:
-            return self._run(images, camera, other_T_reference)
+            return self._run(images, camera, other_T_reference, step)
         start, uses_motion = self._last_motion, self.card.uses_ego_motion
-        flow = self._run(images, camera, start)
-        motion = self._last_motion = _fitted_motion(camera, flow, start)
+        flow = self._run(images, camera, start, step)
+        motion = self._last_motion = _fitted_motion(camera.every_nth(step), flow, start)
         if uses_motion and motion is None and start is not None:
-            flow = self._run(images, camera, None)
+            flow = self._run(images, camera, None, step)
         elif uses_motion and motion is not None and (start is None or _differ(start, motion)):
-            flow = self._run(images, camera, motion)
+            flow = self._run(images, camera, motion, step)
         return dataclasses.replace(flow, other_T_reference=motion)
 
-    def _run(self, images: np.ndarray, camera: StereoCamera, other_T_reference: np.ndarray | None) -> StereoFlow:
-        """Return the scene flow of the network's images (4, height, width, 3) in pixels of the camera."""
+    def _images(self, *frames: StereoFrame) -> list[np.ndarray]:
+        """Return the network's images of frames; those of the call before are kept: the node sends each frame twice."""
+        kept, self._kept = self._kept, []
+        for frame in frames:
+            known = [images for one, images in kept if one is frame]
+            self._kept.append((frame, known[0] if known else self.card.images.images(frame)))
+        return [images for _, images in self._kept]
+
+    def _run(
+        self, images: np.ndarray, camera: StereoCamera, other_T_reference: np.ndarray | None, step: int
+    ) -> StereoFlow:
+        """Return the scene flow of the network's images (4, height, width, 3) at every step-th pixel of the camera."""
         network, given = self.card.images, {'images': images}
         if self.card.uses_ego_motion:
             known = other_T_reference is not None
@@ -93,10 +108,16 @@ class StereoNetworkFlow(ABC):
         measured &= (disparity > _MIN_DISPARITY) & (other_disparity > _MIN_DISPARITY)
         far = np.float32(camera.disparity_at_infinity)
         sigmas = self._sigmas(values) * np.array([x, x, max(x, y)], np.float32)[:, None, None]
-        planes = [disparity + far, other_disparity + far, u, v, *sigmas, measured]
-        disparity, other_disparity, u, v, *sigmas, measured = (network.to_camera(part, camera) for part in planes)
+        planes = [disparity + far, other_disparity + far, u, v, *sigmas]
+        lengths = [network.to_camera(part if step == 1 else part / np.float32(step), camera, step) for part in planes]
+
+        def full_disparity():
+            known = network.to_camera(measured, camera)
+            return np.where(known, network.to_camera(planes[0], camera), np.float32(np.nan))
+
         return StereoFlow(
-            disparity, other_disparity, np.stack([u, v], axis=2), *sigmas, measured, other_T_reference
+            *lengths[:2], np.stack(lengths[2:4], axis=2), *lengths[4:], network.to_camera(measured, camera, step),
+            other_T_reference, full_disparity=full_disparity,
         )  # fmt: skip
 
     def _sigmas(self, values: np.ndarray) -> np.ndarray:

@@ -42,6 +42,19 @@ def test_half_the_size_is_the_mean_of_four_pixels():
     assert np.array_equal(network.to_camera(is_left, CAMERA), np.arange(12) < np.full((6, 1), 6))
 
 
+@pytest.mark.parametrize('step', [2, 3])
+@pytest.mark.parametrize('size', [(6, 3), (5, 4), (12, 6)])
+def test_every_nth_pixel_is_that_of_all_pixels(size, step):
+    network, rng = NetworkImages(*size), np.random.default_rng(0)
+    values = rng.uniform(0, 10, size[::-1]).astype(np.float32)
+    whole = network.to_camera(values, CAMERA)[::step, ::step]
+    np.testing.assert_allclose(network.to_camera(values, CAMERA, step), whole, atol=0.2)  # px: 1/32 px of position
+    mask = values > 5
+    np.testing.assert_array_equal(
+        network.to_camera(mask, CAMERA, step), network.to_camera(mask, CAMERA)[::step, ::step]
+    )
+
+
 def test_grey_images_become_rgb():
     images = NetworkImages(12, 6).images(frame(channels=1))
     assert images.shape == (2, 6, 12, 3) and (images == images[..., :1]).all()

@@ -10,6 +10,7 @@ onnx = pytest.importorskip('onnx', reason='writing model files needs onnx')
 pytest.importorskip('cv2', reason='camera images need OpenCV')
 
 from export.model_file import write_model  # noqa: E402
+from zeroflow_ros.camera.network_images import NetworkImages  # noqa: E402
 from zeroflow_ros.camera.static_scene import pixel_motion  # noqa: E402
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame  # noqa: E402
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
@@ -77,6 +78,31 @@ def test_images_go_in_the_order_of_the_card_and_pixels_become_those_of_the_camer
     assert all(part.dtype == np.float32 for part in (found.disparity, found.flow, found.flow_sigma))
 
 
+def test_the_flow_of_every_second_pixel_is_that_of_all_pixels(tmp_path):
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True), num_threads=1)
+    frames = frame(3, 2), frame(1, 4)
+    motion = yaw_translation(0.02, 0.1, 0.0, -0.4)
+    all_pixels = estimator.estimate(*frames, motion)
+    found = estimator.estimate_every_nth(*frames, motion, step=2)
+    for name in ('disparity', 'other_disparity', 'flow', 'disparity_sigma', 'other_disparity_sigma', 'flow_sigma'):
+        whole = getattr(all_pixels, name)
+        np.testing.assert_allclose(getattr(found, name), whole[::2, ::2] / 2, rtol=1e-6)
+        assert np.abs(whole).max() > 0
+    assert (found.is_measured == all_pixels.is_measured[::2, ::2]).all() and found.disparity.shape == (4, 8)
+    measured = np.where(all_pixels.is_measured, all_pixels.disparity, np.nan)
+    np.testing.assert_array_equal(found.full_disparity(), measured)
+
+
+def test_images_of_a_frame_are_resized_once(tmp_path, monkeypatch):
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx'), num_threads=1)
+    resized, images = [], NetworkImages.images
+    monkeypatch.setattr(NetworkImages, 'images', lambda self, one: resized.append(one) or images(self, one))
+    first, second, third = frame(3, 2), frame(1, 4), frame(5, 6)
+    estimator.estimate(second, first)
+    found = estimator.estimate(third, second)
+    assert len(resized) == 3 and (found.disparity == 10).all() and (found.flow == [2, 8]).all()
+
+
 def test_pixels_that_leave_the_image_are_not_measured(tmp_path):
     measured = NetworkStereoFlow(write(tmp_path / 'm.onnx')).estimate(frame(3, 2), frame(1, 2)).is_measured
     assert measured[:4, :14].all() and measured.sum() == 4 * 14  # flow (2, 4) in an image of 16 x 8
@@ -120,7 +146,7 @@ def test_the_network_runs_again_where_the_ego_motion_differs(x, yaw, differs):
 def test_the_network_runs_again_without_ego_motion_where_none_fits(tmp_path):
     estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True))
     runs, run = [], estimator._run
-    estimator._run = lambda images, camera, motion: runs.append(motion) or run(images, camera, motion)
+    estimator._run = lambda images, camera, motion, step: runs.append(motion) or run(images, camera, motion, step)
     estimator._last_motion = yaw_translation(0.0, 0.0, 0.0, -1.0)
     assert estimator.estimate(frame(1, 1), frame(1, 1)).other_T_reference is None
     assert len(runs) == 2 and runs[0] is not None and runs[1] is None and estimator._last_motion is None
