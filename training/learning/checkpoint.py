@@ -11,7 +11,8 @@ from training.learning.lightning_import import allowed_globals, check_state_dict
 from training.learning.unsupported_checkpoints import WeightsError, unreadable_file
 from training.students import CameraStudent, PillarStudent, build_student
 from training.students.dwarf_weights import load_variables
-from training.students.multi_mono_sf_weights import is_multi_mono_sf, weights_of
+from training.students.multi_mono_sf_weights import is_multi_mono_sf, is_self_mono_sf, weights_of
+from training.students.self_mono_sf import SelfMonoSf
 from zeroflow_ros.errors import ModelError
 
 POLICIES = ('ground', 'z_origin', 'network_frame', 'direction', 'licence')
@@ -65,7 +66,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
-    """Read a checkpoint of ours, of ZeroFlow, OpenSceneFlow or multi-mono-sf; no code in the file is executed.
+    """Read a checkpoint of ours, of ZeroFlow, OpenSceneFlow, multi-mono-sf or self-mono-sf; no code in it is executed.
 
     A .npz file holds the TensorFlow variables of DWARF.
     student: name of the student in a foreign file; None derives it from the file's keys and settings.
@@ -98,6 +99,13 @@ def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
                 'licence': 'unknown',
             }
             checkpoint = Checkpoint('multi_mono_sf', weights_of(content, path), about)
+        elif is_self_mono_sf(content):
+            about = {
+                'data': f'checkpoint of self-mono-sf in {path.name}',
+                'supervision': 'unknown',
+                'licence': 'unknown',
+            }
+            checkpoint = Checkpoint('self_mono_sf', weights_of(content, path, SelfMonoSf), about)
         elif find_weights(content):
             checkpoint = Checkpoint(*import_lightning(path, content, student))
         else:

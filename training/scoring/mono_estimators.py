@@ -40,8 +40,8 @@ class MonoOptions:
 class MonoStudentFlow:
     """Estimates the scene flow of an image of one camera from the images before and the next one.
 
-    num_cameras: 1, by which it is told from stereo estimators. num_earlier: images before the reference that it uses at
-    most; it needs one.
+    num_cameras: 1, by which it is told from stereo estimators. num_earlier: images before the reference that it takes
+    at most. needs_earlier: whether one of these must be there; self_mono_sf makes no use of it.
     Raises: ConfigError for options that are not possible.
     """
 
@@ -55,7 +55,8 @@ class MonoStudentFlow:
         corner pixels on corner pixels.
         """
         self.name, self.student, self.is_published = name, student.eval(), is_published
-        self.num_earlier = _num_earlier(name, options)
+        self.needs_earlier = getattr(student, 'num_images', _FEWEST_IMAGES) >= _FEWEST_IMAGES
+        self.num_earlier = _num_earlier(name, options) if self.needs_earlier else 1
         self.options = replace(options, baseline=_baseline(options, is_published))
         self.size = _parse_size(options.size, student) if options.size else size or student.default_size
 
@@ -210,14 +211,15 @@ def checkpoint_estimator(spec: str) -> MonoStudentFlow:
     Raises: ModelError when it cannot be read or is of another student, DataError and ConfigError for its options.
     """
     from training.learning.checkpoint import load_checkpoint
-    from training.students import MONO_STUDENTS
+    from training.students import MONO_STUDENTS, SCORED_STUDENTS
 
     path, options = split_options(spec, MonoOptions)
     checkpoint = load_checkpoint(Path(path))
-    if checkpoint.student not in MONO_STUDENTS:
+    students = MONO_STUDENTS | SCORED_STUDENTS
+    if checkpoint.student not in students:
         raise ModelError(
             f'{path} is a checkpoint of {checkpoint.student}. Images are scored with checkpoints of '
-            f'{", ".join(MONO_STUDENTS)}, and with model files: export it by python3 -m export.to_onnx.'
+            f'{", ".join(students)}, and with model files: export it by python3 -m export.to_onnx.'
         )
     student, config = checkpoint.build(), checkpoint.provenance.get('config') or {}
     size = (config['width'], config['height']) if {'width', 'height'} <= config.keys() else None
@@ -227,11 +229,12 @@ def checkpoint_estimator(spec: str) -> MonoStudentFlow:
 class MonoModelFlow:
     """Estimates the scene flow of an image of one camera by a model file, with ONNX Runtime.
 
-    num_cameras, num_earlier: as `MonoStudentFlow` has them.
+    num_cameras, num_earlier, needs_earlier: as `MonoStudentFlow` has them.
     Raises: ModelError when the file cannot be used, ConfigError for options that are not possible.
     """
 
     num_cameras = 1
+    needs_earlier = True
 
     def __init__(self, spec: str):
         """spec: MODEL.onnx or MODEL.onnx?images=5."""

@@ -127,6 +127,8 @@ def _images(estimator, item: StereoDatasetPair) -> list[np.ndarray]:
             'Leave --sweep latest and latest out.'
         )
     earlier = item.earlier(estimator.num_earlier) if item.earlier else []
+    if not earlier and not estimator.needs_earlier:
+        earlier = [item.reference.left]
     if not earlier:
         raise NoEarlierImageError(
             f'{estimator.name} takes three images or more in a row, and there is none before {item.key}. For KITTI '

@@ -9,6 +9,7 @@ from training.students.fastflow3d_lite import fastflow3d_lite, fastflow3d_lite_5
 from training.students.mono_lite import MonoLite, mono_lite
 from training.students.multi_mono_sf import MultiMonoSf, multi_mono_sf, multi_mono_sf_corrected
 from training.students.pillar_net import PillarStudent
+from training.students.self_mono_sf import SelfMonoSf, self_mono_sf
 from training.students.stereo_lite import stereo_lite
 from zeroflow_ros.errors import ConfigError
 
@@ -21,14 +22,15 @@ CAMERA_STUDENTS = {build.__name__: build for build in (dwarf, stereo_lite)}  # o
 MONO_STUDENTS = {  # of one camera's images
     build.__name__: build for build in (multi_mono_sf, multi_mono_sf_corrected, mono_lite)
 }
+SCORED_STUDENTS = {'self_mono_sf': self_mono_sf}  # of one camera's images; neither trained nor exported here
 
 
-def build_student(name: str) -> PillarStudent | CameraStudent | MultiMonoSf | MonoLite:
+def build_student(name: str) -> PillarStudent | CameraStudent | MultiMonoSf | MonoLite | SelfMonoSf:
     """Return a freshly initialised student.
 
     Raises: ConfigError for an unknown name.
     """
-    builders = STUDENTS | CAMERA_STUDENTS | MONO_STUDENTS
+    builders = STUDENTS | CAMERA_STUDENTS | MONO_STUDENTS | SCORED_STUDENTS
     if name not in builders:
         raise ConfigError(f'Unknown student {name!r}; expected one of {sorted(builders)}.')
     return builders[name]()
