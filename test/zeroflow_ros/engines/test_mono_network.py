@@ -10,7 +10,7 @@ import pytest
 onnx = pytest.importorskip('onnx', reason='writing model files needs onnx')
 pytest.importorskip('cv2', reason='camera images need OpenCV')
 
-from mono_world import CAMERA, EGO_SPEED, HEIGHT, MOVER_SPEED, SIGMA, WIDTH, frame, is_mover, write_mono_model  # noqa: E402
+from truth_images import CAMERA, EGO_SPEED, HEIGHT, MOVER_SPEED, SIGMA, WIDTH, frame, is_mover, write_mono_model  # noqa: E402
 
 from zeroflow_ros.camera.metric_scale import MetricScale  # noqa: E402
 from zeroflow_ros.camera.mono import MonoFrame, NoFlowError  # noqa: E402
