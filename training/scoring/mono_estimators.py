@@ -298,11 +298,6 @@ class MonoModelStream:
         )  # fmt: skip
 
 
-def is_mono_model(path: str) -> bool:
-    """Return whether a file is a model file of one camera."""
-    return Path(path).is_file() and b'zeroflow_ros.mono_card' in Path(path).read_bytes()
-
-
 def _last_flow(stream, images: list[np.ndarray]) -> StereoFlow:
     for image in images[:-1]:
         stream.push(image)

@@ -69,7 +69,8 @@ def build_stereo_estimator(spec: str) -> 'StereoEstimator | StereoLabels':
         return estimator
     path = spec.partition('?')[0]
     if Path(path).suffix == '.onnx':
-        from training.scoring.mono_estimators import MonoModelFlow, is_mono_model
+        from training.scoring.mono_estimators import MonoModelFlow
+        from zeroflow_ros.engines.mono_card import is_mono_model
 
         if is_mono_model(path):
             return MonoModelFlow(spec)

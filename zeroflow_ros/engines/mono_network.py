@@ -215,10 +215,12 @@ class _Scene:
             column = np.float32(self.camera.fx) * x1 / z1 + np.float32(self.camera.cx)
             row = np.float32(self.camera.fy) * y1 / z1 + np.float32(self.camera.cy)
             measured = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
-        self.measured = measured & (depth > _NEAREST) & (z1 > _NEAREST) & (depth < card.far)
+        ahead = z1 > _NEAREST
+        self.measured = measured & (depth > _NEAREST) & ahead & (depth < card.far)
         flow = np.stack([column - np.arange(width, dtype=np.float32), row - np.arange(height)[:, None]], axis=2)
-        self._flow = np.where(self.measured[..., None], flow, 0).astype(np.float32)
-        self._other_disparity = np.where(self.measured, self._other_disparity, self.disparity)
+        # Boards score the pixels that leave the image, too.
+        self._flow = np.where(ahead[..., None], flow, 0).astype(np.float32)
+        self._other_disparity = np.where(ahead, self._other_disparity, self.disparity)
         self._depth, self._sigmas = depth, values[4:]
 
     def fitted_motion(self, start: np.ndarray | None) -> np.ndarray | None:
