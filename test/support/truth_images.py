@@ -1,62 +1,156 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by tests of students of one camera: a drive past a textured plane that moves by whole pixels."""
+"""One camera whose images are their own truth: red is depth, green and blue are motion until the next image.
+
+A model file made by hand reads them, so that what the vehicle makes of a model is known exactly. The camera drives
+forward over a floor, past boards; one of them moves to the right.
+"""
+
+import dataclasses
+from pathlib import Path
 
 import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from stereo_corridor import (
+    EGO_SPEED,
+    MOVER_SPEED,
+    ODOMETRY_TOPIC,
+    PERIOD_NS,
+    START_NS,
+    mount_message,
+    odometry_message,
+)
 
-from training.datasets.pairs import LATEST
-from training.datasets.stereo_pairs import StereoDatasetPair, StereoTruth
-from training.learning.mono_augmentation import MonoAugmentation
-from training.learning.mono_train_config import MonoTrainConfig
-from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
+from zeroflow_ros.bags.cdr import ODOMETRY, TRANSFORMS, typestore
+from zeroflow_ros.camera.mono import BASELINE, MonoFrame
+from zeroflow_ros.camera.stereo import StereoCamera
+from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, IMAGE
+from zeroflow_ros.engines.mono_card import METADATA_KEY, MonoCard
 
-WIDTH, HEIGHT, DISPARITY, STEP = 64, 64, 4, 2  # px
-CAMERA = StereoCamera(WIDTH, HEIGHT, 40.0, 40.0, 31.5, 31.5, 0.5)
-PLAIN = MonoAugmentation(crop_width=0, crop_height=0, min_scale=1.0, flip=0, colour=0)
-TINY = MonoTrainConfig(
-    width=WIDTH, height=HEIGHT, steps=3, batch=1, held_out=0.0, save_every=1, log_every=1, num_threads=1, lr_steps=5,
-    lr=1e-3, labels=200, augmentation=PLAIN,
-)  # fmt: skip
-PERIOD_NS = 10**8
-
-
-class MonoWorld:
-    """A dataset: the plane has a disparity of 4 px, and moves 2 px to the right from frame to frame.
-
-    missing: numbers of the older frames of pairs that the dataset lacks. latest: from the newer frame to the older.
-    """
-
-    sensor = 'stereo'
-
-    def __init__(self, num_frames=7, *, missing=(), latest=False, with_truth=True, name='mono_world'):
-        self.numbers = [k for k in range(num_frames - 1) if k not in missing]
-        self.latest, self.with_truth, self.name = latest, with_truth, name
-
-    def __len__(self):
-        return len(self.numbers)
-
-    def key(self, index):
-        number = self.numbers[index]
-        return f'{number:06d}_{10**18 + number * PERIOD_NS}' + LATEST * self.latest
-
-    def __getitem__(self, index):
-        number, sign = self.numbers[index], -1 if self.latest else 1
-        frames = [frame(number), frame(number + 1)][::sign]
-        truth = truth_of(sign * STEP) if self.with_truth else None
-        return StereoDatasetPair(self.key(index), *frames, np.eye(4), sign * 0.1, truth)
+WIDTH, HEIGHT = 64, 32
+CAMERA = StereoCamera(WIDTH, HEIGHT, 50.0, 50.0, 31.5, 15.5, BASELINE)
+FRAME_ID = 'left_optical'  # as /tf_static of stereo_corridor has it
+IMAGES, INFOS = '/camera/image_rect', '/camera/camera_info'
+FLOOR = 1.2  # m below the camera
+DEPTH_UNIT, MOTION_UNIT, AT_REST = 0.1, 0.01, 128
+MOVER = slice(4, 14), slice(36, 56)  # rows and columns of the image
+SIGMA = 0.1, 0.001
 
 
-def frame(number):
-    """Return a frame; its texture is smooth, and repeats."""
-    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT // 4, WIDTH // 4, 3), np.uint8)
-    texture = np.repeat(np.repeat(noise, 4, 0), 4, 1)
-    left = np.roll(texture, STEP * number, axis=1)
-    return StereoFrame(left, np.roll(left, -DISPARITY, axis=1), CAMERA, 10**18 + number * PERIOD_NS)
+def picture(number: int, *, drives: bool = True) -> np.ndarray:
+    """Return the image (H, W, 3) uint8 of a frame, 0.1 s times its number after the start."""
+    depth = np.zeros((HEIGHT, WIDTH))
+    for left, far in enumerate((80, 65, 95, 70)):  # boards, in 0.1 m
+        depth[:, left * 16 : left * 16 + 16] = far
+    depth[MOVER] = 50
+    depth -= number * drives
+    rows = np.arange(HEIGHT)[:, None] - CAMERA.cy
+    floor = np.where(rows > 0, FLOOR * CAMERA.fy / np.maximum(rows, 1e-3) / DEPTH_UNIT, 1e9)
+    depth = np.minimum(depth, np.broadcast_to(np.rint(floor), depth.shape))
+    image = np.full((HEIGHT, WIDTH, 3), AT_REST, np.uint8)
+    image[..., 0] = depth
+    image[..., 2] = AT_REST - round(0.1 * EGO_SPEED / MOTION_UNIT) * drives
+    image[MOVER[0], MOVER[1], 1] = AT_REST + round(0.1 * MOVER_SPEED / MOTION_UNIT)
+    image[0, 0, 0] = 60 + number % 100  # no two images are the same
+    return image
 
 
-def truth_of(flow):
-    """Return the truth of a frame whose pixels move by a flow along x [px]; a quarter of them is not known."""
-    disparity = np.full((HEIGHT, WIDTH), DISPARITY, np.float32)
-    disparity[::2, ::2] = np.nan
-    motion = np.stack([disparity * 0 + flow, disparity * 0], axis=2).astype(np.float32)
-    known = np.isfinite(disparity)
-    return StereoTruth(disparity, disparity.copy(), motion, known, known, known, np.zeros_like(known))
+def is_mover(step: int = 1) -> np.ndarray:
+    """Return which pixels (H', W') show the mover, of every step-th one."""
+    found = np.zeros((HEIGHT, WIDTH), bool)
+    found[MOVER] = True
+    return found[::step, ::step]
+
+
+def frame(number: int, **options) -> MonoFrame:
+    return MonoFrame(picture(number, **options), CAMERA, START_NS + number * PERIOD_NS, FRAME_ID)
+
+
+def write_mono_model(path: Path, *, spoil=lambda proto: None, **changes) -> Path:
+    """Write the model file; changes: of the card. spoil: changes the graph before it is written."""
+    import onnx
+
+    from export.model_file import write_model
+
+    tensor, node = onnx.helper.make_tensor, onnx.helper.make_node
+    weight = np.zeros((4, 3, 1, 1), np.float32)
+    weight[0, 0], weight[1, 1], weight[3, 2] = DEPTH_UNIT, MOTION_UNIT, MOTION_UNIT
+    bias = -AT_REST * MOTION_UNIT * np.array([0, 1, 0, 1], np.float32)
+    weights = [
+        tensor('weight', onnx.TensorProto.FLOAT, weight.shape, weight.ravel()),
+        tensor('bias', onnx.TensorProto.FLOAT, [4], bias), tensor('one', onnx.TensorProto.FLOAT, [1], [1.0]),
+    ]  # fmt: skip
+    nodes = [
+        node('Cast', ['image'], ['next_newer'], to=onnx.TensorProto.FLOAT),
+        node('Add', ['count', 'one'], ['next_count']),
+        node('Transpose', ['newer'], ['planes'], perm=[0, 3, 1, 2]),
+        node('Conv', ['planes', 'weight', 'bias'], ['scene_flow']),
+    ]
+    size = [1, HEIGHT, WIDTH, 3]
+    inputs, state = {'image': size, 'intrinsics': [1, 3, 3]}, {'newer': size, 'count': [1]}
+    outputs = {'scene_flow': [1, 4, HEIGHT, WIDTH]}
+
+    def values(shapes):
+        return [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.TensorProto.UINT8 if name == 'image' else onnx.TensorProto.FLOAT, shape
+            )
+            for name, shape in shapes.items()
+        ]
+
+    results = values(outputs | {f'next_{name}': shape for name, shape in state.items()})
+    graph = onnx.helper.make_graph(nodes, 'hand_made', values(inputs | state), results, weights)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 20)], ir_version=9)
+    card = MonoCard(
+        name='m', student='hand_made', precision='float32', width=WIDTH, height=HEIGHT, resize='scale',
+        refers_to='previous', num_images=3, far=30.0, scale='as the images say', splat='none', nominal_dt=0.1,
+        estimates_sigma=False, sigma=SIGMA, training={}, licence='Apache-2.0', versions={}, state=state, inputs=inputs,
+        outputs=outputs,
+    )  # fmt: skip
+    spoil(proto)
+    write_model(proto, dataclasses.replace(card, **changes), path, key=METADATA_KEY)
+    return path
+
+
+def _header(types, number: int):
+    stamp = types['builtin_interfaces/msg/Time'](*divmod(START_NS + number * PERIOD_NS, 10**9))
+    return types['std_msgs/msg/Header'](stamp, FRAME_ID)
+
+
+def image_message(number: int, **options):
+    """Return the Image of a frame, as rosbags has it."""
+    types = typestore().types
+    return types[IMAGE](_header(types, number), HEIGHT, WIDTH, 'rgb8', 0, 3 * WIDTH, picture(number, **options).ravel())
+
+
+def info_message(number: int, *, width: int = WIDTH, height: int = HEIGHT, model: str = 'plumb_bob', d=(0.0,) * 5,
+                 fx: float = CAMERA.fx):  # fmt: skip
+    """Return the CameraInfo of a frame."""
+    types, c = typestore().types, CAMERA
+    k = np.array([fx, 0, c.cx, 0, c.fy, c.cy, 0, 0, 1.0])
+    p = np.array([fx, 0, c.cx, 0, 0, c.fy, c.cy, 0, 0, 0, 1, 0.0])
+    roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+    return types[CAMERA_INFO](_header(types, number), height, width, model, np.array(d, np.float64), k,
+                              np.eye(3).ravel(), p, 0, 0, roi)  # fmt: skip
+
+
+def write_mono_bag(path: Path, num_frames: int = 6, *, odometry: bool = True, infos: bool = True,
+                   numbers=None) -> Path:  # fmt: skip
+    """Write a bag of the camera, and return its path. numbers: of the frames, in the order of recording."""
+    store = typestore()
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {}
+
+        def write(topic, msgtype, time_ns, message):
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, msgtype, typestore=store)
+            writer.write(connections[topic], time_ns, store.serialize_cdr(message, msgtype))
+
+        write('/tf_static', TRANSFORMS, START_NS, mount_message())
+        for place, number in enumerate(range(num_frames) if numbers is None else numbers):
+            time_ns = START_NS + place * PERIOD_NS
+            if infos:
+                write(INFOS, CAMERA_INFO, time_ns, info_message(number))
+            write(IMAGES, IMAGE, time_ns, image_message(number))
+            if odometry:
+                write(ODOMETRY_TOPIC, ODOMETRY, time_ns + 1_000_000, odometry_message(number))
+    return path
