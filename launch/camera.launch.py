@@ -5,6 +5,7 @@ ros2 launch zeroflow_ros camera.launch.py left:=/stereo/left right:=/stereo/righ
 ros2 launch zeroflow_ros camera.launch.py left:=/cam/left right:=/cam/right image:=image_raw/compressed \
     image_transport:=compressed images_are_rectified:=false
 ros2 launch zeroflow_ros camera.launch.py output_frame:=base_link objects:=true odometry_topic:=/odom
+ros2 launch zeroflow_ros camera.launch.py sensor:=mono model_path:=mono.onnx camera:=/front image:=image_rect
 """
 
 import os
@@ -20,10 +21,31 @@ from zeroflow_ros.ros.required_nodes import RequiredNodes
 
 CONFIG = PathJoinSubstitution([FindPackageShare('zeroflow_ros'), 'config'])
 ARGUMENTS = [
+    DeclareLaunchArgument(
+        'sensor',
+        default_value='',
+        choices=['', 'stereo', 'mono'],
+        description='mono: one camera, which needs model_path; empty: as params_file says.',
+    ),
     DeclareLaunchArgument('left', default_value='stereo/left', description='Topics of the left camera: its prefix.'),
     DeclareLaunchArgument('right', default_value='stereo/right', description='Topics of the right camera: its prefix.'),
-    DeclareLaunchArgument('image', default_value='image_rect', description='Topic of the images below both prefixes.'),
-    DeclareLaunchArgument('info', default_value='camera_info', description='Topic of CameraInfo below both prefixes.'),
+    DeclareLaunchArgument('camera', default_value='camera', description='Topics of one camera: its prefix.'),
+    DeclareLaunchArgument('image', default_value='image_rect', description='Topic of the images below the prefixes.'),
+    DeclareLaunchArgument('info', default_value='camera_info', description='Topic of CameraInfo below the prefixes.'),
+    DeclareLaunchArgument(
+        'model_path', default_value='', description='Model file (.onnx); empty: as params_file says.'
+    ),
+    DeclareLaunchArgument(
+        'scale',
+        default_value='',
+        choices=['', 'model', 'odometry', 'camera_height'],
+        description='Of one camera: where metres come from; empty: as params_file says.',
+    ),
+    DeclareLaunchArgument(
+        'camera_height',
+        default_value='',
+        description='Height of the camera above the ground [m], for scale camera_height; empty: as params_file says.',
+    ),
     DeclareLaunchArgument(
         'image_transport',
         default_value='',
@@ -53,7 +75,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'odometry_T_camera',
         default_value='',
-        description='Pose [x, y, z, qx, qy, qz, qw] of the left optical frame in the child frame of the odometry; '
+        description='Pose [x, y, z, qx, qy, qz, qw] of the (left) optical frame in the child frame of the odometry; '
         'empty: as params_file says, or from tf.',
     ),
     DeclareLaunchArgument(
@@ -67,7 +89,9 @@ ARGUMENTS = [
         description='Pose of the left optical frame in output_frame; empty: as params_file says, or from tf.',
     ),
     DeclareLaunchArgument(
-        'num_threads', default_value='', description='CPU threads of OpenCV; empty: as params_file says.'
+        'num_threads',
+        default_value='',
+        description='CPU threads of OpenCV and of the model; empty: as params_file says.',
     ),
     DeclareLaunchArgument(
         'autostart',
@@ -138,16 +162,18 @@ def start(context) -> list:
     if given['objects'] == 'true' and not given['output_frame']:
         raise RuntimeError('objects needs output_frame, a frame whose z is up, such as output_frame:=base_link')
     use_sim_time = {'use_sim_time': given['use_sim_time'] == 'true'}
-    overrides = {name: given[name] for name in ('image_transport', 'ego_motion', 'output_frame') if given[name]}
+    as_text = ('sensor', 'model_path', 'scale', 'image_transport', 'ego_motion', 'output_frame')
+    overrides = {name: given[name] for name in as_text if given[name]}
     if given['ego_motion'] == 'tf' and given['fixed_frame'] != 'odom':
         overrides['fixed_frame'] = given['fixed_frame']
     # Typed as in YAML; the node checks the type.
     overrides |= {
         name: LaunchConfiguration(name)
-        for name in ('images_are_rectified', 'odometry_T_camera', 'output_T_camera', 'num_threads', 'autostart')
+        for name in ('camera_height', 'images_are_rectified', 'odometry_T_camera', 'output_T_camera', 'num_threads',
+                     'autostart')
         if given[name]
-    }
-    images = {side: f'{given[side]}/{given["image"]}' for side in ('left', 'right')}
+    }  # fmt: skip
+    images = {side: f'{given[side]}/{given["image"]}' for side in ('left', 'right', 'camera')}
     flow = Node(
         package='zeroflow_ros',
         executable='camera_flow_node',
@@ -159,6 +185,8 @@ def start(context) -> list:
             ('~/input/left/camera_info', f'{given["left"]}/{given["info"]}'),
             ('~/input/right/image', images['right']),
             ('~/input/right/camera_info', f'{given["right"]}/{given["info"]}'),
+            ('~/input/image', images['camera']),
+            ('~/input/camera_info', f'{given["camera"]}/{given["info"]}'),
             ('~/input/odometry', given['odometry_topic']),
         ],
         ros_arguments=['--log-level', given['log_level']],
@@ -192,7 +220,7 @@ def start(context) -> list:
         parameters=[use_sim_time],
         # camera.rviz has the topics of a node with default names; remap them to those of this node.
         remappings=[
-            ('/camera_flow_node/input/left/image', images['left']),
+            ('/camera_flow_node/input/left/image', images['camera' if given['sensor'] == 'mono' else 'left']),
             ('/camera_flow_node/output/flow', f'{given["node_name"]}/output/flow'),
             ('/camera_flow_node/output/dynamic_points', f'{given["node_name"]}/output/dynamic_points'),
             ('/camera_flow_node/output/markers', f'{given["node_name"]}/output/markers'),

@@ -82,22 +82,25 @@ def test_camera_uses_the_arguments_that_it_declares_for_parameters_that_the_node
     used = re.findall(r"given\['(\w+)'\]|LaunchConfiguration\('(\w+)'\)", CAMERA.read_text())
     used = {name for pair in used for name in pair if name}
     by_name = {'image_transport', 'images_are_rectified', 'ego_motion', 'odometry_T_camera', 'output_frame',
-               'output_T_camera', 'num_threads', 'autostart'}  # fmt: skip
-    assert used | by_name | {'left', 'right', 'image', 'info'} == arguments
+               'output_T_camera', 'num_threads', 'autostart', 'sensor', 'model_path', 'scale',
+               'camera_height'}  # fmt: skip
+    assert used | by_name | {'left', 'right', 'camera', 'image', 'info'} == arguments
     parameters = pytest.importorskip('zeroflow_ros.ros.camera_parameters', reason='needs rclpy')
     assert by_name <= {field.name for field in dataclasses.fields(parameters.CameraParameters)}
     choices = {
-        name: ast.literal_eval(_arguments(CAMERA)[name]['choices']) for name in ('ego_motion', 'image_transport')
+        name: ast.literal_eval(_arguments(CAMERA)[name]['choices'])
+        for name in ('ego_motion', 'image_transport', 'sensor', 'scale')
     }
     assert choices == {
-        'ego_motion': ['', *parameters.EGO_MOTION], 'image_transport': ['', *parameters.IMAGE_TRANSPORT]
+        'ego_motion': ['', *parameters.EGO_MOTION], 'image_transport': ['', *parameters.IMAGE_TRANSPORT],
+        'sensor': ['', *parameters.SENSORS], 'scale': ['', *parameters.SCALES],
     }  # fmt: skip
 
 
 def test_camera_remaps_topics_that_the_node_has():
     sources = ''.join(path.read_text() for path in (ROOT / 'zeroflow_ros').rglob('*.py'))
     remapped = re.findall(r"\('(?:~|/camera_flow_node|/object_tracker)/((?:input|output)/[\w/]+)'", CAMERA.read_text())
-    assert len(set(remapped)) == 11 and all(f"'~/{topic}'" in sources for topic in remapped)
+    assert len(set(remapped)) == 13 and all(f"'~/{topic}'" in sources for topic in remapped)
 
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)

@@ -1,27 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera node: left and right images in, a point with a velocity for every pixel out.
+"""The camera node: images of a stereo camera or of one camera in, a point with a velocity for every pixel out.
 
     ros2 run zeroflow_ros camera_flow_node --ros-args -r '~/input/left/image:=/stereo/left/image_rect' \
         -r '~/input/left/camera_info:=/stereo/left/camera_info' -r '~/input/right/image:=/stereo/right/image_rect' \
         -r '~/input/right/camera_info:=/stereo/right/camera_info'
     python3 -m zeroflow_ros.camera_node --ros-args --params-file config/camera_node.yaml -p ego_motion:=odometry
 
+One camera, with a model file:
+
+    ros2 run zeroflow_ros camera_flow_node --ros-args -p sensor:=mono -p model_path:=mono.onnx \
+        -r '~/input/image:=/camera/image_rect' -r '~/input/camera_info:=/camera/camera_info'
+
 It is a managed (lifecycle) node that configures and activates itself, unless the parameter autostart is false.
-Parameters: config/camera_node.yaml, and all with --parameters. Topics: see docs/stereo.md.
+Parameters: config/camera_node.yaml, and all with --parameters. Topics: see docs/stereo.md and
+docs/mono.md.
 """
 
 import contextlib
+import dataclasses
+import itertools
 import sys
 
 import numpy as np
 
+from zeroflow_ros.camera.mono import BASELINE, MonoFrame, NoFlowError
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.output_frame import OutputFrame
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.camera.stereo_reader import CalibrationError
 from zeroflow_ros.camera_pipeline import CameraPipeline
+from zeroflow_ros.engines.mono_card import is_mono_model
+from zeroflow_ros.engines.mono_network import open_mono_estimator
 from zeroflow_ros.engines.stereo_network import open_stereo_estimator
-from zeroflow_ros.errors import ConfigError, EgoMotionError
+from zeroflow_ros.errors import ConfigError, EgoMotionError, ModelError
 from zeroflow_ros.ros.camera_input import CameraInput
 from zeroflow_ros.ros.camera_parameters import CameraParameters
 from zeroflow_ros.ros.camera_publishers import TOPICS, CameraPublishers
@@ -31,7 +42,7 @@ from zeroflow_ros.ros.parameters import parameter_table
 from zeroflow_ros.ros.publishers import FLOW
 from zeroflow_ros.ros.ros_program import node_log, run_node
 from zeroflow_ros.ros.sensor_mount import MountTransforms, SensorMount
-from zeroflow_ros.runtime.camera_health import CAMERAS
+from zeroflow_ros.runtime.camera_sensor import MONO, STEREO
 from zeroflow_ros.runtime.camera_worker import CameraWorker
 from zeroflow_ros.runtime.health import Health
 
@@ -54,20 +65,24 @@ class CameraNode(ManagedNode):
         Raises: ConfigError.
         """
         p = self.parameters
-        self.health = Health(node_log(self), kind=CAMERAS)
+        self._sensor = MONO if p.sensor == 'mono' else STEREO
+        self.health = Health(node_log(self), kind=self._sensor.kind)
         cv2 = load_opencv()
         cv2.setNumThreads(p.num_threads)
-        estimator = open_stereo_estimator(p.model_path, num_threads=p.num_threads)
+        self._estimator, output_on = self._open_estimator()
         source = p.ego_motion if p.ego_motion in ('visual', 'none') else 'given'
-        pipeline = CameraPipeline(estimator, output_on=p.output_on, ego_motion=source, step=p.cloud_step)
-        _warm_up(pipeline)
-        self._facts = {'estimator': estimator.name, 'opencv': cv2.__version__, 'threads': p.num_threads}
+        pipeline = CameraPipeline(self._estimator, output_on=output_on, ego_motion=source, step=p.cloud_step)
+        _warm_up(pipeline, self._sensor.name)
+        self._facts = {
+            'estimator': self._estimator.name, 'opencv': cv2.__version__, 'threads': p.num_threads,
+            'output_on': output_on,
+        }  # fmt: skip
         self._ego_motion = open_ego_motion(self, p, self.health, is_camera=True)
         self._undo.append(self._ego_motion.close)
         self._mount = SensorMount(self, p.output_frame, p.output_pose())
         self._undo.append(self._mount.close)
         transforms = self._static_transforms()
-        publishers = CameraPublishers(self)
+        publishers = CameraPublishers(self, has_disparity=self._sensor is STEREO)
         self._undo.append(publishers.close)
         self._open_diagnostics()
         self._worker = CameraWorker(
@@ -79,11 +94,23 @@ class CameraNode(ManagedNode):
         self._undo.append(self._worker.stop)
         self.health.start_input_timeout()
         self._input = CameraInput(
-            self, transport=p.image_transport, reliability=p.input_reliability, on_image=self._worker.put,
+            self, self._sensor, transport=p.image_transport, reliability=p.input_reliability, on_image=self._worker.put,
             on_info=self._worker.put_info, health=self.health,
         )  # fmt: skip
         self._undo.append(self._input.close)
         self._watch_input(self._input.match_qos, self._worker.clock_jumped_back)
+
+    def _open_estimator(self) -> tuple:
+        """Return the estimator, and the frame that gets its flow. Raises: ModelError for a model that does not fit."""
+        p = self.parameters
+        if self._sensor is STEREO:
+            if p.model_path and is_mono_model(p.model_path):
+                raise ModelError(f'{p.model_path} is a model for one camera. Set sensor to mono.')
+            return open_stereo_estimator(p.model_path, num_threads=p.num_threads), p.output_on
+        estimator = open_mono_estimator(
+            p.model_path, num_threads=p.num_threads, scale=p.scale, camera_height=p.camera_height
+        )
+        return estimator, estimator.output_on
 
     def _static_transforms(self) -> MountTransforms | None:
         """Return /tf_static, for cameras whose baseline is there; None without tf2_msgs."""
@@ -113,12 +140,12 @@ class CameraNode(ManagedNode):
 
     def _activate(self) -> None:
         self._worker.set_active(True)
-        left, right = self._input.topics
-        p = self.parameters
+        p, facts = self.parameters, self._facts
+        scale = '' if self._sensor is STEREO else f'; scale from {p.scale}'
         self.get_logger().info(
-            f'{self._facts["estimator"]} (OpenCV {self._facts["opencv"]} on {p.num_threads} CPU threads) computes '
-            f'velocities for the {p.output_on} frame of {left} and {right} and publishes them on '
-            f'{self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}'
+            f'{facts["estimator"]} (OpenCV {facts["opencv"]} on {p.num_threads} CPU threads) computes velocities for '
+            f'the {facts["output_on"]} frame of {" and ".join(self._input.topics)} and publishes them on '
+            f'{self.resolve_topic_name(FLOW)}; {self._ego_motion.describe()}{scale}'
         )
 
     def _deactivate(self) -> None:
@@ -126,31 +153,42 @@ class CameraNode(ManagedNode):
         self.get_logger().info('Inactive: no flow until the node is activated again.')
 
     def _forget(self) -> None:
-        self._input = self._worker = self._ego_motion = self._diagnostics = self._mount = None
+        self._input = self._worker = self._ego_motion = self._diagnostics = self._mount = self._estimator = None
 
     def _publish_diagnostics(self) -> None:
         self.health.check_input_timeout(self.parameters.input_timeout_s, self._input.describe)
         self._report_settings()
-        left, right = self._input.topics
+        topics = dict(zip(self._sensor.sides, self._input.topics, strict=True))
+        state = {} if self._sensor is STEREO else self._estimator.facts()
         self._publish_health({
-            'input': {'left': left, 'right': right, 'reliability': self._input.reliability,
-                      **self._worker.checks.facts},
-            'inference': {'active': self._worker.active},
+            'input': {**topics, 'reliability': self._input.reliability, **self._worker.checks.facts},
+            'inference': {'active': self._worker.active, **state},
             'ego_motion': {'source': self.parameters.ego_motion},
             'model': self._facts,
         })  # fmt: skip
 
 
-def _warm_up(pipeline: CameraPipeline) -> None:
-    """Process two small frames, so that compiling at first use does not delay the first frames.
+def _warm_up(pipeline: CameraPipeline, sensor: str = 'stereo') -> None:
+    """Process small frames, so that compiling at first use does not delay the first frames.
 
     Raises: ConfigError or ModelError when the estimator does not run.
     """
-    frames = _walls_and_a_mover(0), _walls_and_a_mover(8)
+    frames = [_walls_and_a_mover(4 * number) for number in range(4)]
     motion = np.eye(4) if pipeline.ego_motion == 'given' else None
-    with contextlib.suppress(EgoMotionError):
-        for _ in range(2):
-            pipeline.estimate(*frames, 0.1, motion)
+    if sensor == 'stereo':
+        pairs = [(frames[0], frames[2])] * 2
+    else:
+        one = [_of_one_camera(frame, number) for number, frame in enumerate(frames)]
+        pairs = itertools.pairwise(one)
+    for pair in pairs:
+        with contextlib.suppress(EgoMotionError, NoFlowError):
+            pipeline.estimate(*pair, 0.1, motion)
+    if sensor == 'mono':
+        pipeline.estimator.forget()
+
+
+def _of_one_camera(frame: StereoFrame, number: int) -> MonoFrame:
+    return MonoFrame(frame.left, dataclasses.replace(frame.camera, baseline=BASELINE), 1 + number * 100_000_000)
 
 
 def _walls_and_a_mover(shift: int) -> StereoFrame:

@@ -7,6 +7,7 @@ Without --bag it first simulates a drive (only in a checkout). Writes report.jso
   python3 -m zeroflow_ros.demo
   python3 -m zeroflow_ros.demo --bag drive.mcap --rate 0.5 --out out/drive
   python3 -m zeroflow_ros.demo --bag stereo.mcap --ego-motion visual
+  python3 -m zeroflow_ros.demo --bag camera.mcap --model mono.onnx
 """
 
 import argparse
@@ -234,7 +235,7 @@ def run(args, stop: threading.Event) -> None:
     deadline = time.monotonic() + (args.timeout or 600.0)
     with ProcessGroup(out / 'log', environment(args.domain_id), deadline, stop) as programs:
         bag = Path(args.bag) if args.bag else simulate(out, programs, seed=args.seed, sweeps=args.sweeps)
-        source = examine(bag, args.topic, args.ego_motion, args.fixed_frame)
+        source = examine(bag, args.topic, args.ego_motion, args.fixed_frame, args.model)
         if source.note:
             print(f'Ego motion by {source.ego_motion}: {source.note}', file=sys.stderr)
         if not args.timeout:
@@ -265,7 +266,7 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument('--bag', default='', help='rosbag2 directory, or a .mcap, .db3 or .bag file')
     parser.add_argument(
-        '--topic', default='', help='cloud to use, or left image of a stereo camera; default: the only one in the bag'
+        '--topic', default='', help='cloud to use, or (left) image of a camera; default: the only one in the bag'
     )
     parser.add_argument('--ego-motion', choices=(*EGO_MOTION, 'visual'), default='auto',
                         help='auto: odometry when the bag has it, else tf, else registration of clouds, or visual: '

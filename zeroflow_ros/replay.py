@@ -25,9 +25,11 @@ import numpy as np
 from zeroflow_ros.bags.bag import LONGEST_PAUSE, STATIC_TRANSFORMS_TOPIC, Bag, BagMessage, duration_text
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS
 from zeroflow_ros.bags.read_ahead import ReadAhead
+from zeroflow_ros.camera.metric_scale import SCALES
 from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, IMAGE_TYPES
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
-from zeroflow_ros.ego_motion.camera_bag import has_stereo
+from zeroflow_ros.ego_motion.camera_bag import has_camera, has_stereo
+from zeroflow_ros.engines.mono_card import is_mono_model
 from zeroflow_ros.errors import ConfigError, DataError, ZeroFlowError
 from zeroflow_ros.lidar.dynamic_points import DYNAMIC_MIN_SPEED
 from zeroflow_ros.lidar.sweep_assembly import ASSEMBLE_SWEEPS
@@ -390,7 +392,7 @@ def _add_offline_arguments(parser, group) -> None:
                        'look; default: base_link')  # fmt: skip
     group.add_argument('--base-T-lidar', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                        help='pose of the LiDAR in such a frame, instead of /tf_static')  # fmt: skip
-    camera = parser.add_argument_group('offline, stereo cameras')
+    camera = parser.add_argument_group('offline, cameras')
     camera.add_argument('--odometry-T-camera', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                         help='pose of the left optical frame in the odometry child frame; default: from /tf_static, '
                         '/tf')  # fmt: skip
@@ -402,6 +404,10 @@ def _add_offline_arguments(parser, group) -> None:
     camera.add_argument('--rectify', action='store_true', help='the images are raw: rectify them by their CameraInfo')
     camera.add_argument('--cloud-step', type=int, default=2,
                         help='write every n-th pixel of every n-th row; default: 2')  # fmt: skip
+    camera.add_argument('--scale', choices=SCALES, default='model',
+                        help='one camera: where metres come from; default: model')  # fmt: skip
+    camera.add_argument('--camera-height', type=float, default=0.0, metavar='M',
+                        help='of the camera above the ground, for --scale camera_height')  # fmt: skip
     group.add_argument('--refinements', type=int, default=0, help='extra inference passes; default: 0')
     group.add_argument(
         '--no-fit-objects', action='store_true', help='the flow of the network, without fitting moving objects'
@@ -409,11 +415,17 @@ def _add_offline_arguments(parser, group) -> None:
 
 
 def _compute(args) -> int:
-    """Compute or show the flow of clouds, or of a stereo camera; return the exit status."""
+    """Compute or show the flow of clouds, of a stereo camera or of one camera; return the exit status."""
     with Bag(args.bag) as bag:
         clouds = bag.topics_of(POINT_CLOUD)
-        is_stereo = has_stereo(bag) and not (clouds if not args.topic else set(args.topic) & set(clouds))
-    if is_stereo:
+        is_mono = is_mono_model(args.model) if args.model else False
+        is_camera = is_mono or (has_stereo(bag) and not (clouds if not args.topic else set(args.topic) & set(clouds)))
+        if not is_camera and not clouds and has_camera(bag):
+            raise DataError(
+                f'{bag.path} has images of one camera, without a partner, which need a model for one camera: give it '
+                'with --model.'
+            )
+    if is_camera:
         from zeroflow_ros.runtime import camera_offline  # loads OpenCV, which playing does not need
 
         return camera_offline.main(args)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which topics of a recording or a vehicle belong to the left and the right camera of a stereo pair."""
+"""Which topics of a recording or a vehicle belong to a stereo camera, or to one camera."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -41,6 +41,42 @@ class StereoTopics:
     def names(self) -> tuple[str, ...]:
         """All of the topics that are known."""
         return tuple(filter(None, (self.left_image, self.left_info, self.right_image, self.right_info)))
+
+
+@dataclass(frozen=True)
+class MonoTopics:
+    """The two topics of one camera.
+
+    image: of image_type, IMAGE or COMPRESSED_IMAGE. info: sensor_msgs/CameraInfo; '' where there is none.
+    """
+
+    image: str
+    info: str
+    image_type: str
+
+    @property
+    def left_image(self) -> str:
+        """The image, as a stereo camera has it."""
+        return self.image
+
+    @property
+    def transport(self) -> str:
+        """'raw' or 'compressed', as the parameter image_transport of the node has it."""
+        return 'compressed' if self.image_type == COMPRESSED_IMAGE else 'raw'
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of the topics that are known."""
+        return tuple(filter(None, (self.image, self.info)))
+
+
+def find_mono_topics(types: Mapping[str, str]) -> list[MonoTopics]:
+    """Return the cameras in topics of a recording, the best first: as `find_stereo_topics`, left before right."""
+    images = [name for name, msgtype in types.items() if msgtype in IMAGE_TYPES and not _NO_PICTURE.search(name)]
+    infos = [name for name, msgtype in types.items() if msgtype == CAMERA_INFO]
+    found = [MonoTopics(name, _info_of(name, infos), types[name]) for name in images]
+    return sorted(found, key=lambda one: ('rect' not in one.image, not one.info, 'right' in one.image,
+                                          one.image_type != COMPRESSED_IMAGE, one.image))  # fmt: skip
 
 
 def find_stereo_topics(types: Mapping[str, str]) -> list[StereoTopics]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stereo camera of a bag, and the ego motion of its left camera; without ROS."""
+"""The stereo camera or the camera of a bag, and the ego motion of the left one; without ROS."""
 
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import ODOMETRY, decode_message
-from zeroflow_ros.camera.stereo_topics import StereoTopics, find_stereo_topics
+from zeroflow_ros.camera.stereo_topics import MonoTopics, StereoTopics, find_mono_topics, find_stereo_topics
 from zeroflow_ros.ego_motion.bag_motion import BagMotion
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError
 
@@ -30,7 +30,35 @@ def stereo_topics(bag: Bag, left_image: str = '') -> StereoTopics:
     raise DataError(f'{bag.path} lacks left and right images with CameraInfo. It has:\n{bag.list_topics()}')
 
 
-def first_image(bag: Bag, topics: StereoTopics):
+def has_camera(bag: Bag) -> bool:
+    """Return whether a bag has images with CameraInfo."""
+    return any(one.info for one in _cameras(bag))
+
+
+def mono_topics(bag: Bag, image: str = '') -> MonoTopics:
+    """Return the topics of one camera of a bag. image: topic of the one that is meant; '': the best.
+
+    Raises: DataError that lists what the bag has where there is none.
+    """
+    cameras = _cameras(bag)
+    complete = [one for one in cameras if one.info]
+    chosen = [one for one in complete if image in ('', one.image)]
+    if chosen:
+        return chosen[0]
+    if any(image == one.image for one in cameras):
+        raise DataError(f'{bag.path} has no CameraInfo beside {image}, without which there is no depth. It has:\n'
+                        f'{bag.list_topics()}')  # fmt: skip
+    if complete:
+        names = ', '.join(one.image for one in complete)
+        raise DataError(f'{bag.path} has no camera with images on {image}. It has {names}.')
+    raise DataError(f'{bag.path} lacks images with CameraInfo. It has:\n{bag.list_topics()}')
+
+
+def _cameras(bag: Bag) -> list[MonoTopics]:
+    return find_mono_topics({topic.name: topic.msgtype for topic in bag.topics if topic.num_messages})
+
+
+def first_image(bag: Bag, topics: StereoTopics | MonoTopics):
     """Return the first left image that can be read. Raises: DataError where there is none."""
     for recorded in bag.messages([topics.left_image]):
         try:
@@ -76,7 +104,7 @@ def _check_frames(bag: Bag, requested: str, frame_id: str) -> None:
         return
     child_frame = decode_message(bag.first(topic).cdr, ODOMETRY).child_frame_id.lstrip('/')
     if not child_frame or not frame_id:
-        missing = 'child_frame_id of the odometry' if not child_frame else 'frame_id of the left images'
+        missing = 'child_frame_id of the odometry' if not child_frame else 'frame_id of the images'
         raise EgoMotionError(
             f'The {missing} is empty, so nothing says how the camera is mounted. Give the pose of the left optical '
             'frame in the frame that the odometry moves: --odometry-T-camera X Y Z QX QY QZ QW.'

@@ -3,8 +3,10 @@
 
 from dataclasses import dataclass
 
+from zeroflow_ros.camera.metric_scale import SCALES
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.ros.parameters import Parameters, check_pose, pose_matrix
+from zeroflow_ros.runtime.camera_sensor import SENSORS
 from zeroflow_ros.runtime.parameter_fields import check_fields, parameter, same_parameter
 
 EGO_MOTION = ('odometry', 'tf', 'visual', 'none')
@@ -19,8 +21,11 @@ class CameraParameters:
     """
 
     autostart: bool = same_parameter(Parameters, 'autostart')
+    sensor: str = parameter(
+        'stereo', 'stereo: a left and a right image; mono: one image, which needs model_path.', choices=SENSORS
+    )  # fmt: skip
     image_transport: str = parameter(
-        'raw', 'Type of both image topics: raw for sensor_msgs/Image, compressed for sensor_msgs/CompressedImage.',
+        'raw', 'Type of the image topics: raw for sensor_msgs/Image, compressed for sensor_msgs/CompressedImage.',
         choices=IMAGE_TRANSPORT
     )  # fmt: skip
     images_are_rectified: bool = parameter(
@@ -30,14 +35,26 @@ class CameraParameters:
         0.005, 'Largest difference between the stamps of a left and a right image that make a pair [s].', low=0.0,
         high=0.5
     )  # fmt: skip
-    model_path: str = parameter('', 'Model file for stereo cameras (.onnx); empty: the classical estimator.')
+    model_path: str = parameter(
+        '', 'Model file for the sensor (.onnx); empty: the classical estimator for stereo cameras.'
+    )  # fmt: skip
+    scale: str = parameter(
+        'model', 'Of one camera: where metres come from. model: as it was trained; odometry: distances by ego_motion '
+        'odometry or tf over those in the images; camera_height: the height above the ground.', choices=SCALES
+    )  # fmt: skip
+    camera_height: float = parameter(
+        0.0, 'With scale camera_height: height of the camera above the ground [m].', low=0.0, high=100.0
+    )  # fmt: skip
     num_threads: int = parameter(2, 'CPU threads of OpenCV and onnxruntime.', low=1, high=256)
     min_dt_s: float = parameter(
         0.06, 'Shortest time between the two frames of a pair [s]: frames of a faster camera are left out, because '
         'velocities over a short time are noisy.', low=0.005, high=1.0
     )  # fmt: skip
     max_dt_s: float = parameter(0.5, 'Longest time between the two frames of a pair [s].', low=0.01, high=2.0)
-    output_on: str = parameter('latest', 'Frame on which velocities are published.', choices=('latest', 'previous'))
+    output_on: str = parameter(
+        'latest', 'Frame on which velocities are published; of one camera, the model says which.',
+        choices=('latest', 'previous')
+    )  # fmt: skip
     output_frame: str = parameter(
         '', 'Frame of the published clouds, markers and velocities, whose z is up, as base_link; empty: the optical '
         'frame of the left camera, whose z is forward. The object tracker needs z up.'
@@ -89,6 +106,20 @@ class CameraParameters:
             raise ConfigError("With ego_motion 'tf', fixed_frame must name a frame such as 'odom'; it is empty.")
         if self.output_T_camera and not self.output_frame:
             raise ConfigError('output_T_camera is the pose in output_frame, which is empty. Set output_frame, too.')
+        if self.sensor == 'mono' and not self.model_path:
+            raise ConfigError(
+                'With sensor mono, model_path must name a model for one camera, as there is no classical estimator for '
+                'it. Write one with: python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'
+            )
+        if self.scale != 'model' and self.sensor != 'mono':
+            raise ConfigError(f'scale {self.scale} is for sensor mono; a stereo camera measures metres.')
+        if self.scale == 'odometry' and self.ego_motion not in ('odometry', 'tf'):
+            raise ConfigError(
+                f"scale odometry compares the images with ego_motion 'odometry' or 'tf', but ego_motion is "
+                f'{self.ego_motion!r}. Set ego_motion, or another scale.'
+            )
+        if self.scale == 'camera_height' and not self.camera_height:
+            raise ConfigError('With scale camera_height, set camera_height, in metres above the ground; it is 0.')
         if not self.min_dt_s < self.max_dt_s:
             raise ConfigError(f'min_dt_s must be below max_dt_s, got {self.min_dt_s} and {self.max_dt_s}.')
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute the flow of the stereo images of a bag offline: without ROS, at full speed, without lost frames."""
+"""Compute the flow of the images of a bag offline: without ROS, at full speed, without lost frames."""
 
 import contextlib
 import sys
@@ -13,19 +13,23 @@ import numpy as np
 
 from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message, encode_message, flow_cloud_message, typestore
+from zeroflow_ros.camera.mono import MonoFrame, MonoMessages, NoFlowError
 from zeroflow_ros.camera.output_frame import BODY_T_OPTICAL, OutputFrame
 from zeroflow_ros.camera.pixel_cloud import moving_pixels, pixel_cloud, static_pixels
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFrame
-from zeroflow_ros.camera.stereo_pairing import SIDES, FrameBuffer, FrameDrop, StereoMessages, StereoPairing
-from zeroflow_ros.camera.stereo_reader import CalibrationError, StereoReader
-from zeroflow_ros.camera.stereo_topics import CAMERA_INFO
+from zeroflow_ros.camera.stereo_pairing import SIDES, FrameBuffer, FrameDrop, StereoMessages
+from zeroflow_ros.camera.stereo_reader import CalibrationError
+from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, MonoTopics
 from zeroflow_ros.camera_pipeline import CameraFlowEstimate, CameraPipeline
 from zeroflow_ros.ego_motion.bag_motion import static_transforms
-from zeroflow_ros.ego_motion.camera_bag import first_image, open_camera_motion, stereo_topics
+from zeroflow_ros.ego_motion.camera_bag import first_image, mono_topics, open_camera_motion, stereo_topics
+from zeroflow_ros.engines.mono_card import is_mono_model
+from zeroflow_ros.engines.mono_network import open_mono_estimator
 from zeroflow_ros.engines.stereo_network import open_stereo_estimator
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ImageError
-from zeroflow_ros.runtime.camera_health import CAMERAS, CameraChecks, stamp_only
+from zeroflow_ros.runtime.camera_health import CameraChecks, stamp_only
+from zeroflow_ros.runtime.camera_sensor import sensor_of
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.offline_run import report_of_run, with_other_topics
 from zeroflow_ros.runtime.run_summary import RunSummary, option_names
@@ -37,18 +41,19 @@ CAMERA_FLOW_TOPIC = '/camera_flow_node/output/flow'  # as the node publishes it
 CAMERA_STATIC_TOPIC = '/camera_flow_node/output/static_points'
 DT_RANGE = (0.06, 0.5)  # s, as the node's min_dt_s and max_dt_s
 MIN_SIGMAS = 3.0  # as the node's dynamic_min_sigmas
+Messages = StereoMessages | MonoMessages
 _MAX_WAITING = 20  # frames that wait for odometry later in the bag: 2 s at 10 Hz
 
 
 @dataclass(frozen=True)
 class FrameResult:
-    """The result of one stereo frame, or of an image without a partner.
+    """The result of one frame, or of an image without a partner.
 
     frame: that the rows of the estimate belong to; None when it was dropped. time_ns: when its last image was recorded.
     estimate: None when dropped. drop, reason: the cause and a sentence on it. stages_ms: milliseconds by stage.
     """
 
-    frame: StereoFrame | None
+    frame: StereoFrame | MonoFrame | None
     time_ns: int
     estimate: CameraFlowEstimate | None
     drop: Enum | None
@@ -57,9 +62,10 @@ class FrameResult:
 
 
 class OfflineCameraFlow:
-    """Iterates over the stereo frames of a bag in order and yields a `FrameResult` for each.
+    """Iterates over the frames of a camera of a bag in order and yields a `FrameResult` for each.
 
-    topic: of the left images; '' for the stereo camera that is found. ego_motion, odometry_topic, odometry_T_camera,
+    estimator: for a stereo camera, or for one camera. topic: of the (left) images; '' for the camera that is found.
+    ego_motion, odometry_topic, odometry_T_camera,
     fixed_frame, stamp_offset: see `open_camera_motion`. output_on: see `CameraPipeline`. output_frame: frame of the
     clouds, '' for the optical frame; output_T_camera: (4, 4), None: /tf_static of the bag has it. images_are_rectified:
     see `StereoReader`. cloud_step: `step` of `CameraPipeline`. start, duration: part of the bag in seconds; duration 0
@@ -73,7 +79,8 @@ class OfflineCameraFlow:
                  output_T_camera: np.ndarray | None = None, images_are_rectified: bool = True,
                  pairing_tolerance: float = 0.005, dt_range: tuple[float, float] = DT_RANGE, cloud_step: int = 2,
                  start: float = 0.0, duration: float = 0.0):  # fmt: skip
-        self.topics = stereo_topics(bag, topic)
+        self.sensor = sensor = sensor_of(estimator)
+        self.topics = (stereo_topics if sensor.name == 'stereo' else mono_topics)(bag, topic)
         self.frame_id = first_image(bag, self.topics).header.frame_id.lstrip('/')
         self.motion, self.note = open_camera_motion(
             bag, ego_motion, frame_id=self.frame_id, left_image=self.topics.left_image, odometry_topic=odometry_topic,
@@ -83,14 +90,16 @@ class OfflineCameraFlow:
         source = 'given' if self.motion else self.source
         self._pipeline = CameraPipeline(estimator, output_on=output_on, ego_motion=source, step=cloud_step)
         self.output = _output_frame(bag, output_frame, output_T_camera, self.frame_id)
-        self._bag, self._pairing = bag, StereoPairing(pairing_tolerance)
+        self._bag, self._pairing = bag, sensor.pairing(pairing_tolerance)
         self._tf = static_transforms(bag)
-        self._reader = StereoReader(images_are_rectified, self._tf.lookup, right_as_grey=estimator.name == 'classical')
-        self._buffer = FrameBuffer(dt_range)
+        self._reader = sensor.reader(images_are_rectified, self._tf.lookup, estimator)
+        self._buffer = FrameBuffer(dt_range, noun=sensor.noun)
         self.window_ns = bag.window(start, duration)
-        self.health = Health(lambda level, text: None, kind=CAMERAS)  # what a live node would show in its diagnostics
+        # What a live node would show in its diagnostics.
+        self.health = Health(lambda level, text: None, kind=sensor.kind)
         self._recorded_ns = 0
-        self._checks = CameraChecks(self.health, now_ns=lambda: self._recorded_ns, clock='they were recorded')
+        self._checks = CameraChecks(self.health, now_ns=lambda: self._recorded_ns, clock='they were recorded',
+                                    images=sensor.checks())  # fmt: skip
         self._num_points = self._num_valid = 0
 
     def describe_motion(self) -> str:
@@ -100,7 +109,7 @@ class OfflineCameraFlow:
     def __iter__(self) -> Iterator[FrameResult]:
         start_ns, end_ns = self.window_ns
         topics = [*self.topics.names, *([self.motion.topic] if self.motion and self.motion.topic else [])]
-        waiting: deque[tuple[StereoMessages, int]] = deque()
+        waiting: deque[tuple[Messages, int]] = deque()
         # Odometry from a second before and after, so that the first and the last frame lie between two poses.
         for message in self._bag.messages(topics, start_ns=start_ns - 10**9, end_ns=end_ns + 10**9):
             if message.topic not in self.topics.names:
@@ -123,11 +132,14 @@ class OfflineCameraFlow:
     def _covers(self, stamp_ns: int) -> bool:
         return self.motion is None or self.motion.covers(stamp_ns)
 
-    def _pair(self, recorded) -> Iterator[FrameResult | tuple[StereoMessages, int]]:
+    def _pair(self, recorded) -> Iterator[FrameResult | tuple[Messages, int]]:
         """Yield what an image or a CameraInfo completes or makes useless."""
         topics, time_ns = self.topics, recorded.time_ns
-        is_image = recorded.topic in (topics.left_image, topics.right_image)
-        side = SIDES[recorded.topic in (topics.right_image, topics.right_info)]
+        if isinstance(topics, MonoTopics):
+            is_image, side = recorded.topic == topics.image, self.sensor.sides[0]
+        else:
+            is_image = recorded.topic in (topics.left_image, topics.right_image)
+            side = SIDES[recorded.topic in (topics.right_image, topics.right_info)]
         try:
             message = decode_message(recorded.cdr, topics.image_type if is_image else CAMERA_INFO)
         except DataError as error:
@@ -148,7 +160,7 @@ class OfflineCameraFlow:
         self.health.record_dropped(drop, reason)
         return FrameResult(None, time_ns, None, drop, reason, stages_ms)
 
-    def _process(self, messages: StereoMessages, time_ns: int) -> FrameResult:
+    def _process(self, messages: Messages, time_ns: int) -> FrameResult:
         watch = Stopwatch()
         self._recorded_ns = time_ns
         try:
@@ -175,6 +187,8 @@ class OfflineCameraFlow:
             estimate = self._pipeline.estimate(previous, frame, dt, motion, is_seen=self._reader.is_seen)
         except EgoMotionError as error:
             return self._dropped(FrameDrop.EGO_MOTION, str(error), time_ns, watch.stages_ms)
+        except NoFlowError as error:
+            return self._dropped(error.drop, str(error), time_ns, watch.stages_ms)
         self.health.record_published({}, max_ms=np.inf, max_consecutive_ms=np.inf)
         self._checks.check_flow(estimate)
         self._num_points += int(np.count_nonzero(np.isfinite(estimate.points[..., 2])))
@@ -274,7 +288,12 @@ def main(args) -> int:
     if args.ego_motion == 'registration':
         raise ConfigError('Ego motion by registration is for LiDAR; choose visual, odometry, tf or none for cameras.')
     pose, output_pose = args.odometry_T_camera, args.output_T_camera
-    estimator = open_stereo_estimator(args.model, num_threads=args.threads)
+    if is_mono_model(args.model):
+        estimator = open_mono_estimator(args.model, num_threads=args.threads, scale=args.scale,
+                                        camera_height=args.camera_height)  # fmt: skip
+        args.output_on = estimator.output_on  # the model has flow of one of the frames only
+    else:
+        estimator = open_stereo_estimator(args.model, num_threads=args.threads)
     with Bag(args.bag) as bag:
         flow = OfflineCameraFlow(
             bag, estimator, topic=args.topic[0] if args.topic else '', ego_motion=args.ego_motion,
@@ -296,16 +315,19 @@ def main(args) -> int:
                 view = opened.enter_context(rerun_view.RerunView(args.view_file, replace=args.replace, images=True))
                 results = show_frames(results, view)
             total = next(topic.num_messages for topic in bag.topics if topic.name == flow.topics.left_image)
-            run = report_of_run(results, total, 'stereo frames', lambda result: None)
+            run = report_of_run(results, total, f'{flow.sensor.noun}s', lambda result: None)
             summary = flow.summary().with_names(option_names(vars(args)))
-            report = {'bag': str(bag.path), 'estimator': estimator.name, 'ego_motion': flow.source,
+            facts = estimator.facts() if flow.sensor.keeps_state else {}
+            report = {'bag': str(bag.path), **facts, 'estimator': estimator.name, 'ego_motion': flow.source,
                       'ego_motion_note': flow.note, **run, **summary.report()}  # fmt: skip
             if args.report:
                 write_json(args.report, report)
             summary.check()  # before the output takes its place
     print('\n'.join(summary.lines()))
     rate = summary.num_flow / run['seconds'] if run['seconds'] else 0.0
-    print(f'{rate:.1f} stereo frames per second for {run["seconds"]:.1f} s, ego motion by {flow.source}')
+    print(f'{rate:.1f} {flow.sensor.noun}s per second for {run["seconds"]:.1f} s, ego motion by {flow.source}')
+    if facts:
+        print(f'Scale {facts["scale"]} by {facts["scale_source"]}; the state began anew {facts["state_starts"]} times')
     print(latency_table(run['latency_ms']))
     print(f'Flow is in {" and ".join(filter(None, [args.out, args.view_file])) or "the Rerun viewer"}')
     for line in summary.warnings():

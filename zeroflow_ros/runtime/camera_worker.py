@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread that computes the flow of the newest stereo frame and survives bad ones."""
+"""A thread that computes the flow of the newest frame of a camera and survives bad ones."""
 
 import time
 from collections.abc import Callable
@@ -8,19 +8,22 @@ from typing import Protocol
 
 import numpy as np
 
+from zeroflow_ros.camera.mono import MonoFrame, MonoMessages, NoFlowError
 from zeroflow_ros.camera.output_frame import OutputFrame
 from zeroflow_ros.camera.stereo import StereoFrame
-from zeroflow_ros.camera.stereo_pairing import FrameBuffer, FrameDrop, PairingOutcome, StereoMessages, StereoPairing
-from zeroflow_ros.camera.stereo_reader import CalibrationError, StereoReader
+from zeroflow_ros.camera.stereo_pairing import FrameBuffer, FrameDrop, PairingOutcome, StereoMessages
+from zeroflow_ros.camera.stereo_reader import CalibrationError
 from zeroflow_ros.camera_pipeline import CameraFlowEstimate, CameraPipeline
 from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import EgoMotionError, ImageError
 from zeroflow_ros.lidar.sweep import SkipReason
 from zeroflow_ros.runtime.camera_health import CameraChecks, stamp_only
+from zeroflow_ros.runtime.camera_sensor import sensor_of
 from zeroflow_ros.runtime.health import Health
 from zeroflow_ros.runtime.newest_worker import NewestWorker
 
+Frame, Messages = StereoFrame | MonoFrame, StereoMessages | MonoMessages
 STAGES = ('decode', 'ego_motion', 'estimate', 'velocity', 'publish', 'total')
 
 
@@ -30,10 +33,10 @@ class CameraSink(Protocol):
     def has_subscribers(self) -> bool:
         """Return whether there are subscribers."""
 
-    def publish(self, frame: StereoFrame, estimate: CameraFlowEstimate, output: OutputFrame) -> None:
+    def publish(self, frame: Frame, estimate: CameraFlowEstimate, output: OutputFrame) -> None:
         """Publish the flow of a frame, and what else has subscribers."""
 
-    def publish_debug(self, frame: StereoFrame, stages_ms: dict, dt: float) -> None:
+    def publish_debug(self, frame: Frame, stages_ms: dict, dt: float) -> None:
         """Publish milliseconds by stage and the seconds between the frames."""
 
     def ok(self) -> bool:
@@ -41,10 +44,10 @@ class CameraSink(Protocol):
 
 
 class CameraWorker(NewestWorker):
-    """Pair left and right, decode, rectify, ego motion, estimate, publish: one stereo frame at a time, the newest.
+    """Pair left and right, decode, rectify, ego motion, estimate, publish: one frame at a time, the newest.
 
     If the machine is too slow for every frame, the frame before the newest is still decoded, to pair with the newest,
-    unless it is too close to it.
+    unless it is too close to it. An estimator that keeps a state pairs the newest with the last one that it saw.
 
     sink: receives the results. parameters: returns the current parameters. now_ns: the clock that the images are
     stamped by. left_T_right: see `StereoReader`. output: returns the `OutputFrame` of an optical frame; raises
@@ -58,19 +61,18 @@ class CameraWorker(NewestWorker):
         super().__init__('camera flow', health, FrameDrop, is_open=sink.ok, now_ns=now_ns)
         self._pipeline, self._ego_motion, self._sink = pipeline, ego_motion, sink
         self._parameters, self._output = parameters, output
-        self._pairing = StereoPairing(parameters().pairing_tolerance_s)
-        # The classical estimator works on grey images; the colours of the cloud are those of the left one.
-        right_as_grey = pipeline.estimator.name == 'classical'
-        self._reader = StereoReader(parameters().images_are_rectified, left_T_right, right_as_grey=right_as_grey)
-        self._buffer = FrameBuffer(parameters().dt_range)
-        self.checks = CameraChecks(health, now_ns=now_ns)
+        self.sensor = sensor = sensor_of(pipeline.estimator)
+        self._pairing = sensor.pairing(parameters().pairing_tolerance_s)
+        self._reader = sensor.reader(parameters().images_are_rectified, left_T_right, pipeline.estimator)
+        self._buffer = FrameBuffer(parameters().dt_range, noun=sensor.noun)
+        self.checks = CameraChecks(health, now_ns=now_ns, images=sensor.checks())
 
     def put_info(self, side: str, msg) -> None:
-        """Hand over a CameraInfo of 'left' or 'right'; returns at once."""
+        """Hand over a CameraInfo of one of the sensor's sides; returns at once."""
         self._hand_over(self._pairing.push_info(side, msg))
 
     def put(self, side: str, msg) -> None:
-        """Hand over an image of 'left' or 'right'; returns at once."""
+        """Hand over an image of one of the sensor's sides; returns at once."""
         self._hand_over(self._pairing.push(side, msg))
 
     def _hand_over(self, outcomes: list[PairingOutcome]) -> None:
@@ -89,12 +91,12 @@ class CameraWorker(NewestWorker):
             return FrameDrop.CALIBRATION
         return FrameDrop.MALFORMED if isinstance(error, ImageError) else None
 
-    def _can_skip(self, item: StereoMessages, newest: StereoMessages) -> bool:
+    def _can_skip(self, item: Messages, newest: Messages) -> bool:
         """Return whether a frame would be too close to the newest one to make a pair with it."""
-        return (newest.stamp_ns - item.stamp_ns) * 1e-9 < self._buffer.dt_range[0]
+        return self.sensor.keeps_state or (newest.stamp_ns - item.stamp_ns) * 1e-9 < self._buffer.dt_range[0]
 
-    def process(self, messages: StereoMessages, received: float, *, overtaken: bool = False) -> None:
-        """Turn one stereo frame into flow, or count why not; see `NewestWorker`."""
+    def process(self, messages: Messages, received: float, *, overtaken: bool = False) -> None:
+        """Turn one frame into flow, or count why not; see `NewestWorker`."""
         health, parameters, watch = self._health, self._parameters(), Stopwatch()
         last = self._buffer.last
         if self._is_too_close(messages):  # not worth decoding
@@ -121,6 +123,9 @@ class CameraWorker(NewestWorker):
         except EgoMotionError as error:
             health.record_dropped(FrameDrop.EGO_MOTION, str(error))
             return
+        except NoFlowError as error:
+            health.record_dropped(error.drop, str(error))
+            return
         self.num_failures = 0
         shown = frame if estimate.output_on == 'latest' else previous
         with self._publishing:
@@ -137,13 +142,13 @@ class CameraWorker(NewestWorker):
             self._sink.publish_debug(shown, stages_ms, dt)
         self.checks.check_flow(estimate)
 
-    def _is_too_close(self, messages: StereoMessages) -> bool:
+    def _is_too_close(self, messages: Messages) -> bool:
         last = self._buffer.last
         if last is None or last.frame_id != messages.frame_id:
             return False
         return 0 < (messages.stamp_ns - last.stamp_ns) * 1e-9 < self._buffer.dt_range[0]
 
-    def _motion(self, previous: StereoFrame, latest: StereoFrame, dt: float) -> np.ndarray | None:
+    def _motion(self, previous: Frame, latest: Frame, dt: float) -> np.ndarray | None:
         """Return the motion of the left optical frame, (4, 4); None where the estimator finds it, or nobody does.
 
         Raises: EgoMotionError where it is not known.
@@ -158,7 +163,7 @@ class CameraWorker(NewestWorker):
         check_plausible(previous_T_latest, dt)
         return previous_T_latest
 
-    def _previous_of(self, frame: StereoFrame, overtaken: bool) -> StereoFrame | None:
+    def _previous_of(self, frame: Frame, overtaken: bool) -> Frame | None:
         """Return the frame that makes a pair with this one; None where there is none, which is counted."""
         last = self._buffer.last
         went_back = self._clock_went_back(last, frame)

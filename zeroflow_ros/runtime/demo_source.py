@@ -12,11 +12,12 @@ import numpy as np
 
 from zeroflow_ros.bags.bag import Bag
 from zeroflow_ros.bags.cdr import POINT_CLOUD, decode_message
-from zeroflow_ros.camera.stereo_topics import IMAGE_TYPES, StereoTopics
+from zeroflow_ros.camera.stereo_topics import IMAGE_TYPES, MonoTopics, StereoTopics
 from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
-from zeroflow_ros.ego_motion.camera_bag import first_image, has_stereo, open_camera_motion, stereo_topics
+from zeroflow_ros.ego_motion.camera_bag import first_image, has_stereo, mono_topics, open_camera_motion, stereo_topics
+from zeroflow_ros.engines.mono_card import is_mono_model
 from zeroflow_ros.errors import ConfigError
-from zeroflow_ros.runtime.camera_health import CAMERAS
+from zeroflow_ros.runtime.camera_health import CAMERAS, ONE_CAMERA
 from zeroflow_ros.runtime.health import CLOUDS, InputKind
 from zeroflow_ros.transforms import to_quaternion
 from zeroflow_ros.views.recorded_flow import draw_busy_frame, draw_busy_sweep
@@ -78,19 +79,18 @@ class Source:
 
 @dataclass(frozen=True)
 class CameraSource:
-    """A bag with a stereo camera, and the camera node's parameters for it; as `Source` otherwise.
+    """A bag with a stereo camera or one camera, and the camera node's parameters for it; as `Source` otherwise.
 
-    odometry_T_camera: as the node's parameter; 7 numbers, or empty.
+    topics: of one camera, the model says so. odometry_T_camera: as the node's parameter; 7 numbers, or empty.
     """
 
     module: ClassVar[str] = 'zeroflow_ros.camera_node'
     flow_node: ClassVar[str] = '/camera_flow_node'
     stages: ClassVar[tuple] = ('decode', 'ego_motion', 'estimate', 'velocity', 'publish')
-    kind: ClassVar[InputKind] = CAMERAS
     draw: ClassVar[Callable] = staticmethod(draw_busy_frame)
 
     path: Path
-    topics: StereoTopics
+    topics: StereoTopics | MonoTopics
     odometry_topic: str
     ego_motion: str
     odometry_T_camera: tuple
@@ -101,23 +101,38 @@ class CameraSource:
 
     @property
     def topic(self) -> str:
-        """Topic of the left images."""
+        """Topic of the (left) images."""
         return self.topics.left_image
+
+    @property
+    def kind(self) -> InputKind:
+        """The words for what is played."""
+        return ONE_CAMERA if self._is_mono else CAMERAS
+
+    @property
+    def _is_mono(self) -> bool:
+        return isinstance(self.topics, MonoTopics)
 
     @property
     def played(self) -> tuple[str, ...]:
         """Topics of the sensor, to be played."""
-        return self.topics.left_image, self.topics.right_image
+        return (self.topic,) if self._is_mono else (self.topics.left_image, self.topics.right_image)
 
     def node_arguments(self, args) -> list[str]:
         """Return the ROS arguments of the node; args: the command line of the demo."""
         topics = self.topics
-        remaps = {
-            '~/input/left/image': topics.left_image, '~/input/left/camera_info': topics.left_info,
-            '~/input/right/image': topics.right_image, '~/input/right/camera_info': topics.right_info,
-        }  # fmt: skip
         parameters = {'ego_motion': self.ego_motion, 'num_threads': args.threads, 'use_sim_time': 'true'}
         parameters['image_transport'] = topics.transport
+        if self._is_mono:
+            remaps = {'~/input/image': topics.image, '~/input/camera_info': topics.info}
+            parameters['sensor'] = 'mono'
+        else:
+            remaps = {
+                '~/input/left/image': topics.left_image, '~/input/left/camera_info': topics.left_info,
+                '~/input/right/image': topics.right_image, '~/input/right/camera_info': topics.right_info,
+            }  # fmt: skip
+        if args.model:
+            parameters['model_path'] = Path(args.model).absolute()
         if self.odometry_topic:
             remaps['~/input/odometry'] = self.odometry_topic
             parameters['odometry_T_camera'] = _as_parameter(self.odometry_T_camera)
@@ -126,16 +141,20 @@ class CameraSource:
         return _arguments(remaps, parameters)
 
 
-def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: str = '') -> Source | CameraSource:
+def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: str = '',
+            model: str = '') -> Source | CameraSource:  # fmt: skip
     """Return the sensor, the ego motion and the size of a bag. 'auto' uses tf only where the node can read it.
 
-    topic: of clouds or of left images; '': the clouds of the bag, or the stereo camera of a bag without clouds.
+    topic: of clouds or of (left) images; '': the clouds of the bag, or the stereo camera of a bag without clouds.
+    model: model file; one for one camera uses one of the bag.
     Raises: DataError, EgoMotionError or ConfigError when it cannot be used.
     """
     with Bag(path) as bag:
         images = {found.name for found in bag.topics if found.msgtype in IMAGE_TYPES}
+        if model and is_mono_model(model):
+            return _examine_camera(bag, mono_topics(bag, topic), ego_motion, fixed_frame)
         if topic in images or (not topic and not bag.topics_of(POINT_CLOUD) and has_stereo(bag)):
-            return _examine_camera(bag, topic, ego_motion, fixed_frame)
+            return _examine_camera(bag, stereo_topics(bag, topic), ego_motion, fixed_frame)
         topic = bag.point_cloud_topic(topic)
         first = decode_message(bag.first(topic).cdr, POINT_CLOUD)
         of_clouds = {'frame_id': first.header.frame_id.lstrip('/'), 'cloud_topic': topic}
@@ -151,8 +170,7 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: 
                       motion.fixed_frame, note, mount)  # fmt: skip
 
 
-def _examine_camera(bag: Bag, topic: str, ego_motion: str, fixed_frame: str) -> CameraSource:
-    topics = stereo_topics(bag, topic)
+def _examine_camera(bag: Bag, topics: StereoTopics | MonoTopics, ego_motion: str, fixed_frame: str) -> CameraSource:
     frame_id = first_image(bag, topics).header.frame_id.lstrip('/')
     motion, note = open_camera_motion(
         bag, ego_motion, frame_id=frame_id, left_image=topics.left_image, fixed_frame=fixed_frame
