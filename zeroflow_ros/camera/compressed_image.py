@@ -2,13 +2,14 @@
 """Decode the JPEG and PNG data of CompressedImage messages, and refuse what is truncated.
 
 OpenCV before 5 decodes a truncated JPEG without an error and fills what is missing with grey, so the markers of the
-file are read first. PNG has checksums, which OpenCV verifies.
+file are read first, and its compressed data is counted (`jpeg_scan`). PNG has checksums, which OpenCV verifies.
 """
 
 import struct
 
 import numpy as np
 
+from zeroflow_ros.camera.jpeg_scan import lacks_data
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.errors import ImageError
 
@@ -54,6 +55,8 @@ def decode_compressed(data: np.ndarray, image_format: str, *, as_grey: bool = Fa
             f'A {what} image must have 1 to {MAX_PIXELS} pixels, but its header says {width} x {height}. '
             'Publish smaller images, or fix the publisher.'
         )
+    if what == 'JPEG' and lacks_data(data.tobytes()):
+        raise ImageError(_damaged(what, len(data)))
     cv2 = load_opencv()
     try:
         # Both leave out the rotation of EXIF data.

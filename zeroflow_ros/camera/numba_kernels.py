@@ -327,3 +327,52 @@ def sampled_disparity(disparity, is_edge, rows, columns, row_places, column_plac
             upper = disparity[y0, x0] * (_ONE - right) + disparity[y0, x1] * right
             lower = disparity[y1, x0] * (_ONE - right) + disparity[y1, x1] * right
             sampled[y, x] = (upper * (_ONE - down) + lower * down) * factor
+
+
+@_compiled
+def walk_jpeg_scan(scan, codes, short_codes, pattern, num_units):
+    """Return the bits that num_units units take; -1 where a code is invalid or the data ends; see `jpeg_scan`.
+
+    scan: (N,) uint8 without stuffed bytes, eight bytes of padding at its end. codes: (T, 65536) uint16, short_codes:
+    (T, 1024) uint16, 0 for codes of more than 10 bits. pattern: (B, 2) int64, rows of both for DC and AC of each block
+    of a unit.
+    """
+    num_bytes, num_bits = np.uint64(len(scan) - 8), 8 * (len(scan) - 8)
+    word, available, place = np.uint64(0), np.uint64(0), np.uint64(0)
+    b8, b16, b24, b32 = np.uint64(8), np.uint64(16), np.uint64(24), np.uint64(32)
+    low10, low16, ten = np.uint64(1023), np.uint64(0xFFFF), np.uint64(10)
+    for _ in range(num_units):
+        for block in range(len(pattern)):
+            table, k = pattern[block, 0], 0
+            while k < 64:
+                if available < b32:
+                    if place > num_bytes + np.uint64(4):
+                        return -1
+                    more = np.uint64(scan[place]) << b24 | np.uint64(scan[place + np.uint64(1)]) << b16
+                    more |= np.uint64(scan[place + np.uint64(2)]) << b8 | np.uint64(scan[place + np.uint64(3)])
+                    word = word << b32 | more
+                    place += np.uint64(4)
+                    available += b32
+                found = np.int64(short_codes[table, (word >> (available - ten)) & low10])
+                if found == 0:
+                    found = np.int64(codes[table, (word >> (available - b16)) & low16])
+                    if found == 0:
+                        return -1
+                value = found & 255
+                size = value & 15
+                available -= np.uint64((found >> 8) + size)
+                if k == 0:
+                    if value > 11:
+                        return -1
+                    k, table = 1, pattern[block, 1]
+                elif size:
+                    k += (value >> 4) + 1
+                    if k > 64:
+                        return -1
+                elif value == 0xF0:
+                    k += 16
+                else:
+                    break
+        if 8 * np.int64(place) - np.int64(available) > num_bits:
+            return -1
+    return 8 * np.int64(place) - np.int64(available)

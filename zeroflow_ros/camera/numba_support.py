@@ -45,6 +45,10 @@ def compile_kernels() -> None:
     numba_kernels.sampled_disparity(
         image, np.ones((1, 1), np.uint8), numbers, numbers, place, place, one, image.copy()
     )  # fmt: skip
+    codes = np.zeros((2, 1 << 16), np.uint16)
+    numba_kernels.walk_jpeg_scan(
+        np.zeros(9, np.uint8), codes, codes[:, :1024].copy(), np.zeros((1, 2), np.int64), 1
+    )  # fmt: skip
     row = np.ones((1, 1, 10), np.float32)
     numba_kernels.pixel_cloud(
         vectors, np.ones((1, 1, 3), np.uint8), vectors, image, np.ones((1, 1), np.uint8), row, row.view(np.uint32)
