@@ -53,6 +53,18 @@ def on_mover(seconds: float, shift: float = 0.0) -> np.ndarray:
     return (np.abs(x - MOVER_SPEED * seconds + 0.7) < 0.45) & (np.abs(y) < 0.75)
 
 
+def disparity(number: int) -> np.ndarray:
+    """Return the disparity (H, W) [px] of the left image of frame `number`."""
+    seconds = number * PERIOD_NS * 1e-9
+    depth = np.full((CAMERA.height, CAMERA.width), WALL - EGO_SPEED * seconds)
+    for start, left, right, _ in sorted(_STANDING, reverse=True):  # the nearest last
+        near = start - EGO_SPEED * seconds
+        x = CAMERA.rays[..., 0] * near
+        depth[(x > left) & (x < right)] = near
+    depth[on_mover(seconds)] = MOVER - EGO_SPEED * seconds
+    return CAMERA.fx * CAMERA.baseline / depth
+
+
 def frame(number: int, frame_id: str = 'left_optical') -> StereoFrame:
     """Return the frame 0.1 s times its number after the start."""
     seconds = number * PERIOD_NS * 1e-9

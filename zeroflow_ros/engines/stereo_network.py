@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from zeroflow_ros.camera.camera_motion import estimate_camera_motion
+from zeroflow_ros.camera.opencv import load_opencv
+from zeroflow_ros.camera.optical_flow import OpticalFlow
 from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION, pixel_motion
 from zeroflow_ros.camera.stereo import StereoCamera, StereoEstimator, StereoFlow, StereoFrame
 from zeroflow_ros.engines.model_card import verify_checksum
@@ -20,6 +22,7 @@ from zeroflow_ros.transforms import invert, rotation_vector
 _TYPES = {'images': 'tensor(uint8)', 'ego_motion': 'tensor(float)', 'scene_flow': 'tensor(float)'}
 _LAPLACE = math.sqrt(2)  # standard deviation of a Laplace distribution, the one that is learned, of scale 1
 _NEW_MOTION = 0.05, 0.005  # m, rad: the network runs again when the ego motion differs by more from what it was given
+_SMALLEST_SEARCH = 32  # px, width and height of images for dense inverse search
 _MIN_DISPARITY = 0.5  # px of the camera; farther points are at an unknown depth
 
 
@@ -43,7 +46,7 @@ class StereoNetworkFlow(ABC):
 
     It gives each pixel a value. Those that leave the other image, and those as good as infinitely far away, are not
     marked as measured. Unknown ego motion is fitted to the scene flow: the network is given that of the pair before,
-    and runs again where the pair's own differs.
+    and runs again where the pair's own differs. That of the first pair is searched with OpenCV's optical flow.
     card: of the network. name: of the estimator. runs_on: library and processor.
     """
 
@@ -71,13 +74,42 @@ class StereoNetworkFlow(ABC):
         if other_T_reference is not None:
             return self._run(images, camera, other_T_reference, step)
         start, uses_motion = self._last_motion, self.card.uses_ego_motion
-        flow = self._run(images, camera, start, step)
-        motion = self._last_motion = _fitted_motion(camera.every_nth(step), flow, start)
+        flow, motion = self._run(images, camera, start, step), None
+        if start is not None or not uses_motion:
+            motion = _fitted_motion(camera.every_nth(step), flow, start)
+        if motion is None and uses_motion:
+            motion = self._searched_motion(images, camera, flow, step)
+        self._last_motion = motion
         if uses_motion and motion is None and start is not None:
             flow = self._run(images, camera, None, step)
         elif uses_motion and motion is not None and (start is None or _differ(start, motion)):
             flow = self._run(images, camera, motion, step)
         return dataclasses.replace(flow, other_T_reference=motion)
+
+    def _searched_motion(
+        self, images: np.ndarray, camera: StereoCamera, flow: StereoFlow, step: int
+    ) -> np.ndarray | None:
+        """Return the ego motion (4, 4) that fits the disparity of the network and the flow of dense inverse search.
+
+        Without ego motion, the flow of a network that uses it may be too poor to fit one. None where nothing fits.
+        """
+        cv2, network = load_opencv(), self.card.images
+        left, other_left = (cv2.cvtColor(images[k], cv2.COLOR_RGB2GRAY) for k in (0, 2))
+        if min(left.shape) < _SMALLEST_SEARCH:
+            return None
+        search = OpticalFlow()
+        forward, backward = search.forward(left, other_left), search.backward(left, other_left)
+        is_consistent = network.of_camera(search.is_consistent(forward, backward), camera)
+        planes = []
+        for part, size in zip(np.moveaxis(forward, 2, 0), network.pixel_size(camera), strict=True):
+            part = network.of_camera(np.ascontiguousarray(part) * np.float32(size / step), camera)
+            planes.append(network.to_camera(part, camera, step))
+        seen = dataclasses.replace(
+            flow,
+            flow=np.stack(planes, axis=2),
+            is_measured=flow.is_measured & network.to_camera(is_consistent, camera, step),
+        )
+        return _fitted_motion(camera.every_nth(step), seen, None, uses_other_disparity=False)
 
     def _images(self, *frames: StereoFrame) -> list[np.ndarray]:
         """Return the network's images of frames; those of the call before are kept: the node sends each frame twice."""
@@ -153,11 +185,14 @@ class NetworkStereoFlow(StereoNetworkFlow):
         return values
 
 
-def _fitted_motion(camera: StereoCamera, flow: StereoFlow, start: np.ndarray | None) -> np.ndarray | None:
+def _fitted_motion(
+    camera: StereoCamera, flow: StereoFlow, start: np.ndarray | None, *, uses_other_disparity: bool = True
+) -> np.ndarray | None:
     """Return the ego motion (4, 4) that most pixels agree with; None where there is none. start: tried first."""
+    other_disparity = flow.other_disparity if uses_other_disparity else None
     try:
         return estimate_camera_motion(
-            camera, flow.disparity, flow.flow, flow.is_measured, other_disparity=flow.other_disparity, start=start
+            camera, flow.disparity, flow.flow, flow.is_measured, other_disparity=other_disparity, start=start
         ).other_T_reference
     except EgoMotionError:
         return None

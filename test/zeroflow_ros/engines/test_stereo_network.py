@@ -5,17 +5,23 @@ import dataclasses
 
 import numpy as np
 import pytest
+import stereo_corridor
 
 onnx = pytest.importorskip('onnx', reason='writing model files needs onnx')
 pytest.importorskip('cv2', reason='camera images need OpenCV')
 
 from export.model_file import write_model  # noqa: E402
 from zeroflow_ros.camera.network_images import NetworkImages  # noqa: E402
-from zeroflow_ros.camera.static_scene import pixel_motion  # noqa: E402
+from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION, pixel_motion  # noqa: E402
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame  # noqa: E402
 from zeroflow_ros.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
 from zeroflow_ros.engines.stereo_card import METADATA_KEY, StereoCard  # noqa: E402
-from zeroflow_ros.engines.stereo_network import NetworkStereoFlow, _differ, open_stereo_estimator  # noqa: E402
+from zeroflow_ros.engines.stereo_network import (  # noqa: E402
+    NetworkStereoFlow,
+    StereoNetworkFlow,
+    _differ,
+    open_stereo_estimator,
+)
 from zeroflow_ros.errors import ModelError  # noqa: E402
 from zeroflow_ros.transforms import yaw_translation  # noqa: E402
 
@@ -141,6 +147,36 @@ def test_unknown_ego_motion_is_fitted_to_the_scene_flow(tmp_path):
 def test_the_network_runs_again_where_the_ego_motion_differs(x, yaw, differs):
     start = yaw_translation(0.3, 0.0, 0.0, -1.0)
     assert _differ(start, start @ yaw_translation(yaw, x, 0.0, 0.0)) == differs
+
+
+class DepthOnly(StereoNetworkFlow):
+    """Knows the disparity of a street of boards, and no flow; keeps the ego motions that it is given."""
+
+    def __init__(self, card):
+        super().__init__(card, 'test')
+        self.given = []
+
+    def infer(self, inputs):
+        self.given.append(inputs['ego_motion'][0])
+        height, width = inputs['images'].shape[1:3]
+        disparity = stereo_corridor.disparity(0)[:: stereo_corridor.CAMERA.height // height]
+        disparity = disparity[:, :: stereo_corridor.CAMERA.width // width] * (width / stereo_corridor.CAMERA.width)
+        zero = np.zeros_like(disparity)
+        return np.stack([disparity, disparity, zero, zero, zero, zero, zero])[None].astype(np.float32)
+
+
+@pytest.mark.parametrize('step', [1, 2])
+def test_the_first_ego_motion_is_searched_in_the_images(tmp_path, step):
+    """The network has no flow without ego motion, so that none can be fitted to it."""
+    card = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True)).card
+    estimator = DepthOnly(dataclasses.replace(card, width=112, height=56))
+    frames = stereo_corridor.frame(0), stereo_corridor.frame(1)
+    found = estimator.estimate_every_nth(*frames, step=step)
+    forward = stereo_corridor.EGO_SPEED * stereo_corridor.PERIOD_NS * 1e-9  # m
+    np.testing.assert_allclose(found.other_T_reference[:3, 3], [0, 0, -forward], atol=0.02)
+    assert len(estimator.given) == 2 and np.array_equal(estimator.given[0], UNKNOWN_MOTION)
+    camera = estimator.card.images.camera(stereo_corridor.CAMERA)
+    np.testing.assert_array_equal(estimator.given[1], pixel_motion(camera, found.other_T_reference))
 
 
 def test_the_network_runs_again_without_ego_motion_where_none_fits(tmp_path):
