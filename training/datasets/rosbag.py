@@ -5,6 +5,7 @@ Opening reads the bag once in order, to find the pairs and their ego motion. Aft
 """
 
 import copy
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
@@ -50,7 +51,8 @@ class BagOptions:
 
     topic, odometry_topic: '' for the only one. sensor_height: height of the cloud frame above the ground [m]; 0:
     estimated from the ground. ego_motion: odometry, tf, registration or none; auto is the first that works, never none.
-    fixed_frame: of tf; '' for odom, else map or world.
+    fixed_frame: of tf; '' for odom, else map or world. stamp_offset: added to the stamps of clouds to look up odometry
+    or tf [s]; '': 0, and clouds whose clock is another one are refused.
     deskew: move points to the stamps of their sweeps, by their times and the ego motion. time_field, time_unit: of the
     point times; '' and auto: recognised by name, type and values. base_frame: frame whose z is up and that /tf_static
     connects with the clouds; empty: do not look. base_T_lidar: x,y,z,qx,qy,qz,qw of the clouds in it, instead.
@@ -63,6 +65,7 @@ class BagOptions:
     odometry_topic: str = ''
     ego_motion: str = 'auto'
     fixed_frame: str = ''
+    stamp_offset: str = ''
     sensor_height: float = 0.0
     deskew: bool = False
     time_field: str = ''
@@ -72,6 +75,16 @@ class BagOptions:
     assemble_sweeps: str = 'auto'
     ego_box: str = ''
     min_range: float = 0.0
+
+    def seconds_offset(self) -> float | None:
+        """Return stamp_offset as `BagMotion` has it. Raises: DataError when it is no number of seconds."""
+        try:
+            offset = float(self.stamp_offset) if self.stamp_offset else None
+        except ValueError:
+            offset = float('nan')
+        if offset is not None and not math.isfinite(offset):
+            raise DataError(f'stamp_offset should be a number of seconds, got {self.stamp_offset!r}.')
+        return offset
 
     def own_vehicle(self) -> OwnVehicle:
         """Return the region of ego_box and min_range. Raises: ConfigError or DataError when it is none."""
@@ -211,7 +224,8 @@ class BagPairs:
         first = _first_cloud(bag, self.topic)
         frame_id = first.header.frame_id.lstrip('/')
         motion = BagMotion(bag, options.ego_motion, frame_id=frame_id, odometry_topic=options.odometry_topic,
-                           fixed_frame=options.fixed_frame, cloud_topic=self.topic)  # fmt: skip
+                           fixed_frame=options.fixed_frame, cloud_topic=self.topic,
+                           stamp_offset=options.seconds_offset())  # fmt: skip
         mount = level_T_lidar = None  # z of a fixed frame is up
         if not motion.has_world_clouds:
             mount = mount_of(bag, frame_id, options.base_frame, options.base_T_lidar)

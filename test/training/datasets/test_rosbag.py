@@ -230,6 +230,25 @@ def test_without_odometry_motion_comes_from(tmp_path, source):
         np.testing.assert_allclose(dataset[k].pair.ego0_T_ego1[:3, 3], [EGO_SPEED * 0.1, 0, 0], atol=2e-3)  # m
 
 
+def test_odometry_with_another_clock_is_read_with_a_stamp_offset(tmp_path):
+    def edit(topic, number, cdr):  # PTP in TAI
+        if topic != CLOUD_TOPIC:
+            return None if topic == '/tf' else cdr
+        message = decode_message(cdr, POINT_CLOUD)
+        message.header.stamp.sec += 37
+        return encode_message(message, POINT_CLOUD)
+
+    bag = edited(tmp_path, edit, 4)
+    with pytest.raises(EgoMotionError, match=r'add -37\.000 s'):
+        open_dataset(f'bag:{bag}?ego_motion=odometry')
+    dataset = open_dataset(f'bag:{bag}?ego_motion=odometry&stamp_offset=-37')
+    assert len(dataset) == 3
+    np.testing.assert_allclose(dataset[1].pair.ego0_T_ego1[:3, 3], [EGO_SPEED * 0.1, 0, 0], atol=1e-9)
+    for wrong in ('nan', 'now'):
+        with pytest.raises(DataError, match='number of seconds'):
+            open_dataset(f'bag:{bag}?stamp_offset={wrong}')
+
+
 def test_tf_that_does_not_lead_to_a_frame_that_stands_is_not_believed(tmp_path):
     def edit(topic, number, cdr):
         if topic != '/tf':
