@@ -25,18 +25,20 @@ from zeroflow_ros import transforms
 from zeroflow_ros.bags.bag import Bag, BagMessage
 from zeroflow_ros.bags.cdr import decode_message
 from zeroflow_ros.camera.stereo import StereoFrame
+from zeroflow_ros.camera.stereo_checks import StereoChecks
 from zeroflow_ros.camera.stereo_pairing import SIDES, FrameBuffer, FrameDrop, StereoMessages, StereoPairing
 from zeroflow_ros.camera.stereo_reader import StereoReader
-from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, StereoTopics, find_stereo_topics
+from zeroflow_ros.camera.stereo_topics import CAMERA_INFO
 from zeroflow_ros.ego_motion.bag_motion import BagMotion, static_transforms
-from zeroflow_ros.ego_motion.camera_bag import first_image
+from zeroflow_ros.ego_motion.camera_bag import first_image, open_camera_motion, stereo_topics
 from zeroflow_ros.errors import ConfigError, DataError, EgoMotionError, ZeroFlowError
 from zeroflow_ros.lidar.sweep import Sweep
 
 _MAX_WAITING, _MAX_WAIT_NS = 20, 2_000_000_000  # pairs that wait for later odometry in the bag
 _KEPT_FRAMES = 6
 _NO_POINTS = np.zeros((0, 3), np.float32)
-_SOURCES = ('odometry', 'tf', 'none')  # of ego motion; auto takes the first that works
+_SOURCES = ('auto', 'odometry', 'tf', 'none')  # of ego motion; auto takes the first that works
+_CHECKED = 5  # frames of a bag that are looked at for swapped cameras and row errors
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,10 @@ class StereoBagPairs:
         self._reader = StereoReader(options.images_are_rectified)
         self._frames: OrderedDict[int, StereoFrame] = OrderedDict()
         with Bag(path) as bag:
-            self.topics = _stereo_topics(bag, options.topic)
+            self.topics = stereo_topics(bag, options.topic)
             self._index(bag)
             self.warnings = [*bag.notes, *self._warnings()]
+        self.warnings += self._check_images()
         self._depth = (
             BagDepth(options.clouds, (options.mount,) if options.mount else (path, options.clouds))
             if options.clouds
@@ -195,7 +198,12 @@ class StereoBagPairs:
     def _index(self, bag: Bag) -> None:
         options, first = self._options, first_image(bag, self.topics)
         frame_id = first.header.frame_id.lstrip('/')
-        motion, self.note = _open_motion(bag, options, frame_id, self.topics.left_image)
+        if options.ego_motion not in _SOURCES:
+            raise ConfigError(f'ego_motion of a stereo bag is {", ".join(_SOURCES)}; got {options.ego_motion!r}.')
+        motion, self.note = open_camera_motion(
+            bag, options.ego_motion, frame_id=frame_id, left_image=self.topics.left_image,
+            odometry_topic=options.odometry_topic, fixed_frame=options.fixed_frame,
+        )  # fmt: skip
         self.ego_motion = 'none' if motion is None else motion.source
         if self.boxes is not None:
             self._camera_T_boxes = self._place_boxes(bag, frame_id)
@@ -287,6 +295,26 @@ class StereoBagPairs:
         said = [f'{number} dropped ({name}). {self._texts[name]}' for name, number in self.skipped.items()]
         return [*said, *([f'No odometry is used. {self.note}'] if self.note else [])]
 
+    def _check_images(self) -> list[str]:
+        """Return what is doubtful about the cameras, as a few frames of the bag show it.
+
+        Raises: DataError where left and right are swapped, or the images are not rectified at all.
+        """
+        some = np.unique(np.linspace(0, len(self._pairs) - 1, _CHECKED).round().astype(int))
+        warnings, bad = {}, {}
+        for index in some:
+            try:
+                found = StereoChecks().check(self._frame(self._pairs[index][0]))
+            except DataError:  # a single image that cannot be read is told when its pair is
+                continue
+            for finding in found:
+                of_cameras = finding.drop in (FrameDrop.SWAPPED, FrameDrop.CALIBRATION)
+                (bad if of_cameras else warnings).setdefault(finding.kind, []).append(finding.text)
+        for texts in bad.values():
+            if 2 * len(texts) > len(some):
+                raise DataError(f'{self.path}: {texts[0]}')
+        return [texts[0] for texts in (*warnings.values(), *bad.values()) if 2 * len(texts) > len(some)]
+
     def _place_boxes(self, bag: Bag, frame_id: str) -> np.ndarray:
         """Return the pose (4, 4) of the frame of the boxes in the left optical frame."""
         frame = self._options.boxes_frame or json.loads(self.boxes.path.read_text()).get('frame', '')
@@ -309,39 +337,6 @@ def _place_of(messages: StereoMessages) -> _FramePlace:
     images = messages.left.place, messages.right.place
     infos = messages.left_info, messages.right_info
     return _FramePlace(messages.left.number, messages.stamp_ns, messages.frame_id, images, infos)
-
-
-def _stereo_topics(bag: Bag, left: str) -> StereoTopics:
-    """Return the topics of a stereo camera. Raises: DataError that lists what the bag has."""
-    found = find_stereo_topics({topic.name: topic.msgtype for topic in bag.topics if topic.num_messages})
-    complete = [one for one in found if one.left_info and one.right_info]
-    chosen = [one for one in complete if one.left_image == left] if left else complete
-    if chosen:
-        return chosen[0]
-    if left and complete:
-        names = ', '.join(one.left_image for one in complete)
-        raise DataError(f'{bag.path} has no stereo camera with left images on {left!r}. It has {names}.')
-    what = 'CameraInfo of the stereo images' if found else 'left and right images with CameraInfo'
-    raise DataError(f'{bag.path} lacks {what}. It has:\n{bag.list_topics()}')
-
-
-def _open_motion(bag: Bag, options: StereoBagOptions, frame_id: str, topic: str) -> tuple[BagMotion | None, str]:
-    """Return the ego motion of the left camera, None for none, and why auto does not use odometry."""
-    if options.ego_motion not in ('auto', *_SOURCES):
-        raise ConfigError(f'ego_motion of a stereo bag is auto, {", ".join(_SOURCES)}, got {options.ego_motion!r}.')
-    notes = []
-    for source in _SOURCES if options.ego_motion == 'auto' else (options.ego_motion,):
-        if source == 'none':
-            return None, ' '.join(notes)
-        try:
-            motion = BagMotion(bag, source, frame_id=frame_id, odometry_topic=options.odometry_topic,
-                               fixed_frame=options.fixed_frame, cloud_topic=topic)  # fmt: skip
-            return motion, ' '.join(notes)
-        except (DataError, EgoMotionError) as error:
-            if options.ego_motion != 'auto' or options.odometry_topic:
-                raise
-            notes.append(str(error).split(' It has:\n')[0])
-    raise AssertionError('none always works')
 
 
 def open_pairs(text: str) -> StereoBagPairs:

@@ -27,7 +27,8 @@ def stereo_topics(bag: Bag, left_image: str = '') -> StereoTopics:
     if complete:
         names = ', '.join(one.left_image for one in complete)
         raise DataError(f'{bag.path} has no stereo camera with left images on {left_image}. It has {names}.')
-    raise DataError(f'{bag.path} lacks left and right images with CameraInfo. It has:\n{bag.list_topics()}')
+    what = 'CameraInfo of the stereo images' if _stereo_cameras(bag) else 'left and right images with CameraInfo'
+    raise DataError(f'{bag.path} lacks {what}. It has:\n{bag.list_topics()}')
 
 
 def has_camera(bag: Bag) -> bool:
@@ -112,5 +113,8 @@ def _check_frames(bag: Bag, requested: str, frame_id: str) -> None:
 
 
 def _complete(bag: Bag) -> list[StereoTopics]:
-    found = find_stereo_topics({topic.name: topic.msgtype for topic in bag.topics if topic.num_messages})
-    return [one for one in found if one.left_info and one.right_info]
+    return [one for one in _stereo_cameras(bag) if one.left_info and one.right_info]
+
+
+def _stereo_cameras(bag: Bag) -> list[StereoTopics]:
+    return find_stereo_topics({topic.name: topic.msgtype for topic in bag.topics if topic.num_messages})

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import stereo_bag
+import stereo_corridor
 from stereo_bag import BASE_T_LEFT, LEFT, RIGHT, START_NS, STEP, picture, write_stereo_bag
 
 from training.datasets import STEREO, open_dataset
@@ -137,7 +138,7 @@ def test_ego_motion_is_that_which_the_bag_has(tmp_path):
         ('no CameraInfo', {'infos': False}, '', 'lacks CameraInfo of the stereo images'),
         ('one camera', {'spoil': without(RIGHT, *range(9))}, '', 'lacks left and right images with CameraInfo'),
         ('one frame', {'num_frames': 1}, '', 'make no pair'),
-        ('another topic', {}, '?topic=/front/left', "no stereo camera with left images on '/front/left'. It has"),
+        ('another topic', {}, '?topic=/front/left', 'no stereo camera with left images on /front/left. It has'),
         ('too slow', {}, '?max_dt=0.08', r'make no pair. 3 dropped \(gap_too_long\)'),
         ('no option', {}, '?topics=x', 'Known options: topic'),
     ],
@@ -168,3 +169,35 @@ def test_the_real_bag_has_a_moving_van_and_cyclist(shared_data):
     ]
     assert 3 < dict(speeds)['Cyclist'] < 6
     assert 3 < max(speed for category, speed in speeds if category == 'Van') < 15
+
+
+def swapped(number, side, original=stereo_corridor.image_message):
+    message = original(number, 1 - side)
+    message.header.frame_id = ('left_optical', 'right_optical')[side]
+    return message
+
+
+def shifted(number, side, original=stereo_corridor.image_message, rows=5):
+    message = original(number, side)
+    if side:
+        message.data = np.roll(message.data.reshape(message.height, -1), rows, axis=0).ravel()
+    return message
+
+
+@pytest.mark.parametrize('spoil, said', [(swapped, 'left and right images are swapped'), (shifted, 'not rectified')])
+def test_cameras_that_are_swapped_or_not_rectified_are_refused(tmp_path, monkeypatch, spoil, said):
+    pytest.importorskip('cv2', reason='needs OpenCV')
+    monkeypatch.setattr(stereo_corridor, 'image_message', spoil)
+    with pytest.raises(DataError, match=said):
+        read(stereo_corridor.write_world(tmp_path / 'drive', 3))
+
+
+def test_a_small_row_error_is_a_warning(tmp_path, monkeypatch):
+    pytest.importorskip('cv2', reason='needs OpenCV')
+    monkeypatch.setattr(stereo_corridor, 'image_message', lambda *place: shifted(*place, rows=1))
+    dataset = read(stereo_corridor.write_world(tmp_path / 'drive', 3))
+    assert len(dataset) == 2 and len(dataset.warnings) == 1 and '1.0 px higher or lower' in dataset.warnings[0]
+
+
+def test_cameras_in_order_have_no_warning(tmp_path):
+    assert not read(stereo_corridor.write_world(tmp_path / 'drive', 3)).warnings
