@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='export needs torch')
 
-from export import stereo_onnx, to_onnx  # noqa: E402
+from export import stereo_onnx, to_onnx, to_tensorrt  # noqa: E402
 from export.onnx_graph import OPSET  # noqa: E402
 from training.learning.checkpoint import Checkpoint  # noqa: E402
 from training.students.dwarf import Dwarf, _warped  # noqa: E402
@@ -38,26 +38,28 @@ def lively(student):
     return student
 
 
-def export(monkeypatch, student, path, **options):
-    """Write the model file of a student by the program, and return it."""
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    """Return a student, its model file and the card of that."""
+    student, path = lively(StereoLite((16, 16, 16, 16), 8)).eval(), tmp_path_factory.mktemp('model') / 'm.onnx'
     checkpoint = Checkpoint(student.name, student.state_dict(), ABOUT)
-    monkeypatch.setattr(Checkpoint, 'build', lambda self: student.eval())
-    return stereo_onnx.export_stereo_onnx(checkpoint, path, size=(64, 64), **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, 'build', lambda self: student)
+        return student, path, stereo_onnx.export_stereo_onnx(checkpoint, path, size=(64, 64))
 
 
-def test_a_model_file_gives_the_scene_flow_of_its_student(monkeypatch, tmp_path):
-    student = StereoLite((16, 16, 16, 16), 8)
-    card = export(monkeypatch, lively(student), tmp_path / 'm.onnx')
+def test_a_model_file_gives_the_scene_flow_of_its_student(exported):
+    student, path, card = exported
     assert (card.width, card.height, card.resize, card.student) == (64, 64, student.resize, student.name)
     assert card.training == {'data': 'test', 'step': 7} and card.licence == 'Apache-2.0'
-    assert {node.op_type for node in onnx.load(tmp_path / 'm.onnx').graph.node} <= CORE
+    assert {node.op_type for node in onnx.load(path).graph.node} <= CORE
     rng = np.random.default_rng(0)
     frames = [StereoFrame(*rng.integers(0, 256, (2, 64, 64, 3), np.uint8), CAMERA) for _ in range(2)]
     images = [torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for f in frames for image in (f.left, f.right)]
     other_T_reference = yaw_translation(0.02, 0.1, 0.0, -0.4)
     with torch.no_grad():
         expected = student(*images, torch.from_numpy(pixel_motion(CAMERA, other_T_reference))[None])
-    found = NetworkStereoFlow(tmp_path / 'm.onnx', num_threads=1).estimate(*frames, other_T_reference)
+    found = NetworkStereoFlow(path, num_threads=1).estimate(*frames, other_T_reference)
     assert expected.flow.abs().max() > 1  # px
     for values, wanted in [
         (found.disparity, expected.disparity[0, 0]), (found.other_disparity, expected.other_disparity[0, 0]),
@@ -65,6 +67,12 @@ def test_a_model_file_gives_the_scene_flow_of_its_student(monkeypatch, tmp_path)
     ]:  # fmt: skip
         np.testing.assert_allclose(values, wanted, atol=1e-3, rtol=5e-5)  # px; flows go up to 60 px
     np.testing.assert_allclose(found.flow_sigma, expected.log_sigma[0, 2].exp() * np.sqrt(2), rtol=1e-3)
+
+
+def test_tensorrt_takes_the_model_file(exported, capsys):
+    pytest.importorskip('tensorrt_rtx_bindings', reason='TensorRT-RTX is not installed (Makefile: TENSORRT_GATE)')
+    assert to_tensorrt.main([str(exported[1]), '--check']) == 0
+    assert 'tensorrt_rtx 1.7.1.116 builds it in' in capsys.readouterr().out
 
 
 class DwarfLayers(torch.nn.Module):
