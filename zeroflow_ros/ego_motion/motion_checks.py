@@ -88,8 +88,16 @@ class MotionChecks:
             return
         decision = structures.older.compare(structures.newer, motion.claimed, motion.expected)
         self._expected = motion.expected if decision == 2 else None
-        if decision == 1 or (decision == 0 and not motion.jump.is_certain):
+        jump = motion.jump
+        if decision == 1 or (decision == 0 and not jump.is_certain and not jump.is_sparse):
             return
+        if not jump.is_certain and jump.is_sparse:
+            raise EgoMotionError(
+                f'The {self._name} has poses {jump.seconds:.2f} s apart, and from one to the next it moves by '
+                f'{jump.metres:.2f} m and {jump.degrees:.1f} degrees more or less than before: a relocalisation, or an '
+                'acceleration that such poses do not show. This pair of sweeps is not used. Publish it at 10 Hz or '
+                'more, in a frame that does not jump (odom, not map).'
+            )
         raise EgoMotionError(
             f'The {self._name} jumps by {motion.jump.metres:.2f} m and {motion.jump.degrees:.1f} degrees between two '
             'poses, as after a relocalisation. This pair of sweeps is not used. Use a frame that does not jump (odom, '

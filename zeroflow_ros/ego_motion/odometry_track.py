@@ -19,6 +19,8 @@ _RESET_AFTER_NS = _NS  # as in Trajectory
 # with up to 10 m/s^2, and KITTI's GPS has 2.5 cm of noise. Clouds decide on suspects.
 _SUSPECT_M, _SUSPECT_M_S2 = 0.12, 6.0
 _SUSPECT_RAD, _SUSPECT_RAD_S2 = np.radians(1.0), np.radians(150.0)
+# Poses this far apart do not show how the speed changes between them: 2 m/s^2 over 0.4 s are 0.4 m/s at either end.
+_SPARSE_S, _SPARSE_M_S2, _SPARSE_RAD_S2 = 0.25, 2.0, np.radians(12.0)
 # Such a step is a jump unless the clouds say otherwise.
 _JUMP_M, _JUMP_M_S2 = 0.2, 15.0
 _JUMP_RAD, _JUMP_RAD_S2 = np.radians(1.5), np.radians(250.0)
@@ -40,6 +42,16 @@ class Jump:
     metres: float
     degrees: float
     is_certain: bool
+
+    @property
+    def seconds(self) -> float:
+        """Time between the two poses."""
+        return (self.stamps_ns[1] - self.stamps_ns[0]) / _NS
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the poses are too far apart to tell a jump from an acceleration; neither makes a good motion."""
+        return self.seconds >= _SPARSE_S
 
 
 @dataclass(frozen=True)
@@ -177,9 +189,10 @@ class OdometryTrack:
         # The step before a suspect one counts too: then the speed did change.
         known = [v for v in (self._velocity, self._suspect_velocity) if v is not None]
         apart = [(*_difference(velocity, v, seconds), v) for v in known]
-        is_suspect = bool(known) and all(
-            m > _SUSPECT_M + _SUSPECT_M_S2 * change or r > _SUSPECT_RAD + _SUSPECT_RAD_S2 * change for m, r, _ in apart
-        )
+        is_sparse = seconds >= _SPARSE_S
+        most_m = _SUSPECT_M + (_SPARSE_M_S2 if is_sparse else _SUSPECT_M_S2) * change
+        most_rad = _SUSPECT_RAD + (_SPARSE_RAD_S2 if is_sparse else _SUSPECT_RAD_S2) * change
+        is_suspect = bool(known) and all(m > most_m or r > most_rad for m, r, _ in apart)
         if is_suspect and self._num_suspects < _MAX_SUSPECTS:
             is_certain = all(m > _JUMP_M + _JUMP_M_S2 * change or r > _JUMP_RAD + _JUMP_RAD_S2 * change
                              for m, r, _ in apart)  # fmt: skip

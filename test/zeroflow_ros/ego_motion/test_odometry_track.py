@@ -69,6 +69,15 @@ def test_a_jump_of_a_relocalisation_is_found_and_left_out(rate, name):
     np.testing.assert_allclose(then[:3, 3], [1, 0, 0], atol=0.02)
 
 
+@pytest.mark.parametrize('name', ['1 m', '3 m back', '10 m'])
+def test_a_jump_between_poses_at_2_5_hz_moves_no_pair_by_a_quarter_of_it(name):
+    track, pose = driven(2.5, lambda t: 10.0, jump=JUMPS[name])
+    found = list(pairs(track, pose, first=0.9))
+    assert all(metres < 0.03 for _, motion, metres, _ in found if motion.jump is None)
+    jumps = [motion.jump for _, motion, _, _ in found if motion.jump]
+    assert 4 <= len(jumps) <= 5 and all(jump.is_sparse and jump.seconds == pytest.approx(0.4) for jump in jumps)
+
+
 def start(t):
     return 0.0 if t < 2 else min(10.0, 8.0 * (t - 2))
 
