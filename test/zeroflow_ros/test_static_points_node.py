@@ -56,10 +56,17 @@ def test_what_moves_and_the_own_vehicle_are_left_out_and_all_else_stays_as_it_ca
         assert own[3000:3500].all() and not own[3500:].any()
         assert not column(flow, 'flow_valid')[own].any() and np.isnan(column(flow, 'vx')[own]).all()
         assert flow.row_step == flow.width * flow.point_step and flow.width == 3510
-        kept = ~(column(flow, 'speed') >= 0.4) & ~own
-        num_own, num_kept = np.count_nonzero(own), np.count_nonzero(kept)
-        assert 0 < moving.width == 3510 - num_own - num_kept < 1500
-        assert bytes(still.data) == rows[kept].tobytes() and kept[-10:].all()
+        moves = (column(flow, 'speed') >= 0.4) & ~own
+        num_own, num_moving = np.count_nonzero(own), np.count_nonzero(moves)
+        assert 0 < moving.width == num_moving < 1500
+        # The points beside what moves are left out, too.
+        of_input = {row.tobytes() for row in rows}
+        left = {row.tobytes() for row in np.frombuffer(still.data, np.uint8).reshape(-1, 16)}
+        assert left < of_input and not left & {row.tobytes() for row in rows[moves | own]}
+        removed = np.array([row.tobytes() not in left for row in rows]) & ~moves & ~own
+        assert np.count_nonzero(removed) < num_moving and not removed[-10:].any()
+        near = np.linalg.norm(np.stack([x, y, z], 1)[removed][:, None] - np.stack([x, y, z], 1)[moves], axis=2)
+        assert not len(near) or near.min(axis=1).max() < 0.9
         assert (still.fields, still.point_step, still.is_dense) == (sent.fields, sent.point_step, sent.is_dense)
         assert (still.height, still.row_step, still.header) == (1, len(still.data), sent.header)
 

@@ -6,9 +6,11 @@ import array
 import numpy as np
 
 from zeroflow_ros.lidar.cloud_layout import check_rows, read_fields
-from zeroflow_ros.lidar.point_cloud import FlowCloud
+from zeroflow_ros.lidar.point_cloud import FlowCloud, decode_cloud
 
 DYNAMIC_MIN_SPEED = 0.4  # m/s: slowest point that counts as moving
+_CELL = 0.25  # m: of the margin around what moves, which reaches one cell further
+_MIN_MOVING = 3  # points that move in and around a cell; fewer are single false ones
 CLUSTER_FIELD = 'cluster_id'
 _INT32 = 5  # of sensor_msgs/PointField
 
@@ -39,6 +41,32 @@ def dynamic_cloud(cloud: FlowCloud, rows: np.ndarray, cluster_id: np.ndarray | N
         order = '>' if cloud.is_bigendian else '<'
         np.ndarray(len(rows), f'{order}i4', buffer=data, offset=step_in, strides=step)[...] = cluster_id
     return FlowCloud(1, len(rows), fields, cloud.is_bigendian, step, len(rows) * step, data)
+
+
+def not_static_rows(msg, velocity: np.ndarray, min_speed: float, own_rows: np.ndarray) -> np.ndarray:
+    """Return the rows that `static_cloud` leaves out: what moves, what lies beside it, and the own vehicle.
+
+    The edges of a moving object often have no velocity, or a low one, and would leave a trace in a map. So the points
+    within 0.25 m of points that move are left out, too, up to 0.5 m; the ground below a car is among them.
+    velocity: (N, 3) float32 [m/s] of the rows of msg. own_rows: (K,).
+    """
+    moving = moving_rows(velocity, min_speed)
+    if not len(moving):
+        return own_rows
+    points = decode_cloud(msg).points
+    low, high = points[moving].min(axis=0) - 2 * _CELL, points[moving].max(axis=0) + 2 * _CELL
+    with np.errstate(invalid='ignore'):
+        near = np.flatnonzero(((points >= low) & (points <= high)).all(axis=1))
+    size = ((high - low) / _CELL).astype(np.int64) + 1
+    cells = (((points[near] - low) / _CELL).astype(np.int64) * (size[1] * size[2], size[2], 1)).sum(axis=1)
+    of_moving = (((points[moving] - low) / _CELL).astype(np.int64) * (size[1] * size[2], size[2], 1)).sum(axis=1)
+    occupied, counts = np.unique(of_moving, return_counts=True)
+    steps = np.array(list(np.ndindex(3, 3, 3))) - 1
+    around, place = np.unique(
+        (occupied[:, None] + steps @ (size[1] * size[2], size[2], 1)).ravel(), return_inverse=True
+    )
+    beside = around[np.bincount(place.ravel(), np.repeat(counts, len(steps))) >= _MIN_MOVING]
+    return np.concatenate([moving, near[np.isin(cells, beside)], own_rows])
 
 
 def static_cloud(msg, removed: np.ndarray) -> FlowCloud:

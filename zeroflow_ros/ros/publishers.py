@@ -13,7 +13,7 @@ from visualization_msgs.msg import Marker
 
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.lidar.clusters import cluster_moving
-from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows, static_cloud
+from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows, not_static_rows, static_cloud
 from zeroflow_ros.lidar.point_cloud import flow_cloud
 from zeroflow_ros.ros.messages import arrow_marker, flow_message, stamp_ns
 from zeroflow_ros.runtime.flow_worker import STAGES
@@ -101,7 +101,7 @@ class FlowPublishers(NodePublishers):
     def publish_static_points(self, msg: PointCloud2, velocity: np.ndarray, own_rows: np.ndarray) -> None:
         if not self._static.get_subscription_count():
             return
-        removed = np.concatenate([moving_rows(velocity, self._node.parameters.dynamic_min_speed), own_rows])
+        removed = not_static_rows(msg, velocity, self._node.parameters.dynamic_min_speed, own_rows)
         out = flow_message(msg, static_cloud(msg, removed))
         out.is_dense = msg.is_dense  # SLAM programs refuse a cloud that is not
         self._static.publish(out)

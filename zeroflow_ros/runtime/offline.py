@@ -20,7 +20,7 @@ from zeroflow_ros.engines.selection import engine_from_spec
 from zeroflow_ros.engines.stopwatch import Stopwatch
 from zeroflow_ros.errors import CloudError, ConfigError, EgoMotionError
 from zeroflow_ros.lidar.deskew import Deskew
-from zeroflow_ros.lidar.dynamic_points import moving_rows, static_cloud
+from zeroflow_ros.lidar.dynamic_points import not_static_rows, static_cloud
 from zeroflow_ros.lidar.joined_cloud import starts_over, with_part_times
 from zeroflow_ros.lidar.level import Level
 from zeroflow_ros.lidar.own_vehicle import OwnVehicle
@@ -260,7 +260,7 @@ def write_flow(flow: OfflineFlow, bag_path: Path, writer: BagWriter, *,
 
 
 def _write_static(result: SweepResult, min_speed: float, writer: BagWriter) -> None:
-    removed = np.concatenate([moving_rows(result.estimate.velocity, min_speed), result.own_rows])
+    removed = not_static_rows(result.message, result.estimate.velocity, min_speed, result.own_rows)
     message = flow_cloud_message(result.message.header, static_cloud(result.message, removed))
     message.is_dense = result.message.is_dense
     writer.write(STATIC_TOPIC, POINT_CLOUD, result.time_ns, encode_message(message, POINT_CLOUD))

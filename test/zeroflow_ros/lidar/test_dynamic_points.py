@@ -7,7 +7,7 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 from flow_node import cloud, column
 
 from zeroflow_ros.lidar.cloud_layout import check_rows
-from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows, static_cloud
+from zeroflow_ros.lidar.dynamic_points import dynamic_cloud, moving_rows, not_static_rows, static_cloud
 from zeroflow_ros.lidar.point_cloud import flow_cloud
 from zeroflow_ros.ros.messages import flow_message
 
@@ -91,3 +91,21 @@ def test_static_rows_of_an_empty_cloud():
     msg = cloud(POINTS[:0], 1)
     msg.point_step = 0
     assert static_cloud(msg, np.zeros(0, int)).width == 0
+
+
+def test_the_slow_edges_of_a_moving_car_leave_a_trace_in_the_map():
+    rng = np.random.default_rng(0)
+    car = rng.uniform([8, -1, -1.5], [12, 1, 0], (3000, 3))
+    edges = rng.uniform([7.8, -1.2, -1.6], [12.2, 1.2, 0.1], (100, 3))
+    street = rng.uniform([-20, 3, -1.7], [20, 9, 2], (600, 3))
+    no_returns, false_one = np.full((20, 3), np.nan), np.array([[-9.0, 6.0, 0.0]])
+    points = np.concatenate([car, edges, street, no_returns, false_one])
+    velocity = np.zeros((len(points), 3), np.float32)
+    velocity[:3000, 0] = 8.0
+    velocity[3000:3100, 0], velocity[-1, 0] = 0.2, 0.7
+    msg, own = cloud(points, 1), np.array([3200])
+    removed = set(not_static_rows(msg, velocity, 0.4, own).tolist())
+    assert removed == {*range(3100), 3200, 3720}  # beside one point alone nothing is removed
+    still = np.zeros_like(velocity)
+    assert not_static_rows(msg, still, 0.4, own).tolist() == [3200]
+    assert not len(not_static_rows(cloud(points[:0], 1), velocity[:0], 0.4, own[:0]))
