@@ -32,7 +32,7 @@ FRAME_ID = 'left_optical'  # as /tf_static of stereo_corridor has it
 IMAGES, INFOS = '/camera/image_rect', '/camera/camera_info'
 FLOOR = 1.2  # m below the camera
 DEPTH_UNIT, MOTION_UNIT, AT_REST = 0.1, 0.01, 128
-MOVER = slice(4, 14), slice(36, 56)  # rows and columns of the image
+MOVER_ROWS, MOVER_SIZE, MOVER_START = slice(4, 14), 2.0, -1.5  # rows of the image; length and left end at the start [m]
 SIGMA = 0.1, 0.001
 
 
@@ -41,7 +41,8 @@ def picture(number: int, *, drives: bool = True) -> np.ndarray:
     depth = np.zeros((HEIGHT, WIDTH))
     for left, far in enumerate((80, 65, 95, 70)):  # boards, in 0.1 m
         depth[:, left * 16 : left * 16 + 16] = far
-    depth[MOVER] = 50
+    mover = is_mover(number, drives=drives)
+    depth[mover] = 50
     depth -= number * drives
     rows = np.arange(HEIGHT)[:, None] - CAMERA.cy
     floor = np.where(rows > 0, FLOOR * CAMERA.fy / np.maximum(rows, 1e-3) / DEPTH_UNIT, 1e9)
@@ -49,15 +50,18 @@ def picture(number: int, *, drives: bool = True) -> np.ndarray:
     image = np.full((HEIGHT, WIDTH, 3), AT_REST, np.uint8)
     image[..., 0] = depth
     image[..., 2] = AT_REST - round(0.1 * EGO_SPEED / MOTION_UNIT) * drives
-    image[MOVER[0], MOVER[1], 1] = AT_REST + round(0.1 * MOVER_SPEED / MOTION_UNIT)
+    image[mover, 1] = AT_REST + round(0.1 * MOVER_SPEED / MOTION_UNIT)
     image[0, 0, 0] = 60 + number % 100  # no two images are the same
     return image
 
 
-def is_mover(step: int = 1) -> np.ndarray:
-    """Return which pixels (H', W') show the mover, of every step-th one."""
+def is_mover(number: int, step: int = 1, *, drives: bool = True) -> np.ndarray:
+    """Return which pixels (H', W') show the mover, of every step-th one. It is back at its start after ten frames."""
+    depth = 5.0 - DEPTH_UNIT * number * drives
+    left = MOVER_START + 0.1 * MOVER_SPEED * (number % 10)
+    columns = [round(CAMERA.fx * x / depth + CAMERA.cx) for x in (left, left + MOVER_SIZE)]
     found = np.zeros((HEIGHT, WIDTH), bool)
-    found[MOVER] = True
+    found[MOVER_ROWS, max(columns[0], 0) : columns[1]] = True
     return found[::step, ::step]
 
 

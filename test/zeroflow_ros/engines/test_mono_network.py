@@ -41,8 +41,9 @@ def run(pipeline, frames, motion=None):
     return found
 
 
-def median_velocity(estimate):
-    mover = is_mover(estimate.step)
+def median_velocity(estimate, number, **options):
+    """Return the median velocity of the mover and of the rest in the flow of a frame."""
+    mover = is_mover(number, estimate.step, **options)
     return tuple(np.nanmedian(estimate.velocity[part], axis=0) for part in (mover, ~mover))
 
 
@@ -55,12 +56,12 @@ def test_the_previous_frame_gets_point_and_velocity_of_each_pixel(path, ego_moti
     assert first is FrameDrop.FIRST and len(estimates) == 2
     last = estimates[-1]
     towards = -EGO_SPEED if ego_motion == 'none' else 0.0
-    moving, rest = median_velocity(last)
+    moving, rest = median_velocity(last, 2)
     # The floor's depth has steps of 0.1 m: motion that is fitted to it is good to 5 mm a frame.
     np.testing.assert_allclose(moving, [MOVER_SPEED, 0, towards], atol=0.06)
     np.testing.assert_allclose(rest, [0, 0, towards], atol=0.06)
     assert last.points.shape == (HEIGHT // step, WIDTH // step, 3)
-    assert np.nanmedian(last.points[is_mover(step), 2]) == pytest.approx(4.8, abs=0.01)  # of frame 2
+    assert np.nanmedian(last.points[is_mover(2, step), 2]) == pytest.approx(4.8, abs=0.01)  # of frame 2
     assert np.mean(last.flow_valid > 0) > 0.8
     np.testing.assert_allclose(CAMERA.depth(last.disparity)[::step, ::step], last.points[..., 2], rtol=1e-4)
 
@@ -83,7 +84,7 @@ def test_the_state_continues_over_a_frame_without_flow_and_begins_anew_after_a_g
     assert (estimator.num_starts, estimator._state['count'][0]) == (1, 4)
     found = pipeline.estimate(frame(5), frame(6), 0.1)  # frame 4 was dropped: its odometry was missing
     assert (estimator.num_starts, estimator._state['count'][0]) == (1, 6)
-    np.testing.assert_allclose(median_velocity(found)[0], [MOVER_SPEED, 0, -EGO_SPEED], atol=0.02)
+    np.testing.assert_allclose(median_velocity(found, 5)[0], [MOVER_SPEED, 0, -EGO_SPEED], atol=0.02)
     for late, said in [((11, 12), '0.50 s between two images'), ((2, 3), '-1.00 s between two images')]:
         assert run(pipeline, [frame(k) for k in late]) == [FrameDrop.FIRST]
         assert estimator._state['count'][0] == 2 and said in estimator.start_reason
@@ -112,8 +113,8 @@ def test_the_scale_makes_metres_of_lengths(path, source, height, motion):
     assert found[1] is FrameDrop.NO_SCALE and found.count(FrameDrop.NO_SCALE) == 4
     last = found[-1]
     assert float(estimator.facts()['scale']) == pytest.approx(2.0, abs=0.03)
-    assert np.nanmedian(last.points[is_mover(), 2]) == pytest.approx(2 * 4.3, abs=0.15)
-    moving, rest = median_velocity(last)
+    assert np.nanmedian(last.points[is_mover(7), 2]) == pytest.approx(2 * 4.3, abs=0.15)
+    moving, rest = median_velocity(last, 7)
     np.testing.assert_allclose(moving, [2 * MOVER_SPEED, 0, 0], atol=0.1)
     np.testing.assert_allclose(rest, 0, atol=0.1)
 
@@ -128,7 +129,7 @@ def test_a_standing_camera_keeps_the_scale_and_says_so(path):
     found = run(pipeline, [frame(k, drives=False) for k in range(8, 30)], np.eye(4))
     assert estimator.scale.factor == before == pytest.approx(2.0, abs=0.02)
     assert 'The camera moved 0.00 m between two frames' in estimator.facts()['scale_kept']
-    np.testing.assert_allclose(median_velocity(found[-1])[1], 0, atol=1e-3)
+    np.testing.assert_allclose(median_velocity(found[-1], 28, drives=False)[1], 0, atol=1e-3)
 
 
 def test_grey_images_are_taken(path):
@@ -143,7 +144,7 @@ def test_images_of_another_size_than_the_models_are_scaled(path):
     estimator, camera = MonoNetworkFlow(path), CAMERA.scaled(2 * WIDTH, 2 * HEIGHT)
     frames = [MonoFrame(frame(k).image.repeat(2, 0).repeat(2, 1), camera, frame(k).stamp_ns) for k in range(3)]
     last = run(CameraPipeline(estimator, output_on='previous', ego_motion='visual'), frames)[-1]
-    inside = is_mover().repeat(2, 0).repeat(2, 1)
+    inside = is_mover(1).repeat(2, 0).repeat(2, 1)
     np.testing.assert_allclose(np.nanmedian(last.velocity[inside], axis=0), [MOVER_SPEED, 0, 0], atol=0.05)
     assert np.nanmedian(last.points[inside, 2]) == pytest.approx(4.9, abs=0.01)
 
