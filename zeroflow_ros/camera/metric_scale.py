@@ -68,7 +68,7 @@ class MetricScale:
         by_ground = 'Point the camera so that it sees the ground, or set another scale.'
         remedy = 'Drive, or set another scale.' if self.source == 'odometry' else by_ground
         return (
-            f'The scale by {self.source} is not known yet: {len(self._measured)} of {_FEWEST} measurements. '
+            f'The scale is not known yet: {len(self._measured)} of {_FEWEST} measurements. '
             f'{self.note or "The first frames are measured."} {remedy}'
         )
 
