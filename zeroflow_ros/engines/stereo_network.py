@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zeroflow_ros.camera.camera_motion import estimate_camera_motion
+from zeroflow_ros.camera.camera_motion import estimate_camera_motion, rigid_flow
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.optical_flow import OpticalFlow
 from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION, pixel_motion
@@ -22,19 +22,23 @@ from zeroflow_ros.transforms import invert, rotation_vector
 _TYPES = {'images': 'tensor(uint8)', 'ego_motion': 'tensor(float)', 'scene_flow': 'tensor(float)'}
 _LAPLACE = math.sqrt(2)  # standard deviation of a Laplace distribution, the one that is learned, of scale 1
 _NEW_MOTION = 0.05, 0.005  # m, rad: the network runs again when the ego motion differs by more from what it was given
+_STATIC = 2.0  # standard deviations: pixels that are nearer to the motion of the static scene have it
 _SMALLEST_SEARCH = 32  # px, width and height of images for dense inverse search
 _MIN_DISPARITY = 0.5  # px of the camera; farther points are at an unknown depth
 
 
-def open_stereo_estimator(model_path: str = '', *, num_threads: int = 2) -> StereoEstimator:
+def open_stereo_estimator(model_path: str = '', *, num_threads: int = 2, max_disparity: int = 0) -> StereoEstimator:
     """Return the estimator of a model file, or the classical one for an empty path.
 
+    max_disparity: largest one that the classical estimator looks for [px of the camera]; 0: its default.
     Raises: ModelError when there is no such file, or it cannot be used.
     """
     if not model_path:
-        from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
+        from zeroflow_ros.camera.classical_flow import ClassicalConfig, ClassicalStereoFlow
+        from zeroflow_ros.camera.stereo_matching import MatchingConfig
 
-        return ClassicalStereoFlow()
+        matching = MatchingConfig(max_disparity=max_disparity) if max_disparity else MatchingConfig()
+        return ClassicalStereoFlow(ClassicalConfig(matching=matching))
     path = Path(model_path).expanduser()
     if not path.is_file():
         raise ModelError(f'No model file at {path}. {REMEDY}')
@@ -44,9 +48,10 @@ def open_stereo_estimator(model_path: str = '', *, num_threads: int = 2) -> Ster
 class StereoNetworkFlow(ABC):
     """A StereoEstimator around a network, a student for stereo cameras.
 
-    It gives each pixel a value. Those that leave the other image, and those as good as infinitely far away, are not
-    marked as measured. Unknown ego motion is fitted to the scene flow: the network is given that of the pair before,
-    and runs again where the pair's own differs. That of the first pair is searched with OpenCV's optical flow.
+    It gives each pixel a value; with ego motion, that of the static scene where the network agrees with it. Those that
+    leave the other image, and those as good as infinitely far away, are not marked as measured. Unknown ego motion is
+    fitted to the scene flow: the network is given that of the pair before, and runs again where the pair's own differs.
+    That of the first pair is searched with OpenCV's optical flow.
     card: of the network. name: of the estimator. runs_on: library and processor.
     """
 
@@ -132,6 +137,9 @@ class StereoNetworkFlow(ABC):
         if not np.isfinite(values).all():
             raise ModelError(f'The model {self.name} gave values that are not finite. Train or export it again.')
         # All is computed at the network's pixels, which are fewer than the camera's.
+        sigmas = self._sigmas(values)
+        if self.card.uses_ego_motion and other_T_reference is not None:
+            values = _with_static_scene(values[:4], sigmas, network.camera(camera), other_T_reference)
         x, y = (np.float32(size) for size in network.pixel_size(camera))
         disparity, other_disparity, u, v = values[:4] * np.array([x, x, x, y], np.float32)[:, None, None]
         columns, rows = (np.arange(values.shape[2]) + 0.5) * x - 0.5, (np.arange(values.shape[1]) + 0.5) * y - 0.5
@@ -139,7 +147,7 @@ class StereoNetworkFlow(ABC):
         measured = (column >= 0) & (column <= camera.width - 1) & (row >= 0) & (row <= camera.height - 1)
         measured &= (disparity > _MIN_DISPARITY) & (other_disparity > _MIN_DISPARITY)
         far = np.float32(camera.disparity_at_infinity)
-        sigmas = self._sigmas(values) * np.array([x, x, max(x, y)], np.float32)[:, None, None]
+        sigmas = sigmas * np.array([x, x, max(x, y)], np.float32)[:, None, None]
         planes = [disparity + far, other_disparity + far, u, v, *sigmas]
         lengths = [network.to_camera(part if step == 1 else part / np.float32(step), camera, step) for part in planes]
 
@@ -183,6 +191,23 @@ class NetworkStereoFlow(StereoNetworkFlow):
         """See `StereoNetworkFlow.infer`."""
         [values] = self._session.run(['scene_flow'], inputs)
         return values
+
+
+def _with_static_scene(
+    values: np.ndarray, sigmas: np.ndarray, camera: StereoCamera, other_T_reference: np.ndarray
+) -> np.ndarray:
+    """Return disparity, other disparity and flow u, v (4, h, w) [px] with those of the static scene where they agree.
+
+    A pixel agrees whose flow and other disparity are within _STATIC standard deviations of what its disparity and the
+    ego motion say: the motion of a resting pixel is then exactly 0. sigmas: (3, h, w) [px], as StereoFlow has them.
+    """
+    disparity, other_disparity = values[:2]
+    flow, static_disparity = rigid_flow(camera, disparity, other_T_reference)
+    u, v = values[2] - flow[..., 0], values[3] - flow[..., 1]
+    error = (u * u + v * v) / (2 * sigmas[2] ** 2)
+    error += (other_disparity - static_disparity) ** 2 / (sigmas[0] ** 2 + sigmas[1] ** 2)
+    is_static = error < _STATIC**2  # False where there is no static scene: behind the other camera
+    return np.where(is_static, np.stack([disparity, static_disparity, *np.moveaxis(flow, 2, 0)]), values)
 
 
 def _fitted_motion(

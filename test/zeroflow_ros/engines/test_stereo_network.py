@@ -11,6 +11,7 @@ onnx = pytest.importorskip('onnx', reason='writing model files needs onnx')
 pytest.importorskip('cv2', reason='camera images need OpenCV')
 
 from export.model_file import write_model  # noqa: E402
+from zeroflow_ros.camera.camera_motion import rigid_flow  # noqa: E402
 from zeroflow_ros.camera.network_images import NetworkImages  # noqa: E402
 from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION, pixel_motion  # noqa: E402
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame  # noqa: E402
@@ -122,16 +123,39 @@ def test_pixels_without_disparity_are_not_measured(tmp_path):
 
 
 def test_ego_motion_is_that_of_the_networks_pixels_and_unknown_motion_is_none(tmp_path):
-    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True))
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma_px=(1e-3, 1e-3, 1e-3)))
     other_T_reference = yaw_translation(0.1, 0.2, 0.0, -0.5)
     found = estimator.estimate(frame(1, 1), frame(1, 1), other_T_reference)
     first_row = pixel_motion(CAMERA.scaled(8, 4), other_T_reference)[0]
     np.testing.assert_allclose(found.disparity[0, 0], 2 * first_row[0], rtol=1e-6)
     np.testing.assert_allclose(found.flow[0, 0], 2 * first_row[2:], rtol=1e-6)
     assert found.other_T_reference is other_T_reference
-    np.testing.assert_allclose(found.disparity_sigma, 2 * np.sqrt(2), rtol=1e-6)  # of a Laplace distribution
-    np.testing.assert_allclose(found.flow_sigma, 2 * np.sqrt(2) * np.exp(2), rtol=1e-6)
     assert (estimator.estimate(frame(1, 1), frame(1, 1)).disparity == 2).all()  # the first entry of the identity
+
+
+def test_estimated_errors_are_those_of_a_laplace_distribution(tmp_path):
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True))
+    found = estimator.estimate(frame(1, 1), frame(1, 1), yaw_translation(0.1, 0.2, 0.0, -0.5))
+    np.testing.assert_allclose(found.disparity_sigma, 2 * np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(found.flow_sigma, 2 * np.sqrt(2) * np.exp(2), rtol=1e-6)
+
+
+def test_pixels_that_agree_with_the_static_scene_have_its_motion(tmp_path):
+    """The network gives all pixels the same values; how much that is off depends on the pixel."""
+    estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma_px=(0.38955, 0.38955, 0.7791)))
+    motion = np.eye(4)
+    motion[2, 3] = -0.2
+    found = estimator.estimate(frame(1, 1), frame(1, 1), motion)
+    camera = CAMERA.scaled(8, 4)
+    values = pixel_motion(camera, motion)[0].astype(np.float32)  # disparity, other disparity, flow u, v
+    flow, other_disparity = rigid_flow(camera, np.full((4, 8), values[0], np.float32), motion)
+    error = ((values[2:] - flow) ** 2).sum(2) / (2 * 0.7791**2) + (values[1] - other_disparity) ** 2 / (2 * 0.38955**2)
+    agrees = error < 4
+    assert 2 < agrees.sum() < 30
+    own = np.broadcast_to(values[2:], flow.shape)
+    expected = 2 * np.where(agrees[..., None], flow, own)
+    at_pixels = [estimator.card.images.to_camera(np.ascontiguousarray(expected[..., k]), CAMERA) for k in (0, 1)]
+    np.testing.assert_allclose(found.flow, np.stack(at_pixels, 2), atol=1e-4)
 
 
 def test_unknown_ego_motion_is_fitted_to_the_scene_flow(tmp_path):
