@@ -6,15 +6,20 @@ PyPI has no launch, so there the files are only read.
 
 import ast
 import dataclasses
+import importlib.util
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
+import types
 
 import pytest
 from tiny_bag import CLOUD_TOPIC, write_bag
 from workspace import ROOT, Workspace
+
+from zeroflow_ros.errors import DataError
 
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 FLOW, REPLAY, CAMERA = (ROOT / 'launch' / f'{name}.launch.py' for name in ('flow', 'replay', 'camera'))
@@ -124,12 +129,76 @@ def test_flow_remaps_topics_that_the_node_has():
     assert all(f"'~/{topic}'" in sources for topic in remapped)
 
 
+@pytest.fixture
+def replay(monkeypatch):
+    """Return the module of replay.launch.py, with a launch that keeps what it is given where ROS has none."""
+
+    class Kept:
+        def __init__(self, *values, **named):
+            self.values, self.named = values, named
+
+    for name in ('launch', 'launch.actions', 'launch.launch_description_sources', 'launch.substitutions',
+                 'launch_ros.actions', 'launch_ros.substitutions', 'zeroflow_ros.ros.required_nodes'):  # fmt: skip
+        module = types.ModuleType(name)
+        module.__getattr__ = lambda attribute: type(attribute, (Kept,), {})
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location('replay_launch', REPLAY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _read(replay, **given):
+    """Return the arguments that replay sets for a bag, the launch file that it includes, and the player's arguments."""
+    given = {'sensor': '', 'rate': '1.0', 'loop': 'false', 'rviz': 'false'} | given
+    context = types.SimpleNamespace(launch_configurations=given)
+    actions = replay.read_bag(context)
+    found = {}
+    for action in actions:
+        if type(action).__name__ == 'SetLaunchConfiguration':
+            found[action.values[0]] = action.values[1]
+    given |= found
+    watch = types.SimpleNamespace(watch=lambda node, reason: node)
+    [player] = replay.play(context, watch)
+    [file] = actions[-1].values[0].values
+    return found, file is replay.CAMERA, player.named['arguments']
+
+
+def test_replay_starts_the_camera_node_for_a_bag_with_a_stereo_camera(replay, tmp_path):
+    from stereo_corridor import LEFT, RIGHT, write_world
+
+    bag = write_world(tmp_path / 'stereo', 3)
+    found, is_camera, player = _read(replay, bag=str(bag))
+    assert is_camera and (found['left'], found['right'], found['image'], found['info']) == (
+        LEFT, RIGHT, 'image_rect', 'camera_info',
+    )  # fmt: skip
+    assert found['image_transport'] == 'raw' and found['ego_motion'] == 'odometry'
+    assert found['odometry_topic'] == '/odometry' and found['odometry_T_camera'].startswith('[0.3')
+    assert player[:5] == [str(bag), '--topic', f'{LEFT}/image_rect', '--topic', f'{RIGHT}/image_rect']
+    found, _, _ = _read(replay, bag=str(bag), ego_motion='visual')
+    assert 'ego_motion' not in found and 'odometry_topic' not in found  # the user's choice stays
+
+
+def test_replay_starts_the_flow_node_for_a_bag_with_clouds(replay, tmp_path):
+    bag = write_bag(tmp_path / 'drive', num_sweeps=3)
+    found, is_camera, player = _read(replay, bag=str(bag))
+    assert not is_camera and found['input_topic'] == CLOUD_TOPIC and found['ego_motion'] == 'odometry'
+    assert player[:3] == [str(bag), '--topic', CLOUD_TOPIC]
+    with pytest.raises(DataError, match='lacks left and right images'):
+        _read(replay, bag=str(bag), sensor='stereo')
+
+
 def test_replay_only_sets_arguments_that_flow_has():
     text = REPLAY.read_text()
-    found = set(re.findall(r"'(\w+)': (?:topic|frame_id|motion\.\w+)|found\['(\w+)'\]", text))
-    found = {name for pair in found for name in pair if name}
-    assert found == {'input_topic', 'fixed_frame', 'ego_motion', 'odometry_topic', 'odometry_T_lidar'} <= FLOW_ARGUMENTS
-    assert set(_arguments(REPLAY)) == {'bag', 'rate', 'loop', 'rviz'}
+    assert set(_arguments(REPLAY)) == {'bag', 'sensor', 'rate', 'loop', 'rviz'}
+    for kind, known, expected in (
+        ('clouds', FLOW_ARGUMENTS, {'input_topic', 'odometry_T_lidar'}),
+        ('stereo', set(_arguments(CAMERA)),
+         {'left', 'right', 'image', 'info', 'image_transport', 'odometry_T_camera'}),
+    ):  # fmt: skip
+        part = text[text.index(f'def _of_{kind}') :].split('\n\n\n')[0]
+        found = {name for pair in re.findall(r"'(\w+)': |found\['(\w+)'\] =", part) for name in pair if name}
+        assert found - {'played'} == expected | {'fixed_frame', 'ego_motion', 'odometry_topic'} <= known
 
 
 START = """

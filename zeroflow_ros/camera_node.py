@@ -106,7 +106,8 @@ class CameraNode(ManagedNode):
         if self._sensor is STEREO:
             if p.model_path and is_mono_model(p.model_path):
                 raise ModelError(f'{p.model_path} is a model for one camera. Set sensor to mono.')
-            return open_stereo_estimator(p.model_path, num_threads=p.num_threads), p.output_on
+            estimator = open_stereo_estimator(p.model_path, num_threads=p.num_threads, max_disparity=p.max_disparity)
+            return estimator, p.output_on
         estimator = open_mono_estimator(
             p.model_path, num_threads=p.num_threads, scale=p.scale, camera_height=p.camera_height
         )

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from zeroflow_ros.errors import DataError
+
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
@@ -94,6 +96,37 @@ def find_stereo_topics(types: Mapping[str, str]) -> list[StereoTopics]:
             found.append(StereoTopics(left, _info_of(left, infos), right, _info_of(right, infos), types[left]))
     return sorted(found, key=lambda one: ('rect' not in one.left_image, not one.left_info or not one.right_info,
                                           one.image_type != COMPRESSED_IMAGE, one.left_image))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CameraPrefixes:
+    """The topics of a stereo camera as camera.launch.py has them: `left`/`image`, `right`/`image`, `left`/`info`, ...
+
+    left, right: prefixes. image, info: what follows both.
+    """
+
+    left: str
+    right: str
+    image: str
+    info: str
+
+
+def camera_prefixes(topics: StereoTopics) -> CameraPrefixes:
+    """Return prefixes and names of the topics.
+
+    Raises: DataError where left and right differ in more than their prefix.
+    """
+    for cut in range(1, topics.left_image.count('/') + 1):
+        left, right = ('/'.join(name.split('/')[:-cut]) for name in (topics.left_image, topics.right_image))
+        image, info = (name[len(left) + 1 :] for name in (topics.left_image, topics.left_info))
+        if (f'{right}/{image}', f'{left}/{info}', f'{right}/{info}') == (
+            topics.right_image, topics.left_info, topics.right_info,
+        ):  # fmt: skip
+            return CameraPrefixes(left, right, image, info)
+    raise DataError(
+        f'The topics of the cameras ({", ".join(topics.names)}) differ in more than a prefix. Start the player '
+        '(ros2 run zeroflow_ros replay) and the node (ros2 run zeroflow_ros camera_flow_node) with remapped topics.'
+    )
 
 
 def _partner(left: str, images: set[str]) -> str:

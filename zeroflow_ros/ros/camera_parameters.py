@@ -45,6 +45,10 @@ class CameraParameters:
     camera_height: float = parameter(
         0.0, 'With scale camera_height: height of the camera above the ground [m].', low=0.0, high=100.0
     )  # fmt: skip
+    max_disparity: int = parameter(
+        128, 'Largest disparity that the classical estimator looks for [px]: depth is at least focal length [px] times '
+        'baseline over it. Time grows with it; rounded up to a multiple of 32.', low=16, high=1024
+    )  # fmt: skip
     num_threads: int = parameter(2, 'CPU threads of OpenCV and onnxruntime.', low=1, high=256)
     min_dt_s: float = parameter(
         0.06, 'Shortest time between the two frames of a pair [s]: frames of a faster camera are left out, because '

@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, StereoTopics, find_stereo_topics
+from zeroflow_ros.camera.stereo_topics import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    CameraPrefixes,
+    StereoTopics,
+    camera_prefixes,
+    find_stereo_topics,
+)
+from zeroflow_ros.errors import DataError
 
 
 def topics(*names):
@@ -46,3 +55,13 @@ def test_rectified_images_come_first_and_say_their_transport():
     assert [one.transport for one in found] == ['raw', 'compressed', 'raw']
     assert found[0].names == ('/left/image_rect', '/left/camera_info', '/right/image_rect', '/right/camera_info')
     assert StereoTopics('/l', '', '/r', '', IMAGE).names == ('/l', '/r')
+
+
+def test_prefixes_of_the_launch_file():
+    topics = StereoTopics('/cam/left/image/compressed', '/cam/left/info', '/cam/right/image/compressed',
+                          '/cam/right/info', COMPRESSED_IMAGE)  # fmt: skip
+    assert camera_prefixes(topics) == CameraPrefixes('/cam/left', '/cam/right', 'image/compressed', 'info')
+    beside = StereoTopics('/left/image', '/left/camera_info', '/right/image', '/right/camera_info', IMAGE)
+    assert camera_prefixes(beside) == CameraPrefixes('/left', '/right', 'image', 'camera_info')
+    with pytest.raises(DataError, match='differ in more than a prefix'):
+        camera_prefixes(StereoTopics('/left_image', '/left_info', '/right_image', '/right_info', IMAGE))
