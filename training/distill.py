@@ -8,7 +8,7 @@ usage: python3 -m training.distill drives/*.mcap --out model.onnx
        python3 -m training.distill drives/*.mcap --student stereo_lite --out stereo.onnx
 
 --start adapts a trained model to the drives; plan half an hour on two cores. It labels 240 pairs instead of all, in one
-process per core, and trains 400 steps (config/finetune.yaml).
+process per core, and trains 400 steps (config/finetune.yaml, of stereo cameras config/finetune_stereo.yaml).
 
 --student stereo_lite makes a model for the stereo camera of the drives: the teacher stereo labels all pairs, from the
 older image and from the newer one. There is no 8-bit form of it.
@@ -48,6 +48,7 @@ _PAIRS_TO_ADAPT = 240  # ten minutes of labelling on two cores
 _MOST_PROCESSES = 4  # one takes up to 1 GB
 _CONFIGS = Path(__file__).parents[1] / 'config'
 _CONFIG, _STEREO_CONFIG = _CONFIGS / 'train_lite.yaml', _CONFIGS / 'train_stereo_lite.yaml'
+_STEREO_FINETUNE = _CONFIGS / 'finetune_stereo.yaml'
 _LABEL_REPORT = Path('jobs') / 'shard_1_of_1.json'
 _RUN = 12  # consecutive pairs: nine full windows of five sweeps
 
@@ -299,7 +300,7 @@ def _start_and_config(options: argparse.Namespace) -> tuple['StartModel | None',
         start = load_start(options.start)
     student = options.student or (start.checkpoint.student if start else None)
     if path is None and student in CAMERA_STUDENTS:
-        path = _STEREO_CONFIG
+        path = _STEREO_FINETUNE if start else _STEREO_CONFIG
     if start and (path is None or student not in CAMERA_STUDENTS):
         config = start_config(start, path)
     else:

@@ -16,8 +16,9 @@ from stereo_world import TINY, StereoWorld
 
 from training.distill import Distillation, distill, main
 from training.labels.stereo_label_store import StereoLabelStore
-from training.learning.checkpoint import load_checkpoint
+from training.learning.checkpoint import Checkpoint, load_checkpoint
 from training.learning.start_model import load_start
+from training.students import build_student
 from zeroflow_ros.camera.stereo import StereoFlow
 from zeroflow_ros.errors import ZeroFlowError
 
@@ -98,6 +99,11 @@ def test_the_command_line_trains_the_student_of_stereo_cameras(tmp_path, monkeyp
     assert job.is_stereo and job.teacher == 'stereo' and (job.config.steps, job.config.held_out) == (7, 0.2)
     assert job.config.width == 512 and job.datasets == ('drive',)
     assert f'camera_flow_node --ros-args -p model_path:={out}' in capsys.readouterr().out
+
+    start = tmp_path / 'last.pt'
+    Checkpoint('stereo_lite', build_student('stereo_lite').state_dict(), {'licence': 'Apache-2.0'}).save(start)
+    assert main(['drive', '--start', str(start), '--out', str(out)]) == 0
+    assert jobs[1].start.path == start and jobs[1].config.steps == 400 and jobs[1].pairs == 240
 
 
 @pytest.mark.parametrize('words, says', [
