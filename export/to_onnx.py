@@ -66,9 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         from training.learning.checkpoint import load_checkpoint
-        from training.students import CAMERA_STUDENTS, MONO_STUDENTS
+        from training.students import CAMERA_STUDENTS, MONO_STUDENTS, SCORED_STUDENTS
 
         checkpoint = load_checkpoint(options.checkpoint, student=options.student)
+        if checkpoint.student in SCORED_STUDENTS:
+            raise ConfigError(
+                f'{options.checkpoint} is a {checkpoint.student}, which has no ONNX form: it is for training.evaluate '
+                'and training.inspect_flow. Export multi_mono_sf or mono_lite.'
+            )
         if checkpoint.student in MONO_STUDENTS:
             from export.mono_onnx import export_mono_onnx
 

@@ -8,14 +8,17 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='students need torch')
 
+from export import to_onnx  # noqa: E402
 from training.learning.checkpoint import load_checkpoint  # noqa: E402
+from training.learning.strategies import build_strategy  # noqa: E402
+from training.learning.train_config import TrainConfig  # noqa: E402
 from training.scoring.mono_estimators import MonoOptions, MonoStudentFlow, checkpoint_estimator  # noqa: E402
 from training.students import build_student  # noqa: E402
 from training.students.mono_geometry import target_pixels  # noqa: E402
 from training.students.multi_mono_sf_weights import load_weights, weight_shapes  # noqa: E402
 from training.students.self_mono_sf import SelfMonoSf, _target_pixels  # noqa: E402
 from zeroflow_ros.camera.stereo import StereoCamera  # noqa: E402
-from zeroflow_ros.errors import ModelError  # noqa: E402
+from zeroflow_ros.errors import ConfigError, ModelError  # noqa: E402
 
 INTRINSICS = torch.tensor([[[60.0, 0, 32], [0, 60, 32], [0, 0, 1]]])
 
@@ -127,6 +130,13 @@ def test_checkpoints_of_the_authors_load_and_are_not_those_of_the_successor(chec
     assert load_checkpoint(checkpoint).student == 'self_mono_sf'
     with pytest.raises(ModelError, match=r'122 weights of multi_mono_sf.*of self_mono_sf, the predecessor'):
         load_weights(checkpoint)
+
+
+def test_it_is_neither_exported_nor_trained(checkpoint, tmp_path, capsys):
+    assert to_onnx.main([str(checkpoint), '--out', str(tmp_path / 'model.onnx')]) == 1
+    assert 'is a self_mono_sf, which has no ONNX form' in capsys.readouterr().err
+    with pytest.raises(ConfigError, match='self_mono_sf is for scores of published checkpoints'):
+        build_strategy(TrainConfig(student='self_mono_sf'))
 
 
 def test_a_checkpoint_with_another_weight_is_refused(checkpoint, tmp_path):

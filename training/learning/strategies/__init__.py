@@ -5,7 +5,7 @@ import importlib
 
 from training.learning.strategies.strategy import Strategy
 from training.learning.train_config import TrainConfig
-from training.students import CAMERA_STUDENTS, MONO_STUDENTS, build_student
+from training.students import CAMERA_STUDENTS, MONO_STUDENTS, SCORED_STUDENTS, build_student
 from zeroflow_ros.errors import ConfigError
 
 # name: (module in training.learning.strategies, class)
@@ -29,6 +29,11 @@ def sweeps_per_sample(config: TrainConfig) -> int:
 def build_strategy(config: TrainConfig) -> Strategy:
     """Return the strategy of a configuration. Raises: ConfigError for one that the student's sensor does not have."""
     known = STRATEGIES
+    if config.student in SCORED_STUDENTS:
+        raise ConfigError(
+            f'{config.student} is for scores of published checkpoints, and has no training here. Train multi_mono_sf '
+            'or mono_lite.'
+        )
     if config.student in CAMERA_STUDENTS:
         known = CAMERA_STRATEGIES
     elif config.student in MONO_STUDENTS:
