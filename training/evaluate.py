@@ -10,13 +10,15 @@ usage:
       --perturb stray:0.01 stray:0.05 pitch:10 upside_down ground_removed decimate:0.5 --picture out/robustness.png
 
   python3 -m training.evaluate --estimator classical --dataset kitti_scene_flow:KITTI/training --json out/stereo.json
+  python3 -m training.evaluate --estimator mono.onnx last.pt 'selfsup.ckpt?flip=true' --dataset 'stereo:BAG?clouds=BAG'
 
 estimators: zero, nearest (nearest neighbour), embedded (the bundled model), a model file, a checkpoint,
   teacher:NAME, labels:STORE
 datasets: simulation:FIRST-LAST (seeds; seeds from 1000000 on are never trained on), av2:LOG_OR_SPLIT,
   osf:SCENES, bag:BAG+BOXES.json, nuscenes:ROOT, pandaset:ROOT?trust_pickles=true, waymo:FOLDER
-stereo: estimators classical, opencv, MODEL.onnx, teacher:stereo, labels:STORE; datasets kitti_scene_flow:ROOT,
-  stereo:BAG+BOXES.json, stereo_simulation:FIRST-LAST
+stereo: estimators classical, opencv, MODEL.onnx, a checkpoint, teacher:stereo, labels:STORE; models of one camera, too:
+  docs/mono_scores.md; datasets kitti_scene_flow:ROOT, kitti_raw:DATE/DRIVE?depth=velodyne, stereo:BAG+BOXES.json,
+  stereo:BAG?clouds=BAG, stereo_simulation:FIRST-LAST
 perturbations, of any strength: stray:0.01, pitch:10, roll:10, yaw:20, upside_down, ground_removed, rings:0.5,
   decimate:0.5, voxel:0.1, range_noise:0.05, odometry:1.05 (or 0.5m/s or 2deg/s), rate:5;
   the mount of a turned sensor is told, except in pitch:10,untold and upside_down:untold

@@ -5,6 +5,7 @@ usage: python3 -m training.submit model.onnx av2:TEST_LOGS --board v1 --masks te
        python3 -m training.submit labels:out/labels/nsfp av2:TEST_LOGS --board v2 --out submission.zip
        python3 -m training.submit runs/lite/last.pt osf:SCENES --board v3 --only pairs.txt --out submission.zip
        python3 -m training.submit classical kitti_scene_flow:KITTI/testing --board kitti_scene_flow --out kitti.zip
+       python3 -m training.submit mono.onnx kitti_scene_flow:KITTI/testing --board kitti_scene_flow --out kitti.zip
 
 Estimators are those of training.evaluate. The archive is checked file by file before it is moved into place. For v1,
 use the official masks: masks of your own can differ by a point.
