@@ -150,7 +150,7 @@ def write_models(student: str, folder: Path, _facts: dict) -> Result:
 
 def bundled_models(folder: Path, _facts: dict) -> Result:
     """Write the model of the package, which takes several sweeps, in float32 and in 8 bits for TensorRT."""
-    from export.quantize import PillarRecorder, quantize
+    from export.quantized_model import PillarRecorder, quantize
     from zeroflow_ros.engines.selection import DEFAULT_MODELS, load_engine
 
     path, of_8_bits = (model_path(folder, BUNDLED, precision) for precision in ('float32', 'int8'))
