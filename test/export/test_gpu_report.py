@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from simulated_gpu import SimulatedGpu
+from tiny_bag import write_bag
 
 from export import gpu_parts, gpu_report
 from export.gpu_parts import Part, all_parts
@@ -134,6 +135,17 @@ def test_a_goal_is_reached_only_if_all_its_figures_are(monkeypatch, tmp_path, in
     monkeypatch.setattr(gpu_parts, '_benchmark', lambda *options: {'inputs': {'random': of_input}})
     result = gpu_parts.latency('fastflow3d', tmp_path, {})
     assert result.verdict == verdict and f'total p99 {total} ms (goal 3.0)' in result.text
+
+
+def test_precisions_are_compared_on_a_bag(tmp_path):
+    (tmp_path / 'models').mkdir()
+    for name in ('fastflow3d_lite.onnx', 'fastflow3d_lite_float16.onnx'):
+        shutil.copy(DEFAULT_MODELS['tensorrt'], tmp_path / 'models' / name)
+    facts = FACTS | {'bag': str(write_bag(tmp_path / 'bag', num_sweeps=3))}
+    result = gpu_parts.float16_on_bag('fastflow3d_lite', tmp_path, facts)
+    assert result.verdict == REACHED and 'equal: largest difference 0.00e+00 m' in result.text
+    assert sum(line.startswith('sweep ') for line in result.figures['output']) == 2
+    assert gpu_parts.float16_on_bag('fastflow3d_lite', tmp_path, FACTS | {'bag': 'none.mcap'}).verdict == FAILED
 
 
 def test_a_model_that_was_not_written_is_named(tmp_path):

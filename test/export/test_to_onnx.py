@@ -167,6 +167,18 @@ def test_benchmark_reports_every_stage_of_every_model(folder, tmp_path, capsys):
     assert 'median' in capsys.readouterr().out
 
 
+def test_benchmark_compiles_the_network_of_a_checkpoint(folder, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch, 'compile', lambda function, mode: lambda images: compiled.append(mode) or function(images)
+    )
+    arguments = ['--checkpoint', str(folder / 'c.pt'), '--compile', '--points', '500', '--pairs', '2', '--warm-up', '1']
+    assert benchmark.main(['--model', str(folder / 'm.onnx'), *arguments, '--json', str(tmp_path / 'b.json')]) == 0
+    [of_input] = json.loads((tmp_path / 'b.json').read_text())['inputs'].values()
+    assert list(of_input['models'])[1:] == [f'torch {folder / "c.pt"}', f'compiled torch {folder / "c.pt"}']
+    assert compiled == [compiled[0]] * 3, 'its network ran once a pair, that of the other run never'
+
+
 def test_benchmark_times_refinements(folder, tmp_path):
     models = [str(folder / 'm.onnx'), f'{folder / "m.onnx"}?refinements=3']
     arguments = ['--model', *models, '--points', '20000', '--compare', '--pairs', '5']
