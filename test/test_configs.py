@@ -15,7 +15,7 @@ from processes import ROOT, environment
 from training.config import load_config
 from training.learning.stereo_train_config import load_train_config
 from training.learning.train_config import TrainConfig
-from training.students import CAMERA_STUDENTS
+from training.students import CAMERA_STUDENTS, MONO_STUDENTS
 from zeroflow_ros.camera.pixel_cloud import FIELDS
 from zeroflow_ros.lidar.point_cloud import flow_cloud
 from zeroflow_ros.runtime.camera_offline import CAMERA_FLOW_TOPIC
@@ -44,7 +44,7 @@ def test_every_file_is_known_and_says_its_licence(path):
 def test_training_configuration_says_what_it_trains(path):
     config = load_train_config(path).for_pairs(100_800)
     assert config.student in path.read_text() and config.steps > 1000
-    if config.student in CAMERA_STUDENTS:
+    if config.student in CAMERA_STUDENTS | MONO_STUDENTS:
         assert config.batch % config.accumulate == 0
         return
     assert config.full.cells >= 256 and all(phase.batch % config.accumulate == 0 for phase in config.phases)
