@@ -50,8 +50,8 @@ class StereoNetworkFlow(ABC):
 
     It gives each pixel a value; with ego motion, that of the static scene where the network agrees with it. Those that
     leave the other image, and those as good as infinitely far away, are not marked as measured. Unknown ego motion is
-    fitted to the scene flow: the network is given that of the pair before, and runs again where the pair's own differs.
-    That of the first pair is searched with OpenCV's optical flow.
+    fitted to the network's disparity and, for networks that use ego motion, OpenCV's optical flow: the network is given
+    that of the pair before, and runs again where the pair's own differs.
     card: of the network. name: of the estimator. runs_on: library and processor.
     """
 
@@ -77,44 +77,46 @@ class StereoNetworkFlow(ABC):
         """Return the scene flow of every step-th pixel of every step-th row; see StereoEstimator."""
         camera, images = reference.camera, np.concatenate(self._images(reference, other))
         if other_T_reference is not None:
-            return self._run(images, camera, other_T_reference, step)
+            return self._flow(self._run(images, camera, other_T_reference), camera, other_T_reference, step)
         start, uses_motion = self._last_motion, self.card.uses_ego_motion
-        flow, motion = self._run(images, camera, start, step), None
-        if start is not None or not uses_motion:
-            motion = _fitted_motion(camera.every_nth(step), flow, start)
-        if motion is None and uses_motion:
-            motion = self._searched_motion(images, camera, flow, step)
-        self._last_motion = motion
+        values = self._run(images, camera, start)
+        self._last_motion = motion = self._motion(images, values, camera, start)
         if uses_motion and motion is None and start is not None:
-            flow = self._run(images, camera, None, step)
+            values = self._run(images, camera, None)
         elif uses_motion and motion is not None and (start is None or _differ(start, motion)):
-            flow = self._run(images, camera, motion, step)
-        return dataclasses.replace(flow, other_T_reference=motion)
+            values = self._run(images, camera, motion)
+        return self._flow(values, camera, motion, step)
 
-    def _searched_motion(
-        self, images: np.ndarray, camera: StereoCamera, flow: StereoFlow, step: int
+    def _motion(
+        self, images: np.ndarray, values: np.ndarray, camera: StereoCamera, start: np.ndarray | None
     ) -> np.ndarray | None:
-        """Return the ego motion (4, 4) that fits the disparity of the network and the flow of dense inverse search.
+        """Return the ego motion (4, 4) that most pixels agree with, None where there is none. start: tried first.
 
-        Without ego motion, the flow of a network that uses it may be too poor to fit one. None where nothing fits.
+        The flow of a network that was given an ego motion confirms that one, right or wrong. It is therefore fitted to
+        the flow of dense inverse search, with the network's disparity.
         """
-        cv2, network = load_opencv(), self.card.images
-        left, other_left = (cv2.cvtColor(images[k], cv2.COLOR_RGB2GRAY) for k in (0, 2))
-        if min(left.shape) < _SMALLEST_SEARCH:
+        network = self.card.images
+        if self.card.uses_ego_motion:
+            cv2 = load_opencv()
+            left, other_left = (cv2.cvtColor(images[k], cv2.COLOR_RGB2GRAY) for k in (0, 2))
+            if min(left.shape) < _SMALLEST_SEARCH:
+                return None
+            search = OpticalFlow()
+            forward, backward = search.forward(left, other_left), search.backward(left, other_left)
+            flow = np.moveaxis(network.of_camera(np.moveaxis(forward, 2, 0), camera), 0, 2)
+            is_consistent = network.of_camera(search.is_consistent(forward, backward), camera)
+            seen, measured = self._camera(camera), is_consistent & self._is_measured(values, camera)
+            disparity, other_disparity = values[0], None
+        else:
+            found, seen = self._flow(values, camera, None, 1), camera
+            disparity, other_disparity, flow = found.disparity, found.other_disparity, found.flow
+            measured = found.is_measured
+        try:
+            return estimate_camera_motion(
+                seen, disparity, flow, measured, other_disparity=other_disparity, start=start
+            ).other_T_reference
+        except EgoMotionError:
             return None
-        search = OpticalFlow()
-        forward, backward = search.forward(left, other_left), search.backward(left, other_left)
-        is_consistent = network.of_camera(search.is_consistent(forward, backward), camera)
-        planes = []
-        for part, size in zip(np.moveaxis(forward, 2, 0), network.pixel_size(camera), strict=True):
-            part = network.of_camera(np.ascontiguousarray(part) * np.float32(size / step), camera)
-            planes.append(network.to_camera(part, camera, step))
-        seen = dataclasses.replace(
-            flow,
-            flow=np.stack(planes, axis=2),
-            is_measured=flow.is_measured & network.to_camera(is_consistent, camera, step),
-        )
-        return _fitted_motion(camera.every_nth(step), seen, None, uses_other_disparity=False)
 
     def _images(self, *frames: StereoFrame) -> list[np.ndarray]:
         """Return the network's images of frames; those of the call before are kept: the node sends each frame twice."""
@@ -124,10 +126,8 @@ class StereoNetworkFlow(ABC):
             self._kept.append((frame, known[0] if known else self.card.images.images(frame)))
         return [images for _, images in self._kept]
 
-    def _run(
-        self, images: np.ndarray, camera: StereoCamera, other_T_reference: np.ndarray | None, step: int
-    ) -> StereoFlow:
-        """Return the scene flow of the network's images (4, height, width, 3) at every step-th pixel of the camera."""
+    def _run(self, images: np.ndarray, camera: StereoCamera, other_T_reference: np.ndarray | None) -> np.ndarray:
+        """Return the values (4 or 7, h, w) of the network's images (4, height, width, 3), without borders."""
         network, given = self.card.images, {'images': images}
         if self.card.uses_ego_motion:
             known = other_T_reference is not None
@@ -136,16 +136,33 @@ class StereoNetworkFlow(ABC):
         values = network.of_camera(self.infer(given)[0], camera)  # (4 or 7, h, w)
         if not np.isfinite(values).all():
             raise ModelError(f'The model {self.name} gave values that are not finite. Train or export it again.')
+        return values
+
+    def _camera(self, camera: StereoCamera) -> StereoCamera:
+        """Return the camera whose pixels are those of the network's values; infinity has the disparity 0."""
+        if self.card.resize == 'scale':
+            return self.card.images.camera(camera)
+        return dataclasses.replace(camera, right_cx=None)
+
+    def _is_measured(self, values: np.ndarray, camera: StereoCamera) -> np.ndarray:
+        """Return which pixels (h, w) stay in the other image and are at a known depth at both times."""
+        x, y = (np.float32(size) for size in self.card.images.pixel_size(camera))
+        columns, rows = (np.arange(values.shape[2]) + 0.5) * x - 0.5, (np.arange(values.shape[1]) + 0.5) * y - 0.5
+        column, row = columns.astype(np.float32) + values[2] * x, rows.astype(np.float32)[:, None] + values[3] * y
+        inside = (column >= 0) & (column <= camera.width - 1) & (row >= 0) & (row <= camera.height - 1)
+        return inside & (values[0] * x > _MIN_DISPARITY) & (values[1] * x > _MIN_DISPARITY)
+
+    def _flow(
+        self, values: np.ndarray, camera: StereoCamera, other_T_reference: np.ndarray | None, step: int
+    ) -> StereoFlow:
+        """Return the network's values as the scene flow of every step-th pixel of the camera."""
+        network, sigmas = self.card.images, self._sigmas(values)
         # All is computed at the network's pixels, which are fewer than the camera's.
-        sigmas = self._sigmas(values)
         if self.card.uses_ego_motion and other_T_reference is not None:
-            values = _with_static_scene(values[:4], sigmas, network.camera(camera), other_T_reference)
+            values = _with_static_scene(values[:4], sigmas, self._camera(camera), other_T_reference)
+        measured = self._is_measured(values, camera)
         x, y = (np.float32(size) for size in network.pixel_size(camera))
         disparity, other_disparity, u, v = values[:4] * np.array([x, x, x, y], np.float32)[:, None, None]
-        columns, rows = (np.arange(values.shape[2]) + 0.5) * x - 0.5, (np.arange(values.shape[1]) + 0.5) * y - 0.5
-        column, row = columns.astype(np.float32) + u, rows.astype(np.float32)[:, None] + v
-        measured = (column >= 0) & (column <= camera.width - 1) & (row >= 0) & (row <= camera.height - 1)
-        measured &= (disparity > _MIN_DISPARITY) & (other_disparity > _MIN_DISPARITY)
         far = np.float32(camera.disparity_at_infinity)
         sigmas = sigmas * np.array([x, x, max(x, y)], np.float32)[:, None, None]
         planes = [disparity + far, other_disparity + far, u, v, *sigmas]
@@ -208,19 +225,6 @@ def _with_static_scene(
     error += (other_disparity - static_disparity) ** 2 / (sigmas[0] ** 2 + sigmas[1] ** 2)
     is_static = error < _STATIC**2  # False where there is no static scene: behind the other camera
     return np.where(is_static, np.stack([disparity, static_disparity, *np.moveaxis(flow, 2, 0)]), values)
-
-
-def _fitted_motion(
-    camera: StereoCamera, flow: StereoFlow, start: np.ndarray | None, *, uses_other_disparity: bool = True
-) -> np.ndarray | None:
-    """Return the ego motion (4, 4) that most pixels agree with; None where there is none. start: tried first."""
-    other_disparity = flow.other_disparity if uses_other_disparity else None
-    try:
-        return estimate_camera_motion(
-            camera, flow.disparity, flow.flow, flow.is_measured, other_disparity=other_disparity, start=start
-        ).other_T_reference
-    except EgoMotionError:
-        return None
 
 
 def _differ(start: np.ndarray, motion: np.ndarray) -> bool:

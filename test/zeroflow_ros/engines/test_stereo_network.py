@@ -203,10 +203,20 @@ def test_the_first_ego_motion_is_searched_in_the_images(tmp_path, step):
     np.testing.assert_array_equal(estimator.given[1], pixel_motion(camera, found.other_T_reference))
 
 
+def test_the_ego_motion_of_the_pair_before_does_not_confirm_itself(tmp_path):
+    card = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True)).card
+    estimator = DepthOnly(dataclasses.replace(card, width=112, height=56))
+    estimator._last_motion = yaw_translation(0.0, 0.0, 0.0, -0.4)
+    found = estimator.estimate(stereo_corridor.frame(0), stereo_corridor.frame(1))
+    forward = stereo_corridor.EGO_SPEED * stereo_corridor.PERIOD_NS * 1e-9  # m
+    np.testing.assert_allclose(found.other_T_reference[:3, 3], [0, 0, -forward], atol=0.02)
+    assert len(estimator.given) == 2
+
+
 def test_the_network_runs_again_without_ego_motion_where_none_fits(tmp_path):
     estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True))
     runs, run = [], estimator._run
-    estimator._run = lambda images, camera, motion, step: runs.append(motion) or run(images, camera, motion, step)
+    estimator._run = lambda images, camera, motion: runs.append(motion) or run(images, camera, motion)
     estimator._last_motion = yaw_translation(0.0, 0.0, 0.0, -1.0)
     assert estimator.estimate(frame(1, 1), frame(1, 1)).other_T_reference is None
     assert len(runs) == 2 and runs[0] is not None and runs[1] is None and estimator._last_motion is None
