@@ -27,7 +27,7 @@ import numpy as np
 from zeroflow_ros.ego_motion.bag_motion import EGO_MOTION
 from zeroflow_ros.errors import ConfigError, ZeroFlowError
 from zeroflow_ros.runtime.command_line import stop_on_signals
-from zeroflow_ros.runtime.demo_source import CameraSource, Source, examine
+from zeroflow_ros.runtime.demo_source import BASE_FRAME, CameraSource, Source, examine
 from zeroflow_ros.runtime.health import SEEN
 from zeroflow_ros.runtime.run_summary import RunSummary, option_names
 from zeroflow_ros.runtime.subprocesses import ProcessGroup, ProgramError, StoppedError, resident_megabytes
@@ -235,7 +235,7 @@ def run(args, stop: threading.Event) -> None:
     deadline = time.monotonic() + (args.timeout or 600.0)
     with ProcessGroup(out / 'log', environment(args.domain_id), deadline, stop) as programs:
         bag = Path(args.bag) if args.bag else simulate(out, programs, seed=args.seed, sweeps=args.sweeps)
-        source = examine(bag, args.topic, args.ego_motion, args.fixed_frame, args.model)
+        source = examine(bag, args.topic, args.ego_motion, args.fixed_frame, args.model, args.base_frame)
         if source.note:
             print(f'Ego motion by {source.ego_motion}: {source.note}', file=sys.stderr)
         if not args.timeout:
@@ -275,6 +275,9 @@ def main(args: list[str] | None = None) -> int:
         '--fixed-frame', default='', help='frame fixed in the world, for tf; default: odom, map or world'
     )
     parser.add_argument('--sensor-height', type=float, help='height above the ground [m]; default: estimated')
+    parser.add_argument('--base-frame', default=BASE_FRAME,
+                        help="frame whose z is up and that /tf_static of the bag connects with the LiDAR; '': do not "
+                        'look; default: base_link')  # fmt: skip
     parser.add_argument('--base-T-lidar', type=float, nargs=7, metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                         help='pose of the LiDAR in a frame whose z is up; default: from /tf_static')  # fmt: skip
     parser.add_argument('--out', default='out', help='folder for the results; default: out')

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import argparse
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from zeroflow_ros.bags.bag import Bag, BagWriter
 from zeroflow_ros.demo import Source, _dropped, examine, make_report, make_summary
 from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.runtime.offline import FLOW_TOPIC
+from zeroflow_ros.transforms import yaw_translation
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 pytest.importorskip('matplotlib', reason='needs matplotlib')
@@ -236,3 +238,20 @@ def test_a_bag_with_only_tf_is_played_with_tf_where_the_node_can_read_it(tmp_pat
     source = examine(bag)
     assert (source.ego_motion, source.fixed_frame) == ('registration', '')
     assert 'The bag has ego motion on /tf, but tf2_ros is not installed.' in source.note
+
+
+def test_the_base_frame_of_a_mount_has_any_name(tmp_path):
+    mount = yaw_translation(np.pi, 0.5, 0, 1.8)
+    bag = tf_bag.write(tmp_path / 'tf', static=[('chassis', 'lidar', mount)], num_sweeps=2, odometry_clock=0.0)
+    options = argparse.Namespace(threads=1, base_T_lidar=None, sensor_height=None, model='')
+    pose = (0.5, 0, 1.8, 0, 0, 1, 0)
+    for base_frame, found, said in (
+        ('base_link', (), None),
+        ('', (), "base_frame:=''"),
+        ('chassis', pose, 'base_frame:=chassis'),
+    ):
+        source = examine(bag, base_frame=base_frame)
+        np.testing.assert_allclose(source.base_T_lidar, found, atol=1e-12)
+        arguments = source.node_arguments(options)
+        assert [word for word in arguments if word.startswith('base_frame')] == ([said] if said else [])
+        assert any(word.startswith('base_T_lidar:=[0.5') for word in arguments) == bool(found)

@@ -22,7 +22,7 @@ from zeroflow_ros.runtime.health import CLOUDS, InputKind
 from zeroflow_ros.transforms import to_quaternion
 from zeroflow_ros.views.recorded_flow import draw_busy_frame, draw_busy_sweep
 
-_BASE_FRAME = 'base_link'
+BASE_FRAME = 'base_link'
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Source:
 
     odometry_topic: '' for other sources. ego_motion, odometry_T_lidar, fixed_frame: as the node's parameters; the
     pose has 7 numbers, or is empty. num_sweeps: number of sweeps in the bag. seconds: duration of the bag.
-    note: why the ego motion is not from odometry; '' where it is. base_T_lidar: mount of the sensor by /tf_static, as
-    the node's parameter.
+    note: why the ego motion is not from odometry; '' where it is. base_T_lidar: mount of the sensor on base_frame by
+    /tf_static, as the node's parameters.
     module, flow_node, stages, kind, noun, draw: the program and its node, the stages of the report, its words, and the
     function that draws the result.
     """
@@ -53,6 +53,7 @@ class Source:
     fixed_frame: str = ''
     note: str = ''
     base_T_lidar: tuple = ()
+    base_frame: str = BASE_FRAME
 
     @property
     def played(self) -> tuple[str, ...]:
@@ -68,6 +69,8 @@ class Source:
             parameters['odometry_T_lidar'] = _as_parameter(self.odometry_T_lidar)
         if mount := args.base_T_lidar or self.base_T_lidar:
             parameters['base_T_lidar'] = _as_parameter(mount)
+        if self.base_frame != BASE_FRAME:
+            parameters['base_frame'] = self.base_frame or "''"
         if args.sensor_height is not None:
             parameters['sensor_height'] = float(args.sensor_height)
         if self.fixed_frame:
@@ -142,11 +145,12 @@ class CameraSource:
 
 
 def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: str = '',
-            model: str = '') -> Source | CameraSource:  # fmt: skip
+            model: str = '', base_frame: str = BASE_FRAME) -> Source | CameraSource:  # fmt: skip
     """Return the sensor, the ego motion and the size of a bag. 'auto' uses tf only where the node can read it.
 
     topic: of clouds or of (left) images; '': the clouds of the bag, or the stereo camera of a bag without clouds.
-    model: model file; one for one camera uses one of the bag.
+    model: model file; one for one camera uses one of the bag. base_frame: frame whose z is up, on which /tf_static says
+    how a LiDAR is mounted; '': do not look.
     Raises: DataError, EgoMotionError or ConfigError when it cannot be used.
     """
     with Bag(path) as bag:
@@ -164,10 +168,10 @@ def examine(path: Path, topic: str = '', ego_motion: str = 'auto', fixed_frame: 
             motion = BagMotion(bag, 'registration', **of_clouds)
             note += ' The bag has ego motion on /tf, but tf2_ros is not installed.'
         pose = _pose(motion.odometry_T_lidar) if motion.source == 'odometry' else ()
-        frames = _BASE_FRAME, of_clouds['frame_id']
-        mount = _pose(static_transforms(bag, *frames).lookup(*frames))
+        frames = base_frame.lstrip('/'), of_clouds['frame_id']
+        mount = _pose(static_transforms(bag, *frames).lookup(*frames)) if all(frames) else ()
         return Source(bag.path, topic, motion.topic, motion.source, pose, _count(bag, topic), bag.duration,
-                      motion.fixed_frame, note, mount)  # fmt: skip
+                      motion.fixed_frame, note, mount, frames[0])  # fmt: skip
 
 
 def _examine_camera(bag: Bag, topics: StereoTopics | MonoTopics, ego_motion: str, fixed_frame: str) -> CameraSource:
