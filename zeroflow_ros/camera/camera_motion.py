@@ -26,6 +26,9 @@ class CameraMotionConfig:
     motion near the start that is given is taken without a search. max_translation, max_rotation: largest motion that is
     plausible [m, rad]. given_share: smallest share of the pixels that must agree
     with an ego motion that is given, relative to those that agree with the motion that fits best.
+    rival_share: two motions are told apart only where the second has less than this share of the pixels of the first.
+    distinct: translations that differ by more are two motions [m]. max_jump: largest change of the translation from one
+    pair to the next that is plausible [m]; of pairs of 0.1 s.
     max_correction, max_turn: a given motion is refined by at most this [m, rad]. seed: of the random choice.
     """
 
@@ -41,16 +44,19 @@ class CameraMotionConfig:
     max_translation: float = 6.0
     max_rotation: float = 0.6
     given_share: float = 0.5
+    rival_share: float = 0.7
+    distinct: float = 0.15
+    max_jump: float = 0.15
     max_correction: float = 0.3
     max_turn: float = 0.02
     seed: int = 0
 
     def __post_init__(self):
         for name in ('num_pixels', 'min_pixels', 'num_hypotheses', 'sigmas', 'flow_sigma', 'disparity_sigma',
-                     'max_translation', 'max_rotation'):  # fmt: skip
+                     'max_translation', 'max_rotation', 'distinct', 'max_jump'):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} of the camera motion must be above 0, got {getattr(self, name)}.')
-        for name in ('min_share', 'sure_share', 'max_second', 'given_share'):
+        for name in ('min_share', 'sure_share', 'max_second', 'given_share', 'rival_share'):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f'{name} of the camera motion must be in (0, 1], got {getattr(self, name)}.')
 
@@ -157,25 +163,39 @@ def moved_pixels(
 
 def estimate_camera_motion(
     camera: StereoCamera, disparity: np.ndarray, flow: np.ndarray, valid: np.ndarray, *,
-    other_disparity: np.ndarray | None = None, start: np.ndarray | None = None,
+    other_disparity: np.ndarray | None = None, start: np.ndarray | None = None, dt: float = 0.1,
     config: CameraMotionConfig = CameraMotionConfig(),
 ) -> CameraMotion:  # fmt: skip
     """Return the ego motion that most pixels agree with.
 
-    disparity: (H, W), flow: (H, W, 2), other_disparity: (H, W) [px], of the size of `camera`. valid: (H, W) bool, where
-    disparity and flow are trusted. start: (4, 4), other_T_reference of a neighbouring pair; it is only tried first.
+    A flat wall and a mover before it may agree with one motion, too. Where two motions agree with many pixels, the one
+    that follows from the pair before is taken.
 
-    Raises: EgoMotionError when too few pixels are valid, fewer than `min_share` of them agree with one motion, about as
-    many agree with a second one, or the motion is implausible.
+    disparity: (H, W), flow: (H, W, 2), other_disparity: (H, W) [px], of the size of `camera`. valid: (H, W) bool, where
+    disparity and flow are trusted. start: (4, 4), other_T_reference that the pair before lets expect. dt: time between
+    the frames [s].
+
+    Raises: EgoMotionError when too few pixels are valid, fewer than `min_share` of them agree with one motion, many
+    agree with a second one and the pair before does not tell which is right, or the motion is implausible.
     """
     pixels = spread_pixels(disparity, flow, valid, other_disparity, config)
-    motion, share, covariance = np.eye(4), 0.0, np.zeros((6, 6))
+    longest = config.max_jump * max(dt / 0.1, 1) ** 2
+    motion, share, covariance = near = np.eye(4), 0.0, np.zeros((6, 6))
     if start is not None:
-        motion, covariance = refine_motion(camera, pixels, start, loose=10.0)
-        share = float(agreement(camera, pixels, motion, config.sigmas).mean())
+        motion, share, covariance = near = _near(camera, pixels, start, 10.0, config)
+        if _distance(motion, start) > longest:  # the expected motion may be one of two
+            near = _near(camera, pixels, start, 1.0, config)
+            if _distance(near[0], motion) > config.distinct and near[1] >= max(
+                config.min_share, config.rival_share * share
+            ):
+                motion, share, covariance = _follows((motion, share, covariance), near, start, longest)
     if share < config.sure_share:
         starts = [np.eye(4)] if start is None else [motion, np.eye(4)]
         motion, share, covariance = _search(camera, pixels, starts, config)
+        if near[1] >= max(config.min_share, config.rival_share * share) and (
+            _distance(near[0], motion) > config.distinct
+        ):
+            motion, share, covariance = _follows((motion, share, covariance), near, start, longest)
     if share < config.min_share:
         raise EgoMotionError(
             f'Ego motion from images needs one motion that at least {config.min_share:.0%} of the pixels agree with; '
@@ -195,6 +215,33 @@ def estimate_camera_motion(
             f'found {translation:.2f} m and {angle:.2f} rad. Check baseline, frame rate and the order of the images.'
         )
     return CameraMotion(motion, share, covariance)
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Return by how much the translations of two motions differ [m]."""
+    return float(np.linalg.norm(one[:3, 3] - other[:3, 3]))
+
+
+def _near(camera, pixels, start, loose: float, config: CameraMotionConfig) -> tuple:
+    """Return (motion, share, covariance) of the motion near another one that fits best."""
+    motion, covariance = refine_motion(camera, pixels, start, loose=loose)
+    return motion, float(agreement(camera, pixels, motion, config.sigmas).mean()), covariance
+
+
+def _follows(best: tuple, rival: tuple, start: np.ndarray, longest: float) -> tuple:
+    """Return which of two motions (motion, share, covariance) is at most `longest` [m] from that of the pair before.
+
+    Raises: EgoMotionError when none or both are.
+    """
+    following = [one for one in (best, rival) if _distance(one[0], start) <= longest]
+    if len(following) == 1:
+        return following[0]
+    moved = [f'with {np.linalg.norm(motion[:3, 3]):.2f} m {share:.0%}' for motion, share, _ in (best, rival)]
+    raise EgoMotionError(
+        f'Ego motion from images is not clear: {moved[0]} of the pixels agree, {moved[1]}; the pair before does not '
+        'tell which is right. Something that moves may be in front of a flat scene: use odometry or tf as the source '
+        'of ego motion.'
+    )
 
 
 def _search(camera, pixels, starts, config: CameraMotionConfig):

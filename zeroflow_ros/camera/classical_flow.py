@@ -8,6 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
+from zeroflow_ros import transforms
 from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.camera_motion import (
     CameraMotionConfig,
@@ -117,6 +118,7 @@ class ClassicalStereoFlow:
         self._flow = OpticalFlow(config.flow)
         self._views: tuple[_View, ...] = ()
         self._last_motion: np.ndarray | None = None
+        self._last_dt = 0.0
         self._threads = ThreadPoolExecutor(1, thread_name_prefix='stereo')
         self.stages_ms: dict[str, float] = {}
         compile_kernels()
@@ -152,7 +154,7 @@ class ClassicalStereoFlow:
         flow = flow_task.result()
         measured, other_disparity = self._timed('consistency', self._consistent, view, other_view, flow, backward)
         motion = self._timed(
-            'ego motion', self._motion, camera, view, flow, measured, other_disparity, other_T_reference
+            'ego motion', self._motion, camera, (view, other_view), flow, measured, other_disparity, other_T_reference
         )
         residual = self._timed(
             'residual', motion_residual, camera, view.disparity, flow, motion, other_disparity=other_disparity,
@@ -213,7 +215,9 @@ class ClassicalStereoFlow:
             measured[:] = False
         return measured, other_disparity
 
-    def _motion(self, camera, view, flow, measured, other_disparity, other_T_reference) -> np.ndarray:
+    def _motion(self, camera, views, flow, measured, other_disparity, other_T_reference) -> np.ndarray:
+        view = views[0]
+        dt = (views[1].frame.stamp_ns - view.frame.stamp_ns) * 1e-9
         if other_T_reference is not None:
             return check_camera_motion(
                 camera, view.disparity, flow, measured, other_T_reference,
@@ -222,13 +226,23 @@ class ClassicalStereoFlow:
         try:
             motion = estimate_camera_motion(
                 camera, view.disparity, flow, measured,
-                other_disparity=other_disparity, start=self._last_motion, config=self.config.motion,
+                other_disparity=other_disparity, start=self._expected_motion(dt), dt=abs(dt), config=self.config.motion,
             ).other_T_reference  # fmt: skip
         except EgoMotionError:
             self._last_motion = None
             raise
-        self._last_motion = motion
+        self._last_motion, self._last_dt = motion, dt
         return motion
+
+    def _expected_motion(self, dt: float) -> np.ndarray | None:
+        """Return the motion of the pair before, over the time of this one [s]; None where it is not known."""
+        if self._last_motion is None or dt == self._last_dt or self._last_dt == 0:
+            return self._last_motion
+        share = dt / self._last_dt
+        expected = np.eye(4)
+        expected[:3, :3] = transforms.rotation_matrix(share * transforms.rotation_vector(self._last_motion))
+        expected[:3, 3] = share * self._last_motion[:3, 3]
+        return expected
 
     def _pieces(self, camera, view, flow, measured, other_disparity, motion, residual) -> MovingPieces:
         # The road does not move; the shadows on it do.

@@ -6,6 +6,7 @@ from zeroflow_ros import transforms
 from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.camera_motion import (
     CameraMotionConfig,
+    _follows,
     check_camera_motion,
     estimate_camera_motion,
     moved_pixels,
@@ -193,3 +194,20 @@ def test_a_given_motion_that_is_not_finite_is_refused():
 def test_settings_that_cannot_be_are_refused(values):
     with pytest.raises(ConfigError, match=next(iter(values))):
         CameraMotionConfig(**values)
+
+
+@pytest.mark.parametrize(
+    'best, rival, chosen', [(0.4, 0.1, 0.1), (0.12, 0.5, 0.12), (0.4, 0.5, None), (0.15, 0.05, None)]
+)
+def test_of_two_motions_the_one_that_follows_from_the_pair_before_is_taken(best, rival, chosen):
+    def forward(metres):
+        motion = np.eye(4)
+        motion[2, 3] = metres
+        return motion
+
+    of_both = [(forward(metres), 0.9, None) for metres in (best, rival)]
+    if chosen is None:
+        with pytest.raises(EgoMotionError, match='not clear'):
+            _follows(*of_both, forward(0.1), 0.15)
+    else:
+        assert _follows(*of_both, forward(0.1), 0.15)[0][2, 3] == chosen

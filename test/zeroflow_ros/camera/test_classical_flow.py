@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stereo_corridor import EGO_SPEED
+from stereo_corridor import frame as corridor
 from textured_planes import (
     CAMERA,
     DT,
@@ -215,3 +217,11 @@ def test_images_that_are_too_small_are_refused():
 def test_a_scale_that_cannot_be_is_refused():
     with pytest.raises(ConfigError, match='scale'):
         ClassicalConfig(scale=2.0)
+
+
+def test_a_mover_before_a_flat_wall_is_not_taken_for_the_motion_of_the_camera():
+    """The wall and the mover agree with a motion aside, more pixels than the wall and what stands before it."""
+    estimator = ClassicalStereoFlow()
+    for number in (0, 7, 8, 9):
+        found = estimator.estimate(corridor(number + 1), corridor(number)).other_T_reference
+        np.testing.assert_allclose(found[:3, 3], [0, 0, 0.1 * EGO_SPEED], atol=0.04)  # m
