@@ -158,6 +158,7 @@ class FlowPipeline:
                     source, flow, level.level_T_sensor,
                     [EarlierSweep(points, level.level_T_sensor @ pose, times) for points, pose, times in earlier],
                     pair.dt, knows_ground=bool(np.isfinite(level.height)),
+                    ego_motion_removed=bool(self._flags & EGO_MOTION_REMOVED),
                 )  # fmt: skip
         with watch('finish'):
             velocity, flow_valid = self._to_velocity(flow, sign / pair.dt)

@@ -122,7 +122,7 @@ def test_each_refinement_finds_its_share_of_what_is_left(card, output_on, refine
 @pytest.mark.parametrize('moved, num_calls, found', [(0.0, 1, 0.0), (0.09, 1, 0.045), (0.11, 3, 0.09625)])
 def test_what_hardly_moves_is_not_refined(card, moved, num_calls, found):
     engine = HalfWay(card)
-    pipeline = FlowPipeline(engine, output_on='previous', sensor_height=1.0, refinements=2)
+    pipeline = FlowPipeline(engine, output_on='previous', sensor_height=1.0, refinements=2, fit_objects=False)
     estimate = pipeline.estimate(world_pair(moved=(moved, 0.0, 0.0)))
     np.testing.assert_allclose(estimate.velocity[3], [10 * found, 0, 0], atol=1e-3)  # m/s
     assert len(engine.calls) == num_calls

@@ -266,14 +266,44 @@ def nearest_point(points, starts, x, y, z, inv_cell, size, limit):
 
 
 @_compiled
-def fit_clusters(clusters, body, first, start, sweep, starts, points, intervals, grid, kernels, prior, stride,
+def surface_weights(points, first, used, cluster, radius, along, weights):
+    """Write the weights (Q, 3) of the offsets of used points (Q,); see `_surface_weights` of object_motion.py.
+
+    points: (K, 3), of all clusters, one after the other. first: (C + 1,), where each begins. cluster: (Q,), that of the
+    used points. radius [m]: of the points around one that show its surface. along: weight along a flat surface.
+    """
+    for k in range(len(used)):
+        own_x, own_y = points[used[k], 0], points[used[k], 1]
+        count, x, y, xx, xy, yy = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(first[cluster[k]], first[cluster[k] + 1]):
+            dx, dy = points[i, 0] - own_x, points[i, 1] - own_y
+            if dx * dx + dy * dy < radius * radius:
+                count, x, y, xx, xy, yy = count + 1, x + dx, y + dy, xx + dx * dx, xy + dx * dy, yy + dy * dy
+        weights[k, 0], weights[k, 1], weights[k, 2] = 1, 0, 1
+        if count < 4:
+            continue
+        x, y = x / count, y / count
+        xx, xy, yy = xx / count - x * x, xy / count - x * y, yy / count - y * y
+        middle, half = (xx + yy) / 2, math.sqrt((xx - yy) * (xx - yy) / 4 + xy * xy)
+        if middle + half < 1e-4 or half == 0:
+            continue
+        less = 1 - min(1.0, along + 2 * max(middle - half, 0.0) / (middle + half))
+        # The direction of the larger spread, (cos a, sin a): cos 2a and sin 2a follow from the spreads.
+        cosine, sine = (xx - yy) / (2 * half), xy / half
+        weights[k, 0] = 1 - less * (1 + cosine) / 2
+        weights[k, 1] = -less * sine / 2
+        weights[k, 2] = 1 - less * (1 - cosine) / 2
+
+
+@_compiled
+def fit_clusters(clusters, body, surface, first, start, sweep, starts, points, intervals, grid, kernels, prior, stride,
                  converged, motion, misfits):  # fmt: skip
     """Fit the translation of some clusters by iterative closest points; see `closest_point_motion`.
 
-    clusters: (low, high), those to fit. body: (Q, 3), of all clusters, one after the other. first: (C + 1,), where each
-    begins. start: (C, 3). points: (M, 3), of all earlier sweeps, one after the other. sweep: (S + 1,), where each
-    begins. starts: (S, cells + 1), see `nearest_point`. intervals: (S,). grid: (inv_cell, size, limit). stride: factor
-    of the steps. Outputs: motion (C, 3), misfits (C, 3).
+    clusters: (low, high), those to fit. body: (Q, 3), of all clusters, one after the other. surface: (Q, 3), weights
+    xx, xy, yy of the offsets. first: (C + 1,), where each begins. start: (C, 3). points: (M, 3), of all earlier sweeps,
+    one after the other. sweep: (S + 1,), where each begins. starts: (S, cells + 1), see `nearest_point`. intervals:
+    (S,). grid: (inv_cell, size, limit). stride: factor of the steps. Outputs: motion (C, 3), misfits (C, 3).
     """
     inv_cell, size, limit = grid
     for cluster in range(clusters[0], clusters[1]):
@@ -281,7 +311,8 @@ def fit_clusters(clusters, body, first, start, sweep, starts, points, intervals,
         held = prior * (high - low)
         x, y = start[cluster, 0], start[cluster, 1]
         for step in range(len(kernels)):
-            weight, pull_x, pull_y = held, held * (start[cluster, 0] - x), held * (start[cluster, 1] - y)
+            xx, xy, yy = held, 0.0, held
+            pull_x, pull_y = held * (start[cluster, 0] - x), held * (start[cluster, 1] - y)
             total = 0.0
             for k in range(len(intervals)):
                 cloud, times = points[sweep[k] : sweep[k + 1]], intervals[k]
@@ -292,12 +323,18 @@ def fit_clusters(clusters, body, first, start, sweep, starts, points, intervals,
                     if row >= 0:
                         ratio = away / kernels[step]
                         w = 1 / ((1 + ratio * ratio) * (1 + ratio * ratio))
-                        weight += w * times
-                        pull_x += w * (cloud[row, 0] - at_x)
-                        pull_y += w * (cloud[row, 1] - at_y)
+                        w_xx, w_xy, w_yy = w * surface[i, 0], w * surface[i, 1], w * surface[i, 2]
+                        xx, xy, yy = xx + w_xx * times, xy + w_xy * times, yy + w_yy * times
+                        off_x, off_y = cloud[row, 0] - at_x, cloud[row, 1] - at_y
+                        pull_x += w_xx * off_x + w_xy * off_y
+                        pull_y += w_xy * off_x + w_yy * off_y
             if step == 0:
                 misfits[cluster, 0] = total / (high - low)
-            step_x, step_y = np.float32(stride * pull_x / weight), np.float32(stride * pull_y / weight)
+            scale = stride / (xx * yy - xy * xy)
+            step_x, step_y = (
+                np.float32(scale * (yy * pull_x - xy * pull_y)),
+                np.float32(scale * (xx * pull_y - xy * pull_x)),
+            )
             x, y = x + step_x, y + step_y
             if max(abs(step_x), abs(step_y)) <= converged:
                 break

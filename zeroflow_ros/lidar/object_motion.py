@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give each cluster of moving points the one rigid motion with which it fits the sweeps before.
 
-A network says what moves and roughly how; the points say exactly how far. The motion of a cluster starts from the
-median of its flow and is refined against the earlier sweeps by iterative closest points. It is a translation along the
-ground: over 0.1 s, that of a turning car differs from it by centimetres.
+A network says what moves and roughly how; the points say exactly how far, and whether it moves at all. The motion of a
+cluster starts from the median of its flow and is refined against the earlier sweeps by iterative closest points. It is
+a translation along the ground: over 0.1 s, that of a turning car differs from it by centimetres. A cluster moves only
+if it fits the earlier sweeps clearly better in motion than at rest.
 """
 
 from collections.abc import Sequence
@@ -17,17 +18,26 @@ from zeroflow_ros.lidar.clusters import cluster_moving
 from zeroflow_ros.lidar.nearest_points import CELL, CELLS, NONE, NearestPoints, cell_of, cells_around
 from zeroflow_ros.lidar.numba_support import numba_kernels
 
-_MOVING, _PERHAPS = 0.05, 0.02  # m of flow: such points form clusters; those from the second on join one around them
+_MOVING, _PERHAPS = 0.3, 0.2  # m/s: such points form clusters; those from the second on join one around them
+_LONE = 2.0  # m/s: slower points in no cluster stand still, those near the ground from a distance of _LOW on
+_LOW = 15.0  # m: nearer than this, something lower than _CLEARANCE has several points
 _CLEARANCE = 0.25  # m above the lowest point around: lower points are in no cluster
 _LONGEST = 25.0  # m: lorries and trams are shorter; longer clusters are no objects
 _MOST_CLUSTERS = 100  # a busy street has 60; this bounds the time
 _MIN_POINTS, _USED_POINTS = 5, 40  # of a cluster: fewest, and most that are used
-_STRIDE = 1.5  # factor of each step of the fit: it approaches from one side
+_STRIDE = 1.8  # factor of each step of the fit: it approaches from one side
 _STEPS, _CONVERGED = 7, 0.001  # iterations at most; the last one moved every cluster less than this [m]
 _KERNEL, _LAST_KERNEL = 0.3, 0.1  # m: distance at which a correspondence has a quarter of its weight, first and last
-_PRIOR = 0.03  # weight of the network's flow, in points that agree with it, as a share of the points used
-_MOST_CHANGE, _CHANGE_SHARE = 0.5, 0.5  # m, share of the network's flow: largest change that is accepted
-_AT_REST = 0.9  # a cluster stands still if its mean distance at rest is at most this share of that in motion
+_ALONG = 0.05  # weight of an offset along the surface on which a point lies, as a share of that across it
+_SURFACE = 0.25  # m: points of a cluster nearer than this to a point show the surface on which it lies
+_PRIOR = 0.01  # weight of the network's flow, in points that agree with it, as a share of the points used
+_MOST_CHANGE, _CHANGE_SHARE = 5.0, 0.5  # m/s, share of the network's flow: largest change that is accepted
+# A cluster moves if its mean distance in motion is at most this share of that at rest: at 0 m/s, more per m/s, at most.
+# A slow motion is soon made up. A fast object may have come into view, so that neither fits well. The side of a long
+# one fits wherever it slides.
+_SHARE_OF_REST, _SHARE_PER_SPEED, _MOST_SHARE = 0.65, 0.1, 0.95
+_LONG = 3.0  # m: longer clusters get the largest share
+_TURNING_SHARE = 1.1  # the same share where ego motion is not removed, and walls slide along themselves
 _FOOTPRINT = 0.2  # m: cell of the area below a cluster
 _BESIDE = 1.0  # m: cell of the area around it in which the ground seems to move along
 _AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1))
@@ -50,26 +60,29 @@ class EarlierSweep:
 
 
 def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.ndarray,
-                      earlier: Sequence[EarlierSweep], dt: float, *, knows_ground: bool = True) -> int:  # fmt: skip
+                      earlier: Sequence[EarlierSweep], dt: float, *, knows_ground: bool = True,
+                      ego_motion_removed: bool = True) -> int:  # fmt: skip
     """Replace the flow of the points of each moving cluster by a rigid motion; return the number of clusters.
 
     points: (N, 3) float32 [m]. flow: (N, 3) float32 [m], towards the first of the earlier sweeps, in the axes of the
     points; changed in place. level_T_points: (4, 4), to a level frame. dt: seconds over which the flow is, positive.
-    knows_ground: whether z = 0 of the level frame is on the ground.
+    knows_ground: whether z = 0 of the level frame is on the ground. ego_motion_removed: whether the world stands still;
+    where it does not, it takes less for a cluster to move.
 
     Clusters are made of the points that move, but not of the lowest 0.25 m above the ground around them. Points below a
     cluster, and slow ones within it, move with it. Other low points beside it stand still: one cell of the network
-    holds a wheel and the road. A cluster that fits the earlier sweeps better at rest than in motion stands still. One
-    longer than 25 m is no object and keeps the flow of the network: without ego motion, the world turns.
+    holds a wheel and the road. A cluster that does not fit the earlier sweeps clearly better in motion than at rest
+    stands still, as do slow points of no cluster. A cluster longer than 25 m is no object and keeps the flow of the
+    network: without ego motion, the world turns.
     """
     squared = np.einsum('ij,ij->i', flow, flow)
     with np.errstate(invalid='ignore'):
-        rows = np.flatnonzero((squared > _PERHAPS**2) & np.isfinite(squared))
+        rows = np.flatnonzero((squared > (_PERHAPS * dt) ** 2) & np.isfinite(squared))
     places = transforms.apply(level_T_points, points[rows])
     cells = _ground_cells(places)
     inside = cells[:, 0] >= 0
     rows, places, cells = rows[inside], places[inside], cells[inside]
-    is_moving = squared[rows] > _MOVING**2
+    is_moving = squared[rows] > (_MOVING * dt) ** 2
     if not is_moving.any():
         return 0
     ground = _lowest_around(points, level_T_points, knows_ground)
@@ -80,10 +93,13 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     motion_of = transforms.apply(level_R_points, flow[rows])  # no `@`: BLAS threads wait for each other
     label = np.full(len(rows), NONE, np.int32)
     label[body] = cluster_moving(places[body], motion_of[body] / np.float32(dt), min_points=_MIN_POINTS)
+    if ego_motion_removed:
+        is_far = np.hypot(places[:, 0], places[:, 1]) > _LOW
+        flow[rows[(is_high | is_far) & (label < 0) & (squared[rows] < (_LONE * dt) ** 2)]] = 0
     _drop_clusters(places, label)
     if not (label >= 0).any():
         return 0
-    fitted = _fit(places, motion_of, label, earlier)
+    fitted = _fit(places, motion_of, label, earlier, dt, ego_motion_removed)
     nearest_label, is_beside = _footprints(places, label)
     joins = (label < 0) & (nearest_label >= 0) & (is_moving | is_high)
     label[joins] = nearest_label[joins]
@@ -113,7 +129,7 @@ def warm_up() -> None:
     """Fit a small cluster, so that compiling does not delay the first sweep in which something moves."""
     points = np.linspace([5, 5, 0], [5.5, 5.5, 1.5], 2 * _MIN_POINTS, dtype=np.float32)
     earlier = [EarlierSweep(points, np.eye(4), 1.0)]
-    fit_object_motion(points, np.full_like(points, 2 * _MOVING), np.eye(4), earlier, dt=0.1)
+    fit_object_motion(points, np.full_like(points, _MOVING), np.eye(4), earlier, dt=0.1)
 
 
 def _lowest_around(points: np.ndarray, level_T_points: np.ndarray, knows_ground: bool) -> np.ndarray:
@@ -147,8 +163,8 @@ def _ground_cells(points: np.ndarray) -> np.ndarray:
     return np.where(inside[:, None], cells, -1).astype(np.int64)
 
 
-def _fit(places, motion_of, label, earlier) -> np.ndarray:
-    """Return the motion of each cluster, (C, 3) float32 [m].
+def _fit(places, motion_of, label, earlier, dt, ego_motion_removed) -> np.ndarray:
+    """Return the motion of each cluster, (C, 3) float32 [m], 0 where it stands still.
 
     places: (K, 3), level. motion_of: (K, 3) [m], flow of the network. label: (K,), the cluster of each point.
     """
@@ -162,8 +178,9 @@ def _fit(places, motion_of, label, earlier) -> np.ndarray:
     body = body[np.argsort(label[body], kind='stable')]
     rank = np.arange(len(body)) - first[label[body]]
     share = np.minimum(1, _USED_POINTS / count)[label[body]]
-    body = body[np.floor((rank + 1) * share) > np.floor(rank * share)]  # evenly spread
-    cluster, body = label[body], places[body]
+    used = np.flatnonzero(np.floor((rank + 1) * share) > np.floor(rank * share))  # evenly spread
+    surface = _surface_weights(places[body], np.append(first, len(body)), used)
+    cluster, body = label[body[used]], places[body[used]]
     count = np.bincount(cluster)
 
     def prepare(sweep: EarlierSweep) -> tuple[NearestPoints, float]:
@@ -172,22 +189,55 @@ def _fit(places, motion_of, label, earlier) -> np.ndarray:
 
     others = [_THREAD.submit(prepare, sweep) for sweep in earlier[1:]]
     sweeps = [prepare(earlier[0]), *(other.result() for other in others)]
-    motion, (of_start, of_fit, at_rest) = closest_point_motion(body, count, start, sweeps)
+    motion, (of_start, of_fit, at_rest) = closest_point_motion(body, surface, count, start, sweeps)
     change = np.linalg.norm(motion - start, axis=1)
-    limit = np.maximum(_MOST_CHANGE, _CHANGE_SHARE * np.linalg.norm(start, axis=1))
+    limit = np.maximum(_MOST_CHANGE * dt, _CHANGE_SHARE * np.linalg.norm(start, axis=1))
     better = (of_fit < of_start) & (change < limit)
     motion = np.where(better[:, None], motion, start)
-    motion[at_rest <= _AT_REST * np.minimum(of_fit, of_start)] = 0
+    speed = np.linalg.norm(motion, axis=1) / dt
+    first = np.cumsum(count) - count
+    extent = np.maximum.reduceat(body[:, :2], first) - np.minimum.reduceat(body[:, :2], first)
+    share = np.where(extent.max(axis=1) > _LONG, _MOST_SHARE, _SHARE_OF_REST + _SHARE_PER_SPEED * speed)
+    share = np.minimum(share, _MOST_SHARE) if ego_motion_removed else _TURNING_SHARE
+    motion[np.where(better, of_fit, of_start) > share * at_rest] = 0
     return motion
 
 
-def closest_point_motion(body: np.ndarray, count: np.ndarray, start: np.ndarray,
+def _surface_weights(points: np.ndarray, first: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return a symmetric matrix for each used point, (Q, 3) float32: xx, xy, yy, with which to weight its offsets.
+
+    points: (K, 3) [m], of all clusters, one after the other. first: (C + 1,), where each begins. used: (Q,), rows.
+    Seen from above, the side of a car is a line. It says how far the car moves across it, and the closest points say
+    wrongly that nothing moves along it: with less weight there, the ends decide. The matrix is 1 for other shapes.
+    """
+    weights = np.empty((len(used), 3), np.float32)
+    cluster = np.searchsorted(first, used, side='right') - 1
+    if numba_kernels is not None:
+        numba_kernels.surface_weights(points, first, used, cluster, _SURFACE, _ALONG, weights)
+        return weights
+    for k, (row, mine) in enumerate(zip(used, cluster, strict=True)):
+        around = (points[first[mine] : first[mine + 1], :2] - points[row, :2]).astype(np.float64)
+        around = around[np.einsum('ij,ij->i', around, around) < _SURFACE**2]
+        weights[k] = 1, 0, 1
+        if len(around) < 4:
+            continue
+        spread, axes = np.linalg.eigh(np.cov(around.T, bias=True))  # the larger one is last
+        if spread[1] < 1e-4:
+            continue
+        less = 1 - min(1, _ALONG + 2 * max(spread[0], 0) / spread[1])
+        x, y = axes[:, 1]
+        weights[k] = 1 - less * x * x, -less * x * y, 1 - less * y * y
+    return weights
+
+
+def closest_point_motion(body: np.ndarray, surface: np.ndarray, count: np.ndarray, start: np.ndarray,
                          sweeps: Sequence[tuple[NearestPoints, float]]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return the translation of each cluster along the ground and its mean distances to the sweeps, (C, 3), (3, C) [m].
 
-    body: (Q, 3) float32 [m], the points of all clusters, one after the other. count: (C,), their numbers. start: (C, 3)
-    float32 [m]. sweeps: each with the number of intervals over which it is reached. The distances are at the start,
-    after the fit, and at rest, each summed over the sweeps.
+    body: (Q, 3) float32 [m], the points of all clusters, one after the other. surface: (Q, 3) float32, weights of their
+    offsets: xx, xy, yy. count: (C,), their numbers. start: (C, 3) float32 [m]. sweeps: each with the number of
+    intervals over which it is reached. The distances are at the start, after the fit, and at rest, each summed over the
+    sweeps.
     """
     kernels = np.geomspace(_KERNEL, _LAST_KERNEL, _STEPS)
     if numba_kernels is not None:
@@ -195,7 +245,7 @@ def closest_point_motion(body: np.ndarray, count: np.ndarray, start: np.ndarray,
         near = [sweep for sweep, _ in sweeps]
         first = np.concatenate([[0], np.cumsum(count)])
         arguments = (
-            body, first, start, np.cumsum([0, *(len(sweep.points) for sweep in near)]),
+            body, surface, first, start, np.cumsum([0, *(len(sweep.points) for sweep in near)]),
             np.stack([sweep.starts for sweep in near]), np.concatenate([sweep.points for sweep in near]),
             np.float32([intervals for _, intervals in sweeps]),
             (np.float32(1 / CELL), CELLS, np.float32(CELL)), kernels, _PRIOR, _STRIDE, _CONVERGED, motion, misfits,
@@ -209,19 +259,22 @@ def closest_point_motion(body: np.ndarray, count: np.ndarray, start: np.ndarray,
     motion, active = start.copy(), np.ones(num_clusters, bool)
     for kernel in kernels:
         some = active[cluster]
-        pull, weight = np.zeros((num_clusters, 2)), np.zeros(num_clusters)
+        pull, weight = np.zeros((num_clusters, 2)), np.zeros((num_clusters, 3))
         for near, intervals in sweeps:
             moved = body[some] + motion[cluster[some]] * np.float32(intervals)
             rows, distance = near.query(moved)
             found = rows != NONE
             mine, away = cluster[some][found], distance[found]
-            w = 1 / (1 + (away / kernel) ** 2) ** 2
-            weight += np.bincount(mine, w, num_clusters) * intervals
-            offset = near.points[rows[found]] - moved[found]
-            for axis in (0, 1):
-                pull[:, axis] += np.bincount(mine, w * offset[:, axis], num_clusters)
+            xx, xy, yy = surface[some][found].T / (1 + (away / kernel) ** 2) ** 2
+            for part, of_points in enumerate((xx, xy, yy)):
+                weight[:, part] += np.bincount(mine, of_points, num_clusters) * intervals
+            x, y, _ = (near.points[rows[found]] - moved[found]).T
+            for axis, of_points in enumerate((xx * x + xy * y, xy * x + yy * y)):
+                pull[:, axis] += np.bincount(mine, of_points, num_clusters)
         pull += (_PRIOR * count)[:, None] * (start - motion)[:, :2]
-        change = (_STRIDE * pull / (weight + _PRIOR * count)[:, None]).astype(np.float32)
+        xx, xy, yy = (weight + (_PRIOR * count)[:, None] * [1, 0, 1]).T
+        change = np.stack([yy * pull[:, 0] - xy * pull[:, 1], xx * pull[:, 1] - xy * pull[:, 0]], axis=1)
+        change = (_STRIDE * change / (xx * yy - xy * xy)[:, None]).astype(np.float32)
         change[~active] = 0
         motion[:, :2] += change
         active &= np.abs(change).max(axis=1) > _CONVERGED

@@ -120,13 +120,65 @@ def test_mirror_images_below_the_road_do_not_join_two_objects(rng):
     np.testing.assert_allclose(flow[rows], np.tile(MOTION, (len(rows), 1)), atol=0.03)
 
 
-def test_an_object_without_counterpart_keeps_the_flow_of_the_network(rng):
+@pytest.mark.parametrize('seen', ['the road', 'nothing'])
+def test_an_object_without_counterpart_is_not_confirmed_and_stands(rng, seen):
     points, flow, _, rows = scene(rng)
-    before = flow.copy()
-    gone = EarlierSweep(points[: rows[0]], IDENTITY, 1)
-    fit_object_motion(points, flow, IDENTITY, [gone], DT)
-    np.testing.assert_allclose(flow[rows].mean(0), before[rows].mean(0), atol=0.1)
-    assert (np.linalg.norm(flow[rows], axis=1) > 0.2).all()
+    before = points[: rows[0]] if seen == 'the road' else np.empty((0, 3), np.float32)
+    fit_object_motion(points, flow, IDENTITY, [EarlierSweep(before, IDENTITY, 1)], DT)
+    assert not flow[rows].any()
+
+
+def test_without_ego_motion_a_wall_that_slides_along_itself_keeps_the_flow_of_the_network(rng):
+    wall = np.column_stack([rng.uniform(3, 15, 3000), np.full(3000, 6.0), rng.uniform(0.5, 3, 3000)]).astype(np.float32)
+    other = np.column_stack([rng.uniform(3, 15, 3000), np.full(3000, 6.0), rng.uniform(0.5, 3, 3000)]).astype(
+        np.float32
+    )
+    points = np.concatenate([ground(rng), wall])
+    for removed, expected in ((True, 0.0), (False, -0.4)):
+        flow = np.zeros_like(points)
+        flow[-len(wall) :, 0] = -0.4
+        earlier = [EarlierSweep(np.concatenate([points[: -len(wall)], other]), IDENTITY, 1)]
+        fit_object_motion(points, flow, IDENTITY, earlier, DT, ego_motion_removed=removed)
+        np.testing.assert_allclose(np.median(flow[-len(wall) :, 0]), expected, atol=0.06)
+
+
+def test_slow_points_of_no_cluster_stand_and_fast_ones_keep_their_flow(rng):
+    points, flow, earlier, _ = scene(rng)
+    lone = np.float32([[-8, 8, 1.0], [-8, -8, 1.0]])
+    points, flow = np.concatenate([points, lone]), np.concatenate([flow, np.float32([[0.1, 0, 0], [0.4, 0, 0]])])
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    np.testing.assert_array_equal(flow[-2:], np.float32([[0, 0, 0], [0.4, 0, 0]]))
+
+
+@pytest.mark.parametrize('dt', [0.05, 0.1, 0.2])
+def test_which_points_form_clusters_depends_on_their_speed_not_on_the_rate(rng, dt):
+    """A person at 1 m/s, of whose speed the network says 0.4 m/s, or 0.1 m/s."""
+    motion = np.float32([1.0 * dt, 0, 0])
+    road, walker = ground(rng), person(rng, count=400)
+    points = np.concatenate([road, walker])
+    earlier = [EarlierSweep(np.concatenate([road, walker + k * motion]), IDENTITY, k) for k in (1, 2)]
+    for said, found in ((0.4, True), (0.1, False)):
+        flow = np.zeros_like(points)
+        flow[len(road) :] = said * motion
+        assert (fit_object_motion(points, flow, IDENTITY, earlier, dt) == 1) is found
+        if found:
+            np.testing.assert_allclose(np.median(flow[len(road) :], axis=0), motion, atol=0.01)
+
+
+def test_the_front_of_a_long_side_decides_how_far_it_moves(rng, arithmetic):
+    """The closest points of a side, 6 m long, say wrongly that it hardly moves along itself."""
+    x, z = (values.ravel() for values in np.meshgrid(np.arange(0, 6, 0.05), np.arange(0.4, 2.4, 0.2)))
+    y = np.arange(0, 2, 0.05)
+    side = np.column_stack([x + 4, np.full(len(x), 5.0), z])
+    front = np.column_stack([np.full(len(y), 4.0), y + 5, np.full(len(y), 1.0)])
+    lorry = np.concatenate([side, front]).astype(np.float32)
+    road = ground(rng)
+    points = np.concatenate([road, lorry])
+    flow = np.zeros_like(points)
+    flow[len(road) :, 0] = -0.35
+    earlier = [EarlierSweep(np.concatenate([road, lorry + np.float32([-0.52, 0, 0])]), IDENTITY, 1)]
+    fit_object_motion(points, flow, IDENTITY, earlier, DT)
+    np.testing.assert_allclose(flow[-1], [-0.52, 0, 0], atol=0.06)
 
 
 def test_rows_without_flow_stay_without(rng):
@@ -165,10 +217,3 @@ def test_a_sweep_in_which_nothing_moves_is_left_alone(rng):
     flow[:] = 0.001
     assert fit_object_motion(points, flow, IDENTITY, earlier, DT) == 0
     assert (flow == np.float32(0.001)).all()
-
-
-def test_an_empty_sweep_before_changes_nothing_much(rng):
-    points, flow, _, rows = scene(rng)
-    nothing = EarlierSweep(np.empty((0, 3), np.float32), IDENTITY, 1)
-    fit_object_motion(points, flow, IDENTITY, [nothing], DT)
-    np.testing.assert_allclose(flow[rows], np.tile(0.6 * MOTION, (len(rows), 1)), atol=0.03)
