@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from training.learning.mono_train_config import MonoTrainConfig
 from training.learning.stage_cache import Checksums, lock_work_folder, run_cached_stage, run_program
 from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.strategies import STRATEGIES, build_strategy, sweeps_per_sample
@@ -318,6 +319,11 @@ def _start_and_config(options: argparse.Namespace) -> tuple['StartModel | None',
 
 def _changed(config: TrainConfig | StereoTrainConfig, options: argparse.Namespace) -> TrainConfig | StereoTrainConfig:
     """Return the settings with those of the command line. Raises: ConfigError for some that do not go together."""
+    if isinstance(config, MonoTrainConfig):
+        raise ConfigError(
+            f'A {config.student} sees one camera. Run training.train and export.to_onnx one by one; '
+            'docs/mono_training.md has the commands.'
+        )
     is_stereo = isinstance(config, StereoTrainConfig)
     if is_stereo and config.student != 'stereo_lite':
         raise ConfigError(

@@ -13,6 +13,7 @@ pytest.importorskip('cv2', reason='camera images need OpenCV')
 from mono_world import DISPARITY, STEP, TINY, WIDTH, MonoWorld, frame  # noqa: E402
 from workspace import ROOT  # noqa: E402
 
+from training import distill  # noqa: E402
 from training import train as train_program  # noqa: E402
 from training.learning.checkpoint import load_checkpoint  # noqa: E402
 from training.learning.mono_samples import MonoSamples, collate_mono  # noqa: E402
@@ -164,3 +165,10 @@ def test_the_program_needs_data(tmp_path, capsys):
     arguments = ['--config', str(tmp_path / 'c.yaml'), '--out', str(tmp_path / 'out')]
     assert train_program.main(arguments) == 1
     assert 'give --dataset' in capsys.readouterr().err
+
+
+def test_distilling_says_what_to_run_instead(tmp_path, capsys):
+    config = ROOT / 'config' / 'train_mono_lite.yaml'
+    arguments = ['simulation:0-1', '--out', str(tmp_path / 'm.onnx'), '--work', str(tmp_path), '--config', str(config)]
+    assert distill.main(arguments) == 1
+    assert 'mono_training.md' in capsys.readouterr().err
