@@ -21,7 +21,6 @@ from zeroflow_ros.errors import DataError
 
 _DRIVE = re.compile(r'(?:\S*/)?(\d{4}_\d\d_\d\d)_drive_(\d{4})_(sync|extract)')
 _FRAME = re.compile(r'(?:/image_(\d\d)/data/|\s+)(\d{1,10})(?:\.(?:png|jpg))?(?:\s+([lr])\b)?(?:\s.*)?')
-_MOST_DT = 0.5  # s between the frames of a pair
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class KittiRawList:
         self.root, self.name = Path(root), f'kitti_raw {Path(path).stem}'
         named = read_list(path)
         self._check_drives(path, list(dict.fromkeys(drive for drive, _ in named)))
-        kept = KittiRawOptions(ego_motion=options.ego_motion, depth=options.depth, max_dt=_MOST_DT)
+        kept = KittiRawOptions(ego_motion=options.ego_motion, depth=options.depth)
         self._drives = {drive: KittiRawPairs(self._folder(drive), kept) for drive in dict.fromkeys(d for d, _ in named)}
         indices = {
             drive: {int(pairs.key(k).partition('_')[0]): k for k in range(len(pairs))}
