@@ -445,7 +445,7 @@ def all_parts() -> list[Part]:
 
     lite, full, xl, deflow = students
     return [
-        Part('machine', (), 60, machine),
+        Part('machine', (), 120, machine),
         Part('kernels compile', ('nvcc',), 60, compile_kernels),
         model(lite), model(full),
         Part('kernels on the GPU', with_kernels, 60, partial(kernels, [lite, full])),
