@@ -249,3 +249,8 @@ def test_a_changed_file_or_another_model_is_refused(tmp_path):
     (tmp_path / 'x.onnx').write_bytes(b'text')
     with pytest.raises(ModelError, match='cannot load'):
         NetworkStereoFlow(tmp_path / 'x.onnx')
+
+
+def test_the_largest_disparity_is_that_of_the_parameter():
+    pytest.importorskip('cv2', reason='needs OpenCV')
+    assert [open_stereo_estimator(max_disparity=px).config.matching.max_disparity for px in (0, 256)] == [128, 256]
