@@ -88,6 +88,14 @@ def test_latest_is_the_way_back(pair, folder):
     assert np.nanmedian(np.linalg.norm(sum_, axis=1)) < 0.15
 
 
+def test_the_images_before_a_pair_are_the_left_ones_of_its_drive():
+    second, first = (read(f'12{OPTIONS}&num_frames=3&at={at}') for at in (1, 0))
+    arrays = second._simulate(0)
+    [earlier] = second._pair(0, arrays).earlier(4)
+    np.testing.assert_array_equal(earlier, first._pair(0, arrays).reference.left)
+    assert first._pair(0, arrays).earlier(4) == []
+
+
 def test_keys_lengths_and_sensor():
     dataset = read('3-7')
     assert len(dataset) == 5 and dataset.key(4) == 'drive_000007_00' and sensor_of(dataset) == STEREO
