@@ -53,7 +53,7 @@ def test_checkpoints_with_and_without_prefix_and_beside_other_content_load(write
     student.load_state_dict(found, assign=True)
 
 
-def test_checkpoints_of_the_authors_are_recognised_and_their_errors_must_be_given_for_export(write, weights, capsys, tmp_path):
+def test_checkpoints_of_the_authors_are_recognised_and_export_needs_their_errors(write, weights, capsys, tmp_path):
     # As theirs, it holds values of NumPy beside the weights; no code of it runs.
     path = write(epoch=np.int64(62), optimizer={})
     checkpoint = load_checkpoint(path)
