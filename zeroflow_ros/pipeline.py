@@ -126,7 +126,7 @@ class FlowPipeline:
         source_R_network[:3, :3] = network_T_source[:3, :3].T
         turned = not np.array_equal(source_R_network, np.eye(4))
 
-        def infer(points: np.ndarray) -> np.ndarray:
+        def infer(points: np.ndarray, older: list) -> np.ndarray:
             flow = self.engine.infer(
                 points, target, watch, network_T_source=network_T_source, network_T_target=network_T_target, older=older
             )
@@ -135,7 +135,7 @@ class FlowPipeline:
                     flow = transforms.apply(source_R_network, flow)
             return flow
 
-        flow = infer(source)
+        flow = infer(source, older)
         for _ in range(self.refinements):
             with watch('prepare'):
                 moving = np.flatnonzero(np.einsum('ij,ij->i', flow, flow) > _MIN_REFINED_FLOW**2)
@@ -143,7 +143,7 @@ class FlowPipeline:
                     break
                 warped = source.copy()
                 warped[moving] += flow[moving]
-            residual = infer(warped)[moving]
+            residual = infer(warped, [])[moving]  # older sweeps show the motion that is taken out here
             with watch('finish'):
                 flow[moving] += np.where(
                     np.isfinite(residual), residual, np.float32(0)

@@ -55,7 +55,7 @@ class Parameters:
     build_only: bool = _parameter(False, 'With engine tensorrt: build the engine and exit.')
     refinements: int = _parameter(
         0, 'Extra inference passes with moving points warped by the flow so far, for models that take two sweeps: '
-        'the bundled one, which takes five, gets worse. Each pass takes as long as the first.', low=0, high=4
+        'the bundled one, which takes five, gains nothing. Each pass takes as long as the first.', low=0, high=4
     )  # fmt: skip
     fit_objects: bool = _parameter(
         True, 'Each cluster of moving points gets the one motion with which it fits the sweeps before; false: the flow '
