@@ -296,7 +296,7 @@ assert object_motion.fit_object_motion(
 )
 assert compilations() == before, (before, compilations())
 del before['transform_point'], before['nearest_point']  # are parts of others
-assert len(before) == 11 and all(before.values()), before
+assert len(before) == 14 and all(before.values()), before
 """
 
 

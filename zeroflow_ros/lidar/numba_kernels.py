@@ -363,3 +363,28 @@ def lowest_in_cells(points, matrix, inv_cell, size, margin, slope, lowest):
         if column >= 0 and column < size and row >= 0 and row < size and z < lowest[int(column), int(row)]:
             if z >= -margin - slope * (abs(x) + abs(y)):
                 lowest[int(column), int(row)] = z
+
+
+@_compiled
+def longer_than(flow, length, rows, squared):
+    """Write the finite rows of flow (N, 3) longer than a length, and their squares, in order; return their number."""
+    count = 0
+    for i in range(len(flow)):
+        x, y, z = flow[i, 0], flow[i, 1], flow[i, 2]
+        square = x * x + y * y + z * z
+        if square > length * length and square < np.inf:
+            rows[count], squared[count] = i, square
+            count += 1
+    return count
+
+
+@_compiled
+def owner_around(owner, cell, found):
+    """Write the owner of each cell (M, 2) or, where it has none (-1), of one next to it; owner (X, Y) has a border."""
+    for i in range(len(cell)):
+        x, y = cell[i, 0], cell[i, 1]
+        found[i] = owner[x, y]
+        for k in range(9):
+            if found[i] >= 0:
+                break
+            found[i] = owner[x + k // 3 - 1, y + k % 3 - 1]

@@ -25,6 +25,7 @@ _CLEARANCE = 0.25  # m above the lowest point around: lower points are in no clu
 _LONGEST = 25.0  # m: lorries and trams are shorter; longer clusters are no objects
 _MOST_CLUSTERS = 100  # a busy street has 60; this bounds the time
 _MIN_POINTS, _USED_POINTS = 5, 40  # of a cluster: fewest, and most that are used
+_APART = 1e6  # m: motions are shorter than half of it
 _STRIDE = 1.8  # factor of each step of the fit: it approaches from one side
 _STEPS, _CONVERGED = 7, 0.001  # iterations at most; the last one moved every cluster less than this [m]
 _KERNEL, _LAST_KERNEL = 0.3, 0.1  # m: distance at which a correspondence has a quarter of its weight, first and last
@@ -40,7 +41,7 @@ _LONG = 3.0  # m: longer clusters get the largest share
 _TURNING_SHARE = 1.1  # the same share where ego motion is not removed, and walls slide along themselves
 _FOOTPRINT = 0.2  # m: cell of the area below a cluster
 _BESIDE = 1.0  # m: cell of the area around it in which the ground seems to move along
-_AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1))
+_AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
 _GROUND_CELL, _GROUND_CELLS = 1.0, 256  # m, number: cells in which the lowest point is taken
 _THREAD = ThreadPoolExecutor(1, thread_name_prefix='objects')  # beside the calling one
 _BELOW, _SLOPE = 0.3, 0.06  # m, m per metre of distance: lower points are not ground
@@ -75,14 +76,12 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     stands still, as do slow points of no cluster. A cluster longer than 25 m is no object and keeps the flow of the
     network: without ego motion, the world turns.
     """
-    squared = np.einsum('ij,ij->i', flow, flow)
-    with np.errstate(invalid='ignore'):
-        rows = np.flatnonzero((squared > (_PERHAPS * dt) ** 2) & np.isfinite(squared))
+    rows, squared = _longer_than(flow, _PERHAPS * dt)
     places = transforms.apply(level_T_points, points[rows])
     cells = _ground_cells(places)
     inside = cells[:, 0] >= 0
-    rows, places, cells = rows[inside], places[inside], cells[inside]
-    is_moving = squared[rows] > (_MOVING * dt) ** 2
+    rows, squared, places, cells = rows[inside], squared[inside], places[inside], cells[inside]
+    is_moving = squared > (_MOVING * dt) ** 2
     if not is_moving.any():
         return 0
     ground = _lowest_around(points, level_T_points, knows_ground)
@@ -95,7 +94,7 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     label[body] = cluster_moving(places[body], motion_of[body] / np.float32(dt), min_points=_MIN_POINTS)
     if ego_motion_removed:
         is_far = np.hypot(places[:, 0], places[:, 1]) > _LOW
-        flow[rows[(is_high | is_far) & (label < 0) & (squared[rows] < (_LONE * dt) ** 2)]] = 0
+        flow[rows[(is_high | is_far) & (label < 0) & (squared < (_LONE * dt) ** 2)]] = 0
     _drop_clusters(places, label)
     if not (label >= 0).any():
         return 0
@@ -107,6 +106,18 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     flow[rows[mine]] = transforms.apply(level_R_points.T, fitted)[label[mine]]
     flow[rows[~mine & is_beside & ~is_high]] = 0
     return len(fitted)
+
+
+def _longer_than(flow: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the finite rows of flow (N, 3) that are longer than a length [m], (K,), and their squares, (K,)."""
+    if numba_kernels is not None:
+        rows, squared = np.empty(len(flow), np.int64), np.empty(len(flow), np.float32)
+        count = numba_kernels.longer_than(flow, np.float32(length), rows, squared)
+        return rows[:count], squared[:count]
+    squared = np.einsum('ij,ij->i', flow, flow)
+    with np.errstate(invalid='ignore'):
+        rows = np.flatnonzero((squared > length**2) & np.isfinite(squared))
+    return rows, squared[rows]
 
 
 def _drop_clusters(places: np.ndarray, label: np.ndarray) -> None:
@@ -170,11 +181,10 @@ def _fit(places, motion_of, label, earlier, dt, ego_motion_removed) -> np.ndarra
     """
     body = np.flatnonzero(label >= 0)
     count = np.bincount(label[body])
-    num_clusters, first = len(count), np.cumsum(count) - count
-    start = np.zeros((num_clusters, 3), np.float32)
-    for axis in (0, 1):
-        values = motion_of[body, axis]
-        start[:, axis] = values[np.lexsort((values, label[body]))[first + count // 2]]  # median
+    first, offsets = np.cumsum(count) - count, _APART * np.arange(len(count))
+    start = np.zeros((len(count), 3), np.float32)
+    for axis in (0, 1):  # the medians, by one sort
+        start[:, axis] = np.sort(offsets[label[body]] + motion_of[body, axis])[first + count // 2] - offsets
     body = body[np.argsort(label[body], kind='stable')]
     rank = np.arange(len(body)) - first[label[body]]
     share = np.minimum(1, _USED_POINTS / count)[label[body]]
@@ -184,7 +194,7 @@ def _fit(places, motion_of, label, earlier, dt, ego_motion_removed) -> np.ndarra
     count = np.bincount(cluster)
 
     def prepare(sweep: EarlierSweep) -> tuple[NearestPoints, float]:
-        reach = np.unique(cell_of(np.concatenate([body, body + start[cluster] * np.float32(sweep.intervals)])))
+        reach = cell_of(np.concatenate([body, body + start[cluster] * np.float32(sweep.intervals)]))
         return NearestPoints(sweep.points, cells_around(reach, 2), sweep.level_T_points), sweep.intervals
 
     others = [_THREAD.submit(prepare, sweep) for sweep in earlier[1:]]
@@ -298,16 +308,24 @@ def _footprints(places: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.n
     under, is_near = label.copy(), label >= 0
     owner, cell = _grid(places, _FOOTPRINT)
     owner[tuple(cell[inside].T)] = label[inside]
-    x, y = cell[others].T
+    under[others] = _owner_around(owner, cell[others])
+    owner, cell = _grid(places, _BESIDE)
+    owner[tuple(cell[inside].T)] = 0
+    is_near[others] = _owner_around(owner, cell[others]) != NONE
+    return under, is_near
+
+
+def _owner_around(owner: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Return the owner of each cell (M, 2) or, where it has none, of a cell next to it, (M,) int32."""
+    if numba_kernels is not None:
+        found = np.empty(len(cell), np.int32)
+        numba_kernels.owner_around(owner, cell, found)
+        return found
+    x, y = cell.T
     found = owner[x, y]
     for dx, dy in _AROUND:
-        found = np.where(found < 0, owner[x + dx, y + dy], found)
-    under[others] = found
-    has_cluster, cell = _grid(places, _BESIDE)
-    has_cluster[tuple(cell[inside].T)] = 0
-    x, y = cell[others].T
-    is_near[others] = np.any([has_cluster[x + dx, y + dy] != NONE for dx, dy in _AROUND], axis=0)
-    return under, is_near
+        found = np.where(found == NONE, owner[x + dx, y + dy], found)
+    return found
 
 
 def _grid(places: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
