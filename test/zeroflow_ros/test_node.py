@@ -176,7 +176,7 @@ def test_previous_sweep_carries_the_flow_when_asked():
             assert flow.width == 3000
             np.testing.assert_array_equal(column(flow, 'x'), sweeps[0][:, 0])
     once, refined = (
-        FlowPipeline(load_engine(), output_on='previous', refinements=count)
+        FlowPipeline(load_engine(), output_on='previous', refinements=count, ego_motion_removed=False)
         .estimate(SweepPair(*sweeps, np.eye(4), 0.1)).velocity[:, 0]
         for count in (0, 1)
     )  # fmt: skip

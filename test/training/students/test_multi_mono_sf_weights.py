@@ -64,8 +64,8 @@ def test_checkpoints_of_the_authors_are_recognised_and_export_needs_their_errors
     assert 'with --sigma-relative DEPTH MOTION' in capsys.readouterr().err
 
 
-def test_there_is_no_strategy_for_it():
-    with pytest.raises(ConfigError, match='multi_mono_sf takes images of one camera'):
+def test_strategies_of_sweeps_are_refused_for_it():
+    with pytest.raises(ConfigError, match='strategy should be one of mono_self_supervised'):
         build_strategy(TrainConfig(student='multi_mono_sf'))
 
 

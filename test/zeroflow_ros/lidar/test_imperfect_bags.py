@@ -133,8 +133,13 @@ def test_static_points_are_written_on_request_and_hold_all_else_byte_for_byte(tm
         near = np.linalg.norm(rows.view(np.float32)[:, :3], axis=1) < 3
         velocity = decode_velocity(flow)
         assert near.any() and np.isnan(velocity[near]).all()
-        kept = ~(np.linalg.norm(velocity, axis=1) >= 0.4) & ~near
-        assert 0.5 * NUM_POINTS < np.count_nonzero(kept) < NUM_POINTS - np.count_nonzero(near)
+        moving = np.linalg.norm(velocity, axis=1) >= 0.4
+        points = rows.view(np.float32)[:, :3]
+        beside = (np.linalg.norm(points[:, None] - points[moving], axis=2) < 0.9).any(axis=1)
+        left = {row.tobytes() for row in static.data.reshape(-1, 16)}
+        kept = np.array([row.tobytes() in left for row in rows])
+        assert kept[~beside & ~near].all() and not kept[moving | near].any()
+        assert 0.3 * NUM_POINTS < np.count_nonzero(kept) < NUM_POINTS - np.count_nonzero(near)
         assert static.data.tobytes() == rows[kept].tobytes() and static.is_dense == cloud.is_dense
         assert [field.name for field in static.fields] == ['x', 'y', 'z', 'intensity']
     assert main([str(path), '--offline', '--view-file', str(tmp_path / 'a.rrd'), '--static-points']) == 1
