@@ -3,8 +3,7 @@
 
 Drivers write -1 -1 -1, or move their cloud into the frame of the vehicle, which turns 0 0 0 into the position of the
 sensor; rounding leaves some of them millimetres away from it. Simulators clamp rays that hit nothing to the maximum
-range. Real returns do not repeat: of 1024 rows of
-quantised clouds at most two have the same coordinates.
+range. Real returns do not repeat: of 1024 rows of quantised clouds at most two have the same coordinates.
 """
 
 import numpy as np
