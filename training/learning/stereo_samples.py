@@ -2,14 +2,13 @@
 """Training samples of students for stereo cameras: augmented crops of stereo pairs, with the scene flow to learn."""
 
 import dataclasses
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.learning.shuffled_samples import ShuffledSamples
 from training.learning.stereo_sources import StereoExample, StereoSource
 from training.learning.stereo_train_config import StereoTrainConfig
 from training.learning.strategies.proxy import Proxy
@@ -51,14 +50,15 @@ def collate_stereo(samples: list[StereoSample]) -> StereoBatch:
     return StereoBatch(tuple(images.contiguous().unbind()), ego_motion, target.contiguous())
 
 
-class StereoSamples:
-    """Sample (step, i) depends only on the seed, step and i, so a resumed training sees the same samples.
+class StereoSamples(ShuffledSamples):
+    """Reads stereo pairs, and cuts, scales and colours crops of them.
 
     Raises: ConfigError when the student cannot take crops of the configured size.
     """
 
     def __init__(self, config: StereoTrainConfig, source: StereoSource, student: CameraStudent):
-        self.config, self.source, self.strategy = config, source, Proxy(config)
+        super().__init__(config, source)
+        self.strategy = Proxy(config)
         self._network = NetworkImages(config.width, config.height, student.resize)
         if config.crop_width % student.multiple or config.crop_height % student.multiple:
             raise ConfigError(
@@ -66,44 +66,18 @@ class StereoSamples:
                 f'{config.crop_width} x {config.crop_height}.'
             )
 
-    def batches(self, start: int, *, rank: int = 0, world: int = 1) -> Iterator[list[tuple[int, int]]]:
-        """Yield the sample numbers of one process endlessly: config.accumulate batches per step, starting at `start`.
-
-        Raises: ConfigError when the processes cannot share a batch evenly.
-        """
-        accumulate, batch = self.config.accumulate, self.config.batch
-        if batch % (world * accumulate):
-            raise ConfigError(
-                f'A batch of {batch} does not divide among {world} processes x accumulate {accumulate}; set batch to a '
-                f'multiple of {world * accumulate}.'
-            )
-        return self._batches(start, rank, batch // (world * accumulate))
-
-    def _batches(self, step: int, rank: int, size: int) -> Iterator[list[tuple[int, int]]]:
-        while True:
-            for part in range(rank * self.config.accumulate, (rank + 1) * self.config.accumulate):
-                yield [(step, i) for i in range(part * size, (part + 1) * size)]
-            step += 1
-
     def __getitem__(self, number: tuple[int, int]) -> StereoSample:
         """Return one sample; crops with hardly any label are drawn again.
 
         Raises: DataError when no crop is usable.
         """
-        rng = np.random.default_rng((self.config.seed, *number))
-        step, i = number
-        epoch, place = divmod(step * self.config.batch + i, len(self.source))
-        index = int(self._order(epoch)[place])
+        index, rng = self.draw(number)
         for _ in range(_TRIES):
             sample = self._sample(self.source[index], rng)
             if np.isfinite(sample.target).sum() >= _FEWEST_PIXELS:
                 return sample
             index = int(rng.integers(len(self.source)))
         raise DataError(f'{_TRIES} crops of {self.source.about["data"]} had fewer than {_FEWEST_PIXELS} labels.')
-
-    @lru_cache(maxsize=2)  # noqa: B019 - lives as long as the training
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.config.seed, epoch, 2)).permutation(len(self.source))
 
     def _sample(self, example: StereoExample, rng: np.random.Generator) -> StereoSample:
         config, pair = self.config, example.pair
