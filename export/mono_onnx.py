@@ -8,7 +8,7 @@ from pathlib import Path
 from export.model_file import write_model
 from export.onnx_graph import OPSET
 from zeroflow_ros.engines.mono_card import METADATA_KEY, MonoCard
-from zeroflow_ros.errors import ConfigError, ModelError
+from zeroflow_ros.errors import ModelError
 
 NUM_IMAGES = 3  # that a student sees at once; the middle one gets the flow
 STRIDES = (32, 16, 8, 4)  # of the features that are kept of the last two images
@@ -39,12 +39,7 @@ def export_mono_onnx(
     import torch
 
     student = checkpoint.build()
-    width, height = size or checkpoint.image_size(student)
-    if width < 1 or height < 1 or width % student.multiple or height % student.multiple:
-        raise ConfigError(
-            f'The images of a {student.name} have a width and a height that are multiples of {student.multiple} px, '
-            f'got {width} x {height}.'
-        )
+    width, height = checkpoint.image_size(student, size)
     sigma = sigma or checkpoint.provenance.get('sigma_relative')
     if not sigma:
         raise ModelError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from export.model_file import write_model
 from export.onnx_graph import OPSET, fold_batch_norms
 from zeroflow_ros.engines.stereo_card import METADATA_KEY, StereoCard
-from zeroflow_ros.errors import ConfigError, ModelError
+from zeroflow_ros.errors import ModelError
 
 
 def export_stereo_onnx(
@@ -31,12 +31,7 @@ def export_stereo_onnx(
     import torch
 
     student = checkpoint.build()
-    width, height = size or checkpoint.image_size(student)
-    if width < 1 or height < 1 or width % student.multiple or height % student.multiple:
-        raise ConfigError(
-            f'The images of a {student.name} have a width and a height that are multiples of {student.multiple} px, '
-            f'got {width} x {height}.'
-        )
+    width, height = checkpoint.image_size(student, size)
     sigma_px = sigma_px or checkpoint.provenance.get('sigma_px')
     if student.log_sigma:
         sigma_px = (0.0, 0.0, 0.0)

@@ -13,7 +13,7 @@ from training.students import CameraStudent, PillarStudent, build_student
 from training.students.dwarf_weights import load_variables
 from training.students.multi_mono_sf_weights import is_multi_mono_sf, is_self_mono_sf, weights_of
 from training.students.self_mono_sf import SelfMonoSf
-from zeroflow_ros.errors import ModelError
+from zeroflow_ros.errors import ConfigError, ModelError
 
 POLICIES = ('ground', 'z_origin', 'network_frame', 'direction', 'licence')
 
@@ -47,11 +47,20 @@ class Checkpoint:
         about = {'network_frame': 'source'} | self.provenance  # all our students'; old checkpoints lack it
         return {name: about[name] for name in POLICIES}
 
-    def image_size(self, student: CameraStudent) -> tuple[int, int]:
-        """Return width and height of the images of a student [px]: those of its training, else its own."""
+    def image_size(self, student: CameraStudent, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return width and height of the images of a student [px]: size, else those of its training, else its own.
+
+        Raises: ConfigError for a size that the student cannot take.
+        """
         config = self.provenance.get('config', {})
-        width, height = config.get('width'), config.get('height')
-        return (width, height) if width and height else student.default_size
+        of_training = config.get('width'), config.get('height')
+        width, height = size or (of_training if all(of_training) else student.default_size)
+        if width < 1 or height < 1 or width % student.multiple or height % student.multiple:
+            raise ConfigError(
+                f'The images of a {student.name} have a width and a height that are multiples of {student.multiple} '
+                f'px, got {width} x {height}.'
+            )
+        return width, height
 
     def build(self) -> PillarStudent | CameraStudent:
         """Return the student with the checkpoint's weights, in eval mode.
