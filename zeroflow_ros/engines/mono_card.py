@@ -9,13 +9,12 @@ import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zeroflow_ros.engines.camera_card import MAX_SIZE, REMEDY, read_fields
 from zeroflow_ros.engines.model_card import NO_CHECKSUM
 from zeroflow_ros.errors import ModelError
 
 METADATA_KEY = 'zeroflow_ros.mono_card'
 SCHEMA = 1
-REMEDY = "Write a model file with 'python3 -m export.to_onnx CHECKPOINT --out MODEL.onnx'."
-MAX_SIZE = 8192  # px, of either side of the images: they set the memory use
 MAX_STATES, MAX_STATE_VALUES = 64, 2**28
 RESIZES = ('scale', 'corners')
 SPLATS = ('none', 'published', 'corrected')
@@ -120,21 +119,7 @@ class MonoCard:
 
         Raises: ModelError that names missing or unknown fields, or fields of the wrong type.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f'The mono card is not JSON: {error}. {REMEDY}') from error
-        if not isinstance(values, dict):
-            raise ModelError(f'The mono card should be a JSON object, got {type(values).__name__}. {REMEDY}')
-        known = {f.name for f in dataclasses.fields(MonoCard)}
-        missing, unknown = sorted(known - set(values)), [name[:40] for name in sorted(set(values) - known)[:5]]
-        if missing or unknown:
-            raise ModelError(f'The mono card lacks {missing} and has the unknown fields {unknown}. {REMEDY}')
-        for name, kind in _TYPES.items():
-            if type(values[name]) is not kind:
-                raise ModelError(
-                    f'The mono card has {name} {reprlib.repr(values[name])}, expected a {kind.__name__}. {REMEDY}'
-                )
+        values = read_fields(text, MonoCard, _TYPES, 'mono card')
         try:
             json.dumps(values, ensure_ascii=False).encode()  # a lone surrogate would break logs and diagnostics
             depth, motion = (float(sigma) for sigma in values['sigma'])

@@ -11,8 +11,9 @@ from zeroflow_ros.camera.mono import MonoFrame, NoFlowError
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFlow
 from zeroflow_ros.camera.stereo_pairing import FrameDrop
+from zeroflow_ros.engines.camera_card import REMEDY
 from zeroflow_ros.engines.model_card import verify_checksum
-from zeroflow_ros.engines.mono_card import METADATA_KEY, REMEDY, MonoCard
+from zeroflow_ros.engines.mono_card import METADATA_KEY, MonoCard
 from zeroflow_ros.engines.onnxruntime_engine import open_session
 from zeroflow_ros.errors import EgoMotionError, ModelError
 

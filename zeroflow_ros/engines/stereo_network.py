@@ -13,9 +13,10 @@ from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.optical_flow import OpticalFlow
 from zeroflow_ros.camera.static_scene import UNKNOWN_MOTION, pixel_motion
 from zeroflow_ros.camera.stereo import StereoCamera, StereoEstimator, StereoFlow, StereoFrame
+from zeroflow_ros.engines.camera_card import REMEDY
 from zeroflow_ros.engines.model_card import verify_checksum
 from zeroflow_ros.engines.onnxruntime_engine import open_session
-from zeroflow_ros.engines.stereo_card import METADATA_KEY, REMEDY, StereoCard
+from zeroflow_ros.engines.stereo_card import METADATA_KEY, StereoCard
 from zeroflow_ros.errors import EgoMotionError, ModelError
 from zeroflow_ros.transforms import invert, rotation_vector
 
