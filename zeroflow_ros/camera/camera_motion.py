@@ -283,7 +283,9 @@ def check_camera_motion(
     near = near and np.linalg.norm(transforms.rotation_vector(difference)) < config.max_turn
     candidate = refined if near else unchecked.other_T_reference
     share = agreement(camera, pixels, candidate, config.sigmas).mean()
-    best, best_share, _ = _search(camera, pixels, [candidate, np.eye(4)], config)
+    best, best_share = candidate, share
+    if share < config.given_share:  # else no other motion can have so many more
+        best, best_share, _ = _search(camera, pixels, [candidate, np.eye(4)], config)
     if best_share >= config.min_share and share < config.given_share * best_share:
         moved, given = np.linalg.norm(best[:3, 3]), np.linalg.norm(other_T_reference[:3, 3])
         raise EgoMotionError(

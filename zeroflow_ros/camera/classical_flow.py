@@ -203,7 +203,8 @@ class ClassicalStereoFlow:
             view.road = self._timed('road', fit_road, disparity, start=start)
             if view.road is not None:
                 view.above_road, below = without_road(disparity, view.road)
-                disparity[below] = view.above_road[below] = np.nan
+                np.copyto(disparity, np.float32(np.nan), where=below)
+                np.copyto(view.above_road, np.float32(np.nan), where=below)
         view.disparity = disparity
 
     def _consistent(self, view, other_view, flow, backward) -> tuple[np.ndarray, np.ndarray]:
@@ -211,7 +212,7 @@ class ClassicalStereoFlow:
         measured, other_disparity = self._flow.check(flow, backward, other_view.disparity)
         measured &= np.isfinite(view.disparity)
         # From and to a black image, the flow is 0 both ways. Such an image has no disparity.
-        if np.isfinite(other_disparity[measured]).sum() < _MIN_BOTH * measured.sum():
+        if np.count_nonzero(measured & np.isfinite(other_disparity)) < _MIN_BOTH * np.count_nonzero(measured):
             measured[:] = False
         return measured, other_disparity
 

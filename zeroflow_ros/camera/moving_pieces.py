@@ -186,9 +186,7 @@ def _fit_pieces(camera, labels, chosen, disparity, flow, measured, other_dispari
     chosen = [label for label in chosen if counts[label] >= config.min_pixels // 2]
     if not chosen:
         return []
-    picks = np.stack(
-        [places[np.linspace(ends[k] - counts[k], ends[k] - 1, _FIT_PIXELS).astype(np.int64)] for k in chosen]
-    )
+    picks = places[np.linspace(ends[chosen] - counts[chosen], ends[chosen] - 1, _FIT_PIXELS, axis=1).astype(np.int64)]
     pixels = MatchedPixels.at(
         picks // width, picks % width, disparity, flow, other_disparity,
         flow_sigma=config.flow_sigma, disparity_sigma=config.disparity_sigma,

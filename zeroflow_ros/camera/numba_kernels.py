@@ -127,8 +127,76 @@ def normal_equations(values, has_other, camera, motions, width, normal, gradient
                 for a in range(6):
                     weighted = weight * rows[m, a]
                     gradient[k, a] += weighted * residual[m]
-                    for b in range(6):
+                    for b in range(a + 1):
                         normal[k, a, b] += weighted * rows[m, b]
+        for a in range(6):
+            for b in range(a):
+                normal[k, b, a] = normal[k, a, b]
+
+
+@_compiled
+def refine_motions(values, has_other, camera, motions, loose, steps, prior, normal):
+    """Move motions (K, 4, 4) by robust Gauss-Newton steps to what fits best; see `refine_motions` of rigid_fit.
+
+    values, has_other, camera: as of `normal_equations`. prior: (6,), inverse variances of rotation and translation.
+    normal: (K, 6, 6), written: that of the last step.
+    """
+    num = len(motions)
+    gradient, turned, change = np.empty((num, 6)), np.zeros((num, 6)), np.empty(6)
+    for step in range(steps):
+        width = max(1.0, loose * 0.45**step)
+        normal[:], gradient[:] = 0, 0
+        normal_equations(values, has_other, camera, motions, width, normal, gradient)
+        largest = 0.0
+        for k in range(num):
+            for a in range(6):
+                normal[k, a, a] += prior[a] + 1e-6
+                change[a] = -(gradient[k, a] + prior[a] * turned[k, a])
+            _solve_symmetric(normal[k].copy(), change)
+            _move(motions[k], change)
+            for a in range(6):
+                turned[k, a] += change[a]
+                largest = max(largest, abs(change[a]))
+        if step >= 2 and width == 1.0 and largest < 1e-4:
+            break
+
+
+@_compiled
+def _solve_symmetric(matrix, values):
+    """Solve matrix (N, N) x = values (N,) of a positive definite matrix; writes x to values and overwrites both."""
+    num = len(values)
+    for a in range(num):  # matrix = L D L^T: L below the diagonal, D on it
+        for b in range(a):
+            part = matrix[a, b]
+            for c in range(b):
+                part -= matrix[a, c] * matrix[b, c] * matrix[c, c]
+            matrix[a, b] = part / matrix[b, b]
+        for c in range(a):
+            matrix[a, a] -= matrix[a, c] * matrix[a, c] * matrix[c, c]
+        for c in range(a):
+            values[a] -= matrix[a, c] * values[c]
+    for a in range(num - 1, -1, -1):
+        values[a] /= matrix[a, a]
+        for c in range(a + 1, num):
+            values[a] -= matrix[c, a] * values[c]
+
+
+@_compiled
+def _move(motion, change):
+    """Turn motion (4, 4) about change[:3] by its length [rad] (Rodrigues) and shift it by change[3:], in place."""
+    x, y, z = change[0], change[1], change[2]
+    angle = np.sqrt(x * x + y * y + z * z)
+    by_cross = np.sin(angle) / angle if angle > 1e-12 else 1.0
+    half = np.sin(angle / 2) / (angle / 2) if angle > 1e-12 else 1.0
+    by_square = 0.5 * half * half
+    for column in range(3):
+        p, q, r = motion[0, column], motion[1, column], motion[2, column]
+        cx, cy, cz = y * r - z * q, z * p - x * r, x * q - y * p
+        motion[0, column] = p + by_cross * cx + by_square * (y * cz - z * cy)
+        motion[1, column] = q + by_cross * cy + by_square * (z * cx - x * cz)
+        motion[2, column] = r + by_cross * cz + by_square * (x * cy - y * cx)
+    for row in range(3):
+        motion[row, 3] += change[3 + row]
 
 
 @_compiled

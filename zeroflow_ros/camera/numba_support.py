@@ -27,6 +27,9 @@ def compile_kernels() -> None:
     numba_kernels.normal_equations(
         np.ones((8, 1, 1)), True, np.ones(6), np.eye(4)[None], 1.0, np.zeros((1, 6, 6)), np.zeros((1, 6))
     )
+    numba_kernels.refine_motions(
+        np.ones((8, 1, 1)), True, np.ones(6), np.eye(4)[None], 1.0, 1, np.ones(6), np.zeros((1, 6, 6))
+    )  # fmt: skip
     numba_kernels.pixel_velocity(
         image, image, flow, image, image, image, image, mask, mask, np.ones(6, np.float32), square, line, one,
         vectors.copy(), vectors.copy(), image.copy(),

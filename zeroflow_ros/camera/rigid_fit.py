@@ -111,11 +111,24 @@ def refine_motions(
     motions = np.array(starts, np.float64)
     prior = np.zeros(6)
     prior[:3] = 0 if rotation_sigma is None else 1 / rotation_sigma**2
-    turned = np.zeros((len(motions), 6))
     values = _kernel_values(pixels)
+    if values is not None:
+        normal = np.empty((len(motions), 6, 6))
+        numba_support.numba_kernels.refine_motions(
+            values,
+            pixels.other_disparity is not None,
+            _kernel_camera(camera),
+            motions,
+            float(loose),
+            steps,
+            prior,
+            normal,
+        )
+        return motions, np.linalg.inv(normal)
+    turned = np.zeros((len(motions), 6))
     for step in range(steps):
         width = max(1.0, loose * 0.45**step)
-        normal, gradient = _normal_equations(camera, pixels, motions, width, values)
+        normal, gradient = _normal_equations(camera, pixels, motions, width, None)
         normal += np.diag(prior + 1e-6)
         change = -np.linalg.solve(normal, (gradient + prior * turned)[..., None])[..., 0]
         turned += change
@@ -166,12 +179,18 @@ def _normal_equations(camera, pixels, motions, width, values):
         weighted = (J * np.repeat(weight, jacobian.shape[2], axis=1)[..., None]).transpose(0, 2, 1)
         return weighted @ J, (weighted @ np.nan_to_num(residual).reshape(len(J), count, 1))[..., 0]
     has_other = pixels.other_disparity is not None
-    numbers = (camera.fx, camera.fy, camera.cx, camera.cy, camera.disparity_at_infinity, camera.fx * camera.baseline)
     normal, gradient = np.zeros((len(motions), 6, 6)), np.zeros((len(motions), 6))
     numba_support.numba_kernels.normal_equations(
-        values, has_other, np.array(numbers), np.ascontiguousarray(motions), float(width), normal, gradient
+        values, has_other, _kernel_camera(camera), np.ascontiguousarray(motions), float(width), normal, gradient
     )
     return normal, gradient
+
+
+def _kernel_camera(camera: StereoCamera) -> np.ndarray:
+    """Return fx, fy, cx, cy, the disparity at infinity and fx * baseline, (6,) float64."""
+    return np.array(
+        [camera.fx, camera.fy, camera.cx, camera.cy, camera.disparity_at_infinity, camera.fx * camera.baseline]
+    )
 
 
 def _moved(motions, change):

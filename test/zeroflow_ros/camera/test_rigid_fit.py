@@ -71,6 +71,23 @@ def test_the_kernel_gives_the_normal_equations_of_numpy(width, with_other, has_o
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.parametrize('rotation_sigma', [None, 0.03])
+def test_the_kernel_refines_motions_as_numpy_does(rotation_sigma, monkeypatch):
+    if numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
+    sets = [pixels_of(TRUE, 60, seed=seed, noise=0.5) for seed in range(3)]
+    fields = ('u', 'v', 'disparity', 'flow_u', 'flow_v', 'other_disparity')
+    pixels = MatchedPixels(*(np.stack([getattr(one, name) for one in sets]) for name in fields))
+    starts = np.stack([motion((0.02, 0.03, -0.08), (0.1, 0.1 * k, -0.4)) for k in range(3)])
+    options = {'loose': 3.0, 'rotation_sigma': rotation_sigma}
+    motions, covariances = refine_motions(CAMERA, pixels, starts, **options)
+    monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    plain = refine_motions(CAMERA, pixels, starts, **options)
+    np.testing.assert_allclose(motions, plain[0], atol=1e-9)
+    np.testing.assert_allclose(covariances, plain[1], rtol=1e-6)
+    assert np.abs(motions - TRUE).max() < 0.05
+
+
 @pytest.mark.parametrize('has_kernels', [True, False], ids=['numba', 'numpy'])
 def test_a_motion_is_refined_among_outliers(has_kernels, monkeypatch):
     if not has_kernels:
