@@ -20,16 +20,22 @@ class ClipStore:
     """Clips by seed in a folder: `window(seed, ...)` simulates the clip unless its file is intact.
 
     folder: folder of the clips. num_sweeps: sweeps per clip. alongside: clips with a large vehicle beside the ego
-    vehicle, see `simulate_clip`.
+    vehicle. rate_hz: sweeps per second, 0 for those of the LiDAR of the seed; see `simulate_clip` for both.
     """
 
     folder: Path
     num_sweeps: int = 6
     alongside: bool = False
+    rate_hz: float = 0
+
+    @property
+    def kind(self) -> str:
+        """Return what the names of the files begin with."""
+        return ('alongside' if self.alongside else 'clip') + (f'{self.rate_hz:g}hz' if self.rate_hz else '')
 
     def ensure(self, seed: int) -> Path:
         """Return the file of a clip; simulate it if it is missing."""
-        path = Path(self.folder) / f'{"alongside" if self.alongside else "clip"}_{seed:06d}_{self.num_sweeps}.npz'
+        path = Path(self.folder) / f'{self.kind}_{seed:06d}_{self.num_sweeps}.npz'
         if not path.is_file():
             self._simulate(seed, path)
         return path
@@ -52,7 +58,7 @@ class ClipStore:
     def _simulate(self, seed: int, path: Path) -> None:
         from training.simulation.clips import simulate_clip  # the ray caster is needed only here
 
-        clip = simulate_clip(seed, num_sweeps=self.num_sweeps, alongside=self.alongside)
+        clip = simulate_clip(seed, num_sweeps=self.num_sweeps, alongside=self.alongside, rate_hz=self.rate_hz)
         arrays = {
             'stamp_ns': np.array([sweep.stamp_ns for sweep in clip.sweeps]),
             'odom_T_lidar': np.stack([sweep.odom_T_lidar for sweep in clip.sweeps]),

@@ -2,7 +2,7 @@
 """Pairs of simulated clips; flow, class and ground are known for every point."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,19 @@ class SimulatedPairs:
             raise DataError(f'Seeds of simulated clips go from FIRST to LAST, 0 <= FIRST <= LAST, got {first}-{last}.')
         self.seeds, self.store, self._at = range(first, last + 1), store, at
         self.name = f'simulation_{first}-{last}'
+
+    def at_rate(self, rate_hz: float) -> 'SimulatedPairs':
+        """Return pairs of as many clips of other streets with rate_hz sweeps per second, in the same folder.
+
+        Raises: DataError without a folder.
+        """
+        if self.store is None:
+            raise DataError(
+                f'{self.name} cannot give {rate_hz:g} sweeps per second without a folder for the clips. '
+                f'Use simulation:{self.seeds[0]}-{self.seeds[-1]}@FOLDER.'
+            )
+        store = replace(self.store, rate_hz=rate_hz)
+        return SimulatedPairs(self.seeds[0], self.seeds[-1], store, self._at)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -90,12 +103,14 @@ class SimulationOptions:
     """Options.
 
     num_sweeps: sweeps per clip in the folder; 0: the only length there, 2 if the folder is empty. at: number of the
-    older sweep of the pair, from 0. alongside: 1 for clips with a large vehicle beside the ego vehicle.
+    older sweep of the pair, from 0. alongside: 1 for clips with a large vehicle beside the ego vehicle. rate: sweeps
+    per second; 0 for those of the LiDAR of each seed.
     """
 
     num_sweeps: int = 0
     at: int = 0
     alongside: int = 0
+    rate: float = 0
 
 
 def open_pairs(text: str) -> SimulatedPairs:
@@ -113,20 +128,25 @@ def open_pairs(text: str) -> SimulatedPairs:
     first, last = int(match[1]), int(match[2] or match[1])
     if options.num_sweeps and (options.num_sweeps < 2 or not folder):
         raise DataError(f'num_sweeps is of the clips in a folder, 2 or more, got {options.num_sweeps} for {text!r}.')
-    if not folder and (options.at or options.alongside):
-        raise DataError(f'at and alongside are of the clips in a folder: simulation:{seeds}@FOLDER?num_sweeps=6&at=4.')
+    if not folder and (options.at or options.alongside or options.rate):
+        raise DataError(
+            f'at, alongside and rate are of the clips in a folder: simulation:{seeds}@FOLDER?num_sweeps=6&at=4.'
+        )
     if not folder:
         return SimulatedPairs(first, last)
     if options.alongside not in (0, 1):
         raise DataError(f'alongside is 0 or 1, got {options.alongside}.')
-    kind = 'alongside' if options.alongside else 'clip'
-    lengths = sorted({int(path.stem.rpartition('_')[2]) for path in Path(folder).glob(f'{kind}_[0-9]*_[0-9]*.npz')})
+    if not 0 <= options.rate <= 100:
+        raise DataError(f'rate is the sweeps per second, above 0 and at most 100, got {options.rate:g}.')
+    store = ClipStore(Path(folder), options.num_sweeps or 2, bool(options.alongside), options.rate)
+    lengths = sorted({int(path.stem.rpartition('_')[2]) for path in Path(folder).glob(f'{store.kind}_*_*.npz')})
     if len(lengths) > 1 and not options.num_sweeps:
         raise DataError(
             f'{folder} holds clips of {lengths} sweeps, which are different drives. Say which to use: '
             f'simulation:{text}?num_sweeps={lengths[0]}'
         )
-    store = ClipStore(Path(folder), options.num_sweeps or (lengths or [2])[0], bool(options.alongside))
+    if lengths and not options.num_sweeps:
+        store = replace(store, num_sweeps=lengths[0])
     if not 0 <= options.at < store.num_sweeps - 1:
         raise DataError(f'at goes from 0 to {store.num_sweeps - 2} in clips of {store.num_sweeps} sweeps.')
     return SimulatedPairs(first, last, store, options.at)

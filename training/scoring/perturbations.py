@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from training.datasets.pairs import HISTORY, DatasetPair, GroundTruthFlow, MetaClass, PairDataset
+from training.datasets.simulated_pairs import SimulatedPairs
 from training.scoring.scores import Scope
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError, DataError
@@ -56,7 +57,7 @@ KINDS = {
         'odometry:1.05', 'wrong ego motion: factor of the distance, or drift forward, as in 0.5m/s, or to the left, as '
         'in 2deg/s; several with commas'
     ),
-    'rate': Kind('rate:5', 'sweeps per second, from a recording with a multiple of it', (0, 1000)),
+    'rate': Kind('rate:5', 'sweeps per second: every n-th of a recording, or clips simulated at that rate', (0, 1000)),
 }  # fmt: skip
 _AXES = {'pitch': (0, 1, 0), 'roll': (1, 0, 0), 'yaw': (0, 0, 1), 'upside_down': (1, 0, 0)}
 _UNITS = {'': 'scale', 'm/s': 'drift', 'deg/s': 'turn'}
@@ -264,11 +265,13 @@ def perturbed(dataset: PairDataset, perturbation: Perturbation, scope: Scope, se
 
 
 def _at_rate(dataset: PairDataset, perturbation: Perturbation) -> PairDataset:
-    """Return every n-th sweep of a dataset, for the rate of a perturbation."""
+    """Return a dataset at the rate of a perturbation: every n-th sweep of a drive, or other simulated clips."""
+    if isinstance(dataset, SimulatedPairs):
+        return dataset.at_rate(perturbation.strength)
     if not hasattr(dataset, 'every'):
         raise DataError(
-            f'{dataset.name} cannot give {perturbation.name}: only recorded drives have the flow over several sweeps. '
-            'Use bag:BAG+BOXES.json.'
+            f'{dataset.name} cannot give {perturbation.name}: only drives have the flow over several sweeps, and only '
+            'simulations other rates. Use bag:BAG+BOXES.json or simulation:SEEDS@FOLDER.'
         )
     rate = 1 / float(np.median([dataset.motion(index)[1] for index in range(len(dataset))]))
     step = max(1, round(rate / perturbation.strength))

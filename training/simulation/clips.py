@@ -8,7 +8,7 @@ A clip is a function of its seed alone. Limits: a sweep is taken at one instant,
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,21 +125,26 @@ class GroundTruth:
 
 
 def simulate_clip(
-    seed: int, *, lidar: str | None = None, num_sweeps: int = 10, alongside: bool = False
+    seed: int, *, lidar: str | None = None, num_sweeps: int = 10, alongside: bool = False, rate_hz: float = 0
 ) -> SimulatedClip:
     """Return the clip of `seed`.
 
     lidar: a key of LIDAR_MODELS; None lets the seed choose. num_sweeps: at least 1. alongside: with one
-    or two large vehicles close beside the ego vehicle.
-    Raises: DataError on an unknown lidar or no sweeps.
+    or two large vehicles close beside the ego vehicle. rate_hz: sweeps per second with the same rays each; 0: those
+    of the lidar.
+    Raises: DataError on an unknown lidar, no sweeps or a negative rate.
     """
     if lidar is not None and lidar not in LIDAR_MODELS:
         raise DataError(f'There is no LiDAR model {lidar!r}. Choose one of: {", ".join(LIDAR_MODELS)}.')
     if num_sweeps < 1:
         raise DataError(f'A clip needs at least one sweep, got num_sweeps={num_sweeps}. Use 2 or more for flow.')
+    if rate_hz < 0:
+        raise DataError(f'rate_hz is the sweeps per second, or 0 for those of the LiDAR, got {rate_hz:g}.')
     # Separate streams, so that another sensor of the same rate sees the same street.
     sensor_rng, street_rng, ray_rng = (np.random.default_rng([seed, stream]) for stream in range(3))
     model = LIDAR_MODELS[lidar or draw_lidar(seed)]
+    if rate_hz:
+        model = replace(model, rate_hz=rate_hz)
     lidar_height = float(sensor_rng.uniform(*model.mount_height))
     condition = SensorCondition.draw(sensor_rng, model.num_beams)
     times = np.arange(num_sweeps) / model.rate_hz

@@ -16,6 +16,7 @@ from training.scoring.perturbations import KINDS, parse_perturbation, perturbed
 from training.scoring.score_picture import draw_perturbations
 from training.scoring.score_text import perturbation_text
 from training.scoring.scores import FlowScores, Scope
+from training.simulation.clips import draw_lidar
 from zeroflow_ros import transforms
 from zeroflow_ros.errors import ConfigError, DataError
 from zeroflow_ros.lidar.sweep import PosedSweep, SweepPair
@@ -305,8 +306,20 @@ def test_a_rate_that_the_data_cannot_give_is_refused(tmp_path, clips):
             perturbed(bag, parse_perturbation(name), ALL)
     with pytest.raises(DataError, match='no 11 consecutive sweeps'):
         perturbed(bag, parse_perturbation('rate:1'), ALL)
-    with pytest.raises(DataError, match=r'simulation_0-0 cannot give rate:5.*bag:BAG\+BOXES'):
-        perturbed(open_dataset(f'simulation:0@{clips}'), parse_perturbation('rate:5'), ALL)
+    with pytest.raises(DataError, match='simulation_0-0 cannot give 5 sweeps per second without a folder'):
+        perturbed(open_dataset('simulation:0'), parse_perturbation('rate:5'), ALL)
+    with pytest.raises(DataError, match=r'rate is the sweeps per second.*got -1'):
+        open_dataset(f'simulation:0@{clips}?rate=-1')
+
+
+def test_clips_are_simulated_at_another_rate(tmp_path):
+    seed = next(seed for seed in range(100) if draw_lidar(seed) == 'hdl32_20hz')
+    dataset = perturbed(open_dataset(f'simulation:{seed}@{tmp_path}?num_sweeps=2'), parse_perturbation('rate:5'), ALL)
+    item = dataset[0]
+    assert item.pair.dt == pytest.approx(0.2) and item.key == f'clip_{seed:06d}_rate_5'
+    assert [path.name for path in tmp_path.iterdir()] == [f'clip5hz_{seed:06d}_2.npz']
+    again = open_dataset(f'simulation:{seed}@{tmp_path}?rate=5')[0]
+    np.testing.assert_array_equal(again.truth.flow, item.truth.flow)
 
 
 class Oracle:
