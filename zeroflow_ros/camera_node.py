@@ -22,10 +22,13 @@ import itertools
 import sys
 
 import numpy as np
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import PointCloud2
 
 from zeroflow_ros.camera.mono import BASELINE, MonoFrame, NoFlowError
 from zeroflow_ros.camera.opencv import load_opencv
 from zeroflow_ros.camera.output_frame import OutputFrame
+from zeroflow_ros.camera.pixel_cloud import pixel_cloud
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
 from zeroflow_ros.camera.stereo_reader import CalibrationError
 from zeroflow_ros.camera_pipeline import CameraPipeline
@@ -38,6 +41,7 @@ from zeroflow_ros.ros.camera_parameters import CameraParameters
 from zeroflow_ros.ros.camera_publishers import TOPICS, CameraPublishers
 from zeroflow_ros.ros.ego_motion_sources import open_ego_motion
 from zeroflow_ros.ros.managed_node import ManagedNode
+from zeroflow_ros.ros.messages import flow_message
 from zeroflow_ros.ros.parameters import parameter_table
 from zeroflow_ros.ros.publishers import FLOW
 from zeroflow_ros.ros.ros_program import node_log, run_node
@@ -170,20 +174,26 @@ class CameraNode(ManagedNode):
 
 
 def _warm_up(pipeline: CameraPipeline, sensor: str = 'stereo') -> None:
-    """Process small frames, so that compiling at first use does not delay the first frames.
+    """Process frames before the first ones arrive: large ones, then small ones.
+
+    At first use, kernels are compiled and memory is taken from the system. Done here, neither delays the first frames.
 
     Raises: ConfigError or ModelError when the estimator does not run.
     """
     frames = [_walls_and_a_mover(4 * number) for number in range(4)]
     motion = np.eye(4) if pipeline.ego_motion == 'given' else None
     if sensor == 'stereo':
-        pairs = [(frames[0], frames[2])] * 2
+        large = [_walls_and_a_mover(4 * number, scale=4) for number in (0, 2)]
+        pairs = [large, (frames[0], frames[2])]
     else:
         one = [_of_one_camera(frame, number) for number, frame in enumerate(frames)]
         pairs = itertools.pairwise(one)
     for pair in pairs:
         with contextlib.suppress(EgoMotionError, NoFlowError):
-            pipeline.estimate(*pair, 0.1, motion)
+            estimate = pipeline.estimate(*pair, 0.1, motion)
+            maps = estimate.points, estimate.image(pair[1].left), estimate.velocity, estimate.speed_sigma
+            cloud = pixel_cloud(*maps, estimate.flow_valid)
+            serialize_message(flow_message(PointCloud2(), cloud))
     if sensor == 'mono':
         pipeline.estimator.forget()
 
@@ -192,8 +202,11 @@ def _of_one_camera(frame: StereoFrame, number: int) -> MonoFrame:
     return MonoFrame(frame.left, dataclasses.replace(frame.camera, baseline=BASELINE), 1 + number * 100_000_000)
 
 
-def _walls_and_a_mover(shift: int) -> StereoFrame:
-    """Return a frame of three walls at different depths, and a square that has moved by some pixels."""
+def _walls_and_a_mover(shift: int, *, scale: int = 1) -> StereoFrame:
+    """Return a frame of three walls at different depths, and a square that has moved by some pixels.
+
+    scale: 1 for 320 x 192 pixels; 4 for 1280 x 768.
+    """
     camera = StereoCamera(320, 192, 240.0, 240.0, 159.5, 95.5, 0.3)
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (4, camera.height // 4, camera.width // 4 + 16))
@@ -206,6 +219,9 @@ def _walls_and_a_mover(shift: int) -> StereoFrame:
             image[rows] = walls[wall, rows, start : start + camera.width]
         left = 120 + shift - number * 24
         image[64:128, left : left + 64] = square
+    if scale > 1:
+        camera = camera.scaled(scale * camera.width, scale * camera.height)
+        images = [np.kron(image, np.ones((scale, scale), np.uint8)) for image in images]
     return StereoFrame(*images, camera, 1 + shift)
 
 

@@ -210,6 +210,7 @@ def test_a_wrong_parameter_ends_the_node_at_start():
 
 TRY_OUT = """
 import gc
+import resource
 import sys
 from numba.core.registry import CPUDispatcher
 
@@ -218,14 +219,24 @@ from stereo_corridor import frame
 from zeroflow_ros import camera_node
 from zeroflow_ros.camera.classical_flow import ClassicalStereoFlow
 from zeroflow_ros.camera_pipeline import CameraPipeline
+from zeroflow_ros.runtime.malloc_tuning import keep_freed_memory
+
+def page_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 def compilations():
     found = [each for each in gc.get_objects() if type(each) is CPUDispatcher]
     ours = [each.py_func for each in found if each.signatures and each.py_func.__module__.startswith('zeroflow_ros')]
     return sorted(f'{function.__module__}.{function.__name__}' for function in ours)
 
+keep_freed_memory()
 pipeline = CameraPipeline(ClassicalStereoFlow(), ego_motion='visual', step=2)
 camera_node._warm_up(pipeline)
+large = [camera_node._walls_and_a_mover(shift, scale=4) for shift in (4, 12)]
+faults = page_faults()
+pipeline.estimate(*large, 0.1)
+faults = page_faults() - faults
+assert faults < 3000, f'{faults} pages of memory were taken from the system for the first frames'
 before = compilations()
 estimate = pipeline.estimate(frame(0), frame(1), 0.1)
 assert (estimate.velocity[..., 0] > 1).any(), 'nothing moves'
@@ -233,7 +244,7 @@ assert before and compilations() == before, (before, compilations())
 """
 
 
-def test_nothing_is_compiled_after_the_node_said_it_is_ready():
+def test_nothing_is_compiled_and_no_memory_is_taken_after_the_node_said_it_is_ready():
     pytest.importorskip('numba', reason='without numba nothing is compiled at all')
     done = subprocess.run([sys.executable, '-c', TRY_OUT], cwd=ROOT, env=environment(), capture_output=True, text=True,
                           timeout=120)  # fmt: skip
