@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zeroflow_ros.engines.eight_bit_tensors import EightBitModel, read_8_bit
 from zeroflow_ros.engines.engine import IDENTITY
 from zeroflow_ros.engines.model_card import METADATA_KEY, REMEDY, ModelCard, verify_checksum
 from zeroflow_ros.engines.stopwatch import Stopwatch
@@ -33,6 +34,10 @@ class OnnxRuntimeEngine:
         self.card = ModelCard.from_json(metadata[METADATA_KEY])
         verify_checksum(path, self.card)
         self._check_tensors(path)
+        if (model := read_8_bit(path, self.card)) is not None:
+            self._session, _, _ = open_session(path, num_threads, model.model)
+            self._form = _Dense(self._session, self.card, model)
+            return
         form = {'dense': _Dense, 'gather': _Gather, 'full': _Full}[self.card.form]
         self._form = form(self._session, self.card)
 
@@ -62,8 +67,10 @@ class OnnxRuntimeEngine:
         return self._form.infer(clouds, watch)
 
 
-def open_session(path: Path, num_threads: int) -> tuple[object, dict[str, str], str]:
+def open_session(path: Path, num_threads: int, model: bytes | None = None) -> tuple[object, dict[str, str], str]:
     """Return the session of an ONNX file on the CPU, its metadata, and the library and processor that run it.
+
+    model: opened instead of the file.
 
     Raises: ModelError without ONNX Runtime, or when it cannot load the file.
     """
@@ -80,7 +87,7 @@ def open_session(path: Path, num_threads: int) -> tuple[object, dict[str, str], 
     # Spinning threads take cores from the rest of the node: 43 instead of 55 of 59 sweeps get flow.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+        session = onnxruntime.InferenceSession(model or str(path), options, providers=['CPUExecutionProvider'])
         metadata = session.get_modelmeta().custom_metadata_map  # raises when a text is not UTF-8
     except Exception as error:  # onnxruntime raises a dozen unrelated types here
         first_line = str(error).strip().splitlines()[0]
@@ -89,16 +96,21 @@ def open_session(path: Path, num_threads: int) -> tuple[object, dict[str, str], 
 
 
 class _Dense:
-    """Runs a dense model: pillar images in one buffer, the network, the head; large buffers are reused."""
+    """Runs a dense model: pillar images in one buffer, the network, the head; large buffers are reused.
 
-    def __init__(self, session, card: ModelCard):
+    model: how its tensors are stored, where they are uint8.
+    """
+
+    def __init__(self, session, card: ModelCard, model: EightBitModel | None = None):
         self._session, self._head = session, card.head
-        self._pillars = PillarImages(card.encoder, card.num_sweeps)
+        self._of_images, self._of_hidden = (model.images, model.hidden) if model else (None, None)
+        self._pillars = PillarImages(card.encoder, card.num_sweeps, self._of_images)
         images = self._pillars.images
-        self._hidden = np.zeros(card.outputs['hidden'], np.float32)
+        (output,) = session.get_outputs()
+        self._hidden = np.zeros(output.shape, images.dtype)
         self._binding = session.io_binding()
-        self._binding.bind_input('images', 'cpu', 0, np.float32, images.shape, images.ctypes.data)
-        self._binding.bind_output('hidden', 'cpu', 0, np.float32, self._hidden.shape, self._hidden.ctypes.data)
+        self._binding.bind_input('images', 'cpu', 0, images.dtype, images.shape, images.ctypes.data)
+        self._binding.bind_output('hidden', 'cpu', 0, images.dtype, self._hidden.shape, self._hidden.ctypes.data)
         self._other_core = ThreadPoolExecutor(1, thread_name_prefix='points')
 
     def infer(self, clouds, watch):
@@ -111,7 +123,9 @@ class _Dense:
             halves = slice(0, len(source) // 2), slice(len(source) // 2, None)
 
             def write(half):
-                self._head.flow(source[half], network_T_source, cell_index[half], self._hidden, flow[half])
+                self._head.flow(
+                    source[half], network_T_source, cell_index[half], self._hidden, flow[half], self._of_hidden
+                )
 
             other_half = self._other_core.submit(write, halves[1])
             write(halves[0])

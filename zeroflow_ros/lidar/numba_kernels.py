@@ -18,12 +18,13 @@ _HALF, _SQRT_HALF = np.float32(0.5), np.float32(0.5**0.5)
 
 
 @_compiled
-def assign_points(points, matrix, grid, cell_index, pillar_of_cell, cell_of_pillar, sums):
+def assign_points(points, matrix, grid, centres, cell_index, pillar_of_cell, cell_of_pillar, sums):
     """Find the cell of every point and number the pillars in order of first use; return the number of pillars.
 
     points: (N, 3) float32. matrix: (3, 4) float32, applied to the points first. grid: (cells, 1 / cell, z_min, z_max),
-    float32. Outputs: cell_index (N,) int32, -1 outside; pillar_of_cell (cells * cells,) int32, all -1 before;
-    cell_of_pillar (P,) int32; sums (P, 4) float32 of x, y, z and 1.
+    float32. centres: (cells * cells, 3) float32 of the pillars. Outputs: cell_index (N,) int32, -1 outside;
+    pillar_of_cell (cells * cells,) int32, all -1 before; cell_of_pillar (P,) int32; sums (P, 4) float32 of x, y and z
+    minus the centre, and of 1. Sums of coordinates far from the vehicle would round by up to 0.1 mm.
     """
     size, inv_cell, z_min, z_max = grid
     half = size * np.float32(0.5)
@@ -43,9 +44,10 @@ def assign_points(points, matrix, grid, cell_index, pillar_of_cell, cell_of_pill
                 pillar_of_cell[cell] = pillar
                 cell_of_pillar[pillar] = cell
                 sums[pillar] = 0
-            sums[pillar, 0] += x
-            sums[pillar, 1] += y
-            sums[pillar, 2] += z
+            # The first row of cells has the centres of all columns, which are those of the rows, too.
+            sums[pillar, 0] += x - centres[np.int32(column), 0]
+            sums[pillar, 1] += y - centres[np.int32(row), 0]
+            sums[pillar, 2] += z - centres[0, 2]
             sums[pillar, 3] += 1
     return num_pillars
 
@@ -82,7 +84,7 @@ def make_pool_pillars(num_channels):
                 row[c] = bias[c]
                 row[C + c] = 0
             for axis in range(3):
-                mean = sums[pillar, axis] * inv_count
+                mean = centre[axis] + sums[pillar, axis] * inv_count
                 for c in range(C):
                     row[c] -= weight[(3 + axis) * C + c] * mean + weight[(6 + axis) * C + c] * centre[axis]
         flat = pooled.reshape(-1)
@@ -120,16 +122,43 @@ def scatter_pillars(image, pillar_of_cell, old_cells, cells, pooled):
 
 
 @lru_cache
+def make_scatter_quantized(num_channels):
+    """Return a compiled function that does what `scatter_pillars` does, for an image of uint8, for C = num_channels.
+
+    Its arguments: image (G * G, K), the first of its channels to write, pillar_of_cell, old_cells, cells, pooled, and
+    scale and zero_point, float32, of a `Quantization`.
+    """
+    C = num_channels
+
+    def scatter_quantized(image, first, pillar_of_cell, old_cells, cells, pooled, scale, zero_point):
+        empty, most = np.uint8(zero_point), np.float32(255)
+        for cell in old_cells:
+            for c in range(first, first + C):
+                image[cell, c] = empty
+        for pillar in range(len(cells)):
+            cell, row = cells[pillar], pooled[pillar]
+            pillar_of_cell[cell] = -1
+            for c in range(C):
+                value = np.rint(row[C + c] / scale) + zero_point
+                value = _HALF * (value + abs(value))  # at least 0
+                below = most - value
+                image[cell, first + c] = np.uint8(most - _HALF * (below + abs(below)))
+
+    return _compiled(scatter_quantized)
+
+
+@lru_cache
 def make_flow_points(num_hidden, leak):
     """Return a compiled function that writes the flow (N, 3) of each point, for H = num_hidden; see `PointHead`.
 
     leak: slope of the activation below 0; None for GELU.
-    Its arguments: points, matrix, cell_index, centres (G * G, 3), row_of_cell (G * G,), hidden (G * G * H,), weight
-    (6 * H,) of the offset and of the output, bias (3,), flow (N, 3). Points without a cell get NaN.
+    Its arguments: points, matrix, cell_index, centres (G * G, 3), row_of_cell (G * G,), hidden (G * G * H,), its
+    zero_point and scale (0 and 1 where it is float32), weight (6 * H,) of the offset and of the output, bias (3,), flow
+    (N, 3). Points without a cell get NaN.
     """
     H, has_gelu, leak = num_hidden, leak is None, np.float32(leak or 0)
 
-    def flow_points(points, matrix, cell_index, centres, row_of_cell, hidden, weight, bias, flow):
+    def flow_points(points, matrix, cell_index, centres, row_of_cell, hidden, zero_point, scale, weight, bias, flow):
         for i in range(len(points)):
             cell = cell_index[i]
             if cell < 0:
@@ -142,7 +171,7 @@ def make_flow_points(num_hidden, leak):
             start = np.uint64(row_of_cell[cell]) * np.uint64(H)
             vx, vy, vz = bias[0], bias[1], bias[2]
             for h in range(H):
-                value = hidden[start + np.uint64(h)]
+                value = (np.float32(hidden[start + np.uint64(h)]) - zero_point) * scale
                 value += weight[h] * x + weight[H + h] * y + weight[2 * H + h] * z
                 if has_gelu:
                     value *= _HALF * (1 + np.float32(math.erf(value * _SQRT_HALF)))

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from zeroflow_ros.lidar.numba_support import numba_kernels
+from zeroflow_ros.lidar.quantization import Quantization
 from zeroflow_ros.transforms import apply
 
 _MIN_SIDE, _MAX_SIDE = 1e-3, 1e3  # m
@@ -115,8 +116,8 @@ class PillarEncoder:
     def encode(self, points: np.ndarray, cell_index: np.ndarray) -> np.ndarray:
         """Return the result of `encode_plain`, ten times as fast.
 
-        Points are sorted by cell once. The Linear's mean and centre parts are the same for all points of a pillar:
-        W [p, p - mean, p - centre] = (W1 + W2 + W3) p - (W2 mean + W3 centre).
+        Points are sorted by cell once. The Linear's mean and centre parts are the same for all points of a pillar;
+        with p and mean as offsets from the centre, it is (W1 + W2 + W3) p - W2 mean + W1 centre.
         """
         num_channels, num_cells = len(self.weight), self.grid.cells**2
         image = np.zeros((num_channels, num_cells), np.float32)
@@ -132,10 +133,11 @@ class PillarEncoder:
         xyz = np.empty((3, len(points)), np.float32)
         for axis in range(3):
             np.take(points[:, axis], order, out=xyz[axis], mode='clip')
-        means = np.add.reduceat(xyz, starts, axis=1) * inv_counts  # (3, P)
-        w_xyz, w_mean, w_centre = self.weight[:, :3], self.weight[:, 3:6], self.weight[:, 6:]
         centres = np.take(self.grid.centres, pillars, axis=0).T  # (3, P)
-        per_pillar = self.bias[:, None] - w_mean @ means - w_centre @ centres  # (C, P)
+        xyz -= np.repeat(centres, counts, axis=1)
+        means = np.add.reduceat(xyz, starts, axis=1) * inv_counts  # (3, P), minus the centre, as xyz
+        w_xyz, w_mean, w_centre = self.weight[:, :3], self.weight[:, 3:6], self.weight[:, 6:]
+        per_pillar = self.bias[:, None] - w_mean @ means + w_xyz @ centres  # (C, P)
         encoded = (w_xyz + w_mean + w_centre) @ xyz  # (C, N)
         encoded += np.repeat(per_pillar, counts, axis=1)
         np.maximum(encoded, 0, out=encoded)
@@ -146,20 +148,23 @@ class PillarEncoder:
 class PillarImage:
     """The pseudo-image of the latest cloud, in a buffer that the network reads. Uses the numba kernels where available.
 
-    encoder: the pillar encoder. image: (C, G, G) float32, contiguous, all 0; `update` writes in place.
+    encoder: the pillar encoder. image: `update` writes in place; contiguous; (C, G, G) float32, all 0, or with a
+    quantization (G, G, K) uint8, all its zero point, of which C channels from `first` on are written.
     Not safe for concurrent use.
     """
 
-    def __init__(self, encoder: PillarEncoder, image: np.ndarray):
-        self._encoder = encoder
-        self._image = image.reshape(len(encoder.weight), -1)
+    def __init__(self, encoder: PillarEncoder, image: np.ndarray, quantization: Quantization | None = None,
+                 first: int = 0):  # fmt: skip
+        self._encoder, self._quantization, self._first = encoder, quantization, first
+        num_channels, num_cells = len(encoder.weight), encoder.grid.cells**2
+        self._image = image.reshape(num_channels, -1) if quantization is None else image.reshape(num_cells, -1)
         self._pillars = np.empty(0, np.int32)  # non-empty cells of the image
         if numba_kernels is not None:
             grid = encoder.grid
-            num_channels, num_cells = self._image.shape
             self._grid = tuple(np.float32(v) for v in (grid.cells, 1 / grid.cell, grid.z_min, grid.z_max))
             self._weight = np.ascontiguousarray(encoder.weight.T).reshape(-1)
             self._pool_pillars = numba_kernels.make_pool_pillars(num_channels)
+            self._scatter_quantized = numba_kernels.make_scatter_quantized(num_channels)
             # Room for a pillar in every cell; untouched pages take no memory.
             self._pillar_of_cell = np.full(num_cells, -1, np.int32)
             self._cell_of_pillar = np.empty(num_cells, np.int32)
@@ -177,19 +182,29 @@ class PillarImage:
             cell_index = encoder.grid.assign(moved)
             inside = np.flatnonzero(cell_index >= 0)
             image = encoder.encode(np.take(moved, inside, axis=0), np.take(cell_index, inside))
-            self._image[:] = image.reshape(self._image.shape)
+            if self._quantization is not None:
+                stored = self._quantization.stored(image.reshape(len(image), -1))
+                self._image[:, self._first : self._first + len(image)] = stored.T
+            else:
+                self._image[:] = image.reshape(self._image.shape)
             return cell_index
         matrix = network_T_points[:3].astype(np.float32)
         cell_index = np.empty(len(points), np.int32)
         num_pillars = numba_kernels.assign_points(
-            points, matrix, self._grid, cell_index, self._pillar_of_cell, self._cell_of_pillar, self._sums
-        )
+            points, matrix, self._grid, encoder.grid.centres, cell_index, self._pillar_of_cell, self._cell_of_pillar,
+            self._sums,
+        )  # fmt: skip
         self._pool_pillars(
             points, matrix, cell_index, self._pillar_of_cell, self._cell_of_pillar, self._sums, num_pillars,
             encoder.grid.centres, self._weight, encoder.bias, self._pooled,
         )  # fmt: skip
         pillars = self._cell_of_pillar[:num_pillars].copy()
-        numba_kernels.scatter_pillars(self._image, self._pillar_of_cell, self._pillars, pillars, self._pooled)
+        arguments = self._pillar_of_cell, self._pillars, pillars, self._pooled
+        if self._quantization is None:
+            numba_kernels.scatter_pillars(self._image, *arguments)
+        else:
+            numbers = np.float32(self._quantization.scale), np.float32(self._quantization.zero_point)
+            self._scatter_quantized(self._image, self._first, *arguments, *numbers)
         self._pillars = pillars
         return cell_index
 
@@ -197,15 +212,19 @@ class PillarImage:
 class PillarImages:
     """The pseudo-images of a sweep and of those before it side by side, as a dense network reads them.
 
-    images: (1, S * C, G, G) float32. num_sweeps: S.
+    images: (1, S * C, G, G) float32; with a quantization (1, G, G, S * C) uint8. num_sweeps: S.
     """
 
-    def __init__(self, encoder: PillarEncoder, num_sweeps: int):
+    def __init__(self, encoder: PillarEncoder, num_sweeps: int, quantization: Quantization | None = None):
         cells, num_channels = encoder.grid.cells, len(encoder.weight)
-        self.images = np.zeros((1, num_sweeps * num_channels, cells, cells), np.float32)
-        self._slots = [
-            PillarImage(encoder, self.images[0, k * num_channels : (k + 1) * num_channels]) for k in range(num_sweeps)
-        ]
+        firsts = range(0, num_sweeps * num_channels, num_channels)
+        if quantization is None:
+            self.images = np.zeros((1, num_sweeps * num_channels, cells, cells), np.float32)
+            self._slots = [PillarImage(encoder, self.images[0, first : first + num_channels]) for first in firsts]
+        else:
+            shape = (1, cells, cells, num_sweeps * num_channels)
+            self.images = np.full(shape, quantization.zero_point, np.uint8)
+            self._slots = [PillarImage(encoder, self.images, quantization, first) for first in firsts]
         self._num_used = 0
 
     def update(self, clouds, other_core: Executor) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from zeroflow_ros.lidar.numba_support import numba_kernels
 from zeroflow_ros.lidar.pillars import PillarGrid
+from zeroflow_ros.lidar.quantization import Quantization
 from zeroflow_ros.transforms import apply
 
 ACTIVATIONS = ('leaky_relu', 'gelu')
@@ -64,25 +65,27 @@ class PointHead:
         cell_index: np.ndarray,
         hidden: np.ndarray,
         out: np.ndarray,
+        quantization: Quantization | None = None,
     ) -> None:
         """Write the residual flow of each point [m] into out (N, 3) float32; NaN where a point has no cell.
 
         points: (N, 3) float32 [m]. network_T_points: (4, 4), maps points to the frame of the grid. cell_index: (N,)
         int32, -1 outside. hidden: (G / b, G / b, b, b, H) float32: row and column of the block of b x b cells, then
-        row and column within the block.
+        row and column within the block. quantization: how it is stored, where it is uint8.
         Uses the numba kernels where available, else numpy.
         """
         if numba_kernels is None:
-            self.flow_numpy(points, network_T_points, cell_index, hidden, out)
+            self.flow_numpy(points, network_T_points, cell_index, hidden, out, quantization)
             return
         write = numba_kernels.make_flow_points(len(self.offset_weight), None if self.activation == 'gelu' else LEAK)
         matrix = network_T_points[:3].astype(np.float32)
-        write(points, matrix, cell_index, self.grid.centres, self.row_of_cell, hidden.reshape(-1), self._packed,
-              self.bias, out)  # fmt: skip
+        zero_point, scale = (quantization.zero_point, quantization.scale) if quantization else (0, 1)
+        write(points, matrix, cell_index, self.grid.centres, self.row_of_cell, hidden.reshape(-1),
+              np.float32(zero_point), np.float32(scale), self._packed, self.bias, out)  # fmt: skip
 
-    def flow_numpy(self, points, network_T_points, cell_index, hidden, out) -> None:
+    def flow_numpy(self, points, network_T_points, cell_index, hidden, out, quantization=None) -> None:
         """Write the result of `flow`, without numba."""
-        table = hidden.reshape(-1, hidden.shape[-1])
+        table = hidden.reshape(-1, len(self.offset_weight))
         out[:] = np.nan
         rows = np.flatnonzero(cell_index >= 0)
         for start in range(0, len(rows), _CHUNK):
@@ -90,6 +93,7 @@ class PointHead:
             cell = np.take(cell_index, chunk)
             offset = self.grid.centre_offsets(apply(network_T_points, np.take(points, chunk, axis=0)), cell)
             layer = np.take(table, np.take(self.row_of_cell, cell), axis=0)
+            layer = layer if quantization is None else quantization.real(layer)
             layer += offset @ self.offset_weight.T
             layer = _gelu(layer) if self.activation == 'gelu' else np.maximum(layer, np.float32(LEAK) * layer)
             out[chunk] = layer @ self.weight.T + self.bias
