@@ -259,6 +259,21 @@ def test_replay_plays_a_bag_through_the_node(workspace, tmp_path):
     assert len(re.findall('has finished cleanly', text)) == 2, text
 
 
+def test_replay_plays_a_stereo_bag_through_the_camera_node(workspace, tmp_path):
+    from camera_node import StereoVehicle
+    from stereo_corridor import LEFT, write_world
+
+    bag = write_world(tmp_path / 'stereo', 20)
+    process = _launch(workspace, f'replay.launch.py bag:={bag} sensor:=stereo rate:=0.5 rviz:=false')
+    with StereoVehicle() as vehicle:
+        vehicle.wait_for(lambda: process.poll() is not None, 60)
+        text = _finish(process)
+        assert process.returncode == 0, text
+        assert vehicle.flows, text
+    assert f'left:={LEFT}' in text and 'ego_motion:=odometry' in text
+    assert len(re.findall('has finished cleanly', text)) == 2, text
+
+
 def test_objects_are_tracked_beside_the_node(workspace, tmp_path):
     from flow_node import Vehicle
     from visualization_msgs.msg import MarkerArray
