@@ -51,6 +51,7 @@ _CONFIGS = Path(__file__).parents[1] / 'config'
 _CONFIG, _STEREO_CONFIG = _CONFIGS / 'train_lite.yaml', _CONFIGS / 'train_stereo_lite.yaml'
 _STEREO_FINETUNE = _CONFIGS / 'finetune_stereo.yaml'
 _LABEL_REPORT = Path('jobs') / 'shard_1_of_1.json'
+_CLIPS, _CLIPS_TO_SCORE = 'clips', 6
 _RUN = 12  # consecutive pairs: nine full windows of five sweeps
 
 
@@ -201,7 +202,7 @@ def _train(job: Distillation, labels: Path, folder: Path, program: Callable[...,
     config.write_text(yaml.safe_dump(dataclasses.asdict(job.config), sort_keys=False))
     start = ['--start', job.start.path] if job.start else []
     _check_status(program('training.train', '--labels', labels, '--config', config, '--out', folder,
-                  '--devices', job.devices, *start), 'Training')  # fmt: skip
+                  '--clips', job.work / _CLIPS, '--devices', job.devices, *start), 'Training')  # fmt: skip
 
 
 def _evaluate(job: Distillation, last: Path, labels: Path, folder: Path) -> None:
@@ -210,13 +211,22 @@ def _evaluate(job: Distillation, last: Path, labels: Path, folder: Path) -> None
         return
     from training.labels.label_store import LabelStore
     from training.learning.checkpoint import load_checkpoint
-    from training.learning.pair_sources import split_labels
+    from training.learning.pair_sources import clip_source, split_labels
     from training.scoring.label_metrics import score_against_labels
 
     _, source = split_labels(LabelStore(labels), job.config.held_out, sweeps_per_sample(job.config))
-    report = score_against_labels(load_checkpoint(last).build(), source)
-    if job.start:
-        report = {'adapted': report, 'start': score_against_labels(job.start.checkpoint.build(), source)}
+    if not job.start:
+        write_json(folder / 'agreement.json', score_against_labels(load_checkpoint(last).build(), source))
+        return
+    students = {'adapted': load_checkpoint(last).build(), 'start': job.start.checkpoint.build()}
+    report = {name: score_against_labels(student, source) for name, student in students.items()}
+    if job.config.rehearsal:
+        first_seed = job.config.first_seed + job.config.num_clips
+        clips = clip_source(job.work / _CLIPS, job.config)
+        unseen = dataclasses.replace(clips, num_clips=_CLIPS_TO_SCORE, first_seed=first_seed)
+        report['simulated streets'] = {
+            name: score_against_labels(student, unseen) for name, student in students.items()
+        }
     write_json(folder / 'agreement.json', report)
 
 

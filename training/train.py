@@ -23,10 +23,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.datasets.clip_store import ClipStore
 from training.learning.mono_sources import WindowSource, window_source
 from training.learning.mono_train_config import MonoTrainConfig
-from training.learning.pair_sources import ClipSource, split_labels
+from training.learning.pair_sources import RehearsalSource, clip_source, split_labels
 from training.learning.stereo_sources import StereoSource, split_datasets
 from training.learning.stereo_train_config import StereoTrainConfig, load_train_config
 from training.learning.strategies import sweeps_per_sample
@@ -93,12 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
             from training.labels.label_store import LabelStore
 
             source, _ = split_labels(LabelStore(options.labels), config.held_out, window)
+            if config.rehearsal:
+                source = RehearsalSource(source, clip_source(options.clips, config), config.rehearsal)
             print(f'Training on {source.about["data"]}.', file=sys.stderr)
         else:
-            source = ClipSource(
-                ClipStore(options.clips, config.num_sweeps), config.num_clips, config.first_seed,
-                window=window, alongside_every=config.alongside_every,
-            )  # fmt: skip
+            source = clip_source(options.clips, config)
         devices = TrainerDevices(options.accelerator, options.devices, options.nodes)
         last = train(config, options.out, source, change_config=options.change_config, devices=devices,
                      start_model=start)  # fmt: skip

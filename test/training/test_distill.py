@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tiny_distillation import TINY, ProcessGroup, label
 pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
 pytest.importorskip('onnxscript', reason='export needs onnxscript')
 
+from training.datasets.clip_store import ClipStore
 from training.distill import Distillation, _label_lines, distill, main
 from training.labels.label_store import LabelStore
 from training.learning.pair_sources import split_labels
@@ -55,17 +57,28 @@ def test_from_a_drive_to_a_model_and_nothing_twice(job, capsys):
     assert damaged.read_bytes() == whole and programs.ran[5:] == ['label']
 
 
-def test_a_model_is_adapted_and_another_start_trains_again(job):
+def test_a_model_is_adapted_and_another_start_trains_again(job, monkeypatch):
+    monkeypatch.setattr('training.distill._CLIPS_TO_SCORE', 1)
     start = load_start('embedded')
-    config = dataclasses.replace(TINY, student=start.checkpoint.student)
+    config = dataclasses.replace(
+        TINY, student=start.checkpoint.student, rehearsal=0.5, num_clips=1, num_sweeps=5, first_seed=2
+    )
+    clip = ClipStore(job.work / 'clips', 5).ensure(2)
+    shutil.copyfile(clip, clip.with_name(clip.name.replace('2_5', '3_5')))  # the clip to score, not another simulation
     job = dataclasses.replace(job, config=config, start=start, pairs=30)
     programs = ProcessGroup()
     [model] = distill(job, programs)
-    assert load_engine(model).card.training['start'] == start.about
+    training = load_engine(model).card.training
+    assert training['start'] == start.about and '50% of the samples: simulation, 1 clips' in training['data']
+    assert training['supervision'].endswith('no human labels; exact flow of the simulation')
     assert programs.ran == ['label', 'train', 'to_onnx']
     [path] = job.work.glob('evaluate_*/agreement.json')
     agreement = json.loads(path.read_text())
-    assert agreement.keys() == {'adapted', 'start'} and agreement['start'].keys() == {'still', 'fast'}
+    assert agreement.keys() == {'adapted', 'start', 'simulated streets'}
+    assert agreement['start'].keys() == {'still', 'fast'}
+    streets = agreement['simulated streets']
+    assert streets.keys() == {'adapted', 'start'} and streets['start'] != streets['adapted']
+    assert streets['start']['fast']['normalised_epe'] < 0.5
     distill(dataclasses.replace(job, start=dataclasses.replace(start, sha256='0' * 64)), programs)
     # The file of this start is the same: where the training repeats itself to the bit, there is nothing new to export.
     assert programs.ran[3:] in (['train'], ['train', 'to_onnx'])

@@ -10,6 +10,8 @@ from typing import Protocol
 from training.datasets.clip_store import ClipStore
 from training.datasets.training_pair import TrainingPair
 from training.labels.label_windows import LabelChain
+from training.learning.strategies import sweeps_per_sample
+from training.learning.train_config import TrainConfig
 from zeroflow_ros.errors import ConfigError, DataError
 
 
@@ -83,6 +85,14 @@ class ClipSource:
         return clips.window(self.first_seed + clip, first, self.window)
 
 
+def clip_source(folder: Path, config: TrainConfig) -> ClipSource:
+    """Return the clips of a training, kept in a folder, in windows of as many sweeps as its student takes."""
+    return ClipSource(
+        ClipStore(folder, config.num_sweeps), config.num_clips, config.first_seed,
+        window=sweeps_per_sample(config), alongside_every=config.alongside_every,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class LabelSource:
     """Pairs of a store of pseudo-labels, or windows that end with a labelled pair.
@@ -108,6 +118,40 @@ class LabelSource:
         if self.chain is None:
             return self.store.training_pair(self.keys[index])
         return self.chain.training_pair(self.keys[index], self.window)
+
+
+@dataclass(frozen=True)
+class RehearsalSource:
+    """Labelled pairs, and simulated clips among them, so that a start model does not forget what it knew.
+
+    labels: of the drives. clips: with ground-truth flow, repeated as often as needed. share: of the samples that are
+    of clips, from 0 to below 1.
+    """
+
+    labels: LabelSource
+    clips: ClipSource
+    share: float
+
+    @property
+    def about(self) -> dict[str, str]:
+        """See PairSource."""
+        labels, clips = self.labels.about, self.clips.about
+        return {
+            'data': f'{labels["data"]}; {self.share:.0%} of the samples: {clips["data"]}',
+            'supervision': f'{labels["supervision"]}; {clips["supervision"]}',
+        }
+
+    def __len__(self) -> int:
+        return len(self.labels) + round(len(self.labels) * self.share / (1 - self.share))
+
+    def in_use(self, step: int) -> int:
+        """Return the number of pairs: all are available from the first step."""
+        return len(self)
+
+    def __getitem__(self, index: int) -> TrainingPair:
+        if index < len(self.labels):
+            return self.labels[index]
+        return self.clips[(index - len(self.labels)) % len(self.clips)]
 
 
 def split_labels(store, held_out: float, window: int = 2) -> tuple[LabelSource, LabelSource]:

@@ -73,6 +73,8 @@ class TrainConfig:
     augmentation, disturbances: see there. short_history: share of the samples of which a student that takes more than
         two sweeps sees only some. alongside_every: N: every N-th simulated clip has a large vehicle beside the ego
         vehicle; 0: none.
+    rehearsal: share of the samples of a training on labels that are of the num_clips simulated clips, with exact flow.
+        A start model that sees one drive only forgets other streets. 0: none.
     """
 
     student: str = 'fastflow3d_lite'
@@ -109,6 +111,7 @@ class TrainConfig:
     disturbances: Disturbances = dataclasses.field(default_factory=Disturbances)
     short_history: float = 0.2
     alongside_every: int = 0
+    rehearsal: float = 0.0
 
     def __post_init__(self):
         names = {'loss': LOSSES, 'optimizer': OPTIMIZERS, 'precision': PRECISIONS}
@@ -119,6 +122,8 @@ class TrainConfig:
             raise ConfigError('accumulate, save_every, log_every should be >= 1, epochs and scored_points >= 0.')
         if not 0 <= self.held_out < 1:
             raise ConfigError(f'held_out is a share of the pairs, from 0 to below 1, got {self.held_out}.')
+        if not 0 <= self.rehearsal < 1:
+            raise ConfigError(f'rehearsal is a share of the samples, from 0 to below 1, got {self.rehearsal}.')
         if not 0 <= self.beside_movers <= 1:
             raise ConfigError(f'beside_movers is a share of the static points, from 0 to 1, got {self.beside_movers}.')
 

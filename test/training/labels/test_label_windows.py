@@ -11,9 +11,11 @@ from training.datasets.pairs import DatasetPair
 from training.datasets.rosbag import BagPairs
 from training.labels.label_store import LabelStore
 from training.labels.label_windows import LabelChain, rigid_transform
-from training.learning.pair_sources import split_labels
+from training.learning.pair_sources import RehearsalSource, split_labels
+from training.learning.train_config import TrainConfig
 from training.teachers.teacher_input import Crop, teacher_input
 from zeroflow_ros import transforms
+from zeroflow_ros.errors import ConfigError
 from zeroflow_ros.lidar.sweep import SweepPair
 
 NUM_STATIC = 3000  # rows of a sweep before the box, of 4000
@@ -124,6 +126,18 @@ def test_sources_say_how_many_windows_are_full_and_hold_out_whole_sweeps(store):
     assert [len(held_out[k].clouds) for k in range(len(held_out))] == [2, 3, 4]
     pairs, _ = split_labels(store, 0.4)
     assert {len(pairs[k].clouds) for k in range(len(pairs))} == {2} and 'before them' not in pairs.about['data']
+
+
+def test_rehearsal_adds_clips_to_labels_by_its_share(store, tmp_path):
+    labels, _ = split_labels(store, 0.4, window=4)
+    clips = [f'window {k}' for k in range(3)]
+    for share, places in ((0.5, [0, 1, 2, 0]), (0.2, [0]), (0.0, [])):
+        source = RehearsalSource(labels, clips, share)
+        assert len(source) == source.in_use(0) == 4 + len(places)
+        assert [source[4 + k] for k in range(len(places))] == [clips[place] for place in places]
+        np.testing.assert_array_equal(source[3].points1, labels[3].points1)
+    with pytest.raises(ConfigError, match='rehearsal is a share'):
+        TrainConfig(rehearsal=1)
 
 
 def test_poses_between_labels_of_a_recorded_drive_are_those_of_the_drive(shared_data, tmp_path):
