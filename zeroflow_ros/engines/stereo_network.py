@@ -51,8 +51,9 @@ class StereoNetworkFlow(ABC):
 
     It gives each pixel a value; with ego motion, that of the static scene where the network agrees with it. Those that
     leave the other image, and those as good as infinitely far away, are not marked as measured. Unknown ego motion is
-    fitted to the network's disparity and, for networks that use ego motion, OpenCV's optical flow: the network is given
-    that of the pair before, and runs again where the pair's own differs.
+    fitted to the network's disparity and, for networks that use ego motion, OpenCV's optical flow. Where the other
+    frame was the reference of the pair before, its disparity is known and the motion is fitted before the network runs.
+    Else the network is given the motion of the pair before, and runs again where the pair's own differs.
     card: of the network. name: of the estimator. runs_on: library and processor.
     """
 
@@ -60,6 +61,7 @@ class StereoNetworkFlow(ABC):
         self.card, self.name, self.runs_on = card, card.name, runs_on
         self._last_motion: np.ndarray | None = None
         self._kept: list[tuple[StereoFrame, np.ndarray]] = []
+        self._seen: tuple[StereoFrame, np.ndarray] | None = None  # the last reference frame and its disparity
 
     @abstractmethod
     def infer(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -80,13 +82,30 @@ class StereoNetworkFlow(ABC):
         if other_T_reference is not None:
             return self._flow(self._run(images, camera, other_T_reference), camera, other_T_reference, step)
         start, uses_motion = self._last_motion, self.card.uses_ego_motion
-        values = self._run(images, camera, start)
-        self._last_motion = motion = self._motion(images, values, camera, start)
-        if uses_motion and motion is None and start is not None:
-            values = self._run(images, camera, None)
-        elif uses_motion and motion is not None and (start is None or _differ(start, motion)):
-            values = self._run(images, camera, motion)
+        motion = self._motion_of_other(images, other, camera, start) if uses_motion else None
+        values = self._run(images, camera, start if motion is None else motion)
+        if motion is None:
+            motion = self._motion(images, values, camera, start)
+            if uses_motion and motion is None and start is not None:
+                values = self._run(images, camera, None)
+            elif uses_motion and motion is not None and (start is None or _differ(start, motion)):
+                values = self._run(images, camera, motion)
+        self._last_motion, self._seen = motion, (reference, values[0])
         return self._flow(values, camera, motion, step)
+
+    def _motion_of_other(
+        self, images: np.ndarray, other: StereoFrame, camera: StereoCamera, start: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Return the ego motion (4, 4) that fits the disparity which the pair before gave the other frame.
+
+        None where there is none, or the other frame was not its reference.
+        """
+        if self._seen is None or self._seen[0] is not other or start is None:
+            return None
+        disparity = self._seen[1]
+        is_known = disparity * np.float32(self.card.images.pixel_size(camera)[0]) > _MIN_DISPARITY
+        reference_T_other = self._fitted_to_search(images[2], images[0], disparity, is_known, camera, invert(start))
+        return None if reference_T_other is None else invert(reference_T_other)
 
     def _motion(
         self, images: np.ndarray, values: np.ndarray, camera: StereoCamera, start: np.ndarray | None
@@ -96,28 +115,30 @@ class StereoNetworkFlow(ABC):
         The flow of a network that was given an ego motion confirms that one, right or wrong. It is therefore fitted to
         the flow of dense inverse search, with the network's disparity.
         """
-        network = self.card.images
         if self.card.uses_ego_motion:
-            cv2 = load_opencv()
-            left, other_left = (cv2.cvtColor(images[k], cv2.COLOR_RGB2GRAY) for k in (0, 2))
-            if min(left.shape) < _SMALLEST_SEARCH:
-                return None
-            search = OpticalFlow()
-            forward, backward = search.forward(left, other_left), search.backward(left, other_left)
-            flow = np.moveaxis(network.of_camera(np.moveaxis(forward, 2, 0), camera), 0, 2)
-            is_consistent = network.of_camera(search.is_consistent(forward, backward), camera)
-            seen, measured = self._camera(camera), is_consistent & self._is_measured(values, camera)
-            disparity, other_disparity = values[0], None
-        else:
-            found, seen = self._flow(values, camera, None, 1), camera
-            disparity, other_disparity, flow = found.disparity, found.other_disparity, found.flow
-            measured = found.is_measured
-        try:
-            return estimate_camera_motion(
-                seen, disparity, flow, measured, other_disparity=other_disparity, start=start
-            ).other_T_reference
-        except EgoMotionError:
+            return self._fitted_to_search(
+                images[0], images[2], values[0], self._is_measured(values, camera), camera, start
+            )
+        found = self._flow(values, camera, None, 1)
+        return _fitted(camera, found.disparity, found.flow, found.is_measured, found.other_disparity, start)
+
+    def _fitted_to_search(
+        self, image: np.ndarray, other: np.ndarray, disparity: np.ndarray, is_known: np.ndarray, camera: StereoCamera,
+        start: np.ndarray | None,
+    ) -> np.ndarray | None:  # fmt: skip
+        """Return the motion (4, 4) of the camera between two left images of the network, by dense inverse search.
+
+        disparity, is_known: (h, w), of the first image's pixels. None where no motion fits.
+        """
+        cv2, network = load_opencv(), self.card.images
+        grey, other_grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (image, other))
+        if min(grey.shape) < _SMALLEST_SEARCH:
             return None
+        search = OpticalFlow()
+        forward, backward = search.forward(grey, other_grey), search.backward(grey, other_grey)
+        flow = np.moveaxis(network.of_camera(np.moveaxis(forward, 2, 0), camera), 0, 2)
+        measured = is_known & network.of_camera(search.is_consistent(forward, backward), camera)
+        return _fitted(self._camera(camera), disparity, flow, measured, None, start)
 
     def _images(self, *frames: StereoFrame) -> list[np.ndarray]:
         """Return the network's images of frames; those of the call before are kept: the node sends each frame twice."""
@@ -209,6 +230,16 @@ class NetworkStereoFlow(StereoNetworkFlow):
         """See `StereoNetworkFlow.infer`."""
         [values] = self._session.run(['scene_flow'], inputs)
         return values
+
+
+def _fitted(camera, disparity, flow, measured, other_disparity, start) -> np.ndarray | None:
+    """Return the ego motion (4, 4) that most measured pixels agree with, None where there is none."""
+    try:
+        return estimate_camera_motion(
+            camera, disparity, flow, measured, other_disparity=other_disparity, start=start
+        ).other_T_reference
+    except EgoMotionError:
+        return None
 
 
 def _with_static_scene(

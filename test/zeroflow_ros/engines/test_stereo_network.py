@@ -213,6 +213,22 @@ def test_the_ego_motion_of_the_pair_before_does_not_confirm_itself(tmp_path):
     assert len(estimator.given) == 2
 
 
+def test_the_ego_motion_is_fitted_to_the_disparity_of_the_pair_before_and_the_network_runs_once(tmp_path):
+    card = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True)).card
+    estimator = DepthOnly(dataclasses.replace(card, width=112, height=56))
+    before, between, latest = (stereo_corridor.frame(number) for number in (-1, 0, 1))
+    estimator.estimate(between, before)
+    assert len(estimator.given) == 2  # its motion was searched
+    found = estimator.estimate(latest, between)
+    backward = stereo_corridor.EGO_SPEED * stereo_corridor.PERIOD_NS * 1e-9  # m
+    np.testing.assert_allclose(found.other_T_reference[:3, 3], [0, 0, backward], atol=0.02)
+    assert len(estimator.given) == 3
+    camera = estimator.card.images.camera(stereo_corridor.CAMERA)
+    np.testing.assert_array_equal(estimator.given[2], pixel_motion(camera, found.other_T_reference))
+    estimator.estimate(before, latest)  # whose disparity at that time is not that of the last reference
+    assert len(estimator.given) >= 4
+
+
 def test_the_network_runs_again_without_ego_motion_where_none_fits(tmp_path):
     estimator = NetworkStereoFlow(write(tmp_path / 'm.onnx', ego_motion=True, sigma=True))
     runs, run = [], estimator._run
