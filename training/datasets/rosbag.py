@@ -306,6 +306,7 @@ class BagPairs:
                             replace(place, motion=m) for place, m in zip((before, last), deskewing.motions, strict=True)
                         )
                     self._pairs.append((before, last, motion.between(previous, sweep)))
+                    checks.report_motion(motion.warning)
                 except EgoMotionError as error:
                     drop, reason = DropReason.EGO_MOTION, str(error)
                     text = reason
@@ -321,7 +322,9 @@ class BagPairs:
         self.has_times = any(place0.has_times and place1.has_times for place0, place1, _ in self._pairs)
         if self.times_note:
             health.report_issue('times', 'input', Severity.WARN, self.times_note)
-        named = ('sensor_height', 'base_T_lidar', 'base_frame', 'ego_motion', 'time_field', 'time_unit')
+        named = (
+            'sensor_height', 'base_T_lidar', 'base_frame', 'ego_motion', 'stamp_offset', 'time_field', 'time_unit',
+        )  # fmt: skip
         names = {name: f'bag:PATH?{name}=...' for name in named}
         self.summary = RunSummary.of(health, self.name, num_points=0, num_valid=0, notes=bag.notes)
         self.summary = self.summary.with_names(names)

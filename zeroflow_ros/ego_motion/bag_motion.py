@@ -74,6 +74,13 @@ class BagMotion:
         """The frame through which tf is looked up; '' with another source."""
         return self._tf.poses.fixed_frame if self.source == 'tf' else ''
 
+    @property
+    def warning(self) -> str:
+        """What is wrong with the motion throughout, though it is used; '' for nothing."""
+        if self.source == 'odometry':
+            return self._odometry.warning
+        return self._tf.warning if self.source == 'tf' else ''
+
     def describe(self) -> str:
         """Describe the source in a few words."""
         return f'tf through {self.fixed_frame!r}' if self.source == 'tf' else self.source

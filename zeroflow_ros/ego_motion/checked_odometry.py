@@ -21,6 +21,12 @@ class CheckedOdometry:
     def __init__(self, capacity: int = 1000):
         self.track = OdometryTrack(capacity)
         self._checks, self._world = MotionChecks(), WorldFrame()
+        self._offset_ns = 0
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the odometry throughout, though it is used; '' for nothing."""
+        return self._checks.warning
 
     def add(self, message) -> None:
         """Add a nav_msgs/Odometry. Raises: EgoMotionError for a message without a pose."""
@@ -60,6 +66,9 @@ class CheckedOdometry:
                 f"The clouds are in '{sweep1.frame_id}', the fixed frame of the odometry, and the first pose arrived "
                 'between two of them. The next pair is used.'
             )
+        if offset_ns != self._offset_ns:  # what was measured with another offset is not true any more
+            self._checks.reset()
+            self._offset_ns = offset_ns
         motion = self.track.between(sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns).seen_from(child_T_lidar)
         self._checks.check(sweep0, sweep1, motion)
         return motion.claimed

@@ -8,6 +8,7 @@ whenever pose and twist contradict each other or the pose jumps.
 
 import numpy as np
 
+from zeroflow_ros.ego_motion.motion_bias import MotionBias
 from zeroflow_ros.ego_motion.odometry_track import PairMotion
 from zeroflow_ros.ego_motion.upright_structure import UprightStructure, Verdict
 from zeroflow_ros.errors import EgoMotionError
@@ -42,7 +43,13 @@ class MotionChecks:
 
     def __init__(self, name: str = 'odometry'):
         self._name = name
+        self._bias = MotionBias(name)
         self.reset()
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the motion throughout, though it is used; '' for nothing."""
+        return self._bias.problem
 
     def reset(self) -> None:
         """Forget all sweeps and all decisions."""
@@ -55,6 +62,7 @@ class MotionChecks:
         self._num_off = 0
         self._chain: tuple[int, UprightStructure, np.ndarray, np.ndarray] | None = None
         self._last: tuple[int, UprightStructure | None] | None = None  # stamp and structure of the last newer sweep
+        self._bias.reset()
         self._forget_key()
 
     def check(self, sweep0: Sweep, sweep1: Sweep, motion: PairMotion) -> None:
@@ -67,6 +75,8 @@ class MotionChecks:
         continues = self._last is not None and self._last[0] == sweep0.stamp_ns
         if not continues:
             self._forget_key()
+            self._bias.start_over()
+        self._bias.add_claim(sweep0.stamp_ns, sweep1.stamp_ns, motion.claimed)
         try:
             self._check_jump(structures, motion)
             if motion.twist is not None and self._twist_wrong < _AGREED:
@@ -173,15 +183,18 @@ class MotionChecks:
     def _check_clouds(self, structures: '_Structures', claimed: np.ndarray) -> None:
         """Compare this sweep with one some pairs earlier, where a check is due."""
         if self._key is None:
-            if not (self._often or self._distrust or self._num_pairs >= _EVERY):
+            is_due = self._often or self._distrust or self._num_pairs >= _EVERY or self._bias.wants_measurement()
+            if not is_due:
                 return
-            self._key, self._num_pairs = structures.older, 0
+            self._key, self._key_sweep, self._num_pairs = structures.older, structures.sweep0, 0
         self._key_T_ego = self._key_T_ego @ claimed
         self._span += 1
         early = self._often > _FIRST - _SPAN and self._span in _EARLY
         if self._span < _SPAN and not early:
             return
         verdict = self._key.judge(structures.newer, self._key_T_ego)
+        if self._span >= _SPAN:
+            self._measure(structures, verdict)
         if verdict.decision == 'contradicts':
             self._num_undecided = 0
             self._distrust = self._contradiction(verdict)
@@ -194,6 +207,13 @@ class MotionChecks:
         if self._span >= _SPAN or verdict.decision == 'contradicts':
             self._forget_key()
 
+    def _measure(self, structures: '_Structures', verdict: Verdict) -> None:
+        starts = [self._key_T_ego]
+        if verdict.decision != 'agrees' and self._key.is_better(structures.newer, verdict.seen, self._key_T_ego):
+            starts.append(verdict.seen)
+        stamps_ns = self._key_sweep.stamp_ns, structures.stamps_ns[1]
+        self._bias.measure(self._key_sweep.points, structures.sweep1.points, stamps_ns, starts)
+
     def _contradiction(self, verdict: Verdict) -> str:
         seen, claimed = (_describe(motion, self._span) for motion in (verdict.seen, self._key_T_ego))
         return (
@@ -203,6 +223,7 @@ class MotionChecks:
 
     def _forget_key(self) -> None:
         self._key: UprightStructure | None = None
+        self._key_sweep: Sweep | None = None
         self._key_T_ego, self._span = np.eye(4), 0
 
 
@@ -217,7 +238,7 @@ class _Structures:
     """The upright structure of both sweeps of a pair, computed when asked for."""
 
     def __init__(self, sweep0: Sweep, sweep1: Sweep, last: tuple[int, UprightStructure | None] | None):
-        self._sweep0, self._sweep1 = sweep0, sweep1
+        self.sweep0, self.sweep1 = sweep0, sweep1
         self.stamps_ns = sweep0.stamp_ns, sweep1.stamp_ns
         self._older = last[1] if last is not None and last[0] == sweep0.stamp_ns else None
         self.newer_if_known: UprightStructure | None = None
@@ -225,11 +246,11 @@ class _Structures:
     @property
     def older(self) -> UprightStructure:
         if self._older is None:
-            self._older = UprightStructure(self._sweep0.points)
+            self._older = UprightStructure(self.sweep0.points)
         return self._older
 
     @property
     def newer(self) -> UprightStructure:
         if self.newer_if_known is None:
-            self.newer_if_known = UprightStructure(self._sweep1.points)
+            self.newer_if_known = UprightStructure(self.sweep1.points)
         return self.newer_if_known

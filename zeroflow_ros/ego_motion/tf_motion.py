@@ -23,6 +23,11 @@ class TfMotion:
         self._offset_ns = offset_ns
         self._checks = MotionChecks('tf')
 
+    @property
+    def warning(self) -> str:
+        """What is wrong with the motion throughout, though it is used; '' for nothing."""
+        return self._checks.warning
+
     def between(self, sweep0: Sweep, sweep1: Sweep) -> np.ndarray:
         """Return ego0_T_ego1, (4, 4) float64, of the frame at two sweeps.
 

@@ -102,6 +102,10 @@ class UprightStructure:
             return Verdict('contradicts', seen)
         return Verdict('undecided', seen)
 
+    def is_better(self, newer: 'UprightStructure', best: np.ndarray, other: np.ndarray) -> bool:
+        """Return whether one motion (4, 4) fits better than another one in many directions around the sensor."""
+        return self._is_majority(newer, best, other, reach=1)
+
     def _search(self, newer: 'UprightStructure', motion: np.ndarray, coarse: int = 1):
         """Return the share at a motion, give or take a cell, the best share near it, and the motion that has it.
 

@@ -211,7 +211,11 @@ class OdometryMotion:
             self._odometry.track.between(sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns)
         child_T_lidar = self._extrinsic(child_frame, sweep1, timeout)
         with self._named():
-            return self._odometry.between(sweep0, sweep1, child_T_lidar, offset_ns)
+            motion = self._odometry.between(sweep0, sweep1, child_T_lidar, offset_ns)
+        if self._odometry.warning:
+            text = f'{self._odometry.warning} (odometry topic {self._node.resolve_topic_name(ODOMETRY_TOPIC)})'
+            self._health.report_issue('measured motion', 'ego_motion', Level.WARN, text)
+        return motion
 
     def poses_at_offsets(self, sweep: Sweep, other: Sweep, offsets_ns: np.ndarray, *, timeout: float, offset_ns: int):
         self._wait_until(sweep.stamp_ns + offset_ns + int(offsets_ns.max()), timeout)
@@ -297,13 +301,18 @@ class TfMotion:
         self._fixed_frame, self._health = fixed_frame.lstrip('/'), health
         self._tf = TfBuffer(node)
         self._clocks = ClockWatch('tf')
-        self._checks = MotionChecks('tf')
+        self._checks, self._offset_ns = MotionChecks('tf'), 0
 
     def between(self, sweep0: Sweep, sweep1: Sweep, *, timeout: float, offset_ns: int) -> np.ndarray:
         stamp0_ns, stamp1_ns = sweep0.stamp_ns + offset_ns, sweep1.stamp_ns + offset_ns
         motion = PairMotion(self._lookup(sweep1.frame_id, stamp0_ns, stamp1_ns, timeout))
         self._compare_clocks(sweep1.frame_id, stamp1_ns)  # a pose was found, but perhaps that of another moment
+        if offset_ns != self._offset_ns:  # what was measured with another offset is not true any more
+            self._checks.reset()
+            self._offset_ns = offset_ns
         self._checks.check(sweep0, sweep1, motion)
+        if self._checks.warning:
+            self._health.report_issue('measured motion', 'ego_motion', Level.WARN, self._checks.warning)
         return motion.claimed
 
     def to_sensor_frame(self, sweep: Sweep, *, timeout: float, offset_ns: int) -> Sweep:

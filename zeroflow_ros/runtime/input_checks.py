@@ -94,6 +94,11 @@ class InputChecks:
                 'the clouds, set base_frame to an empty text.'
             ))  # fmt: skip
 
+    def report_motion(self, text: str) -> None:
+        """Report what is wrong with an ego motion that is used, '' for nothing."""
+        if text:
+            self._health.report_issue('measured motion', 'ego_motion', Level.WARN, text)
+
     def _check_times(self, msg, sweep: Sweep) -> None:
         """Check the times of the points, where clouds are deskewed."""
         if not time_field(msg, self._time_name) and sweep.times is None:  # parts of a sweep have that of their stamp

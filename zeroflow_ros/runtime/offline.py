@@ -197,6 +197,7 @@ class OfflineFlow:
                     previous, sweep = self._deskew.pair(previous, sweep, self.motion.poses_at_offsets)
             with watch('ego_motion'):
                 ego0_T_ego1 = self.motion.between(previous, sweep)
+            self.input_checks.report_motion(self.motion.warning)
         except EgoMotionError as error:
             self.input_checks.check_level(sweep, self._mount(sweep.frame_id))
             return dropped(DropReason.EGO_MOTION, str(error))
