@@ -52,7 +52,7 @@ class MonoLoss(NamedTuple):
 def self_supervised_loss(
     left: Tensor, right: Tensor, intrinsics: Tensor, flows: Sequence[MonoFlow],
     right_disparity: Sequence[Sequence[Tensor]], *, detach_disparity: bool, covered: float = COVERED,
-    baseline: Tensor | None = None,
+    baseline: Tensor | None = None, finest_level: int = 0,
 ) -> MonoLoss:  # fmt: skip
     """Return the loss of what a network found in stereo images, of which it saw the left ones.
 
@@ -63,6 +63,7 @@ def self_supervised_loss(
     detach_disparity: scene flow does not train the disparity, as in the first epochs.
     covered: share of a pixel's neighbours by which it lies inside the other image, see `mono_geometry.warp`. The
     published code asks for PUBLISHED_COVERED, by which rounding drops about 1 % of the pixels inside.
+    finest_level: larger sizes than image size / 2^finest_level are left out; 0: none, as published.
     Means are over all images of the batch together: one that shows more of what the other shows counts more.
     Raises: ValueError for fewer than four images, images below 64 px, or results of another number of images.
     """
@@ -77,7 +78,7 @@ def self_supervised_loss(
     ratio = left.new_ones(len(left)) if baseline is None else baseline / BASELINE
     ratio = ratio.reshape(-1, 1, 1, 1).repeat(num, 1, 1, 1)  # of the pixels that the eyes are apart
     totals = [0.0] * 4
-    for level, level_weight in enumerate(LEVEL_WEIGHTS):
+    for level, level_weight in list(enumerate(LEVEL_WEIGHTS))[finest_level:]:
         shape, scale = tuple(flows[0].disparity[level].shape[2:]), 2**-level
         images, others = (
             [resize(image, *shape) for image in eye[:, 1:-1].unbind(1)] for eye in (left, right)

@@ -78,13 +78,15 @@ def collate_mono(samples: list[MonoSample]) -> MonoBatch:
 class _ScaledPair(NamedTuple):
     """A pair in memory. images: (4, h, w, 3) uint8, left and right of both frames. camera: of the full size.
 
-    labels: (N, 6) float32 [px of the camera], of the reference frame, see MonoSample; None: none.
+    labels: (N, 6) float32 [px of the camera], of the reference frame, see MonoSample; None: none. far: disparity of
+    infinitely far points [px].
     """
 
     key: str
     images: np.ndarray
     camera: StereoCamera
     labels: np.ndarray | None
+    far: float
 
 
 class MonoSamples(ShuffledSamples):
@@ -126,7 +128,12 @@ class MonoSamples(ShuffledSamples):
         camera, augmentation = pairs[0].camera, config.augmentation
         crop = augmentation.draw_crop(camera.width, camera.height, rng)
         images = np.concatenate([*(pair.images[:2] for pair in pairs), pairs[-1].images[2:]])  # left, right, left, ..
-        images = cut(images, camera, crop, config.width, config.height)
+        is_backward = rng.random() < augmentation.reverse
+        sees_right, rotations = False, None
+        if not config.is_self_supervised:  # no other eye has to fit
+            sees_right = rng.random() < augmentation.right_eye
+            rotations = augmentation.draw_rotations(config.num_frames, rng)
+            images = images[int(sees_right) :: 2]
         labels = np.full((config.num_frames - 2, 2, 0, 6), np.nan, np.float32)
         if config.has_labels:
             latest = [pair and self._pair(pair).labels for pair in place.latest[:-1]]
@@ -134,16 +141,26 @@ class MonoSamples(ShuffledSamples):
                 turned(pair.labels) if labels is None else labels for pair, labels in zip(pairs, latest, strict=False)
             ]
             found = [(pair.labels, labels) for pair, labels in zip(pairs[1:], backward, strict=True)]
+            if sees_right:
+                found = [tuple(of_right_eye(labels, pairs[0].far) for labels in both) for both in found]
+            if is_backward:
+                found = [both[::-1] for both in reversed(found)]
             labels = self._labels(found, crop, rng)
         x, y = config.width / crop[2], config.height / crop[3]
+        cx = camera.cx - pairs[0].far * sees_right
         intrinsics = np.array([
-            [camera.fx * x, 0, (camera.cx + 0.5 - crop[0]) * x - 0.5],
+            [camera.fx * x, 0, (cx + 0.5 - crop[0]) * x - 0.5],
             [0, camera.fy * y, (camera.cy + 0.5 - crop[1]) * y - 0.5],
             [0, 0, 1],
         ], np.float32)  # fmt: skip
-        left, right = images[::2], images[1::2]
-        if not config.is_self_supervised:
-            right = right[:0]
+        if rotations is None:
+            images = cut(images, camera, crop, config.width, config.height)
+        else:
+            images = cut(images, camera, crop, config.width, config.height, turns(rotations, intrinsics))
+            labels = turned_labels(labels, rotations, intrinsics, (config.width, config.height))
+        left, right = (images[::2], images[1::2]) if config.is_self_supervised else (images, images[:0])
+        if is_backward:
+            left, right = left[::-1], right[::-1]
         if augmentation.draw_flip(rng) and not (config.is_self_supervised and np.isfinite(labels).any()):
             left, right, intrinsics, labels = flipped(left, right, intrinsics, labels)
         images = augmentation.images(np.concatenate([left, right]).astype(np.float32) / 255, rng)
@@ -181,7 +198,9 @@ class MonoSamples(ShuffledSamples):
         labels = None
         if pair.truth is not None and self.config.has_labels:
             labels = _known(pair.truth, camera.disparity_at_infinity)
-        self._pairs[place] = _ScaledPair(pair.key, images, dataclasses.replace(camera, right_cx=None), labels)
+        self._pairs[place] = _ScaledPair(
+            pair.key, images, dataclasses.replace(camera, right_cx=None), labels, camera.disparity_at_infinity
+        )
         while len(self._pairs) > self.config.cached_pairs:
             self._pairs.popitem(last=False)
         return self._pairs[place]
@@ -221,10 +240,52 @@ def _cut_labels(labels: np.ndarray | None, crop, width: int, height: int, most: 
     return cut_out[rows]
 
 
-def cut(images: np.ndarray, camera: StereoCamera, crop, width: int, height: int) -> np.ndarray:
+def of_right_eye(labels: np.ndarray | None, far: float) -> np.ndarray | None:
+    """Return labels (N, 6) of the left eye as those of the right one; far: disparity of infinitely far points [px]."""
+    if labels is None:
+        return None
+    u, v, disparity, other, flow_u, flow_v = labels.T
+    return np.stack([u - disparity - np.float32(far), v, disparity, other, flow_u - other + disparity, flow_v], axis=1)
+
+
+def turns(rotations: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Return the homographies (N, 3, 3) float64 of the pixels of a camera that turns by rotations (N, 3, 3)."""
+    return intrinsics.astype(np.float64) @ rotations @ np.linalg.inv(intrinsics.astype(np.float64))
+
+
+def turned_labels(
+    labels: np.ndarray, rotations: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Return labels (T - 2, 2, N, 6) of T images whose cameras turn by rotations (T, 3, 3); NaN outside of the images.
+
+    size: width and height [px].
+    """
+    homographies, labels = turns(rotations, intrinsics), labels.copy()
+    for k in range(len(labels)):
+        for direction, other in enumerate((k + 2, k)):
+            rows = labels[k, direction].astype(np.float64)
+            pixels, ratio = _seen_by(homographies[k + 1], rows[:, :2])
+            targets, other_ratio = _seen_by(homographies[other], rows[:, :2] + rows[:, 4:])
+            outside = ~((pixels >= 0) & (pixels <= (size[0] - 1, size[1] - 1))).all(axis=1)
+            rows = np.column_stack([pixels, rows[:, 2] / ratio, rows[:, 3] / other_ratio, targets - pixels])
+            rows[outside] = np.nan
+            labels[k, direction] = rows
+    return labels
+
+
+def _seen_by(homography: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels (N, 2) behind a homography, and by how much their depths grow (N,)."""
+    moved = pixels @ homography[:, :2].T + homography[:, 2]
+    return moved[:, :2] / moved[:, 2:], moved[:, 2]
+
+
+def cut(
+    images: np.ndarray, camera: StereoCamera, crop, width: int, height: int, homographies: np.ndarray | None = None
+) -> np.ndarray:
     """Return a part of images (N, h, w, 3) as (N, height, width, 3).
 
     camera: the images are its own, at any size. crop: left, top, width, height [px of the camera].
+    homographies: (N, 3, 3), of the pixels of the part; None: it stays as it is.
     """
     cv2 = load_opencv()
     x, y = images.shape[2] / camera.width, images.shape[1] / camera.height
@@ -233,7 +294,12 @@ def cut(images: np.ndarray, camera: StereoCamera, crop, width: int, height: int)
         [0, crop[3] / height * y, (0.5 * crop[3] / height + crop[1]) * y - 0.5],
     ])  # fmt: skip
     how = {'flags': cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, 'borderMode': cv2.BORDER_REPLICATE}
-    return np.stack([cv2.warpAffine(image, matrix, (width, height), **how) for image in images])
+    if homographies is None:
+        return np.stack([cv2.warpAffine(image, matrix, (width, height), **how) for image in images])
+    matrices = np.vstack([matrix, [0, 0, 1]]) @ np.linalg.inv(homographies)
+    return np.stack([
+        cv2.warpPerspective(image, one, (width, height), **how) for image, one in zip(images, matrices, strict=True)
+    ])  # fmt: skip
 
 
 def flipped(left: np.ndarray, right: np.ndarray, intrinsics: np.ndarray, labels: np.ndarray):

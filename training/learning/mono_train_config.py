@@ -24,6 +24,7 @@ class MonoTrainConfig:
         step. accumulate: number of parts in which each process handles its share of a batch, to limit memory.
     held_out: share of the windows, the last ones, that are never trained on, nor any of their frames.
     excluded_frames: numbers of frames, in all drives, that are never trained on: those that scores are judged on.
+    finest_level: size at which images are compared first: 0 is that of the images, 1 a half, up to 3, an eighth.
     detach_steps: first steps, in which the loss of the scene flow does not train the disparity.
     self_supervised: weight of the self-supervised loss in mono_from_lidar; 0: labels alone, which also may be those of
         drives without a stereo camera. flow: weight in mono_from_lidar of an error of the optical flow by the width of
@@ -49,6 +50,7 @@ class MonoTrainConfig:
     held_out: float = 0.1
     excluded_frames: tuple[float, ...] = ()
     detach_steps: int = 0
+    finest_level: int = 0
     self_supervised: float = 0.0
     flow: float = 20.0
     labels: int = 4096
@@ -81,6 +83,8 @@ class MonoTrainConfig:
             raise ConfigError('labels, detach_steps, self_supervised and flow should be >= 0.')
         if not 0 <= self.held_out < 1:
             raise ConfigError(f'held_out is a share of the windows, from 0 to below 1, got {self.held_out}.')
+        if self.finest_level not in range(4):
+            raise ConfigError(f'finest_level should be 0, 1, 2 or 3, got {self.finest_level}.')
         fewest = 4 if self.is_self_supervised else 3
         if self.num_frames < fewest:
             raise ConfigError(f'{self.strategy} needs num_frames of {fewest} or more, got {self.num_frames}.')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small student of one camera for two CPU cores: depth, ego motion and what moves by itself, with a state."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.students.mono_geometry import points_of, project, resize, scaled_intrinsics, warp
+from training.students.motion_fit import (
+    depth_step,
+    fit_motion,
+    inside,
+    matchable,
+    parallax,
+    pixel_changes,
+    soft_match,
+)
 from training.students.multi_mono_sf import LARGEST_DISPARITY, MonoFlow, normalised
 from training.students.stereo_layers import correlation_2d, pixel_grid
 
@@ -16,11 +26,14 @@ _WIDTHS = (16, 32, 48, 64, 96)  # channels of the encoder at 1/2 to 1/32 of the 
 _HIDDEN = (64, 64, 64, 48)  # channels of the decoder at 1/32, 1/16, 1/8, 1/4
 _RADII = (4, 4, 3, 2)  # of the correlations [cells]
 _PASSED = 32  # channels that a level passes to the next
-_CUES = 1 + 4 + 6 + 2  # logit of the disparity, both optical flows, both own motions, ray
+_CUES = 1 + 6 + 4 + 4 + 3  # logit of the disparity, both own motions, optical flows and matches, ray
+_FITTED = 2 + 4  # what the ego motion leaves: step of the depth and its worth, both residuals
 _REMEMBERED = (1, 2)  # levels with a state
 _FINEST = 4  # pixels per cell of the last level, along an axis
 _FIRST_LOGIT = -2.6  # 16 m with the focal length of KITTI
-_OWN = 0.1  # own motion is in tenths of the depth
+_OWN = 0.03  # own motion is in shares of the depth; 0.03 is 5 m/s at 16 m
+_SHARPNESS = 10.0  # of matches, at first
+_LOWEST_RAY = 0.02  # of which a logarithm is taken: the ground at 80 m
 _TURN, _SHIFT = 0.05, 2.0  # rad and m per unit of the ego motion
 
 
@@ -38,9 +51,11 @@ class MonoLite(nn.Module):
     """Depth and scene flow of the middle one of three images, as `MultiMonoSf` gives them.
 
     The scene flow is the ego motion, one rotation and translation of all pixels, plus the own motion of each pixel in
-    shares of its depth. Both directions of time share each layer. The decoder refines all values at 1/32, 1/16, 1/8 and
-    1/4 of the size. The state is the features at 1/16 and 1/8, which the next step reads along its backward flow: there
-    is no forward warp, and a state of zeros begins anew. The rays of the pixels are inputs: cameras may differ.
+    shares of its depth. The decoder refines all values at 1/32, 1/16, 1/8 and 1/4 of the size. At each size, cells are
+    matched with both other images; the ego motion is the least-squares fit to the matches, which the network corrects
+    and weights, and the parallax that is left proposes a change of the depth. So motion is measured, not remembered.
+    The state is the features at 1/16 and 1/8, which the next step reads along its backward flow: there is no forward
+    warp, and a state of zeros begins anew. The rays of the pixels are inputs: cameras may differ.
 
     Streaming: `features` of each new image once, then `step` with the features of the last three images.
     """
@@ -57,10 +72,12 @@ class MonoLite(nn.Module):
             for k, (i, o) in enumerate(zip((3, *_WIDTHS), _WIDTHS, strict=False))
         )
         self.trunks, self.heads, self.passes = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.matches = nn.ModuleList(nn.Conv2d(hidden, 4 + 2, 3, padding=1) for hidden in _HIDDEN)
+        self.sharpness = nn.Parameter(torch.full((len(_HIDDEN),), math.log(_SHARPNESS)))
         for level, (hidden, radius) in enumerate(zip(_HIDDEN, _RADII, strict=True)):
             num_in = _WIDTHS[-1 - level] + 2 * (2 * radius + 1) ** 2 + _CUES + (_PASSED if level else 0)
             self.trunks.append(nn.Sequential(_conv(num_in, hidden), _conv(hidden, hidden)))
-            self.heads.append(nn.Sequential(_conv(hidden, 32), nn.Conv2d(32, 7 + 13, 3, padding=1)))
+            self.heads.append(nn.Sequential(_conv(hidden + _FITTED, 32), nn.Conv2d(32, 7 + 1, 3, padding=1)))
             if level < len(_HIDDEN) - 1:
                 self.passes.append(nn.Conv2d(hidden, _PASSED, 1))
         self.gates = nn.ModuleList(nn.Conv2d(2 * _HIDDEN[k], _HIDDEN[k], 3, padding=1) for k in _REMEMBERED)
@@ -68,8 +85,8 @@ class MonoLite(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=_LEAK)
                 nn.init.zeros_(module.bias)
-        for head in self.heads:  # begins with a standing camera in a static world, everything at one depth
-            nn.init.zeros_(head[-1].weight)
+        for last in (*(head[-1] for head in self.heads), *self.matches):  # begins with plain matches at one depth
+            nn.init.zeros_(last.weight)
 
     def forward(self, image0: Tensor, image1: Tensor, image2: Tensor, intrinsics: Tensor,
                 state: MonoLiteState | None = None) -> tuple[MonoFlow, MonoLiteState]:  # fmt: skip
@@ -129,7 +146,8 @@ class MonoLite(nn.Module):
                 f'the state is not of {batch} images of {width} x {height} px, it has '
                 f'{", ".join(str(tuple(part.shape)) for part in state)}; start anew without a state'
             )
-        values, ego, passed, hidden = self._first_values(features1[0]), None, [], list(state)
+        values, passed, hidden = self._first_values(features1[0]), [], list(state)
+        ego = features1[0].new_zeros(batch, 12)
         outputs = [], [], []  # forward, backward, disparity of each level
         for level in range(len(_HIDDEN)):
             x0, x1, x2 = features0[level], features1[level], features2[level]
@@ -138,28 +156,49 @@ class MonoLite(nn.Module):
             if level:
                 values, passed = resize(values, *size), [resize(passed, *size)]
             scene = _Scene(values, ego, camera)
-            pixels, backward_pixels = scene.target_pixels()
-            if level:
-                x2, x0 = warp(x2, pixels), warp(x0, backward_pixels)
-            normal = normalised(x1)
-            volumes = [
-                functional.leaky_relu(correlation_2d(normal, normalised(other), _RADII[level]), _LEAK)
-                for other in (x2, x0)
-            ]
-            x = self.trunks[level](torch.cat([normal, *volumes, *passed, *scene.cues(pixels, backward_pixels)], dim=1))
+            pixels = scene.target_pixels()
+            others = [warp(other, at) if level else other for other, at in zip((x2, x0), pixels, strict=True)]
+            radius, source = _RADII[level], matchable(x1)
+            volumes = [correlation_2d(source, matchable(other), radius) for other in others]
+            sharpness = self.sharpness[level].exp()
+            found, peaks = zip(*(soft_match(volume, radius, sharpness) for volume in volumes), strict=True)
+            volumes = [functional.leaky_relu(volume, _LEAK) for volume in volumes]
+            x = self.trunks[level](torch.cat([normalised(x1), *volumes, *passed, *scene.cues(*pixels), *found], dim=1))
             if level in _REMEMBERED:
                 k = _REMEMBERED.index(level)
-                before = warp(hidden[k], backward_pixels)
+                before = warp(hidden[k], pixels[1])
                 gate = torch.sigmoid(self.gates[k](torch.cat([x, before], dim=1)))
                 x = hidden[k] = x + gate * (before - x)
-            change = self.heads[level](x)
-            values, ego = values + change[:, :7], _pooled(change[:, 7:]) + (0 if ego is None else ego)
+            corrected = self.matches[level](x)
+            found = [match + corrected[:, k : k + 2] for match, k in zip(found, (0, 2), strict=True)]
+            weights = torch.sigmoid(corrected[:, 4:]) * torch.cat(peaks, dim=1)
+            ego, fitted = self._fitted(scene, ego, pixels, found, weights)
+            change = self.heads[level](torch.cat([x, *fitted], dim=1))
+            proposed = torch.sigmoid(change[:, 7:] - 1) * fitted[0]  # of the logit, the log of small disparities
+            values = values + torch.cat([change[:, :1] + proposed, change[:, 1:7]], dim=1)
             enlarged = resize(values, *(_FINEST * side for side in size))
             scene = _Scene(enlarged, ego, scaled_intrinsics(camera, size, tuple(enlarged.shape[2:])))
-            for found, value in zip(outputs, (*scene.motions, scene.disparity), strict=True):
-                found.insert(0, value)
+            for maps, value in zip(outputs, (*scene.motions, scene.disparity), strict=True):
+                maps.insert(0, value)
             passed = self.passes[level](x) if level < len(self.passes) else None
         return MonoFlow(*map(tuple, outputs)), MonoLiteState(*hidden)
+
+    @staticmethod
+    def _fitted(scene: '_Scene', ego: Tensor, pixels, matches, weights) -> tuple[Tensor, list[Tensor]]:
+        """Return the ego motion (B, 12) that fits matches, and what it leaves: maps of _FITTED channels.
+
+        pixels, matches: (B, 2, h, w) of both directions. weights: (B, 2, h, w).
+        """
+        egos, ways, residuals, used = [], [], [], []
+        for k, part in enumerate(ego.chunk(2, 1)):
+            changes = pixel_changes(scene.points, scene.motions[k], scene.intrinsics, _TURN, _SHIFT)
+            weight = weights[:, k : k + 1] * inside(pixels[k], tuple(scene.points.shape[2:]))
+            step = fit_motion(changes, matches[k], weight)
+            egos.append(part + step)
+            ways.append(parallax(changes, egos[k][:, 3:]))
+            residuals.append(matches[k] - (changes * step[:, :, None, None, None]).sum(dim=1))
+            used.append(weight)
+        return torch.cat(egos, dim=1), [*depth_step(ways, residuals, used), *residuals]
 
     @staticmethod
     def _first_values(like: Tensor) -> Tensor:
@@ -171,21 +210,19 @@ class MonoLite(nn.Module):
 class _Scene:
     """Points and motions that the values of a level mean.
 
-    values: (B, 7, h, w), logit of the disparity, own motion until the next image and to the one before, in tenths of
-    the depth. ego: (B, 12), rotation and translation of the same two; None: none. intrinsics: of the level.
+    values: (B, 7, h, w), logit of the disparity, own motion until the next image and to the one before, in shares of
+    the depth's _OWN. ego: (B, 12), rotation and translation of the same two. intrinsics: of the level.
     """
 
-    def __init__(self, values: Tensor, ego: Tensor | None, intrinsics: Tensor):
+    def __init__(self, values: Tensor, ego: Tensor, intrinsics: Tensor):
         self.values, self.intrinsics = values, intrinsics
         self.disparity = LARGEST_DISPARITY * torch.sigmoid(values[:, :1])
         self.points = points_of(self.disparity, intrinsics)
         own = _OWN * self.points[:, 2:]
-        self.motions = values[:, 1:4] * own, values[:, 4:] * own
-        if ego is not None:
-            self.motions = tuple(
-                motion + _ego_flow(self.points, part)
-                for motion, part in zip(self.motions, ego.chunk(2, 1), strict=True)
-            )
+        self.motions = tuple(
+            motion * own + _ego_flow(self.points, part)
+            for motion, part in zip((values[:, 1:4], values[:, 4:]), ego.chunk(2, 1), strict=True)
+        )
 
     def target_pixels(self) -> tuple[Tensor, Tensor]:
         """Return the pixels (B, 2, h, w) of the next image and of the one before."""
@@ -195,7 +232,8 @@ class _Scene:
         """Return inputs of the network."""
         grid = pixel_grid(*self.disparity.shape[2:], self.disparity)
         rays = self.points[:, :2] / self.points[:, 2:]
-        return [self.values, *((target - grid) / 4 for target in pixels), rays]
+        ground = rays[:, 1:].clamp(min=_LOWEST_RAY).log()  # of the inverse depth that level ground would have
+        return [self.values, *((target - grid) / 4 for target in pixels), rays, ground]
 
 
 def _ego_flow(points: Tensor, ego: Tensor) -> Tensor:
@@ -203,12 +241,6 @@ def _ego_flow(points: Tensor, ego: Tensor) -> Tensor:
     turn = (_TURN * ego[:, :3])[:, :, None, None].expand_as(points)
     once = torch.linalg.cross(turn, points, dim=1)
     return once + torch.linalg.cross(turn, once, dim=1) / 2 + _SHIFT * ego[:, 3:, None, None]
-
-
-def _pooled(maps: Tensor) -> Tensor:
-    """Return the weighted mean (B, 12) of the cells of maps (B, 13, h, w), whose last channel is the weights' logit."""
-    share = torch.softmax(maps[:, 12:].flatten(2), dim=2)
-    return (maps[:, :12].flatten(2) * share).sum(dim=2)
 
 
 def _conv(num_in: int, num_out: int, stride: int = 1) -> nn.Sequential:

@@ -4,11 +4,13 @@
 import pytest
 
 torch = pytest.importorskip('torch', reason='students need torch')
+from torch.nn import functional  # noqa: E402
 
 from training.students import MONO_STUDENTS, build_student  # noqa: E402
 from training.students.flip_averaging import flip_averaged  # noqa: E402
-from training.students.mono_geometry import depth_of, optical_flow, points_of  # noqa: E402
+from training.students.mono_geometry import depth_of, optical_flow  # noqa: E402
 from training.students.mono_lite import MonoLite, MonoLiteState  # noqa: E402
+from training.students.stereo_layers import pixel_grid, sample_at  # noqa: E402
 
 _WIDTH, _HEIGHT = 96, 64
 _CAMERA = torch.tensor([[[58.0, 0, 47], [0, 58, 31], [0, 0, 1]]])
@@ -19,50 +21,47 @@ def run():
     """A student whose heads are not 0, images (1, 5, 3, H, W), and the flows of a sequence."""
     torch.manual_seed(0)
     student = MonoLite().eval()
-    for head in student.heads:
-        torch.nn.init.normal_(head[-1].weight, std=0.01)
+    for last in (*(head[-1] for head in student.heads), *student.matches):
+        torch.nn.init.normal_(last.weight, std=0.01)
     images = torch.rand(1, 5, 3, _HEIGHT, _WIDTH)
     with torch.no_grad():
         return student, images, student.sequence(images, _CAMERA)
 
 
-def test_a_new_student_sees_a_static_world_at_one_depth():
+def test_a_new_student_sees_one_depth_and_pixels_that_rest():
+    """Three times the same image: the motion is 0 where matches are, and the depth stays near the first one."""
     assert MONO_STUDENTS['mono_lite']().name == 'mono_lite'
+    torch.manual_seed(0)
     student = build_student('mono_lite').eval()
+    image = torch.rand(2, 3, _HEIGHT, _WIDTH)
     with torch.no_grad():
-        flow, _ = student(*torch.rand(3, 2, 3, _HEIGHT, _WIDTH), _CAMERA.expand(2, 3, 3))
-    for values, disparity in zip((*flow.forward, *flow.backward), (*flow.disparity,) * 2, strict=True):
-        assert not values.any() and len(values) == 2
-        assert disparity.shape == (2, 1, *values.shape[2:]) and float(disparity.std()) < 1e-7
-    assert [tuple(values.shape[2:]) for values in flow.forward] == [(64, 96), (32, 48), (16, 24), (8, 12)]
+        flow, _ = student(image, image, image, _CAMERA.expand(2, 3, 3))
+    assert [tuple(values.shape[1:]) for values in flow.forward] == [(3, 64, 96), (3, 32, 48), (3, 16, 24), (3, 8, 12)]
+    assert [tuple(values.shape[1:]) for values in flow.disparity] == [
+        (1, 64, 96), (1, 32, 48), (1, 16, 24), (1, 8, 12),
+    ]  # fmt: skip
+    moved = optical_flow(flow.forward[0], flow.disparity[0], _CAMERA.expand(2, 3, 3))
+    assert float(moved.abs().mean()) < 0.5  # px
+    assert 8 < float(depth_of(flow.disparity[0], _CAMERA).mean()) < 32
 
 
-@pytest.mark.parametrize(
-    ('turn', 'shift'),
-    [((0, 0, 0), (0, 0, -1.0)), ((0, 0.03, 0), (0, 0, 0)), ((0.01, -0.02, 0.005), (0.1, 0, -0.8))],
-    ids=['forward', 'turn', 'both'],
-)
-def test_ego_motion_moves_a_static_scene_rigidly(turn, shift):
-    student = MonoLite().eval()
-    ego = torch.tensor([*(part / 0.05 for part in turn), *(part / 2 for part in shift)])
-    student.heads[0][-1].bias.data[7:13], student.heads[0][-1].bias.data[13:19] = ego, -ego
+def test_a_new_student_follows_its_features():
+    """Features that are shifted are a turn of the camera, to first order: the fit finds it before it has learned."""
+    torch.manual_seed(0)
+    student, shift = build_student('mono_lite').eval(), 4.0  # px
+    width, height, turned = 320, 96, ([], [], [])
+    for stride, num in ((32, 96), (16, 64), (8, 48), (4, 32)):
+        size = (height // stride, width // stride)
+        noise = functional.avg_pool2d(torch.randn(1, num, size[0] + 2, size[1] + 2), 3, 1)
+        for found, offset in zip(turned, (shift, 0, -shift), strict=True):
+            moved = pixel_grid(*size, noise) + torch.tensor([offset / stride, 0])[:, None, None]
+            found.append(sample_at(noise, moved))
+    camera = torch.tensor([[[200.0, 0, 160], [0, 200, 48], [0, 0, 1]]])
     with torch.no_grad():
-        flow, _ = student(*torch.rand(3, 1, 3, _HEIGHT, _WIDTH), _CAMERA)
-    skew = torch.zeros(3, 3)
-    skew[0, 1], skew[0, 2], skew[1, 2] = -turn[2], turn[1], -turn[0]
-    rotation = torch.linalg.matrix_exp(skew - skew.T)
-    points = points_of(flow.disparity[0], _CAMERA)
-    shift = torch.tensor(shift)[:, None, None]
-    moved = (rotation @ points.flatten(2)).reshape(points.shape) + shift
-    difference = flow.forward[0] - (moved - points)
-    assert float(difference.abs().max()) < 1e-3  # m; the third order of a turn of 0.03 rad is 0.1 mm at 20 m
-    if not any(turn):
-        assert float((flow.backward[0] + flow.forward[0]).abs().max()) < 1e-5
-        u = torch.arange(_WIDTH) - 47.0
-        expected = u / float(depth_of(flow.disparity[0], _CAMERA).mean() - 1)  # u' = f x / (z - 1 m)
-        torch.testing.assert_close(
-            optical_flow(flow.forward[0], flow.disparity[0], _CAMERA)[0, 0, 5], expected, atol=1e-3, rtol=0
-        )
+        flow, _ = student.step(*map(tuple, turned), camera)
+    for motion, expected in ((flow.forward[0], shift), (flow.backward[0], -shift)):
+        found = optical_flow(motion, flow.disparity[0], camera)[0, :, 16:-16, 32:-32]
+        assert abs(float(found[0].mean()) - expected) < 0.5 and float(found[1].abs().mean()) < 0.5  # px
 
 
 def test_streaming_equals_the_sequence_and_zeros_begin_anew(run):
@@ -72,7 +71,7 @@ def test_streaming_equals_the_sequence_and_zeros_begin_anew(run):
         state = student.first_state(1, _HEIGHT, _WIDTH)
         for k, expected in enumerate(flows):
             flow, state = student.step(*features[k : k + 3], _CAMERA, state)
-            torch.testing.assert_close(flow.forward[0], expected.forward[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(flow.forward[0], expected.forward[0], atol=1e-4, rtol=0)  # m, at 16 m
             torch.testing.assert_close(flow.disparity[0], expected.disparity[0], atol=1e-6, rtol=0)
         anew, _ = student(*images[:, 2:].unbind(1), _CAMERA)
     assert [tuple(part.shape) for part in state] == [(1, 64, 4, 6), (1, 64, 8, 12)]

@@ -37,6 +37,7 @@ class MonoSelfSupervised:
         loss = self_supervised_loss(
             batch.left, batch.right, batch.intrinsics, flows, right_disparity,
             detach_disparity=step < self.config.detach_steps, baseline=batch.baseline,
+            finest_level=self.config.finest_level,
         )  # fmt: skip
         names = 'disparity', 'scene_flow', 'census', 'points'
         return loss.total, {name: getattr(loss, name).detach() for name in names}
