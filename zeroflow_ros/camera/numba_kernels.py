@@ -373,6 +373,54 @@ def road_surface(disparity, road, known, below):
 
 
 @_compiled
+def fit_plane(places, seen, picks, limits, plane):
+    """Write the plane (3,) of the road and return True, or return False where none is seen; see `fit_road`.
+
+    places: (N, 3): column, row, 1. seen: (N,) disparity [px]. picks: (K, 3) rows of places that fix a plane. limits:
+    lowest and highest slope, largest tilt, least share of the pixels. plane: in the beginning, that of a neighbouring
+    frame, or NaN. All float64, picks int64.
+    """
+    best, candidate, chosen = -np.inf, plane.copy(), plane
+    normal, corner = np.empty((3, 3)), np.empty((3, 3))
+    for k in range(-1, len(picks)):
+        if k >= 0:
+            for a in range(3):
+                corner[a] = places[picks[k, a]]
+            ab, ac = corner[1] - corner[0], corner[2] - corner[0]
+            area = ab[0] * ac[1] - ab[1] * ac[0]
+            if not abs(area) > 1.0:  # three pixels on one line fix no plane
+                continue
+            by_b, by_c = seen[picks[k, 1]] - seen[picks[k, 0]], seen[picks[k, 2]] - seen[picks[k, 0]]
+            candidate[0] = (by_b * ac[1] - by_c * ab[1]) / area
+            candidate[1] = (by_c * ab[0] - by_b * ac[0]) / area
+            candidate[2] = seen[picks[k, 0]] - candidate[0] * corner[0, 0] - candidate[1] * corner[0, 1]
+        if not (limits[0] < candidate[1] < limits[1] and abs(candidate[0]) < limits[2]):
+            continue
+        support = 0
+        for i in range(len(seen)):
+            above = seen[i] - candidate[0] * places[i, 0] - candidate[1] * places[i, 1] - candidate[2]
+            support += (abs(above) < 0.7) - 2 * (above < -1.5)
+        if support > best:
+            best = support
+            chosen = candidate.copy()
+    plane[:] = chosen
+    for _ in range(3 if best > -np.inf else 0):
+        normal[:], candidate[:], count = 0, 0, 0
+        for i in range(len(seen)):
+            if abs(seen[i] - plane[0] * places[i, 0] - plane[1] * places[i, 1] - plane[2]) < 0.7:
+                count += 1
+                for a in range(3):
+                    candidate[a] += places[i, a] * seen[i]
+                    for b in range(3):
+                        normal[a, b] += places[i, a] * places[i, b]
+        if count < limits[3] * len(seen):
+            return False
+        _solve_symmetric(normal, candidate)
+        plane[:] = candidate
+    return best > -np.inf
+
+
+@_compiled
 def sampled_disparity(disparity, is_edge, rows, columns, row_places, column_places, factor, sampled):
     """Write sampled (H, W): disparity times factor at places between its pixels, interpolated within surfaces only.
 

@@ -44,6 +44,7 @@ def compile_kernels() -> None:
     )  # fmt: skip
     numba_kernels.mark_seams(mask, image, one, np.ones((1, 1), np.uint8))
     numba_kernels.road_surface(image, line, image.copy(), mask.copy())
+    numba_kernels.fit_plane(np.ones((3, 3)), np.ones(3), np.zeros((1, 3), np.int64), np.ones(4), np.ones(3))
     place = np.zeros(1, np.float32)
     numba_kernels.sampled_disparity(
         image, np.ones((1, 1), np.uint8), numbers, numbers, place, place, one, image.copy()

@@ -100,6 +100,10 @@ def fit_road(disparity: np.ndarray, *, start: np.ndarray | None = None, seed: in
     places = np.stack([columns, rows, np.ones_like(rows)], axis=1).astype(np.float64)
     seen = disparity[rows, columns].astype(np.float64)
     picks = rng.integers(_ROAD_PIXELS, size=(_ROAD_HYPOTHESES, 3))
+    if numba_support.numba_kernels is not None:
+        plane = np.full(3, np.nan) if start is None else np.array(start, np.float64)
+        limits = np.array([*_ROAD_SLOPE, _ROAD_TILT, _ROAD_SUPPORT])
+        return plane if numba_support.numba_kernels.fit_plane(places, seen, picks, limits, plane) else None
     corners = places[picks]
     is_plane = np.abs(np.linalg.det(corners)) > 1.0  # three pixels on one line fix no plane
     corners = corners[is_plane]

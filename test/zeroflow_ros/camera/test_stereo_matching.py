@@ -119,3 +119,20 @@ def test_the_kernel_takes_the_road_away_as_numpy_does(monkeypatch):
     for a, b in zip(fast, without_road(disparity, road), strict=True):
         np.testing.assert_array_equal(a, b)
     assert 0.05 < np.isnan(fast[0][1]).mean() < 0.9 and 0.05 < fast[1].mean() < 0.9
+
+
+@pytest.mark.parametrize('start', [None, np.array([0.0, 0.28, -5.0]), np.array([0.0, 3.0, 0.0])])
+def test_the_kernel_fits_the_road_as_numpy_does(start, monkeypatch):
+    if numba_support.numba_kernels is None:
+        pytest.skip('needs numba')
+    rng = np.random.default_rng(0)
+    disparity = road_disparity(np.array([0.01, 0.3, -6.0]), (60, 80)).astype(np.float32)
+    disparity += rng.normal(0, 0.3, disparity.shape).astype(np.float32)
+    disparity[:, 20:45] = 18.0  # a wall
+    disparity[::7] = np.nan
+    noise = rng.uniform(0, 40, (60, 80)).astype(np.float32)
+    fast = fit_road(disparity, start=start), fit_road(noise, start=start)
+    monkeypatch.setattr(numba_support, 'numba_kernels', None)
+    np.testing.assert_allclose(fast[0], fit_road(disparity, start=start), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(fast[0], [0.01, 0.3, -6.0], rtol=0.05, atol=0.003)
+    assert fast[1] is None and fit_road(noise, start=start) is None
