@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from training.datasets.drive_pairs import unit_quaternion_pose
 from training.datasets.pairs import HISTORY
 from zeroflow_ros import transforms
-from zeroflow_ros.errors import DataError, EgoMotionError
+from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.sweep import PosedSweep, SweepPair
 
 # m: points lower than this above the ground of the map are ground. Source: av2; ZeroFlow takes 0.4.
 GROUND_MARGIN = 0.3
+_POSE = ('tx_m', 'ty_m', 'tz_m'), ('qx', 'qy', 'qz', 'qw')  # columns of translation and quaternion
 
 
 class Argoverse2Log:
@@ -39,13 +41,9 @@ class Argoverse2Log:
                     'exactly that time.'
                 )
             pose = {name: column[row_of[int(file.stem)]] for name, column in poses.items()}
-            try:
-                city_T_ego = transforms.from_quaternion(
-                    [pose['tx_m'], pose['ty_m'], pose['tz_m']], [pose['qx'], pose['qy'], pose['qz'], pose['qw']]
-                )
-            except EgoMotionError as error:
-                raise DataError(f'{self.path}: city_SE3_egovehicle.feather at {file.stem}: {error}') from error
-            self.city_T_ego.append(city_T_ego)
+            translation, quaternion = ([pose[name] for name in names] for names in _POSE)
+            where = f'{self.path}: city_SE3_egovehicle.feather at {file.stem}'
+            self.city_T_ego.append(unit_quaternion_pose(translation, quaternion, where))
 
     def pair(self, index: int) -> SweepPair:
         """Return sweeps `index` and the next."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from training.datasets.pairs import HISTORY, DatasetPair, GroundTruthFlow, from_latest
 from zeroflow_ros import transforms
-from zeroflow_ros.errors import DataError
+from zeroflow_ros.errors import DataError, EgoMotionError
 from zeroflow_ros.lidar.ground import ground_height, is_ground
 from zeroflow_ros.lidar.sweep import DropReason, PosedSweep, SweepPair
 from zeroflow_ros.runtime.health import Finding, Level
@@ -19,6 +19,10 @@ from zeroflow_ros.runtime.run_summary import Dropped, RunSummary
 
 _DT_RANGE = (0.04, 0.25)  # s: one or two sweep periods at 10 to 20 Hz, the range of the models
 NO_FILE, NO_ROW = 'missing_file', 'unknown_token'  # reasons beside those of `DropReason`
+_TILT, _DRIFT = 20.0, 30.0  # degrees: largest angles of z to up, and of the motion to the heading, of a vehicle
+_MOVING = 3.0  # m/s: from here on the motion shows the heading
+_FEWEST = 3  # steps at that speed
+_QUATERNION_ERROR = 0.01  # of the length of a quaternion: rounding to two decimals
 
 
 class DropLog:
@@ -85,6 +89,9 @@ class DrivePairs:
             for reason, count in drive.dropped.counts.items():
                 log.add(reason, drive.dropped.texts[reason], count)
             stamps = drive.stamps_ns[::step]
+            if problem := _pose_problem(drive):
+                log.add(DropReason.EGO_MOTION.value, problem, max(len(stamps) - 1, 1))
+                continue
             for k in range(len(stamps) - 1):
                 dt = (stamps[k + 1] - stamps[k]) * 1e-9
                 reason = _no_pair(dt, step)
@@ -155,6 +162,54 @@ class DrivePairs:
         times = None if times0 is None or times1 is None else (times0.copy(), times1.copy())
         ground0, ground1 = _ground(drive, number).copy(), _ground(drive, after).copy()
         return DatasetPair(self.key(index), pair, ground0, ground1, None, times)
+
+
+def unit_quaternion_pose(translation, quaternion_xyzw, what: str) -> np.ndarray:
+    """Return the (4, 4) transform of a translation [m] and a quaternion (x, y, z, w) of a data set.
+
+    Raises: DataError when a number is not finite or the quaternion is not of length 1, as angles or matrices are. what:
+    for the message.
+    """
+    try:
+        dst_T_src = transforms.from_quaternion(translation, quaternion_xyzw)
+    except EgoMotionError as error:
+        raise DataError(f'{what}: {error}') from error
+    length = float(np.linalg.norm(np.asarray(quaternion_xyzw, np.float64)))
+    if abs(length - 1) > _QUATERNION_ERROR:
+        raise DataError(
+            f'{what}: a rotation should be a quaternion of length 1, got one of length {length:.4g}. Check that it is '
+            'no list of angles, and that none of its numbers was rounded.'
+        )
+    return dst_T_src
+
+
+def _pose_problem(drive: Drive) -> str:
+    """Return why the poses of a drive cannot be those of a vehicle with x forward, y left and z up; '' if they can.
+
+    A rotation shows no mirrored axis by itself: its determinant is 1 if translations alone are left-handed, or if the
+    numbers of a quaternion are in another order. The vehicle then lies on its side, or drives sideways.
+    """
+    if len(drive.world_T_ego) == 0:
+        return ''
+    poses, stamps = np.asarray(drive.world_T_ego, np.float64), np.asarray(drive.stamps_ns, np.int64)
+    advice = (
+        'Expected right-handed frames, x forward, y left, z up. Check the order of the numbers of the rotations, and '
+        'that no axis is mirrored.'
+    )
+    tilt = np.degrees(np.arccos(np.clip(poses[:, 2, 2], -1, 1)))
+    if (tilt > _TILT).any():
+        return (
+            f'{drive.name}: z of the vehicle points up to {tilt.max():.0f} degrees away from up in '
+            f'{np.count_nonzero(tilt > _TILT)} of {len(poses)} poses. {advice[:-1]}'
+        )
+    steps = np.einsum('nji,nj->ni', poses[:-1, :3, :3], np.diff(poses[:, :3, 3], axis=0))[:, :2]
+    speed = np.linalg.norm(steps, axis=1) / np.maximum(np.diff(stamps) * 1e-9, 1e-3)
+    drift = np.degrees(np.arctan2(np.abs(steps[:, 1]), np.abs(steps[:, 0])))[speed > _MOVING]
+    if len(drift) >= _FEWEST and np.median(drift) > _DRIFT:
+        return (
+            f'{drive.name}: the vehicle drives {np.median(drift):.0f} degrees to the side of its heading. {advice[:-1]}'
+        )
+    return ''
 
 
 def rigid_transform(matrix, what: str) -> np.ndarray:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.datasets.drive_pairs import NO_ROW, DropLog
-from zeroflow_ros import transforms
-from zeroflow_ros.errors import DataError, EgoMotionError
+from training.datasets.drive_pairs import NO_ROW, DropLog, unit_quaternion_pose
+from zeroflow_ros.errors import DataError
 
 CHANNEL = 'LIDAR_TOP'
 _CHUNK = 1 << 20  # characters
@@ -209,10 +208,7 @@ def _stamp(row: dict, path: Path) -> int:
 def _pose(row: dict, path: Path) -> np.ndarray:
     """Return the (4, 4) pose of a row."""
     w, x, y, z = _numbers(row, 'rotation', 4, path)
-    try:
-        return transforms.from_quaternion(_numbers(row, 'translation', 3, path), [x, y, z, w])
-    except EgoMotionError as error:
-        raise DataError(f'{path}: {row["token"]}: {error}') from error
+    return unit_quaternion_pose(_numbers(row, 'translation', 3, path), [x, y, z, w], f'{path}: {row["token"]}')
 
 
 def _numbers(row: dict, name: str, count: int, path: Path) -> list[float]:

@@ -16,11 +16,11 @@ import numpy as np
 
 from training.datasets import split_options
 from training.datasets.box_flow import BOX_MARGIN, MovingBox, box_flow
-from training.datasets.drive_pairs import NO_FILE, Drive, DrivePairs, DropLog
+from training.datasets.drive_pairs import NO_FILE, Drive, DrivePairs, DropLog, unit_quaternion_pose
 from training.datasets.frame_pickles import read_frame
 from training.datasets.pairs import GroundTruthFlow, MetaClass
 from zeroflow_ros import transforms
-from zeroflow_ros.errors import DataError, EgoMotionError
+from zeroflow_ros.errors import DataError
 from zeroflow_ros.lidar.own_vehicle import OwnVehicle
 from zeroflow_ros.lidar.sweep import DropReason
 
@@ -218,7 +218,7 @@ def _pose(pose, what: str) -> np.ndarray:
     try:
         position, heading = pose['position'], pose['heading']
         translation = [float(position[axis]) for axis in 'xyz']
-        world_T_lidar = transforms.from_quaternion(translation, [float(heading[axis]) for axis in 'xyzw'])
-    except (KeyError, TypeError, ValueError, EgoMotionError) as error:
+        quaternion = [float(heading[axis]) for axis in 'xyzw']
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f'{what} should have position x y z and heading w x y z: {error}') from error
-    return world_T_lidar @ _TURNED
+    return unit_quaternion_pose(translation, quaternion, what) @ _TURNED

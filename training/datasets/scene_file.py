@@ -209,4 +209,9 @@ def _transform(file, stamp: str, name: str) -> np.ndarray:
         raise DataError(
             f'{_where(file, stamp, name)} should be a finite rotation and translation, got {matrix.tolist()}.'
         )
+    if np.linalg.det(rotation) < 0:
+        raise DataError(
+            f'{_where(file, stamp, name)} is mirrored (its determinant is -1): expected right-handed frames, '
+            'x forward, y left.'
+        )
     return matrix

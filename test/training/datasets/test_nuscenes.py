@@ -126,6 +126,18 @@ def _shift(rows):
         row['timestamp'] *= 1000
 
 
+def _reorder_quaternions(rows):
+    for row in rows:
+        w, x, y, z = row['rotation']
+        row['rotation'] = [x, y, z, w]
+
+
+def _swap_axes(rows):
+    for row in rows:
+        x, y, z = row['translation']
+        row['translation'] = [y, x, z]  # left-handed
+
+
 @pytest.mark.parametrize(
     'table, change, said',
     [
@@ -137,6 +149,11 @@ def _shift(rows):
         ('sample_annotation', lambda rows: rows[1].pop('rotation'), 'row 1 lacks rotation'),
         ('instance', lambda rows: rows.clear(), 'instance.json and category.json do not describe'),
         ('ego_pose', lambda rows: rows[3].update(rotation=[0, 0, 0, 0]), 'quaternion of length 1'),
+        ('ego_pose', lambda rows: rows[3].update(rotation=[2, 0, 0, 0]), 'length 1, got one of length 2'),
+        ('ego_pose', lambda rows: rows[3].update(rotation=[[1, 0], [0, -1]]), 'rotation of .* should be 4 numbers'),
+        ('calibrated_sensor', lambda rows: rows[1].update(rotation=[0.2, 0, 0, 0.9]), 'quaternion of length 1'),
+        ('ego_pose', _reorder_quaternions, '12 no_ego_motion.*z of the vehicle points up to .* in 13 of 13 poses'),
+        ('ego_pose', _swap_axes, 'drives 6. degrees to the side .* right-handed frames'),
         ('ego_pose', lambda rows: rows[3].update(translation=[1, 2]), 'translation of scene-0001-pose3 should be 3'),
         ('ego_pose', lambda rows: rows.clear(), 'no sweep pair in 1 drives .13 unknown_token'),
         ('sensor', lambda rows: rows.pop(), 'no calibrated_sensor of the channel LIDAR_TOP'),

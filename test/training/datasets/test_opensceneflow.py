@@ -164,6 +164,7 @@ POSE = np.eye(4, dtype=np.float32)
         ('pose', POSE[:3], r'pose should be \(4, 4\), got \(3, 4\)'),
         ('pose', POSE * np.nan, 'pose should be a finite rotation'),
         ('pose', POSE * 2, 'pose should be a finite rotation'),
+        ('pose', POSE @ np.diag([1, -1, 1, 1]), 'pose is mirrored'),
         ('lidar', np.zeros((400, 2), np.float32), r'lidar should be \(N, 3 or more\)'),
         ('lidar', np.zeros((0, 3), np.float32), r'with N from 1 to 1e7, got \(0, 3\)'),
         ('pose', b'none', r'pose should be an array of numbers'),

@@ -121,6 +121,18 @@ def _edit(name, change):
     return edit
 
 
+def _turn_over(poses):
+    for pose in poses:
+        w, x, y, z = (pose['heading'][axis] for axis in 'wxyz')
+        pose['heading'] = {'w': -x, 'x': w, 'y': -z, 'z': y}  # z down, as in some navigation frames
+
+
+def _swap_axes(poses):
+    for pose in poses:
+        x, y = (pose['position'][axis] for axis in 'xy')
+        pose['position'].update(x=y, y=x)  # left-handed
+
+
 @pytest.mark.parametrize(
     'spoil, said',
     [
@@ -129,7 +141,10 @@ def _edit(name, change):
         (_edit('timestamps.json', lambda t: {'a': 1}), 'should be a JSON list, got dict'),
         (_edit('timestamps.json', lambda t: [10 * k + t[0] for k in range(5)]), r'4 gap_too_long.*are 10\.000 s apart'),
         (_edit('poses.json', lambda poses: poses[2].clear()), 'pose 2 should have position x y z and heading'),
-        (_edit('poses.json', lambda poses: poses[2]['heading'].update(w=0, z=0)), 'pose 2 .* quaternion of length 1'),
+        (_edit('poses.json', lambda poses: poses[2]['heading'].update(w=0, z=0)), 'pose 2: .* quaternion of length 1'),
+        (_edit('poses.json', lambda poses: poses[2]['heading'].update(w=2)), 'pose 2: .*length 1, got one of length 2'),
+        (_edit('poses.json', _turn_over), r'4 no_ego_motion.*180 degrees away from up in 5 of 5 poses'),
+        (_edit('poses.json', _swap_axes), r'4 no_ego_motion.* to the side .* right-handed frames'),
         (lambda root: (root / '001' / 'lidar' / 'timestamps.json').unlink(), 'timestamps.json should be a JSON list'),
     ],
 )  # fmt: skip
