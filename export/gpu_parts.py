@@ -2,7 +2,6 @@
 """The parts of `export.gpu_report`: what each needs, does, and may take; each runs in a process of its own."""
 
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def machine(folder: Path, _facts: dict) -> Result:
     words = ['nvidia-smi', '--query-gpu=name,driver_version,memory.total,compute_cap', '--format=csv,noheader']
     facts = {
         'gpu': _first_line(words), 'nvcc': _first_line(['nvcc', '--version'], last=True),
-        'pycuda': _version('pycuda', 'VERSION_TEXT'), 'torch': _version('torch'), 'onnx': _version('onnx'),
+        'pycuda': _version('pycuda'), 'torch': _version('torch'), 'onnx': _version('onnx'),
         'pytest': _version('pytest'), 'compute_sanitizer': shutil.which('compute-sanitizer') or '',
         'bag': _bag(folder), 'revision': _first_line(['git', '-C', str(ROOT), 'rev-parse', '--short', 'HEAD']),
     }  # fmt: skip
@@ -100,9 +100,10 @@ def _first_line(words: list[str], *, last: bool = False) -> str:
     return ''
 
 
-def _version(name: str, attribute: str = '__version__') -> str:
-    with contextlib.suppress(ImportError, OSError):
-        return str(getattr(importlib.import_module(name), attribute, 'unknown version'))
+def _version(name: str) -> str:
+    """Return the version of an installed package, '' if there is none, without importing it: torch takes seconds."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
     return ''
 
 

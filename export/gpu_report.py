@@ -28,6 +28,7 @@ from zeroflow_ros.errors import ZeroFlowError
 from zeroflow_ros.views.report import hardware, write_json
 
 _FINAL = (REACHED, MISSED, DONE)
+_SECONDS = 480  # for all parts; with more, the limit of each part grows in proportion, for slow machines
 _LEAST_S = 5.0  # with less time left, a part is not begun
 
 
@@ -69,14 +70,17 @@ def run_here(part: Part, folder: Path) -> None:
 
 def report(parts: list[Part], folder: Path, seconds: float, again: list[str]) -> dict[str, Result]:
     """Run the parts that have no result yet, within a number of seconds; return all results by name."""
-    ends, results, key = time.monotonic() + seconds, {}, None
+    ends, results, key, slower = time.monotonic() + seconds, {}, None, max(1.0, seconds / _SECONDS)
     for number, part in enumerate(parts):
         known = _read(folder, part.name)
         left_s = ends - time.monotonic()
         if number == 0:
-            result = run_part(part, folder, min(part.limit_s, left_s))
+            result = run_part(part, folder, min(part.limit_s * slower, left_s))
             if result.verdict != DONE:
-                raise ZeroFlowError(f'What this machine has could not be found out: {result.text}')
+                raise ZeroFlowError(
+                    f'What this machine has could not be found out: {result.text}. Run it again with more '
+                    '--seconds, or when the machine does nothing else.'
+                )
             facts = result.figures
             key = ' | '.join(facts[name] for name in ('gpu', 'tensorrt', 'nvcc', 'torch', 'revision'))
         elif missing := [need for need in part.needs if not facts[need]]:
@@ -87,7 +91,7 @@ def report(parts: list[Part], folder: Path, seconds: float, again: list[str]) ->
             result = Result(LEFT, f'the {seconds:.0f} s are over; run the command again')
         else:
             print(f'{part.name} ...', flush=True)
-            result = run_part(part, folder, min(part.limit_s, left_s))
+            result = run_part(part, folder, min(part.limit_s * slower, left_s))
         write_json(_result_path(folder, part.name), vars(result) | {'key': key})
         results[part.name] = result
         if number:
@@ -134,7 +138,12 @@ def main(arguments: list[str] | None = None) -> int:
         'export.gpu_report', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--out', type=Path, required=True, help='folder of the report')
-    parser.add_argument('--seconds', type=float, default=480, help='most time for all parts (default: %(default)s)')
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        default=_SECONDS,
+        help='most time for all parts; with more than %(default)s, which is the default, each part gets more, too',
+    )
     parser.add_argument('--again', nargs='+', default=[], help='parts to run although they have a result')
     parser.add_argument('--bag', type=Path, help='also compare float16 with float32 on the sweeps of this bag')
     parser.add_argument('--part', help=argparse.SUPPRESS)  # run this part here; for the processes of the report

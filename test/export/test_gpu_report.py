@@ -73,6 +73,19 @@ def test_a_second_run_goes_on_where_the_first_ended(here):
     assert here(*parts, again=['a'])[1] == ['machine', 'a']
 
 
+@pytest.mark.parametrize('seconds, limit_s', [(480, 9), (1440, 27)])
+def test_more_time_raises_the_limit_of_each_part(monkeypatch, tmp_path, seconds, limit_s):
+    limits = []
+
+    def run_part(part, folder, limit_s):
+        limits.append(limit_s)
+        return Result(DONE, '', dict(FACTS))
+
+    monkeypatch.setattr(gpu_report, 'run_part', run_part)
+    gpu_report.report([MACHINE, Part('a', (), 9, done)], tmp_path, seconds, [])
+    assert limits[1] == pytest.approx(limit_s)
+
+
 def test_another_gpu_or_revision_is_measured_anew(here, monkeypatch):
     part = Part('a', (), 9, done)
     here(part)
