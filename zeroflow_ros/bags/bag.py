@@ -15,6 +15,7 @@ from pathlib import Path
 
 from zeroflow_ros.bags.blocks import READ_ENCODINGS, ZSTD_MAGIC, decompress
 from zeroflow_ros.bags.cdr import ODOMETRY, POINT_CLOUD, TRANSFORMS, header_stamp_ns, typestore
+from zeroflow_ros.bags.large_messages import write_large_directly
 from zeroflow_ros.bags.recording import find_recording
 from zeroflow_ros.bags.storage_file import StorageFile
 from zeroflow_ros.errors import DataError
@@ -309,6 +310,7 @@ class BagWriter:
             if compress:
                 self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
             self._writer.open()
+            write_large_directly(self._writer.storage)
         except BaseException:  # Ctrl-C too: no `with` block cleans up yet
             shutil.rmtree(self._temporary, ignore_errors=True)
             raise
