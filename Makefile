@@ -17,6 +17,8 @@ TENSORRT_GATE := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX_PATH \
 	RMW_IMPLEMENTATION FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Python compiles what is imported, at first import; to compile all 13,000 files here would take over a minute.
+PIP_INSTALL := -m pip install --quiet --no-compile
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 .DEFAULT_GOAL := help
@@ -35,9 +37,10 @@ help:
 demo: $(VENV)/.demo-ready
 	@$(BIN)/python -m zeroflow_ros.demo $(if $(BAG),--bag '$(BAG)')
 
-# Two processes, each in its own ROS domain: many tests spend more time waiting for messages than computing.
+# Two processes, each in its own ROS domain: many tests spend more time waiting for messages than computing. Each computes
+# in one thread: four threads on two cores would mostly wait for one another.
 test: lint
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10 $(ARGS)
 
 lint: $(VENV)/.test-ready
 	@$(BIN)/ruff check .
@@ -68,23 +71,23 @@ $(VENV)/.python-ready:
 		"Python 3.10 or later is needed, $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	@echo 'Making the virtual environment $(VENV) ...'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade pip 'setuptools<80' wheel
+	@$(BIN)/python $(PIP_INSTALL) --upgrade pip 'setuptools<80' wheel
 	@touch $@
 
 $(VENV)/.demo-ready: $(VENV)/.python-ready setup.py
 	@echo 'Installing ROS 2, ONNX Runtime and tools into $(VENV): about 200 MB, a minute or two ...'
 	@$(BIN)/python .ci/requirements.py $(DEMO_EXTRAS) > $(VENV)/requirements.txt
-	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
+	@$(BIN)/python $(PIP_INSTALL) --requirement $(VENV)/requirements.txt
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.demo-ready setup.py
 	@echo 'Installing PyTorch, ONNX and the test tools into $(VENV): a few minutes ...'
 	@$(BIN)/python .ci/requirements.py $(TEST_EXTRAS) > $(VENV)/requirements.txt
-	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(OFFICIAL_METRICS) || \
+	@$(BIN)/python $(PIP_INSTALL) --requirement $(VENV)/requirements.txt
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --only-binary :all: $(OFFICIAL_METRICS) || \
 		echo 'No $(OFFICIAL_METRICS) for this Python: the tests that call them will skip.'
-	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(TENSORRT_GATE) || \
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --only-binary :all: $(TENSORRT_GATE) || \
 		echo 'No $(TENSORRT_GATE) for this computer: the tests that build engines with it will skip.'
-	@$(BIN)/python -m pip install --quiet --only-binary :all: dufomap || \
+	@$(BIN)/python $(PIP_INSTALL) --only-binary :all: dufomap || \
 		echo 'No dufomap for this Python: no dynamic/static labels for SeFlow, and their tests will skip.'
 	@touch $@
