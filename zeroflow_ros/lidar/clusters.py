@@ -3,6 +3,8 @@
 
 import numpy as np
 
+from zeroflow_ros.lidar.numba_support import numba_kernels
+
 _CELLS_PER_REACH = 3  # finer cells follow `reach` more closely; the cost grows with the square
 _CELL_BITS = 24  # bits of one axis in a cell's key: 1,400 km at 0.17 m
 _LIMIT = 1e5  # m: points with a larger or NaN coordinate are in no cluster
@@ -30,14 +32,24 @@ def cluster_moving(points: np.ndarray, velocity: np.ndarray, *, reach: float = 0
     keys, cell_of_point = np.unique(place[:, 0] << _CELL_BITS | place[:, 1], return_inverse=True)
     count = np.bincount(cell_of_point)
     mean = np.stack([np.bincount(cell_of_point, velocity[usable, axis]) for axis in range(3)], axis=1) / count[:, None]
-    edges = _connected_cells(keys, mean, velocity_gap, velocity_share)
-    component = _components(len(keys), *edges)[cell_of_point]  # (M,)
+    component = _connect(keys, mean, velocity_gap, velocity_share)[cell_of_point]  # (M,)
     size = np.bincount(component)
     largest_first = np.argsort(-size, kind='stable')
     number = np.empty(len(size), np.int32)
     number[largest_first] = np.where(size[largest_first] >= min_points, np.arange(len(size)), -1)
     labels[usable] = number[component]
     return labels
+
+
+def _connect(keys, mean, velocity_gap, velocity_share) -> np.ndarray:
+    """Return the connected component of each cell (M,), numbered by their first cells; keys (M,) are sorted."""
+    if numba_kernels is None:
+        return _components(len(keys), *_connected_cells(keys, mean, velocity_gap, velocity_share))
+    root = np.empty(len(keys), np.int64)
+    numba_kernels.connect_cells(
+        keys, mean, _CELLS_PER_REACH, 1 << _CELL_BITS, float(velocity_gap), float(velocity_share), root
+    )
+    return np.unique(root, return_inverse=True)[1]
 
 
 def _connected_cells(keys, mean, velocity_gap, velocity_share):

@@ -42,9 +42,9 @@ class NearestPoints:
         self.starts = np.zeros(CELLS * CELLS + 1, np.int32)
         if numba_kernels is not None:
             matrix = query_T_points[:3].astype(np.float32)
-            mapped, cells = np.empty_like(points), np.empty(len(points), np.int32)
+            mapped, kept = np.empty_like(points), np.empty((len(points), 2), np.int32)
             count = numba_kernels.sort_into_cells(
-                points, matrix, wanted, np.float32(1 / CELL), CELLS, cells, self.starts, mapped
+                points, matrix, wanted, np.float32(1 / CELL), CELLS, kept, self.starts, mapped
             )
             self.points = mapped[:count]
             return

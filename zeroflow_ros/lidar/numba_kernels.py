@@ -95,9 +95,9 @@ def make_pool_pillars(num_channels):
                 for c in range(C):
                     value = flat[start + np.uint64(c)]
                     value += per_point[c] * x + per_point[C + c] * y + per_point[2 * C + c] * z
-                    flat[start + np.uint64(C + c)] += _HALF * (value + abs(value))  # relu; max is not vectorised
+                    flat[start + np.uint64(C + c)] += value + abs(value)  # twice the relu; max is not vectorised
         for pillar in range(num_pillars):
-            inv_count = 1 / sums[pillar, 3]
+            inv_count = _HALF / sums[pillar, 3]
             for c in range(C):
                 pooled[pillar, C + c] *= inv_count
 
@@ -242,31 +242,29 @@ def write_flow_rows(rows, velocity, flow_valid, out, out_as_float):
 
 
 @_compiled
-def sort_into_cells(points, matrix, wanted, inv_cell, size, cells, starts, mapped):
+def sort_into_cells(points, matrix, wanted, inv_cell, size, kept, starts, mapped):
     """Write the points (N, 3) in wanted cells, transformed by matrix (3, 4) and sorted by cell; return their number.
 
-    wanted: (size * size,) bool, cells of side 1 / inv_cell around the origin. Outputs: cells (N,) int32, -1 where not
-    wanted; starts (size * size + 1,) int32, 0 before, the first point of each cell; mapped (N, 3).
+    wanted: (size * size,) bool, cells of side 1 / inv_cell around the origin. Outputs: kept (N, 2) int32, rows and
+    cells; starts (size * size + 1,) int32, 0 before, the first point of each cell; mapped (N, 3).
     """
-    half = np.float32(size // 2)
+    half, count = np.float32(size // 2), 0
     for i in range(len(points)):
         x, y, z = transform_point(points, i, matrix)
         column, line = np.floor(x * inv_cell) + half, np.floor(y * inv_cell) + half
-        cells[i] = -1
         if column >= 1 and column < size - 1 and line >= 1 and line < size - 1 and np.isfinite(z):
             cell = np.int32(column * size + line)
             if wanted[cell]:
-                cells[i] = cell
+                kept[count, 0], kept[count, 1] = i, cell
+                count += 1
                 starts[cell + 1] += 1
     for cell in range(size * size):
         starts[cell + 1] += starts[cell]
-    count = starts[size * size]
-    for i in range(len(points) - 1, -1, -1):  # from the end of each cell to its start, where starts[cell + 1] arrives
-        cell = cells[i]
-        if cell >= 0:
-            starts[cell + 1] -= 1
-            row = starts[cell + 1]
-            mapped[row, 0], mapped[row, 1], mapped[row, 2] = transform_point(points, i, matrix)
+    for k in range(count - 1, -1, -1):  # from the end of each cell to its start, where starts[cell + 1] arrives
+        i, cell = kept[k, 0], kept[k, 1]
+        starts[cell + 1] -= 1
+        row = starts[cell + 1]
+        mapped[row, 0], mapped[row, 1], mapped[row, 2] = transform_point(points, i, matrix)
     for cell in range(size * size):
         starts[cell] = starts[cell + 1]
     starts[size * size] = count
@@ -281,16 +279,24 @@ def nearest_point(points, starts, x, y, z, inv_cell, size, limit):
     1 / inv_cell, which is not below limit, and the origin in the middle.
     """
     half = np.float32(size // 2)
-    column, line = np.floor(x * inv_cell) + half, np.floor(y * inv_cell) + half
+    column, line = np.floor(x * inv_cell), np.floor(y * inv_cell)
+    in_x, in_y = x - column / inv_cell, y - line / inv_cell  # from the low sides of the cell
+    column, line = column + half, line + half
     nearest, row = limit * limit, np.int32(-1)
     if column >= 1 and column < size - 1 and line >= 1 and line < size - 1:
         cell = np.int32(column * size + line)
-        for step in (-size, 0, size):
-            for i in range(starts[cell + step - 1], starts[cell + step + 2]):
-                dx, dy, dz = points[i, 0] - x, points[i, 1] - y, points[i, 2] - z
-                squared = (dx * dx + dy * dy) + dz * dz
-                if squared < nearest:
-                    nearest, row = squared, np.int32(i)
+        for a in (0, 1, -1):  # its own cell first; then of its neighbours those that are nearer than the nearest point
+            off_x = np.float32(0) if a == 0 else in_x if a < 0 else 1 / inv_cell - in_x
+            for b in (0, 1, -1):
+                off_y = np.float32(0) if b == 0 else in_y if b < 0 else 1 / inv_cell - in_y
+                if off_x * off_x + off_y * off_y >= nearest:
+                    continue
+                neighbour = cell + a * size + b
+                for i in range(starts[neighbour], starts[neighbour + 1]):
+                    dx, dy, dz = points[i, 0] - x, points[i, 1] - y, points[i, 2] - z
+                    squared = (dx * dx + dy * dy) + dz * dz
+                    if squared < nearest:
+                        nearest, row = squared, np.int32(i)
     return row, np.sqrt(nearest)
 
 
@@ -417,3 +423,42 @@ def owner_around(owner, cell, found):
             if found[i] >= 0:
                 break
             found[i] = owner[x + k // 3 - 1, y + k % 3 - 1]
+
+
+@_compiled
+def connect_cells(keys, mean, reach, column, gap, share, root):
+    """Write the smallest node that each node is connected to, over any number of others, into root (M,).
+
+    keys: (M,) int64, sorted: column * place along x + place along y. mean: (M, 3). Nodes within reach of each other, in
+    places, are connected if their means differ by less than gap plus share of the smaller norm.
+    """
+    for k in range(len(keys)):
+        root[k] = k
+    for dx in range(reach + 1):
+        for dy in range(-reach, reach + 1):
+            if (dx == 0 and dy <= 0) or dx * dx + dy * dy > reach * reach:
+                continue
+            at = 0
+            for k in range(len(keys)):
+                wanted = keys[k] + dx * column + dy
+                while at < len(keys) and keys[at] < wanted:
+                    at += 1
+                if at == len(keys):
+                    break
+                if keys[at] != wanted:
+                    continue
+                own = math.sqrt(mean[k, 0] ** 2 + mean[k, 1] ** 2 + mean[k, 2] ** 2)
+                other = math.sqrt(mean[at, 0] ** 2 + mean[at, 1] ** 2 + mean[at, 2] ** 2)
+                limit = gap + share * min(own, other)
+                x, y, z = mean[k, 0] - mean[at, 0], mean[k, 1] - mean[at, 1], mean[k, 2] - mean[at, 2]
+                if x * x + y * y + z * z < limit * limit:
+                    low, high = k, at
+                    while root[low] != low:
+                        root[low] = root[root[low]]
+                        low = root[low]
+                    while root[high] != high:
+                        root[high] = root[root[high]]
+                        high = root[high]
+                    root[max(low, high)] = min(low, high)
+    for k in range(len(keys)):
+        root[k] = root[root[k]]

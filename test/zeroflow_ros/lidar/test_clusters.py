@@ -2,10 +2,17 @@
 import numpy as np
 import pytest
 
+from zeroflow_ros.lidar import clusters
 from zeroflow_ros.lidar.clusters import _components, cluster_moving
 
 RNG = np.random.default_rng(0)
 NONE = np.zeros((0, 3), np.float32)
+
+
+@pytest.fixture(params=['compiled', 'numpy'], autouse=True)
+def arithmetic(request, monkeypatch):
+    if request.param == 'numpy':
+        monkeypatch.setattr(clusters, 'numba_kernels', None)
 
 
 def block(x, y, length, width, num_points, velocity):
@@ -97,3 +104,12 @@ def test_components_are_those_of_the_plain_way(num_nodes, num_edges):
     edges = RNG.integers(0, num_nodes, (num_edges, 2))
     found = _components(num_nodes, edges[:, 0], edges[:, 1])
     np.testing.assert_array_equal(found, components_one_by_one(num_nodes, edges.tolist()))
+
+
+def test_compiled_and_numpy_clusters_are_the_same(monkeypatch):
+    points = RNG.uniform([-20, -20, 0], [20, 20, 1], (3000, 3)).astype(np.float32)
+    velocity = np.round(RNG.uniform(-2, 2, (3000, 3)), 1).astype(np.float32)
+    found = cluster_moving(points, velocity, min_points=2)
+    monkeypatch.setattr(clusters, 'numba_kernels', None)
+    assert 100 < found.max()
+    np.testing.assert_array_equal(found, cluster_moving(points, velocity, min_points=2))

@@ -33,6 +33,11 @@ def test_the_nearest_point_is_the_one_that_a_search_over_all_finds(rng):
     np.testing.assert_allclose(distances, np.where(found, nearest, CELL), atol=1e-6)
     assert (rows[~found] == NONE).all()
     np.testing.assert_array_equal(near.points[rows[found]], points[np.nanargmin(all_distances, axis=1)[found]])
+    if (kernels := nearest_points.numba_kernels) is not None:  # as the fit of object motion searches
+        grid = np.float32(1 / CELL), CELLS, np.float32(CELL)
+        again = [kernels.nearest_point(near.points, near.starts, *place, *grid) for place in places]
+        assert [row for row, _ in again] == rows.tolist()
+        np.testing.assert_allclose([away for _, away in again], distances, atol=1e-6)
 
 
 def test_points_are_mapped_into_the_frame_of_the_queries():
