@@ -80,15 +80,16 @@ class FlowPublishers(NodePublishers):
     def __init__(self, node: Node):
         super().__init__(node, STAGES)
         self._flow = self._overridable(PointCloud2, FLOW)
-        self._cloud = None  # the last published cloud; the next one reuses its memory
+        self._cloud = self._message = None  # the last published cloud; the next one reuses its memory
         self._dynamic = self._overridable(PointCloud2, DYNAMIC_POINTS)
         self._static = self._overridable(PointCloud2, STATIC_POINTS)
         self._markers = self._overridable(Marker, MARKERS)
 
     def publish_flow(self, msg: PointCloud2, velocity: np.ndarray, flow_valid: np.ndarray) -> None:
-        reuse = self._cloud.data if self._cloud is not None else None  # publish() copies, so its memory is free again
-        self._cloud = flow_cloud(msg, velocity, flow_valid, reuse=reuse)
-        self._flow.publish(flow_message(msg, self._cloud))
+        last = self._message  # publish() copies, so its memory is free again
+        self._cloud = flow_cloud(msg, velocity, flow_valid, reuse=last.data if last is not None else None)
+        self._message = flow_message(msg, self._cloud, reuse=last)
+        self._flow.publish(self._message)
 
     def publish_dynamic_points(self, msg: PointCloud2, points: np.ndarray, velocity: np.ndarray) -> None:
         if not self._dynamic.get_subscription_count():

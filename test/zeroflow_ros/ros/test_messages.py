@@ -55,6 +55,21 @@ def test_flow_message_survives_the_wire():
     assert msg_in.header.frame_id == '/lidar_top' and msg_in.is_dense  # the input is left alone
 
 
+def test_a_message_whose_data_holds_the_next_cloud_is_used_again_without_a_copy():
+    msg, data = None, None
+    for k, num_points in enumerate([6, 6, 6, 4, 4]):
+        msg_in = cloud_message(np.full((num_points, 3), k + 1, np.float32))
+        cloud = flow_cloud(
+            msg_in, np.full((num_points, 3), k, np.float32), np.full(num_points, 3, np.uint8), reuse=msg and msg.data
+        )
+        msg = flow_message(msg_in, cloud, reuse=msg)
+        assert k not in (1, 2, 4) or msg.data is data
+        data = msg.data
+        assert (msg.width, msg.row_step, len(data)) == (num_points // 2, 18 * num_points, 36 * num_points)
+        rows = np.frombuffer(data, np.float32).reshape(num_points, 9)
+        assert (rows[:, :3] == k + 1).all() and (rows[:, 4:7] == k).all()
+
+
 def test_flow_message_of_a_rosbags_message(shared_data):
     highlevel = pytest.importorskip('rosbags.highlevel')
     with highlevel.AnyReader([shared_data / 'bags' / 'apollo_columbia_park']) as reader:
