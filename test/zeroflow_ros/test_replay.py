@@ -95,7 +95,7 @@ def test_every_message_of_every_format_arrives_byte_for_byte(bags, storage, tmp_
         assert (code, sorted(listener.messages)) == (0, expected), text
         assert listener.clock == sorted(listener.clock)
         assert START_NS <= listener.clock[0] and listener.clock[-1] <= START_NS + NUM_SWEEPS * PERIOD_NS
-        # 100 Hz and with each message: 25 + 12, fewer on a busy machine, but not only with the messages.
+        # 40 Hz and with each message: 10 + 12, fewer on a busy machine, but not only with the messages.
         assert len(listener.clock) > 2 * NUM_SWEEPS
     report = json.loads(report_path.read_text())
     assert report['sweeps_played'] == NUM_SWEEPS

@@ -113,6 +113,7 @@ class ManagedNode(LifecycleNode):
         while self._undo:
             self._undo.pop()()
         self._forget()
+        gc.unfreeze()  # see `run_node`
         gc.collect()  # callbacks and their owners refer to each other, and keep an engine alive
 
     def _forget(self) -> None:

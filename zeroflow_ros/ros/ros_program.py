@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start, run and end a ROS node as a program: arguments, spinning, exit code."""
 
+import gc
 import signal
 from collections.abc import Callable
 
@@ -68,6 +69,8 @@ def _run_node(name, argv, make, start, interrupt: _Interrupt) -> int:
             return 1 if rclpy.ok() and not interrupt.has_come else 0  # 0: stopped while starting
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        # The garbage collector need not look at modules and models again: 0.1 to 0.2 s in the middle of a sweep.
+        gc.freeze()
         interrupt.is_raised = False
         while rclpy.ok():  # rclpy.spin sometimes misses a signal, and then waits until the next event
             executor.spin_once(timeout_sec=1.0)
