@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scene flow of one camera by a model file whose state goes from image to image, with ONNX Runtime on the CPU."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -198,16 +199,7 @@ class _Scene:
         self._full, self._card = camera, card
         depth, motion = values[0], values[1:4]
         height, width = depth.shape
-        if card.resize == 'corners':
-            x, y = (camera.width - 1) / max(width - 1, 1), (camera.height - 1) / max(height - 1, 1)
-            self._first = 0.0, 0.0
-        else:
-            x, y = camera.width / width, camera.height / height
-            self._first = 0.5 * x - 0.5, 0.5 * y - 0.5  # centre of the first pixel
-        self._pixel = x, y
-        left, top = self._first
-        self.camera = StereoCamera(width, height, camera.fx / x, camera.fy / y, (camera.cx - left) / x,
-                                   (camera.cy - top) / y, camera.baseline)  # fmt: skip
+        self._pixel, self._first, self.camera = _output_camera(camera, width, height, card.resize)
         rays = self.camera.rays
         with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
             x1, y1, z1 = (rays[..., k] * depth + motion[k] for k in range(3))
@@ -245,32 +237,35 @@ class _Scene:
         """
         x, y = self._pixel
         depth = self._depth * np.float32(factor)
+        to_pixels = np.float32(x / factor / step)
+        scaled_flow = self._flow * np.float32([x / step, y / step])
         if self._card.estimates_sigma:
             depth_sigma, motion_sigma = np.exp(self._sigmas[0]), np.exp(self._sigmas[1]) * np.float32(factor)
+            motion_sigma = np.hypot(motion_sigma, depth_sigma * np.float32(moved))
+            depth_sigma = self._at_pixels(depth_sigma, step)
         else:
-            depth_sigma = np.full_like(depth, self._card.sigma[0])
-            motion_sigma = depth * np.float32(self._card.sigma[1])
-        motion_sigma = np.hypot(motion_sigma, depth_sigma * np.float32(moved))
-        to_pixels = np.float32(x / factor)
-        planes = [self.disparity * to_pixels, self._other_disparity * to_pixels, self._flow[..., 0] * np.float32(x),
-                  self._flow[..., 1] * np.float32(y), depth_sigma, motion_sigma]  # fmt: skip
-        planes = [self._at_pixels(plane, step) / np.float32(step if k < 4 else 1) for k, plane in enumerate(planes)]
-        disparity, other, u, v, depth_sigma, motion_sigma = planes
+            depth_sigma = np.float32(self._card.sigma[0])  # of all pixels
+            motion_sigma = np.hypot(depth * np.float32(self._card.sigma[1]), depth_sigma * np.float32(moved))
+        disparity, other, flow, motion_sigma = (
+            self._at_pixels(plane, step)
+            for plane in (self.disparity * to_pixels, self._other_disparity * to_pixels, scaled_flow, motion_sigma)
+        )
         camera = self._full.every_nth(step)
-        flow_sigma = motion_sigma * disparity / np.float32(camera.baseline)
-        full = self.disparity * to_pixels
+        flow_sigma = motion_sigma * disparity
+        flow_sigma *= np.float32(1 / camera.baseline)
+        full = self.disparity * np.float32(x / factor)
 
         def full_disparity() -> np.ndarray:
             measured = self._at_pixels(self.measured, 1)
             return np.where(measured, self._at_pixels(full, 1), np.float32(np.nan))
 
         return StereoFlow(
-            disparity, other, np.stack([u, v], axis=2), depth_sigma * disparity, depth_sigma * other, flow_sigma,
+            disparity, other, flow, depth_sigma * disparity, depth_sigma * other, flow_sigma,
             self._at_pixels(self.measured, step), motion, motion_sigma=motion_sigma, full_disparity=full_disparity,
         )  # fmt: skip
 
     def _at_pixels(self, plane: np.ndarray, step: int) -> np.ndarray:
-        """Return a plane (h, w), float32 or bool, at every step-th pixel of the camera."""
+        """Return a plane (h, w) or (h, w, 2), float32 or bool, at every step-th pixel of the camera."""
         camera = self._full.every_nth(step)
         cv2, size = load_opencv(), (camera.width, camera.height)
         (x, y), (left, top) = self._pixel, self._first
@@ -280,6 +275,23 @@ class _Scene:
         found = cv2.warpAffine(plane.astype(np.uint8) if is_mask else plane, back, size,
                                flags=interpolation | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
         return found.astype(bool) if is_mask else found
+
+
+@lru_cache(maxsize=4)
+def _output_camera(camera: StereoCamera, width: int, height: int, resize: str):
+    """Return the camera of an output of width x height, whose rays are computed once.
+
+    Before it come the size of its pixels, and the centre of the first one, both x, y [px of `camera`].
+    """
+    if resize == 'corners':
+        x, y = (camera.width - 1) / max(width - 1, 1), (camera.height - 1) / max(height - 1, 1)
+        left, top = 0.0, 0.0
+    else:
+        x, y = camera.width / width, camera.height / height
+        left, top = 0.5 * x - 0.5, 0.5 * y - 0.5
+    own = StereoCamera(width, height, camera.fx / x, camera.fy / y, (camera.cx - left) / x, (camera.cy - top) / y,
+                       camera.baseline)  # fmt: skip
+    return (x, y), (left, top), own
 
 
 def _resized_by_corners(image: np.ndarray, width: int, height: int) -> np.ndarray:
