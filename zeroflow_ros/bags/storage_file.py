@@ -163,11 +163,22 @@ class StorageFile:
                 sqlite_scan.side_file(self._place, 'wal') or sqlite_scan.side_file(self._place, 'journal')
             ):
                 return self._scan()
-            return _RosbagsReader(self._place, self._suffix)
+            reader = _RosbagsReader(self._place, self._suffix)
+            is_counted = self._suffix != '.mcap' or any(channel.num_messages for channel in reader.channels)
+            return reader if is_counted else self._scan_instead(reader)
         except DataError:
             raise
         except Exception:  # rosbags raises many types
             return self._scan()
+
+    def _scan_instead(self, reader: '_RosbagsReader'):
+        """Open an mcap file whose summary counts no message, as writers without statistics make it."""
+        try:
+            scan = self._scan()
+        except DataError:  # there is none
+            return reader
+        reader.close()
+        return scan
 
     def _scan(self):
         """Open the file record by record."""

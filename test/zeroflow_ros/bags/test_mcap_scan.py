@@ -56,6 +56,8 @@ READABLE = {
     'no index at all': {'index_types': IndexType.NONE, 'use_statistics': False, 'use_summary_offsets': False},
     'no summary': {'index_types': IndexType.NONE, 'use_statistics': False, 'use_summary_offsets': False,
                    'repeat_channels': False, 'repeat_schemas': False},
+    'a summary without statistics': {'use_statistics': False},
+    'a summary of indices only': {'use_statistics': False, 'repeat_channels': False, 'repeat_schemas': False},
     'empty profile': {'profile': ''},
     'one protobuf channel': {'others': [('/boxes', 'protobuf', 'protobuf', b'123')]},
     'one json channel': {'others': [('/gps', 'json', 'jsonschema', b'{}')]},
