@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from training.learning.lightning_import import allowed_globals, check_state_dict, find_weights, import_lightning
-from training.learning.unsupported_checkpoints import WeightsError, unreadable_file
+from training.learning.unsupported_checkpoints import WeightsError, unreadable_file, without_weights
 from training.students import CameraStudent, PillarStudent, build_student
 from training.students.dwarf_weights import load_variables
 from training.students.multi_mono_sf_weights import is_multi_mono_sf, is_self_mono_sf, weights_of
@@ -118,9 +118,7 @@ def load_checkpoint(path: Path, *, student: str | None = None) -> Checkpoint:
         elif find_weights(content):
             checkpoint = Checkpoint(*import_lightning(path, content, student))
         else:
-            raise ModelError(
-                f'{path} holds neither a checkpoint of this project nor a Lightning one with a state_dict.'
-            )
+            raise without_weights(path, content)
         checkpoint.build()
     except WeightsError as error:
         raise error.within(path) from error

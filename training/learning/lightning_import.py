@@ -55,10 +55,21 @@ def find_weights(content: object) -> dict[str, Tensor] | None:
     """
     if not isinstance(content, dict):
         return None
-    for entries in (*(content.get(name) for name in _ENTRIES), content):
-        if isinstance(entries, dict) and any(isinstance(value, Tensor) for value in entries.values()):
-            return {_without_wrappers(str(key)): value for key, value in entries.items()}
-    return None
+    named = [content.get(name) for name in _ENTRIES]
+    entries = next((found for found in (*named, content) if _is_state_dict(found)), None) or _nested(content)
+    return None if entries is None else {_without_wrappers(str(key)): value for key, value in entries.items()}
+
+
+def _is_state_dict(entries: object) -> bool:
+    return isinstance(entries, dict) and any(isinstance(value, Tensor) for value in entries.values())
+
+
+def _nested(content: dict) -> dict | None:
+    """Return the only weights under other names, up to two levels down; None for none or several."""
+    one = [(key, value) for key, value in content.items() if isinstance(value, dict)]
+    two = [(key, value) for _, inner in one for key, value in inner.items() if isinstance(value, dict)]
+    found = [value for key, value in one + two if _is_state_dict(value) and key != 'state']  # of an optimizer
+    return found[0] if len(found) == 1 else None
 
 
 def _without_wrappers(key: str) -> str:
@@ -125,7 +136,8 @@ def import_lightning(path: Path, content: dict, student: str | None) -> tuple[st
 def check_state_dict(found: dict[str, Tensor], shapes: dict[str, tuple], student: str) -> None:
     """Check that weights match the keys and shapes of a student.
 
-    Raises: WeightsError with the number of differences and the first three; its details have all.
+    Raises: WeightsError with the number of differences and the first three, or where weights are not finite; its
+    details have all.
     """
     differences = [f'missing {key} {shape}' for key, shape in shapes.items() if key not in found]
     differences += [f'unknown {key}' for key in found if key not in shapes]
@@ -134,6 +146,12 @@ def check_state_dict(found: dict[str, Tensor], shapes: dict[str, tuple], student
         for key, shape in shapes.items()
         if key in found and tuple(found[key].shape) != shape
     ]
+    unusable = [] if differences else [key for key, value in found.items() if not value.isfinite().all()]
+    if unusable:
+        raise WeightsError(
+            f'{len(unusable)} of {len(found)} weights are NaN or infinite: {summary(unusable)}. The training diverged, '
+            'or the file is damaged. Give an earlier checkpoint.', unusable,
+        )  # fmt: skip
     if differences:
         text = f'The weights do not fit {student}; {len(differences)} differences: {summary(differences)}. {SUPPORTED}.'
         raise WeightsError(text, differences)

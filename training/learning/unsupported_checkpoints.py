@@ -28,8 +28,19 @@ _THREE_SWEEPS = (96, 96, 3, 3)  # backbone.decoder_step4.weight of DeFlow++; 64 
 _MAGIC = {
     b'version https://git-lfs': 'is a pointer of Git LFS, not the file itself. Get the file with: git lfs pull',
     b'<': 'is a web page, probably of a download that failed. Download the file again',
+    b'{': 'is a JSON text, probably the answer of a server to a download that failed. Download the file again',
     b'ftrt': 'is a TensorRT engine. Give the checkpoint that it was made from',
+    b'\x1f\x8b': 'is compressed with gzip. Unpack it with: gunzip (a .tar.gz with: tar xzf)',
+    b'\x28\xb5\x2f\xfd': 'is compressed with zstd. Unpack it with: zstd -d',
+    b'7z\xbc\xaf': 'is a 7-Zip archive. Unpack it and give the checkpoint in it',
+    b'Rar!': 'is a RAR archive. Unpack it and give the checkpoint in it',
+    b'\x89HDF': 'is an HDF5 file, as Keras writes it, not a checkpoint of torch',
+    b'\x93NUMPY': 'is a NumPy array, not a checkpoint',
 }
+_BYTE_ORDER_MARK = b'\xef\xbb\xbf'
+_TAR = 257, b'ustar'  # place and mark
+_BEFORE_ZIP = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first bytes of torch.save before torch 1.6
+_WEIGHT_FILES = ('.pt', '.pth', '.ckpt', '.pkl', '.bin')
 
 
 class WeightsError(ModelError):
@@ -89,6 +100,20 @@ def _listed(shapes: dict[str, tuple]) -> list[str]:
     return [f'{key} {shape}' for key, shape in shapes.items()]
 
 
+def without_weights(path: Path, content: object) -> ModelError:
+    """Return the error for a file of torch.save that holds no weights of a network."""
+    if isinstance(content, dict):
+        keys = [str(key)[:40] for key in content]
+        more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
+        found = f'a dictionary with {", ".join(keys[:8])}{more}' if keys else 'an empty dictionary'
+    else:
+        found = f'one {type(content).__name__}'
+    return ModelError(
+        f'{path} holds no weights of a network, but {found}. Expected the state_dict of a network, alone or under '
+        f'state_dict, model, or one other key. {SUPPORTED}.'
+    )
+
+
 def unreadable_file(path: Path, error: Exception) -> ModelError:
     """Return the error for a file that torch does not load: what it is, and what to give instead."""
     return ModelError(f'{path} {_kind_of_file(path) or _objects(path, error)}.')
@@ -102,11 +127,17 @@ def _kind_of_file(path: Path) -> str | None:
         return 'is empty. Copy or train it again'
     if path.suffix == '.onnx':
         return 'is an ONNX model file, not a checkpoint. Give the checkpoint that it was made from'
-    if path.suffix == '.safetensors':
+    if path.suffix == '.safetensors' or start[8:10] == b'{"':
         return "is a safetensors file. Save its weights as torch.save({'state_dict': safetensors.torch.load_file(IN)})"
     for magic, text in _MAGIC.items():
-        if start.lstrip().startswith(magic):
+        if start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(magic):
             return text
+    if start[_TAR[0] :].startswith(_TAR[1]):
+        return 'is a tar archive. Unpack it with: tar xf'
+    if not start.strip(b'\0'):
+        return 'begins with zeros only: the disk or the copy failed. Copy it again'
+    if start.startswith(_BEFORE_ZIP):
+        return 'begins as a file of torch.save, but cannot be read to its end: it is cut off or damaged. Copy it again'
     if not start.startswith(b'PK'):
         return None
     if not zipfile.is_zipfile(path):
@@ -116,6 +147,11 @@ def _kind_of_file(path: Path) -> str | None:
     if any('/code/' in name for name in names):
         return 'is a compiled TorchScript program. Give the checkpoint that it was made from'
     if not any(name.endswith('data.pkl') for name in names):
+        inside = next((name for name in names if name.endswith(_WEIGHT_FILES)), None)
+        if inside:
+            return f'is a zip archive that holds {inside}. Unpack it and give that file'
+        if names and all(name.endswith('.npy') for name in names):
+            return 'holds arrays of NumPy. Give it the suffix .npz if they are variables of DWARF'
         return 'is a zip archive without weights of torch.save, such as a program of torch.export. Give the checkpoint'
     return None
 
@@ -124,8 +160,9 @@ def _objects(path: Path, error: Exception) -> str:
     """Return which Python objects keep a file from being read, from torch's error."""
     text = str(error).strip()
     found = re.findall(r'GLOBAL ([\w.]+)|class ([\w.]+)', text)
-    names = sorted({name for pair in found for name in pair if '.' in name and not name.startswith('torch.')})
-    if names:
+    names = {name for pair in found for name in pair if '.' in name}
+    own = {name for name in names if not name.startswith('torch.')}
+    if names := sorted(own or {name for name in names if name.startswith('torch.nn.')}):
         return (
             f'cannot be read safely: it holds Python objects ({", ".join(names[:_NUM_SHOWN])}), whose code is not run. '
             "Save the weights alone: torch.save({'state_dict': model.state_dict()}, FILE)"

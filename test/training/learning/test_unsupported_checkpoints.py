@@ -2,7 +2,9 @@
 """Files that hold no checkpoint of a student: one line says what they are. Real files of torch, small weights."""
 
 import argparse
+import gzip
 import pathlib
+import tarfile
 import zipfile
 
 import numpy as np
@@ -152,9 +154,21 @@ FILES = {
     'page.ckpt': (lambda path: path.write_bytes(b'\n<!DOCTYPE html>'), 'is a web page'),
     'text.ckpt': (lambda path: path.write_bytes(b'hello, this is text'), 'no file of torch.save'),
     'model.engine': (lambda path: path.write_bytes(b'ftrt\0\0'), 'is a TensorRT engine'),
+    'marked.ckpt': (lambda path: path.write_bytes(b'\xef\xbb\xbf<!doctype html>'), 'is a web page'),
+    'answer.ckpt': (lambda path: path.write_bytes(b'{"error": "not found"}'), 'is a JSON text'),
+    'packed.ckpt': (lambda path: path.write_bytes(gzip.compress(b'weights')), 'gunzip'),
+    'archive.ckpt': (lambda path: path.write_bytes(tarfile.TarInfo('weights').tobuf() + bytes(1024)), 'tar xf'),
+    'zeros.ckpt': (lambda path: path.write_bytes(bytes(1000)), 'begins with zeros'),
+    'keras.ckpt': (lambda path: path.write_bytes(b'\x89HDF\r\n\x1a\n'), 'is an HDF5 file'),
+    'renamed.pt': (lambda path: path.write_bytes(b'\x30\0\0\0\0\0\0\0{"a":{}}'), 'is a safetensors file'),
+    'release.pt': (lambda path: zip_of(path, 'readme.txt', 'weights/best.ckpt'), 'holds weights/best.ckpt. Unpack it'),
+    'arrays.pt': (lambda path: zip_of(path, 'a.npy'), 'arrays of NumPy'),
+    'tensor.pt': (lambda path: torch.save(torch.zeros(2), path), 'holds no weights of a network, but one Tensor'),
+    'nothing.pt': (lambda path: torch.save({}, path), 'an empty dictionary'),
+    'optimizer.pt': (lambda path: torch.save({'optimizer': {'state': {}}, 'epoch': 3}, path), 'with optimizer, epoch'),
     'script.pt': (lambda path: torch.jit.script(torch.nn.Linear(2, 2)).save(path), 'compiled TorchScript program'),
     'exported.pt2': (lambda path: zip_of(path, 'exported/version', 'exported/models/m.json'), 'without weights'),
-    'module.pt': (lambda path: torch.save(torch.nn.Linear(2, 2), path), 'neither|cannot be read safely'),
+    'module.pt': (lambda path: torch.save(torch.nn.Linear(2, 2), path), r'torch.nn.modules.linear.Linear.*state_dict'),
     'folder.ckpt': (lambda path: path.mkdir(), 'is a folder, not a checkpoint'),
 }
 
@@ -174,6 +188,41 @@ def test_a_cut_checkpoint_is_cut(tmp_path):
     (tmp_path / 'c.ckpt').write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=rf'is cut off: it ends after {len(whole) // 2} bytes'):
         load_checkpoint(tmp_path / 'c.ckpt')
+
+
+def test_a_file_of_an_older_torch_that_is_cut_off_says_so(tmp_path):
+    torch.save({'state_dict': tensors('encoder')}, tmp_path / 'c.ckpt', _use_new_zipfile_serialization=False)
+    whole = (tmp_path / 'c.ckpt').read_bytes()
+    (tmp_path / 'c.ckpt').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r'begins as a file of torch.save.*cut off'):
+        load_checkpoint(tmp_path / 'c.ckpt')
+
+
+@pytest.mark.parametrize(
+    'label, content, is_found',
+    [
+        ('another name', {'net': tensors('encoder')}, True),
+        ('two levels', {'checkpoint': {'model_weights': tensors('encoder')}, 'epoch': 3}, True),
+        (
+            'beside an optimizer',
+            {'net': tensors('encoder'), 'optimizer': {'state': {0: {'step': torch.ones(1)}}}},
+            True,
+        ),
+        ('two networks', {'generator': tensors('encoder'), 'critic': tensors('encoder')}, False),
+        ('too deep', {'a': {'b': {'c': tensors('encoder')}}}, False),
+    ],
+)
+def test_weights_under_another_name_are_found_where_they_are_the_only_ones(label, content, is_found):
+    assert (find_weights(content) is not None) == is_found
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    weights = random_weights(DEFLOW)
+    key = next(key for key, value in weights.items() if value.is_floating_point() and value.ndim)
+    weights[key] = weights[key] * float('nan')
+    torch.save({'state_dict': {f'model.{name}': value for name, value in weights.items()}}, tmp_path / 'c.ckpt')
+    with pytest.raises(ModelError, match=r'1 of .* weights are NaN or infinite: .*diverged'):
+        load_checkpoint(tmp_path / 'c.ckpt', student='deflow')
 
 
 class Network(torch.nn.Linear):
