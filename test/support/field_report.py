@@ -44,7 +44,8 @@ _CAUSES = {
     'clutter|snow|rain': r'rain|snow',
     'pitch|roll|upside|optical': r'tilt|mount|base-T-lidar', 'base_link': r'height|base_link', 'ground': r'ground',
     'zeros': r'0 0 0|no return', 'halves|segments|part': r'revolution|part', 'twist': r'pose|twist', 'world': r'frame',
-    'row_step': r'row_step', 'time_zero': r'skip|pause|time', 'wal': r'-wal|recorder',
+    'scaled|late': r'times as far|stamped', 'row_step': r'row_step', 'time_zero': r'skip|pause|time',
+    'wal': r'-wal|recorder',
 }  # fmt: skip
 
 
