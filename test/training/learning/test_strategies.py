@@ -111,7 +111,7 @@ def test_a_student_learns_the_flow_of_a_box_without_being_told():
     dynamic = (torch.from_numpy(pair.dynamic0), torch.from_numpy(pair.dynamic1))
     batch = collate([sample])._replace(clouds=[clouds], rows=[rows], dynamic=[dynamic])
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(16):
         predicted = student.forward_both(batch.clouds, batch.rows)
         loss = strategy.loss(predicted, batch)
         optimizer.zero_grad()
