@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute the point and the velocity of every pixel from two frames. Node, replay and evaluation use it."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from zeroflow_ros.camera.pixel_velocity import pixel_velocity
 from zeroflow_ros.camera.stereo import StereoEstimator, StereoFlow, StereoFrame
 from zeroflow_ros.ego_motion.trajectory import check_plausible
 from zeroflow_ros.engines.stopwatch import Stopwatch
-from zeroflow_ros.errors import ConfigError, EgoMotionError
+from zeroflow_ros.errors import ConfigError, EgoMotionError, ZeroFlowError
 from zeroflow_ros.pipeline import EGO_MOTION_REMOVED, OUTPUT_ON, VALID
 
 EGO_MOTION = ('given', 'visual', 'none')
@@ -78,6 +79,11 @@ class CameraPipeline:
             raise ConfigError(f'step must be 1 or more, got {step}.')
         self.estimator, self.output_on, self.ego_motion, self.step = estimator, output_on, ego_motion, step
         self._flags = VALID | (EGO_MOTION_REMOVED if ego_motion != 'none' else 0)
+
+    def prepare(self, frame: StereoFrame) -> None:
+        """Compute what only one frame is needed for, while its partner has not come; not all estimators can."""
+        with contextlib.suppress(ZeroFlowError):  # `estimate` will say it
+            getattr(self.estimator, 'prepare', lambda frame: None)(frame)
 
     def estimate(
         self, previous: StereoFrame, latest: StereoFrame, dt: float, previous_T_latest: np.ndarray | None = None, *,

@@ -168,6 +168,15 @@ class ClassicalStereoFlow:
         disparity = disparity_task.result()
         return self._timed('fusion', self._fuse, reference.camera, step, view, agrees, motion, pieces, disparity)
 
+    def prepare(self, frame: StereoFrame) -> None:
+        """Match a frame whose partner has not come yet, so that the first pair takes no longer than the others.
+
+        Raises: ConfigError as `estimate`.
+        """
+        view = self._view(frame)
+        self._views = (view,)
+        self._match(view, 0)
+
     def _timed(self, stage: str, function, *arguments, **options):
         start = perf_counter()
         result = function(*arguments, **options)

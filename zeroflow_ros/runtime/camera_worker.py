@@ -110,6 +110,8 @@ class CameraWorker(NewestWorker):
             return
         previous = self._previous_of(frame, overtaken)
         if previous is None:
+            if self.active and not overtaken and self._buffer.last is frame:
+                self._pipeline.prepare(frame)
             return
         if not (self.active and (parameters.always_run or self._sink.has_subscribers())):
             health.record_skipped(SkipReason.NO_SUBSCRIBERS if self.active else SkipReason.INACTIVE)

@@ -23,6 +23,7 @@ from zeroflow_ros.camera import numba_support
 from zeroflow_ros.camera.classical_flow import ClassicalConfig, ClassicalStereoFlow
 from zeroflow_ros.camera.pixel_velocity import is_moving, pixel_velocity
 from zeroflow_ros.camera.stereo import StereoFrame
+from zeroflow_ros.camera.stereo_matching import StereoMatcher
 from zeroflow_ros.errors import ConfigError, EgoMotionError
 
 CONFIG = ClassicalConfig(scale=1.0)  # the images are as small as half of real ones
@@ -225,3 +226,17 @@ def test_a_mover_before_a_flat_wall_is_not_taken_for_the_motion_of_the_camera():
     for number in (0, 7, 8, 9):
         found = estimator.estimate(corridor(number + 1), corridor(number)).other_T_reference
         np.testing.assert_allclose(found[:3, 3], [0, 0, 0.1 * EGO_SPEED], atol=0.04)  # m
+
+
+def test_a_prepared_frame_is_not_matched_again(pair, monkeypatch):
+    estimator, matched = ClassicalStereoFlow(CONFIG), []
+    match = StereoMatcher.disparity
+    monkeypatch.setattr(StereoMatcher, 'disparity', lambda *given: matched.append(1) or match(*given))
+    reference, other = pair
+    estimator.prepare(other)
+    assert len(matched) == 1
+    prepared = estimator.estimate(reference, other, other_T_reference(POSE))
+    assert len(matched) == 2
+    plain = ClassicalStereoFlow(CONFIG).estimate(reference, other, other_T_reference(POSE))
+    np.testing.assert_allclose(prepared.disparity, plain.disparity, atol=1e-5)
+    assert (prepared.is_measured == plain.is_measured).mean() > 0.99

@@ -182,6 +182,17 @@ def test_of_waiting_frames_the_one_before_the_newest_makes_the_pair():
     assert sink.published[0][1].dt == pytest.approx(0.1)
 
 
+def test_a_frame_without_a_partner_is_prepared_for_the_next_one():
+    worker, _, sink, _ = make()
+    prepared, prepare = [], worker._pipeline.estimator.prepare
+    worker._pipeline.estimator.prepare = lambda frame: prepared.append(frame.stamp_ns) or prepare(frame)
+    feed(worker, 0, 1, 9, 10)
+    assert prepared == [START_NS, START_NS + 9 * PERIOD_NS] and len(sink.published) == 2
+    worker.set_active(False)
+    feed(worker, 20)
+    assert len(prepared) == 2
+
+
 def test_missing_ego_motion_drops_the_frame_in_words_of_cameras():
     worker, health, sink, lines = make('given', Driven(until=1))
     feed(worker, 0, 1, 2)
