@@ -18,9 +18,10 @@ _UNIT_WORDS = {
 _TIME_WORDS = {'t', 'ts', 'time', 'times', 'timestamp', 'timestamps', 'stamp', 'stamps', 'dt'}
 _OFFSET_WORDS = {'offset', 'offsets', 'delta', 'diff', 'rel', 'relative'}  # of time only with a unit: `offset_ns`
 _OTHER_WORDS = {
-    'abs', 'absolute', 'acquisition', 'base', 'begin', 'capture', 'epoch', 'fire', 'fired', 'firing', 'first', 'frame',
-    'from', 'gps', 'header', 'hour', 'in', 'laser', 'lidar', 'measured', 'measurement', 'of', 'packet', 'past', 'point',
-    'points', 'pt', 'ptp', 'scan', 'sensor', 'since', 'start', 'sweep', 'tai', 'to', 'tv', 'unix', 'utc', '32', '64',
+    'abs', 'absolute', 'acquisition', 'azimuth', 'base', 'begin', 'block', 'capture', 'col', 'column', 'delay',
+    'device', 'epoch', 'fire', 'fired', 'firing', 'first', 'frame', 'from', 'gps', 'hardware', 'header', 'hour', 'hw',
+    'in', 'laser', 'lidar', 'measured', 'measurement', 'of', 'packet', 'past', 'point', 'points', 'pt', 'ptp', 'scan',
+    'sensor', 'since', 'start', 'sweep', 'tai', 'to', 'tv', 'unix', 'utc', '32', '64',
 }  # fmt: skip
 _WORDS = _TIME_WORDS | _OFFSET_WORDS | _OTHER_WORDS | set(_UNIT_WORDS)
 _LONGEST_NAME = 48
