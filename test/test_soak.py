@@ -34,15 +34,15 @@ def test_a_limit_that_is_not_kept_is_said(changes, said):
 
 
 def test_every_sweep_is_served_and_nothing_grows():
-    report = soak(1500, 400, real_time=False)
-    assert report['with_flow'] == report['sweeps'] == 400
+    report = soak(1500, 300, real_time=False)
+    assert report['with_flow'] == report['sweeps'] == 300
     first, last = report['memory_mb_by_tenth'][1], report['memory_mb_by_tenth'][9]
-    assert last < 1.05 * first, report  # a sweep of memory lost in each would be 9 MB; the full run is stricter
+    assert last < 1.04 * first, report  # 50 kB lost in each sweep would be 12 MB; the full run is stricter
 
 
 def test_overloaded_it_serves_the_newest_and_counts_the_rest():
     """How old flow may get is measured by `make soak`: here other tests run beside it."""
-    report = overload(200_000, 6)
+    report = overload(200_000, 4, warm_up=6)
     assert report['with_flow'] >= 3, report
     assert report['dropped']['dropped.overtaken_by_newer_sweep'] > 0
     assert not [line for line in report['trouble'] if 'counted as dropped' in line]

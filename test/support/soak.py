@@ -181,9 +181,12 @@ def trouble_of(record: Record, *, wanted: float) -> list[str]:
     return trouble
 
 
-def overload(num_points: int, seconds: float) -> dict:
-    """Send three times what the node can process; return the report, as `soak` does."""
-    with running(num_points) as driver:
+def overload(num_points: int, seconds: float, *, warm_up: int = _WARM_UP) -> dict:
+    """Send three times what the node can process; return the report, as `soak` does.
+
+    warm_up: sweeps without load before that, from which the processing time is known.
+    """
+    with running(num_points, warm_up) as driver:
         interval = max(driver.processing_ms / 3e3, SHORTEST_DT)
         driver.at_intervals(round(seconds / interval), interval)
         record, vehicle = driver.record, driver.vehicle
@@ -209,13 +212,13 @@ def overload(num_points: int, seconds: float) -> dict:
 
 
 @contextmanager
-def running(num_points: int) -> Iterator[Driver]:
+def running(num_points: int, warm_up: int = _WARM_UP) -> Iterator[Driver]:
     """Start a node, and yield a driver after its warm-up."""
     arguments = '-p', 'ego_motion_timeout_s:=1.0', '-p', 'num_threads:=1'
     with NodeProcess(*arguments) as node, Vehicle(markers=False, debug=[LATENCY, AGE_MS]) as vehicle:
         vehicle.connect(node)
         driver = Driver(node, vehicle, num_points)
-        driver.one_by_one(_WARM_UP)
+        driver.one_by_one(warm_up)
         vehicle.spin(0.5)
         driver.look(0.0)
         driver.processing_ms = float(np.median(driver.record.latency_ms))
