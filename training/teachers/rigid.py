@@ -12,7 +12,7 @@ from training.teachers.forward_backward_check import MIN_CONSISTENT_SHARE, flows
 from training.teachers.planar_motion import STILL, apply
 from training.teachers.point_grid import PointGrid, numbers_in_box
 from training.teachers.segment_motion import moved_box, polish_step, refine_starts, reverse_distance
-from training.teachers.sharpness import refine_by_sharpness
+from training.teachers.sharpness import refine_by_sharpness, spread_rows
 from training.teachers.teacher import Flows
 from training.teachers.truncated_distance_field import TruncatedDistanceField, disc
 from zeroflow_ros.errors import ConfigError
@@ -30,6 +30,7 @@ _SPLIT_NEAR = 0.2  # m: source points this near to the origin of a target segmen
 _SPLIT_POINTS, _SPLIT_SHARE = 100, 0.8  # fewest points split off, and share of the target segment: fewer are chance
 _SPLIT_IMPROVEMENT = 0.5  # `improvement` for points that are split off: few of those truly move
 _LAG = 2.0  # m/s: scales a difference in measurement time to a distance in the correspondence search
+_MOST_POINTS = 1000  # of any choice of points of a segment
 _SHARPEN_FROM = 60  # points: larger segments are refined by `refine_by_sharpness`
 
 
@@ -68,6 +69,10 @@ class RigidConfig:
         for name in ('min_points', 'max_speed', 'cut', 'kernel', 'refine_points'):
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} of the rigid teacher should be above 0, got {getattr(self, name)}.')
+        if self.refine_points > _MOST_POINTS:
+            raise ConfigError(
+                f'refine_points of the rigid teacher should be at most {_MOST_POINTS}, got {self.refine_points}.'
+            )
         if not self.voxels or min(self.voxels) <= 0:
             raise ConfigError(f'voxels of the rigid teacher should be some sizes above 0, got {self.voxels}.')
 
@@ -121,7 +126,8 @@ class _Direction:
         self.config, self.source, self.source_grid, self.target_grid = config, source, source_grid, target_grid
         self.tree = target_grid.tree
         self.lag = _LAG * dt
-        self.rng = np.random.default_rng(config.seed)
+        # One set for all choices: the draws of a segment do not depend on how many segments came before it.
+        self.draws = np.random.default_rng(config.seed).random(_MOST_POINTS)
         cut = config.cut
         # Truncated nearest-neighbour distances at rest [m]: of source points (N,), and of target points (M,).
         self.misfit, (self.target_misfit, self.nearest) = nearest[0], target_nearest
@@ -231,7 +237,7 @@ class _Direction:
         best = self._polish(number, label, points, best, may_rotate)
         if length <= _LARGE or len(points) < _SHARPEN_FROM:
             return best
-        return refine_by_sharpness(points, self._target_around(number, points, best), best, self.lag, self.rng)
+        return refine_by_sharpness(points, self._target_around(number, points, best), best, self.lag, self.draws)
 
     def _search(self, points: np.ndarray) -> list[np.ndarray]:
         """Return planar translations (2,) to refine; none if no translation is much better than standing still."""
@@ -276,11 +282,11 @@ class _Direction:
     def _target_around(self, number: int, points: np.ndarray, motion, most: int | None = None) -> np.ndarray:
         """Return the target's points around a moved segment, without those that match another segment at rest.
 
-        most: if there are more, so many of them, chosen at random.
+        most: if there are more, so many of them, see `spread_rows`.
         """
         box, grid = moved_box(points, motion, _BORDER), self.target_grid
         ranks = numbers_in_box(grid.arrays, grid.ranks, *box, self.static_match, number)
         return grid.ranked[ranks if most is None else self._subsample(ranks, most)]
 
     def _subsample(self, points: np.ndarray, most: int) -> np.ndarray:
-        return points if len(points) <= most else points[self.rng.choice(len(points), most, replace=False)]
+        return points[spread_rows(len(points), most, self.draws)]

@@ -23,18 +23,17 @@ _GAIN = 0.95  # a correction must lower the thickness to this share
 
 
 def refine_by_sharpness(
-    source: np.ndarray, target: np.ndarray, motion: tuple[float, float, float, float], lag: float,
-    rng: np.random.Generator,
+    source: np.ndarray, target: np.ndarray, motion: tuple[float, float, float, float], lag: float, draws: np.ndarray
 ) -> tuple[float, float, float, float]:  # fmt: skip
     """Return a better motion of a segment, or the given one; see training/teachers/planar_motion.py.
 
     source: (N, 4) of the segment, target: (M, 4) of the other sweep around the moved segment: x, y, z [m] and the time
-    after the stamp of the sweep. lag: time between the stamps, in the same unit; negative backward in time.
+    after the stamp of the sweep. lag: time between the stamps, in the same unit; negative backward in time. draws: see
+    `spread_rows`.
     """
     if len(target) < _FEW:
         return motion
-    mine, theirs = (points if len(points) <= _POINTS else points[rng.choice(len(points), _POINTS, replace=False)]
-                    for points in (source, target))  # fmt: skip
+    mine, theirs = (points[spread_rows(len(points), _POINTS, draws)] for points in (source, target))
     moved = np.stack(apply(motion, mine[:, 0], mine[:, 1]), axis=1)
     start = source[:, :2].mean(0)
     centre = np.array(apply(motion, *start))
@@ -60,6 +59,18 @@ def refine_by_sharpness(
     cosine, sine, *_ = turn = _turn_about(centre, correction[2])
     x, y = np.array(apply(turn, *motion[2:])) + correction[:2] @ axes
     return cosine * motion[0] - sine * motion[1], sine * motion[0] + cosine * motion[1], x, y
+
+
+def spread_rows(count: int, most: int, draws: np.ndarray) -> np.ndarray:
+    """Return the rows 0 to count, or if there are more than `most`, one row of each of so many equal runs of them.
+
+    Neighbouring rows are near each other, in the order of the scan or of a k-d tree, so the choice covers a segment
+    evenly. draws: at least `most` random numbers in [0, 1), the place of each row in its run.
+    """
+    if count <= most:
+        return np.arange(count)
+    rows = ((np.arange(most) + draws[:most]) * (count / most)).astype(np.int64)
+    return np.minimum(rows, count - 1)  # rounding
 
 
 def _turn_about(centre: np.ndarray, yaw: float) -> tuple[float, float, float, float]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thickness of surfaces, beside the same with the eigenvalues of numpy."""
+"""The thickness of surfaces, beside the same with the eigenvalues of numpy; the choice of points."""
 
 import numpy as np
 import pytest
 
-from training.teachers.sharpness import surface_thickness
+from training.teachers.sharpness import spread_rows, surface_thickness
 
 
 def thickness(points):
@@ -22,3 +22,12 @@ def test_the_thickness_is_the_root_of_the_lowest_eigenvalue(size):
     assert surface_thickness(points) == pytest.approx(thickness(points), abs=1e-7)
     oblique = points @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     assert surface_thickness(oblique) == pytest.approx(thickness(points), abs=1e-7)
+
+
+@pytest.mark.parametrize('draw', [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize('count, most', [(0, 4), (3, 4), (4, 4), (5, 4), (1000, 4), (1001, 300)])
+def test_chosen_rows_cover_all_runs_of_rows(count, most, draw):
+    rows = spread_rows(count, most, np.full(most, draw))
+    assert len(rows) == min(count, most) and (np.diff(rows) > 0).all()
+    if count:
+        assert rows[0] <= count / most and count - 1 - count / most <= rows[-1] < count
