@@ -28,6 +28,7 @@ from zeroflow_ros.errors import ZeroFlowError
 from zeroflow_ros.views.report import hardware, write_json
 
 _FINAL = (REACHED, MISSED, DONE)
+_KEY = ('gpu', 'tensorrt', 'nvcc', 'torch', 'revision')  # a result holds for these
 _SECONDS = 480  # for all parts; with more, the limit of each part grows in proportion, for slow machines
 _LEAST_S = 5.0  # with less time left, a part is not begun
 
@@ -82,7 +83,7 @@ def report(parts: list[Part], folder: Path, seconds: float, again: list[str]) ->
                     '--seconds, or when the machine does nothing else.'
                 )
             facts = result.figures
-            key = ' | '.join(facts[name] for name in ('gpu', 'tensorrt', 'nvcc', 'torch', 'revision'))
+            key = ', '.join(f'{name} {facts[name] or "none"}' for name in _KEY)
         elif missing := [need for need in part.needs if not facts[need]]:
             result = Result(LEFT, f'needs {", ".join(missing)}')
         elif known and known.get('key') == key and known['verdict'] in _FINAL and part.name not in again:

@@ -61,7 +61,8 @@ def test_a_machine_without_a_gpu_says_what_is_left(here, tmp_path):
     verdicts, ran = here(Part('a', (), 9, done), Part('b', ('gpu', 'tensorrt'), 9, done))
     assert verdicts == {'machine': DONE, 'a': DONE, 'b': LEFT} and ran == ['machine', 'a']
     text = (tmp_path / 'report.txt').read_text()
-    assert 'needs gpu, tensorrt' in text and text.endswith('2 done, 1 left.\n')
+    assert text.startswith('gpu none, tensorrt none, nvcc none, torch ') and 'needs gpu, tensorrt' in text
+    assert text.endswith('2 done, 1 left.\n')
     assert json.loads((tmp_path / 'report.json').read_text())['parts']['a']['figures'] == {'ms': 3.0}
 
 
