@@ -54,11 +54,13 @@ class MonoStudentFlow:
         is_published: whether it is a network of the authors of multi_mono_sf: they resize images without antialiasing,
         corner pixels on corner pixels.
         """
+        from training.scoring.stereo_checkpoint import parse_size  # imports torch
+
         self.name, self.student, self.is_published = name, student.eval(), is_published
         self.needs_earlier = getattr(student, 'num_images', _FEWEST_IMAGES) >= _FEWEST_IMAGES
         self.num_earlier = _num_earlier(name, options) if self.needs_earlier else 1
         self.options = replace(options, baseline=_baseline(options, is_published))
-        self.size = _parse_size(options.size, student) if options.size else size or student.default_size
+        self.size = parse_size(options.size, student) if options.size else size or student.default_size
 
     def estimate_images(self, images: list[np.ndarray], camera: StereoCamera) -> StereoFlow:
         """Return the scene flow of the last but one of some images to the last one.
@@ -326,15 +328,3 @@ def _check_size(image: np.ndarray, camera: StereoCamera) -> None:
             f'An image is {image.shape[1]} x {image.shape[0]} px, its camera {camera.width} x {camera.height}. Give '
             'images of one camera and one size.'
         )
-
-
-def _parse_size(text: str, student) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.split('x'))
-    except ValueError as error:
-        raise ConfigError(f'size of images is WIDTHxHEIGHT, as in 832x256, got {text!r}.') from error
-    if min(width, height) < student.multiple or width % student.multiple or height % student.multiple:
-        raise ConfigError(
-            f'{student.name} takes images whose sides are multiples of {student.multiple} px, got {text}.'
-        )
-    return width, height

@@ -99,8 +99,8 @@ def test_images_are_shrunk_by_area_with_the_intrinsics_of_that_size_and_grey_one
     'options, says',
     [
         (MonoOptions(images=2), 'images of plane should be 3 or more, got 2'),
-        (MonoOptions(size='64'), "as in 832x256, got '64'"),
-        (MonoOptions(size='64x40'), 'multiples of 32 px, got 64x40'),
+        (MonoOptions(size='64'), "expected WIDTHxHEIGHT, got '64'"),
+        (MonoOptions(size='64x40'), "multiples of 32 px, expected WIDTHxHEIGHT, got '64x40'"),
         (MonoOptions(baseline=float('nan')), 'should be a number of metres, got nan'),
     ],
 )
