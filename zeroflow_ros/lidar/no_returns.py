@@ -32,12 +32,15 @@ def remove_no_returns(points: np.ndarray) -> str:
     with np.errstate(over='ignore', invalid='ignore'):
         near = (np.abs(sample) < _AT_SENSOR).all(axis=1)
         if near.any():
-            rows = np.flatnonzero((np.abs(points) < _AT_SENSOR).all(axis=1))
+            rows = _rows_at_sensor(points)
             points[rows] = np.nan
             sample = sample[~near]
             notes.append(f'{len(rows)} of {len(points)} points lie in the origin of the sensor')
         if (placeholder := _repeated(sample)) is not None:
-            rows = np.flatnonzero((points == placeholder.astype(np.float32)).all(axis=1))
+            repeated = placeholder.astype(np.float32)
+            rows = np.flatnonzero(points[:, 0] == repeated[0])
+            for axis in (1, 2):
+                rows = rows[points[rows, axis] == repeated[axis]]
             points[rows] = np.nan
             sample = sample[(sample != placeholder).any(axis=1)]
             x, y, z = placeholder
@@ -50,6 +53,14 @@ def remove_no_returns(points: np.ndarray) -> str:
     if not notes:
         return ''
     return f'{", and ".join(notes)}; they are taken as no returns. Make the driver leave such rows out, or write NaN.'
+
+
+def _rows_at_sensor(points: np.ndarray) -> np.ndarray:
+    """Return the numbers of the rows of points (N, 3) in the origin; axis by axis, as few rows pass the first."""
+    rows = np.flatnonzero(np.abs(points[:, 0]) < _AT_SENSOR)
+    for axis in (1, 2):
+        rows = rows[np.abs(points[rows, axis]) < _AT_SENSOR]
+    return rows
 
 
 def _repeated(sample: np.ndarray) -> np.ndarray | None:
