@@ -4,10 +4,7 @@
 from pathlib import Path
 
 import numpy as np
-from rosbags.rosbag1 import Writer as Ros1Writer
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer as Ros2Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from tiny_bag import new_bag
 
 from zeroflow_ros.bags.cdr import ODOMETRY, TRANSFORMS
 from zeroflow_ros.camera.stereo_topics import CAMERA_INFO, IMAGE
@@ -78,25 +75,13 @@ def write_stereo_bag(path: Path, num_frames: int = 4, *, storage: str = 'mcap', 
                      mount: bool = True, infos: bool = True,
                      spoil=lambda topic, number, message: message) -> Path:  # fmt: skip
     """Write a bag and return its path. spoil: returns the message to write for the number-th of a topic, None: none."""
-    is_ros1 = storage == 'rosbag1'
-    store = get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.LATEST)
-    if is_ros1:
-        store.register(get_types_from_msg('geometry_msgs/TransformStamped[] transforms', TRANSFORMS))
-        path = path.with_suffix('.bag')
-        writer, serialise = Ros1Writer(path), store.serialize_ros1
-    else:
-        writer = Ros2Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
-        serialise = store.serialize_cdr
-    with writer:
-        connections, numbers = {}, {}
+    with new_bag(path, storage) as (path, store, write):
+        numbers = {}
         for topic, msgtype, time_ns, message in messages(
-            num_frames, store=store, is_ros1=is_ros1, odometry=odometry, mount=mount, infos=infos
+            num_frames, store=store, is_ros1=storage == 'rosbag1', odometry=odometry, mount=mount, infos=infos
         ):
             number = numbers[topic] = numbers.get(topic, -1) + 1
             message = spoil(topic, number, message)
-            if message is None:
-                continue
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, msgtype, typestore=store)
-            writer.write(connections[topic], time_ns, serialise(message, msgtype))
+            if message is not None:
+                write(topic, msgtype, time_ns, message)
     return path

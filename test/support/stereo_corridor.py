@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from tiny_bag import new_bag
 
 from zeroflow_ros.bags.cdr import ODOMETRY, TRANSFORMS, typestore
 from zeroflow_ros.camera.stereo import StereoCamera, StereoFrame
@@ -143,15 +143,7 @@ def transform_message(number: int):
 
 def write_world(path: Path, num_frames: int = 4, *, odometry: bool = True, tf: bool = False) -> Path:
     """Write a bag of the camera with odometry or /tf, and return its path."""
-    store = typestore()
-    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections = {}
-
-        def write(topic, msgtype, time_ns, message):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, msgtype, typestore=store)
-            writer.write(connections[topic], time_ns, store.serialize_cdr(message, msgtype))
-
+    with new_bag(path, store=typestore()) as (path, _, write):
         write('/tf_static', TRANSFORMS, START_NS, mount_message())
         for number in range(num_frames):
             time_ns = START_NS + number * PERIOD_NS

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small bags with real messages for the tests: a street of a few thousand points with one moving box."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,20 @@ def _timed(message, stamped: float, types):
 
 def write_bag(path: Path, storage: str = 'mcap', num_sweeps: int = 5, **options) -> Path:
     """Write a bag of the given format at `path` (with the suffix .bag for rosbag1) and return its path."""
+    with new_bag(path, storage) as (path, store, write):
+        for message in messages(num_sweeps, store=store, is_ros1=storage == 'rosbag1', **options):
+            write(*message)
+    return path
+
+
+@contextmanager
+def new_bag(path: Path, storage: str = 'mcap', store=None):
+    """Yield the path of a new bag, its types, and a function that writes (topic, type, time [ns], message).
+
+    store: of the types, where they are not those of rosbags.
+    """
     is_ros1 = storage == 'rosbag1'
-    store = get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.LATEST)
+    store = store or get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.LATEST)
     if is_ros1:
         store.register(get_types_from_msg('geometry_msgs/TransformStamped[] transforms', TRANSFORMS))
         path = path.with_suffix('.bag')
@@ -101,10 +114,12 @@ def write_bag(path: Path, storage: str = 'mcap', num_sweeps: int = 5, **options)
     else:
         writer = Ros2Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
         serialise = store.serialize_cdr
+    connections = {}
+
+    def write(topic, msgtype, time_ns, message):
+        if topic not in connections:
+            connections[topic] = writer.add_connection(topic, msgtype, typestore=store)
+        writer.write(connections[topic], time_ns, serialise(message, msgtype))
+
     with writer:
-        connections = {}
-        for topic, msgtype, time_ns, message in messages(num_sweeps, store=store, is_ros1=is_ros1, **options):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, msgtype, typestore=store)
-            writer.write(connections[topic], time_ns, serialise(message, msgtype))
-    return path
+        yield path, store, write

@@ -9,7 +9,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
 from stereo_corridor import (
     EGO_SPEED,
     MOVER_SPEED,
@@ -19,6 +18,7 @@ from stereo_corridor import (
     mount_message,
     odometry_message,
 )
+from tiny_bag import new_bag
 
 from zeroflow_ros.bags.cdr import ODOMETRY, TRANSFORMS, typestore
 from zeroflow_ros.camera.mono import BASELINE, MonoFrame
@@ -140,15 +140,7 @@ def info_message(number: int, *, width: int = WIDTH, height: int = HEIGHT, model
 def write_mono_bag(path: Path, num_frames: int = 6, *, odometry: bool = True, infos: bool = True,
                    numbers=None) -> Path:  # fmt: skip
     """Write a bag of the camera, and return its path. numbers: of the frames, in the order of recording."""
-    store = typestore()
-    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections = {}
-
-        def write(topic, msgtype, time_ns, message):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, msgtype, typestore=store)
-            writer.write(connections[topic], time_ns, store.serialize_cdr(message, msgtype))
-
+    with new_bag(path, store=typestore()) as (path, _, write):
         write('/tf_static', TRANSFORMS, START_NS, mount_message())
         for place, number in enumerate(range(num_frames) if numbers is None else numbers):
             time_ns = START_NS + place * PERIOD_NS
