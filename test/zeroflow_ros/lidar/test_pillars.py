@@ -133,3 +133,16 @@ def test_cells_beyond_16_bit_are_sorted_right():
     np.testing.assert_allclose(
         encoder(grid).encode(points, cells), encoder(grid).encode_plain(points, cells), atol=1e-4
     )
+
+
+def test_the_mean_of_a_dense_pillar_far_away_does_not_lose_digits():
+    grid = PillarGrid(cells=512, cell=0.2, z_min=-3.0, z_max=3.0)
+    weight = np.zeros((5, 9), np.float32)
+    weight[[0, 1, 2], [3, 4, 5]] = 1  # x, y, z minus the mean of the pillar
+    dense = PillarEncoder(grid, weight, np.full(5, 0.5, np.float32))
+    points = np.random.default_rng(0).uniform([45.01, -44.99, 0], [45.19, -44.81, 0.2], (500, 3)).astype(np.float32)
+    image = np.zeros((5, 512, 512), np.float32)
+    cell = pillars.PillarImage(dense, image).update(points, IDENTITY)[0]
+    for found in (image, dense.encode(points, grid.assign(points))):
+        # Sums of coordinates, instead of offsets from the centre, are off by 30 um.
+        np.testing.assert_allclose(found.reshape(5, -1)[:, cell], 0.5, atol=4e-6)
