@@ -21,8 +21,11 @@ CORE = {'Add', 'Cast', 'Concat', 'Constant', 'Conv', 'Div', 'Erf', 'Floor', 'Gat
         'Transpose', 'Unsqueeze'}  # fmt: skip
 
 
-@pytest.mark.parametrize('precision', ['float32', 'float16'])
-@pytest.mark.parametrize('name', STUDENTS)
+# fastflow3d_xl is a wider fastflow3d, and the slowest: its float16 form is enough.
+@pytest.mark.parametrize('name, precision', [
+    (name, precision) for name in STUDENTS for precision in ('float32', 'float16')
+    if (name, precision) != ('fastflow3d_xl', 'float32')
+])  # fmt: skip
 def test_every_student_builds(name, precision, tmp_path, capsys):
     torch.manual_seed(0)
     checkpoint = Checkpoint(name, build_student(name).state_dict(), ABOUT)
