@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny_distillation import TINY, ProcessGroup, label
 pytest.importorskip('pytorch_lightning', reason='training needs pytorch-lightning')
 pytest.importorskip('onnxscript', reason='export needs onnxscript')
 
+from training import distill as program
 from training.datasets.clip_store import ClipStore
 from training.distill import Distillation, _label_lines, distill, main
 from training.labels.label_store import LabelStore
@@ -23,6 +25,16 @@ from training.scoring.label_metrics import score_against_labels
 from training.students import build_student
 from zeroflow_ros.engines.selection import DEFAULT_MODEL, load_engine
 from zeroflow_ros.errors import DataError, ZeroFlowError
+
+
+@pytest.fixture
+def _in_this_process(monkeypatch):
+    """Call the programs instead of starting them; the tests of the other labels start them."""
+
+    def call(module, *words):
+        return import_module(module).main([str(word) for word in words])
+
+    monkeypatch.setattr(program, 'distill', lambda job: distill(job, call))
 
 
 @pytest.fixture
@@ -146,6 +158,7 @@ def test_program_reports_errors_with_exit_status_1(tmp_path, capsys):
     assert 'none.yaml' in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures('_in_this_process')
 def test_a_recorded_drive_becomes_a_model_without_a_teacher(tmp_path, capsys):
     pytest.importorskip('dufomap', reason="these labels need the package dufomap: pip install 'zeroflow_ros[dynamic]'")
     drive = write_bag(tmp_path / 'drive', num_sweeps=5)
