@@ -31,7 +31,20 @@ def test_all_images_of_a_window_change_alike():
     assert np.ptp(changed, axis=0).max() == 0 and abs(float(changed[0, 0, 0, 0]) - 0.4) > 0.01
 
 
-@pytest.mark.parametrize('wrong', [{'min_scale': 0}, {'flip': 2}, {'max_shift': -1}, {'crop_width': -1}])
+def test_each_image_of_a_window_turns_by_itself():
+    rng = np.random.default_rng(0)
+    assert MonoAugmentation().draw_rotations(4, rng) is None
+    found = MonoAugmentation(rotation=0.5).draw_rotations(200, rng)
+    np.testing.assert_allclose(found @ found.transpose(0, 2, 1), np.broadcast_to(np.eye(3), found.shape), atol=1e-9)
+    yaw = np.degrees(np.arctan2(found[:, 0, 2], found[:, 2, 2]))
+    assert 0.4 < yaw.std() < 0.6  # degrees
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [{'min_scale': 0}, {'flip': 2}, {'max_shift': -1}, {'crop_width': -1}, {'reverse': 1.5}, {'right_eye': -0.1},
+     {'rotation': 90}],
+)  # fmt: skip
 def test_wrong_strengths_are_errors(wrong):
     with pytest.raises(ConfigError):
         MonoAugmentation(**wrong)

@@ -83,6 +83,8 @@ def test_images_teach_the_disparity():
     student = build_student('mono_lite')
     samples = MonoSamples(config, source(config), student)
     batch = collate_mono([samples[0, 0]])
+    for head in student.heads:
+        head[-1].bias.data[7] = -20  # no depth from parallax
     ratio = 0.54 / 0.5  # disparities are those of a baseline of 0.54 m
     found = []
     for disparity in (DISPARITY - 1.5, DISPARITY, DISPARITY + 1.5):
@@ -148,6 +150,7 @@ def test_the_published_recipe_halves_its_rate():
         ({'held_out': 1.0}, 'held_out'),
         ({'batch': 0}, 'batch'),
         ({'flow': -1.0}, 'flow should be >= 0|flow'),
+        ({'finest_level': 4}, 'finest_level should be 0, 1, 2 or 3, got 4'),
     ],
 )
 def test_wrong_settings_are_errors(wrong, match):
