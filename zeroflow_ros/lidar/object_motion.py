@@ -4,7 +4,7 @@
 A network says what moves and roughly how; the points say exactly how far, and whether it moves at all. The motion of a
 cluster starts from the median of its flow and is refined against the earlier sweeps by iterative closest points. It is
 a translation along the ground: over 0.1 s, that of a turning car differs from it by centimetres. A cluster moves only
-if it fits the earlier sweeps clearly better in motion than at rest.
+if it fits the earlier sweeps clearly better in motion than at rest, and a flat piece never slides along itself.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from zeroflow_ros.lidar.nearest_points import CELL, CELLS, NONE, NearestPoints, 
 from zeroflow_ros.lidar.numba_support import numba_kernels
 
 _MOVING, _PERHAPS = 0.3, 0.2  # m/s: such points form clusters; those from the second on join one around them
-_LONE = 2.0  # m/s: slower points in no cluster stand still, those near the ground from a distance of _LOW on
+_LONE = 4.0  # m/s: slower points in no cluster stand still, those near the ground from a distance of _LOW on
 _LOW = 15.0  # m: nearer than this, something lower than _CLEARANCE has several points
 _CLEARANCE = 0.25  # m above the lowest point around: lower points are in no cluster
 _LONGEST = 25.0  # m: lorries and trams are shorter; longer clusters are no objects
@@ -38,6 +38,7 @@ _MOST_CHANGE, _CHANGE_SHARE = 5.0, 0.5  # m/s, share of the network's flow: larg
 # one fits wherever it slides.
 _SHARE_OF_REST, _SHARE_PER_SPEED, _MOST_SHARE = 0.65, 0.1, 0.95
 _LONG = 3.0  # m: longer clusters get the largest share
+_SLIDES = 0.3  # mean weight of the offsets along the motion: below it, a shorter cluster only slides along itself
 _TURNING_SHARE = 1.1  # the same share where ego motion is not removed, and walls slide along themselves
 _FOOTPRINT = 0.2  # m: cell of the area below a cluster
 _BESIDE = 1.0  # m: cell of the area around it in which the ground seems to move along
@@ -73,8 +74,8 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     Clusters are made of the points that move, but not of the lowest 0.25 m above the ground around them. Points below a
     cluster, and slow ones within it, move with it. Other low points beside it stand still: one cell of the network
     holds a wheel and the road. A cluster that does not fit the earlier sweeps clearly better in motion than at rest
-    stands still, as do slow points of no cluster. A cluster longer than 25 m is no object and keeps the flow of the
-    network: without ego motion, the world turns.
+    stands still, as do slow points of no cluster, and a flat cluster, 3 m long at most, that would slide along itself.
+    A cluster longer than 25 m is no object and keeps the flow of the network: without ego motion, the world turns.
     """
     rows, squared = _longer_than(flow, _PERHAPS * dt)
     places = transforms.apply(level_T_points, points[rows])
@@ -207,10 +208,24 @@ def _fit(places, motion_of, label, earlier, dt, ego_motion_removed) -> np.ndarra
     speed = np.linalg.norm(motion, axis=1) / dt
     first = np.cumsum(count) - count
     extent = np.maximum.reduceat(body[:, :2], first) - np.minimum.reduceat(body[:, :2], first)
-    share = np.where(extent.max(axis=1) > _LONG, _MOST_SHARE, _SHARE_OF_REST + _SHARE_PER_SPEED * speed)
+    is_long = extent.max(axis=1) > _LONG
+    share = np.where(is_long, _MOST_SHARE, _SHARE_OF_REST + _SHARE_PER_SPEED * speed)
     share = np.minimum(share, _MOST_SHARE) if ego_motion_removed else _TURNING_SHARE
-    motion[np.where(better, of_fit, of_start) > share * at_rest] = 0
+    stands = np.where(better, of_fit, of_start) > share * at_rest
+    if ego_motion_removed:
+        stands |= ~is_long & (_weight_along(motion, surface, first, count) < _SLIDES)
+    motion[stands] = 0
     return motion
+
+
+def _weight_along(motion: np.ndarray, surface: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return the mean weight of the offsets along the motion of each cluster, (C,).
+
+    It is near _ALONG for a flat piece that slides along itself: the end of a wall that comes into view looks so.
+    """
+    x, y = np.repeat(motion[:, :2] / np.maximum(np.linalg.norm(motion, axis=1), 1e-6)[:, None], count, axis=0).T
+    xx, xy, yy = surface.T
+    return np.add.reduceat(xx * x * x + 2 * xy * x * y + yy * y * y, first) / count
 
 
 def _surface_weights(points: np.ndarray, first: np.ndarray, used: np.ndarray) -> np.ndarray:

@@ -142,12 +142,26 @@ def test_without_ego_motion_a_wall_that_slides_along_itself_keeps_the_flow_of_th
         np.testing.assert_allclose(np.median(flow[-len(wall) :, 0]), expected, atol=0.06)
 
 
+@pytest.mark.parametrize(('depth', 'expected'), [(0.0, 0.0), (0.8, -0.3)])
+def test_the_end_of_a_wall_that_comes_into_view_stands_and_a_solid_thing_of_its_size_moves(
+    rng, arithmetic, depth, expected
+):
+    seen = np.column_stack([rng.uniform(8, 9.5, 300), 6 + depth * rng.random(300), rng.uniform(0.5, 2, 300)])
+    before = (seen + [0.3, 0, 0]).astype(np.float32)
+    points, road = seen.astype(np.float32), ground(rng)
+    flow = np.tile(np.float32([0.25, 0, 0]), (300, 1))
+    fit_object_motion(
+        points, flow, IDENTITY, [EarlierSweep(np.concatenate([before, road]), IDENTITY, 1)], DT, knows_ground=False
+    )
+    np.testing.assert_allclose(np.median(flow[:, 0]), -expected, atol=0.03)
+
+
 def test_slow_points_of_no_cluster_stand_and_fast_ones_keep_their_flow(rng):
     points, flow, earlier, _ = scene(rng)
     lone = np.float32([[-8, 8, 1.0], [-8, -8, 1.0]])
-    points, flow = np.concatenate([points, lone]), np.concatenate([flow, np.float32([[0.1, 0, 0], [0.4, 0, 0]])])
+    points, flow = np.concatenate([points, lone]), np.concatenate([flow, np.float32([[0.3, 0, 0], [0.6, 0, 0]])])
     fit_object_motion(points, flow, IDENTITY, earlier, DT)
-    np.testing.assert_array_equal(flow[-2:], np.float32([[0, 0, 0], [0.4, 0, 0]]))
+    np.testing.assert_array_equal(flow[-2:], np.float32([[0, 0, 0], [0.6, 0, 0]]))
 
 
 @pytest.mark.parametrize('dt', [0.05, 0.1, 0.2])
