@@ -40,6 +40,11 @@ _SHARE_OF_REST, _SHARE_PER_SPEED, _MOST_SHARE = 0.65, 0.1, 0.95
 _LONG = 3.0  # m: longer clusters get the largest share
 _SLIDES = 0.3  # mean weight of the offsets along the motion: below it, a shorter cluster only slides along itself
 _TURNING_SHARE = 1.1  # the same share where ego motion is not removed, and walls slide along themselves
+_MISSED_RANGE, _MISSED_TOP = 35.0, 2.5  # m: distance, height above the ground: what the network may have missed
+_MISSED_SIDE, _MISSED_HEIGHT, _MISSED_POINTS = 1.2, 0.7, 8  # m, m, number: longest side, least height, fewest points
+_MISSED_START = 0.15  # m: the motion is looked for from rest and from this far along both axes, both ways
+_MISSED_SHARE, _MISSED_FIT, _MISSED_REST = 0.6, 0.08, 0.03  # as _SHARE_OF_REST; m: in motion at most, at rest at least
+_MISSED_SLOWEST, _MISSED_FASTEST = 0.4, 4.0  # m/s
 _FOOTPRINT = 0.2  # m: cell of the area below a cluster
 _BESIDE = 1.0  # m: cell of the area around it in which the ground seems to move along
 _AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
@@ -76,7 +81,18 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     holds a wheel and the road. A cluster that does not fit the earlier sweeps clearly better in motion than at rest
     stands still, as do slow points of no cluster, and a flat cluster, 3 m long at most, that would slide along itself.
     A cluster longer than 25 m is no object and keeps the flow of the network: without ego motion, the world turns.
+
+    A network that is made for more sweeps misses people where it sees two. With one earlier sweep, and ego motion
+    removed, small upright things that do not move so far are tried too.
     """
+    num_objects = _fit_clusters(points, flow, level_T_points, earlier, dt, knows_ground, ego_motion_removed)
+    if len(earlier) == 1 and ego_motion_removed:
+        num_objects += _fit_missed(points, flow, level_T_points, earlier[0], dt, knows_ground)
+    return num_objects
+
+
+def _fit_clusters(points, flow, level_T_points, earlier, dt, knows_ground, ego_motion_removed) -> int:
+    """Fit the clusters that the network says move; see `fit_object_motion`."""
     rows, squared = _longer_than(flow, _PERHAPS * dt)
     places = transforms.apply(level_T_points, points[rows])
     cells = _ground_cells(places)
@@ -107,6 +123,53 @@ def fit_object_motion(points: np.ndarray, flow: np.ndarray, level_T_points: np.n
     flow[rows[mine]] = transforms.apply(level_R_points.T, fitted)[label[mine]]
     flow[rows[~mine & is_beside & ~is_high]] = 0
     return len(fitted)
+
+
+def _fit_missed(points, flow, level_T_points, sweep, dt, knows_ground) -> int:
+    """Move people and the like that stand so far but fit the earlier sweep far better in motion; return their number.
+
+    They are at most 1.2 m long, 0.7 to 2.5 m tall, within 35 m, and apart from everything else above the ground.
+    """
+    with np.errstate(invalid='ignore'):
+        places = transforms.apply(level_T_points, points)
+        cells = _ground_cells(places)
+        height = places[:, 2] - _lowest_around(points, level_T_points, knows_ground)[tuple(cells.T)]
+        is_near = np.hypot(places[:, 0], places[:, 1]) < _MISSED_RANGE
+        rows = np.flatnonzero((cells[:, 0] >= 0) & is_near & (height >= _CLEARANCE) & (height < _MISSED_TOP))
+    places, height = places[rows], height[rows]
+    is_moving = np.einsum('ij,ij->i', flow[rows], flow[rows]) > (_MOVING * dt) ** 2
+    label = cluster_moving(places, np.zeros_like(places), min_points=_MISSED_POINTS)
+    order = np.argsort(label, kind='stable')[np.count_nonzero(label < 0) :]
+    if not len(order):
+        return 0
+    first = np.flatnonzero(np.diff(label[order], prepend=-1))
+    extent = np.maximum.reduceat(places[order, :2], first) - np.minimum.reduceat(places[order, :2], first)
+    is_small = (extent.max(axis=1) <= _MISSED_SIDE) & (np.maximum.reduceat(height[order], first) >= _MISSED_HEIGHT)
+    is_small &= ~np.logical_or.reduceat(is_moving[order], first)
+    groups = [group for group, wanted in zip(np.split(order, first[1:]), is_small, strict=True) if wanted]
+    if not groups:
+        return 0
+    used = [group[np.linspace(0, len(group) - 1, min(_USED_POINTS, len(group))).astype(int)] for group in groups]
+    count = np.array([len(group) for group in used])
+    body = places[np.concatenate(used)]
+    surface = np.tile(np.float32([1, 0, 1]), (len(body), 1))
+    near = NearestPoints(sweep.points, cells_around(cell_of(body), 2), sweep.level_T_points)
+    motion, of_fit = np.zeros((len(used), 3), np.float32), np.full(len(used), np.inf)
+    for x, y in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+        start = np.tile(np.float32([x * _MISSED_START, y * _MISSED_START, 0]), (len(used), 1))
+        trial, (_, of_trial, at_rest) = closest_point_motion(body, surface, count, start, [(near, sweep.intervals)])
+        better = of_trial < of_fit
+        motion[better], of_fit[better] = trial[better], of_trial[better]
+    speed = np.linalg.norm(motion, axis=1) / dt
+    moves = (of_fit < _MISSED_FIT) & (at_rest > _MISSED_REST) & (of_fit < _MISSED_SHARE * at_rest)
+    moves &= (speed > _MISSED_SLOWEST) & (speed < _MISSED_FASTEST)
+    points_R_level = np.eye(4)
+    points_R_level[:3, :3] = level_T_points[:3, :3].T
+    motion = transforms.apply(points_R_level, motion)
+    for k in np.flatnonzero(moves):
+        mine = rows[groups[k]]
+        flow[mine[np.isfinite(flow[mine]).all(axis=1)]] = motion[k]
+    return int(np.count_nonzero(moves))
 
 
 def _longer_than(flow: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:

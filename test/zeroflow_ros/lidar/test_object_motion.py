@@ -195,6 +195,28 @@ def test_the_front_of_a_long_side_decides_how_far_it_moves(rng, arithmetic):
     np.testing.assert_allclose(flow[-1], [-0.52, 0, 0], atol=0.06)
 
 
+@pytest.mark.parametrize(
+    ('case', 'moves'),
+    [('one earlier sweep', True), ('two', False), ('stands', False), ('was not there', False), ('at a wall', False)],
+)
+def test_a_person_whom_the_network_misses_in_two_sweeps_moves(rng, case, moves):
+    motion = np.float32([-0.14, 0.05, 0])
+    road, walker = ground(rng), person(rng)
+    wall = np.column_stack([rng.uniform(6, 10, 2000), np.full(2000, 3.5), rng.uniform(0.3, 2, 2000)])
+    rest = np.concatenate([road, wall.astype(np.float32)]) if case == 'at a wall' else road
+    points = np.concatenate([rest, walker])
+    before = {'stands': walker + rng.normal(0, 0.01, walker.shape).astype(np.float32), 'was not there': walker[:0]}
+    earlier = [
+        EarlierSweep(np.concatenate([rest, before.get(case, walker + k * motion)]), IDENTITY, k)
+        for k in range(1, 3 if case == 'two' else 2)
+    ]
+    flow = np.zeros_like(points)
+    assert fit_object_motion(points, flow, IDENTITY, earlier, DT) == moves
+    high = walker[:, 2] > 0.3
+    np.testing.assert_allclose(flow[len(rest) :][high], np.tile(moves * motion, (high.sum(), 1)), atol=0.02)
+    assert not flow[: len(rest)].any()
+
+
 def test_rows_without_flow_stay_without(rng):
     points, flow, earlier, rows = scene(rng)
     points[rows[0]], flow[rows[0]] = np.nan, np.nan
