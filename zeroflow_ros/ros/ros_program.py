@@ -69,7 +69,7 @@ def _run_node(name, argv, make, start, interrupt: _Interrupt) -> int:
             return 1 if rclpy.ok() and not interrupt.has_come else 0  # 0: stopped while starting
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        # The garbage collector need not look at modules and models again: 0.1 to 0.2 s in the middle of a sweep.
+        # The garbage collector need not look at modules and models again, in the middle of a sweep.
         gc.freeze()
         interrupt.is_raised = False
         while rclpy.ok():  # rclpy.spin sometimes misses a signal, and then waits until the next event
@@ -95,6 +95,7 @@ def _run_node(name, argv, make, start, interrupt: _Interrupt) -> int:
         if node is not None:
             node.close()
         rclpy.try_shutdown()
+        gc.freeze()  # the interpreter's end takes no time to collect what ends with it
     return 0
 
 
