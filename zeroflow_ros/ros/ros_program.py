@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start, run and end a ROS node as a program: arguments, spinning, exit code."""
 
+import contextlib
 import gc
 import signal
 from collections.abc import Callable
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
@@ -94,7 +96,8 @@ def _run_node(name, argv, make, start, interrupt: _Interrupt) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn the end into a traceback
         if node is not None:
             node.close()
-        rclpy.try_shutdown()
+        with contextlib.suppress(RCLError):  # the signal handler of rclpy has just shut down
+            rclpy.try_shutdown()
         gc.freeze()  # the interpreter's end takes no time to collect what ends with it
     return 0
 
