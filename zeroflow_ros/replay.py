@@ -39,7 +39,7 @@ from zeroflow_ros.views.report import percentiles, write_json
 
 _SENSOR_TYPES = (POINT_CLOUD, *IMAGE_TYPES)
 _PLAYED_TYPES = (*_SENSOR_TYPES, CAMERA_INFO, ODOMETRY, TRANSFORMS)
-_CLOCK_PERIOD = 0.025  # s of wall time, as of `ros2 bag play --clock`; each message costs every node 0.5 ms
+_CLOCK_PERIOD = 0.025  # s of wall time, as of `ros2 bag play --clock`; each message wakes every node
 _DEPTH, _MAX_DEPTH = 10, 200  # queue of the publishers: a subscriber loses messages when it is a second late
 _MAX_REPORTED = 100_000  # sweeps in the report, 3 h at 10 Hz: a loop may play for days
 _TOLD_PAUSE = 5.0  # s of wall time: longer ones without a message are logged
